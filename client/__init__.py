@@ -1,0 +1,7 @@
+"""A tenant's side: train on the tenant's own logs, encrypt the model update, send it."""
+
+import os
+
+# A privacy tool does not phone home. Flower reads these when it is first imported, so they are set before any adapter is.
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"

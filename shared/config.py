@@ -1,0 +1,220 @@
+"""The YAML file as one frozen, validated dataclass.
+
+`load_config(path)` is the only way in. Whatever can't work is refused here, in one line that names the key, the value
+and what is allowed, before any key is made or port opened.
+"""
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from shared.errors import ConfigError
+
+MIN_SECURE_KEY_BITS = 2048  # NIST SP 800-57 part 1, table 2: below this a modulus gives less than 112 bits of strength
+MIN_CONTRIBUTORS = 2  # a sum of one update is that update
+
+
+def setting(
+    default: Any, doc: str, *, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()
+) -> Any:
+    """A dataclass field with its meaning and its inclusive range (or its choices) beside it."""
+    return dataclasses.field(default=default, metadata={"doc": doc, "low": low, "high": high, "choices": choices})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All settings. `config/config.yaml` explains each to a person; the one-liners here are for the reader of code."""
+
+    # Who takes part
+    server_address: str = setting("127.0.0.1:8080", "host:port the server listens on and clients connect to")
+    num_rounds: int = setting(5, "rounds of training", low=1, high=100_000)
+    num_clients: int = setting(3, "clients the run is made for, and the most that one sum may hold", low=2, high=10_000)
+    min_available_clients: int = setting(3, "clients that must be connected before round 1", low=2, high=10_000)
+    min_fit_clients: int = setting(2, "clients that a round of training needs", low=2, high=10_000)
+    min_evaluate_clients: int = setting(2, "clients that a round of evaluation needs", low=1, high=10_000)
+    min_contributors: int = setting(2, "valid updates below which nothing is decrypted", low=2, high=10_000)
+    fraction_fit: float = setting(1.0, "share of the connected clients that trains in a round", low=0.0, high=1.0)
+    fraction_evaluate: float = setting(1.0, "share that evaluates; 0 switches it off", low=0.0, high=1.0)
+
+    # Patience, in seconds
+    client_wait_timeout: float = setting(60.0, "how long the server waits for clients", low=0.1, high=86_400)
+    server_wait_timeout: float = setting(60.0, "how long a client looks for the server", low=0.1, high=86_400)
+    round_timeout: float = setting(300.0, "how long the server waits for one client's answer", low=0.1, high=86_400)
+
+    # Local training
+    local_epochs: int = setting(5, "passes over a client's own data in a round", low=1, high=10_000)
+    batch_size: int = setting(32, "rows", low=1, high=1_000_000)
+    learning_rate: float = setting(0.05, "step size of SGD with momentum", low=1e-9, high=100.0)
+
+    # The model
+    num_features: int = setting(20, "width of the input", low=1, high=1_000_000)
+    num_hidden_units: tuple[int, ...] = setting((16,), "width of each hidden layer", low=1, high=1_000_000)
+    num_classes: int = setting(2, "classes; class 0 is benign", low=2, high=10_000)
+
+    # The data
+    data_source: str = setting("synthetic", "where rows come from", choices=("synthetic", "nsl_kdd"))
+    data_path: str = setting("", "folder of the data set; unused by synthetic")
+    num_samples_per_client: int = setting(1000, "synthetic rows per client", low=10, high=100_000_000)
+    data_skewness: float = setting(0.5, "synthetic: 0 = all clients alike, towards 1 = one class each", low=0.0, high=1.0)
+    partition: str = setting("family", "how one data set is split", choices=("even", "dirichlet", "family"))
+    dirichlet_alpha: float = setting(0.5, "label skew of `dirichlet`: small = skewed", low=1e-3, high=1e6)
+    holdout_fraction: float = setting(0.1, "share of a client's rows kept for its own evaluation", low=0.01, high=0.5)
+    seed: int = setting(42, "of data, initial weights, shuffling and client choice; never of keys", low=0, high=2**31)
+
+    # Homomorphic encryption
+    he_scheme: str = setting("paillier", "HE scheme", choices=("paillier", "none"))
+    he_key_length: int = setting(2048, "bits of n", low=128, high=16_384)
+    he_precision_bits: int = setting(16, "fractional bits of a fixed-point value", low=1, high=48)
+    he_integer_bits: int = setting(2, "a value saturates at ± 2**he_integer_bits", low=0, high=32)
+    allow_insecure_key: bool = setting(False, "accept keys below 2048 bits (tests only)")
+
+    # Where a run leaves its files
+    log_dir: str = setting("logs", "folder that holds one folder per run")
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_range(field, getattr(self, field.name))
+        _check_combinations(self)
+
+    def as_yaml(self) -> str:
+        """The resolved settings as YAML that `load_config` reads back to an equal `Config`."""
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        return yaml.safe_dump(plain, sort_keys=False)
+
+
+def load_config(path: str | Path) -> Config:
+    """Read and check a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, is not a YAML mapping, or holds a setting that can't work.
+    """
+    try:
+        raw = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; give --config a YAML file such as config/config.yaml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: can't be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected 'key: value' lines, found {type(raw).__name__}; see config/config.yaml")
+    try:
+        return parse_config(raw)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def parse_config(raw: dict[Any, Any]) -> Config:
+    """Check names and types of plain values, then build the `Config`, which checks ranges and combinations.
+
+    Raises:
+        ConfigError: at the first setting that is wrong.
+    """
+    hints = typing.get_type_hints(Config)
+    values = {}
+    for key, value in raw.items():
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.6)
+            advice = f"did you mean {near[0]!r}?" if near else "config/config.yaml lists every key"
+            raise ConfigError(f"{key}: unknown key (value {value!r}); {advice}")
+        values[key] = _coerce(key, value, hints[key])
+    return Config(**values)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys without a word; a setting given twice is a mistake, so it is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _coerce(key: str, value: Any, hint: Any) -> Any:
+    """The value as its field's type; `bool` is never an `int` here, and a whole number may stand for a float."""
+    if hint == tuple[int, ...]:
+        items = value if isinstance(value, list) else [value]
+        if not items or any(type(item) is not int for item in items):
+            raise ConfigError(f"{key} = {value!r}: expected a whole number or a list of them, such as 16 or [64, 32]")
+        return tuple(items)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+        hint_text = ""
+        if hint is float and isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?e[-+]?\d+", value, re.I):
+            hint_text = " (YAML needs a dot and a sign in it: 1.0e-3)"
+        raise ConfigError(f"{key} = {value!r}: expected {names[hint]}, found {_yaml_name(value)}{hint_text}")
+    return value
+
+
+def _yaml_name(value: Any) -> str:
+    if isinstance(value, types.NoneType):
+        return "nothing"
+    return {bool: "true/false", int: "a whole number", float: "a number", str: "a text", list: "a list"}.get(
+        type(value), type(value).__name__
+    )
+
+
+def _check_range(field: dataclasses.Field[Any], value: Any) -> None:
+    low, high, choices = field.metadata["low"], field.metadata["high"], field.metadata["choices"]
+    if choices and value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        advice = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{field.name} = {value!r}: expected one of {', '.join(choices)}{advice}")
+    for item in value if isinstance(value, tuple) else (value,):
+        # Written so that NaN, which compares False with everything, is refused too.
+        if low is not None and not low <= item <= high:
+            raise ConfigError(f"{field.name} = {value!r}: expected {low:g} to {high:g}")
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`host:port` or `[v6]:port` as host and port.
+
+    Raises:
+        ConfigError: no such form, or a port outside 1 to 65535.
+    """
+    match = re.fullmatch(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^\s:\[\]]+)):(?P<port>\d{1,5})", address)
+    if not match or not 1 <= int(match["port"]) <= 65_535:
+        raise ConfigError(f"server_address = {address!r}: expected host:port with a port from 1 to 65535")
+    return match["v6"] or match["host"], int(match["port"])
+
+
+def _check_combinations(c: Config) -> None:
+    split_address(c.server_address)
+    for key in ("min_available_clients", "min_fit_clients", "min_evaluate_clients", "min_contributors"):
+        if getattr(c, key) > c.num_clients:
+            raise ConfigError(f"{key} = {getattr(c, key)}: at most num_clients, which is {c.num_clients}")
+    if c.min_contributors > c.min_fit_clients:
+        raise ConfigError(
+            f"min_contributors = {c.min_contributors}: at most min_fit_clients, which is {c.min_fit_clients}; "
+            "a round of fewer clients could never be decrypted"
+        )
+    if c.min_fit_clients > c.min_available_clients:
+        raise ConfigError(
+            f"min_fit_clients = {c.min_fit_clients}: at most min_available_clients, which is {c.min_available_clients}"
+        )
+    if c.he_scheme == "paillier" and c.he_key_length < MIN_SECURE_KEY_BITS and not c.allow_insecure_key:
+        raise ConfigError(
+            f"he_key_length = {c.he_key_length}: expected at least {MIN_SECURE_KEY_BITS} bits; "
+            "a shorter key can be factored (allow_insecure_key: true lifts this, for tests)"
+        )
+    if c.he_key_length % 16:
+        raise ConfigError(f"he_key_length = {c.he_key_length}: expected a multiple of 16")
+    if c.data_source == "nsl_kdd":
+        if not c.data_path:
+            raise ConfigError("data_path = '': data_source nsl_kdd needs the folder with KDDTrain+.txt and KDDTest+.txt")
+        if (c.num_features, c.num_classes) != (122, 2):
+            raise ConfigError(
+                f"num_features = {c.num_features}, num_classes = {c.num_classes}: "
+                "data_source nsl_kdd has 122 features and 2 classes"
+            )
