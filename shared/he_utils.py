@@ -13,12 +13,13 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.config import Config
+from shared.he.fixed_point import FixedPoint
 
 Vector = NDArray[np.float64]  # (size,) a flattened model delta
 Ciphertext = TypeVar("Ciphertext")
@@ -106,3 +107,40 @@ class PrivateScheme(ABC, Generic[Ciphertext]):
         Raises:
             EncodingError: more contributors than the slots were sized for.
         """
+
+
+def generate_keys(config: Config) -> PrivateScheme[Any]:
+    """A fresh key pair by `he_scheme`, for the orchestrator.
+
+    Raises:
+        MissingDependencyError: the scheme's library is not installed.
+    """
+    if config.he_scheme == "none":
+        from shared.he.plain import PlainPrivate
+
+        return PlainPrivate()
+    from shared.he.paillier import PaillierPrivate
+
+    return PaillierPrivate.generate(config.he_key_length, _fixed_point(config))
+
+
+def public_scheme(config: Config, public_bytes: bytes) -> PublicScheme[Any]:
+    """The scheme a client encrypts with, from the public key that the server sent.
+
+    The scheme and its parameters are the client's own settings: a server can't talk a client into a weaker one.
+
+    Raises:
+        KeyMaterialError: the key is malformed or not of `he_key_length` bits.
+        MissingDependencyError: the scheme's library is not installed.
+    """
+    if config.he_scheme == "none":
+        from shared.he.plain import PlainPublic
+
+        return PlainPublic()
+    from shared.he.paillier import PaillierPublic
+
+    return PaillierPublic.from_bytes_of_key(public_bytes, config.he_key_length, _fixed_point(config))
+
+
+def _fixed_point(config: Config) -> FixedPoint:
+    return FixedPoint(config.he_precision_bits, config.he_integer_bits)

@@ -1,0 +1,115 @@
+"""Check the clients' encrypted updates, add them, decrypt the sum: steps 9 to 11 of the flow. Knows nothing of Flower.
+
+The private key is used in one place, `RoundSum.decrypt_average`, on the sum of at least `min_contributors` updates.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.config import MIN_CONTRIBUTORS
+from shared.errors import ContributorLimitError, DuplicateUpdateError, TooFewContributorsError
+from shared.he_utils import PrivateScheme
+from shared.wire import Header, load_update, unwrap_tensor
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """What a round yields.
+
+    Attributes:
+        average_delta: mean of the contributors' deltas, (size,).
+        contributors: ids of the clients whose updates are in it.
+        aggregate_seconds: time spent on checking and adding ciphertexts.
+        decrypt_seconds: time spent on decrypting the one sum.
+    """
+
+    average_delta: NDArray[np.float64]
+    contributors: tuple[str, ...]
+    aggregate_seconds: float
+    decrypt_seconds: float
+
+
+class Aggregator:
+    """Holds the private key for a run and opens one `RoundSum` a round.
+
+    Args:
+        keys: the private scheme.
+        min_contributors: below this nothing is decrypted; 2 at least, since a sum of one update is that update.
+        max_contributors: the most updates that one sum may hold.
+    """
+
+    def __init__(self, keys: PrivateScheme[Any], min_contributors: int, max_contributors: int) -> None:
+        if min_contributors < MIN_CONTRIBUTORS:
+            raise TooFewContributorsError(
+                f"min_contributors = {min_contributors}: a sum of one update is that update; use at least 2"
+            )
+        self._keys = keys
+        self.public = keys.public
+        self.min_contributors = min_contributors
+        self.max_contributors = max_contributors
+
+    def open_round(self, round_number: int, size: int) -> "RoundSum":
+        """Begin the encrypted sum of one round's deltas of `size` values."""
+        return RoundSum(self._keys, self, round_number, size)
+
+
+class RoundSum:
+    """The running encrypted sum of one round: memory for one vector of ciphertexts, however many clients add to it."""
+
+    def __init__(self, keys: PrivateScheme[Any], limits: Aggregator, round_number: int, size: int) -> None:
+        self._keys = keys
+        self._limits = limits
+        self._size = size
+        self._sum: list[Any] | None = None
+        self._seconds = 0.0
+        self.contributors: list[str] = []
+        self.header = Header(
+            scheme=keys.public.name, round=round_number, key=keys.public.fingerprint(), size=size
+        )
+        self.layout = keys.public.layout(size)
+
+    def add(self, client_id: str, tensor: bytes) -> None:
+        """Check one client's update, as the serialised uint8 array that Flower carried, and add it to the sum.
+
+        Whatever is refused leaves the sum as it was.
+
+        Raises:
+            UpdateRejectedError: one of its subclasses says why.
+        """
+        start = time.perf_counter()
+        try:
+            if client_id in self.contributors:
+                raise DuplicateUpdateError(f"client {client_id} has sent an update in this round already")
+            if len(self.contributors) == self._limits.max_contributors:
+                raise ContributorLimitError(f"the sum has its {len(self.contributors)} contributors already")
+            blobs = load_update(unwrap_tensor(tensor, self.header, self.layout), self.header, self.layout)
+            ciphertexts = self._keys.public.from_bytes(blobs)
+            self._sum = ciphertexts if self._sum is None else self._keys.public.add(self._sum, ciphertexts)
+            self.contributors.append(client_id)
+        finally:
+            self._seconds += time.perf_counter() - start
+
+    def decrypt_average(self) -> Aggregate:
+        """Decrypt the sum, and divide by the number of contributors.
+
+        Raises:
+            TooFewContributorsError: fewer than `min_contributors`; nothing was decrypted.
+            EncodingError: the sum is beyond what honest updates add up to.
+        """
+        count = len(self.contributors)
+        if self._sum is None or count < self._limits.min_contributors:
+            raise TooFewContributorsError(
+                f"{count} valid updates; at least {self._limits.min_contributors} are needed before a sum is decrypted"
+            )
+        start = time.perf_counter()
+        total = self._keys.decrypt_sum(self._sum, self._size, count)
+        return Aggregate(
+            average_delta=total / count,
+            contributors=tuple(self.contributors),
+            aggregate_seconds=self._seconds,
+            decrypt_seconds=time.perf_counter() - start,
+        )

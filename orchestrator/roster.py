@@ -1,0 +1,108 @@
+"""Who is connected: Flower's client manager with a greeting, tenant ids, and waits that end."""
+
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from flwr.common import Code, GetPropertiesIns
+from flwr.server import SimpleClientManager
+from flwr.server.client_proxy import ClientProxy
+
+from shared.errors import TooFewClientsError
+
+_log = logging.getLogger("orchestrator")
+
+
+class Roster(SimpleClientManager):
+    """Connected clients by tenant id.
+
+    Flower's `cid` belongs to a connection and is random. The greeting asks each new connection once which tenant it is,
+    so that choices are reproducible and a reconnected tenant takes its old place instead of a second one.
+    """
+
+    def __init__(self, run_name: str, greeting_timeout: float) -> None:
+        super().__init__()
+        self._run_name = run_name
+        self._greeting_timeout = greeting_timeout
+        self._tenants: dict[str, str] = {}  # cid -> tenant id, of every connection that was greeted, lost ones too
+        self._changed = threading.Condition()
+        self._closing = False
+
+    def close(self) -> None:
+        """The run is over: from now on a client that disconnects is no news."""
+        self._closing = True
+
+    def register(self, client: ClientProxy) -> bool:
+        registered = super().register(client)
+        with self._changed:
+            self._changed.notify_all()
+        return registered
+
+    def unregister(self, client: ClientProxy) -> None:
+        if client.cid not in self.clients:
+            return
+        super().unregister(client)
+        if not self._closing:
+            _log.warning("client %s disconnected", self.tenant_of(client))
+
+    def tenant_of(self, client: ClientProxy) -> str:
+        """The tenant behind a connection, also one that has just been lost; "?" if it never said."""
+        return self._tenants.get(client.cid, "?")
+
+    def connected(self) -> list[ClientProxy]:
+        """The greeted clients that are connected now, sorted by tenant id."""
+        present = [client for cid, client in list(self.clients.items()) if cid in self._tenants]
+        return sorted(present, key=lambda client: int(self._tenants[client.cid]))
+
+    def gather(self, needed: int, timeout: float) -> list[ClientProxy]:
+        """All greeted clients, sorted by tenant id, as soon as there are `needed` of them.
+
+        Raises:
+            TooFewClientsError: not so many within `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        reported = -1
+        while True:
+            self._greet_new()
+            present = self.connected()
+            if len(present) >= needed:
+                return present
+            if len(present) != reported:
+                reported = len(present)
+                _log.info("waiting for clients: %d of %d connected", reported, needed)
+            with self._changed:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TooFewClientsError(
+                        f"{len(present)} clients came within {timeout:g} s, {needed} are needed; start more clients "
+                        "or lower min_available_clients, or raise client_wait_timeout"
+                    )
+                if all(cid in self._tenants for cid in self.clients):
+                    self._changed.wait(timeout=left)
+
+    def _greet_new(self) -> None:
+        new = [client for cid, client in list(self.clients.items()) if cid not in self._tenants]
+        if new:
+            with ThreadPoolExecutor(max_workers=len(new)) as pool:
+                list(pool.map(self._greet, new))
+
+    def _greet(self, client: ClientProxy) -> None:
+        try:
+            answer = client.get_properties(
+                GetPropertiesIns({"run": self._run_name}), timeout=self._greeting_timeout, group_id=None
+            )
+            tenant = answer.properties.get("client_id")
+            if answer.status.code != Code.OK or type(tenant) is not int:
+                raise ValueError(answer.status.message or f"client_id = {tenant!r:.80}")
+        except Exception as error:  # whatever a stranger's connection raises, the others are served
+            _log.warning("a client did not answer the greeting: %s: %s", type(error).__name__, error)
+            self.unregister(client)
+            return
+        name = str(tenant)
+        for older in self.connected():
+            if self._tenants[older.cid] == name:
+                _log.warning("client %s connected again; its older connection is dropped", name)
+                self.unregister(older)
+        self._tenants[client.cid] = name
+        _log.info("client %s connected", name)

@@ -1,0 +1,84 @@
+"""The folder that each run leaves: config, logs, metrics and model."""
+
+import json
+import os
+import secrets
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from shared.config import Config
+
+
+@dataclass
+class RoundRecord:
+    """One line of `metrics.jsonl`. Times are in seconds; `None` where a round has no such figure.
+
+    Attributes:
+        round: counted from 1.
+        contributors: clients whose updates are in the new global model; 0 if the round was skipped.
+        failures: chosen clients whose updates are not.
+        loss, accuracy, roc_auc, pr_auc, fpr: of the new global model on the common test set.
+        train_seconds, encrypt_seconds: of the slowest contributor, since that is whom the round waits for.
+        aggregate_seconds: checking and adding the encrypted updates.
+        decrypt_seconds: decrypting their sum.
+        round_seconds: the whole round, evaluation included.
+        upload_bytes_per_client: bytes of one update.
+        contributor_ids: who the contributors are.
+        failed: client id -> why its update is not in the model.
+        skipped: why the round left the global model as it was.
+        saturated: values beyond the fixed-point range, over all contributors.
+        client_loss, client_accuracy: mean over the clients, each on held-out rows of its own.
+    """
+
+    round: int
+    contributors: int = 0
+    failures: int = 0
+    loss: float | None = None
+    accuracy: float | None = None
+    roc_auc: float | None = None
+    pr_auc: float | None = None
+    fpr: float | None = None
+    train_seconds: float | None = None
+    encrypt_seconds: float | None = None
+    aggregate_seconds: float | None = None
+    decrypt_seconds: float | None = None
+    round_seconds: float | None = None
+    upload_bytes_per_client: int | None = None
+    contributor_ids: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    skipped: str | None = None
+    saturated: int = 0
+    client_loss: float | None = None
+    client_accuracy: float | None = None
+
+
+class RunFolder:
+    """`<log_dir>/<date>-<time>-<6 hex digits>/`, with `<log_dir>/latest` pointing at it."""
+
+    def __init__(self, config: Config) -> None:
+        self.name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+        self.path = Path(config.log_dir) / self.name
+        self.path.mkdir(parents=True)
+        (self.path / "config.yaml").write_text(config.as_yaml(), encoding="utf-8")
+        link = self.path.with_name(f".latest-{self.name}")
+        link.symlink_to(self.name)
+        link.replace(self.path.with_name("latest"))  # atomic: `latest` never points nowhere
+
+    def append_metrics(self, record: RoundRecord) -> None:
+        """Add one line to `metrics.jsonl`."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(record), allow_nan=False) + "\n")
+
+    def save_model(self, names: list[str], parameters: list[NDArray[np.float32]]) -> None:
+        """Write `model.safetensors`, whole or not at all."""
+        part = self.path / "model.safetensors.part"
+        with part.open("wb") as file:
+            file.write(save(dict(zip(names, parameters, strict=True))))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self.path / "model.safetensors")

@@ -1,0 +1,43 @@
+"""Start the orchestrator and serve one run.
+
+    python orchestrator/run_server.py --config config/config.yaml
+"""
+
+import argparse
+import logging
+import os
+import sys
+
+from orchestrator.server import INTERRUPTED, run_server
+from shared.config import load_config
+from shared.console import setup_logging
+from shared.errors import ConfigError, OrchestratorError
+
+_log = logging.getLogger("orchestrator")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve one run; 0 if all rounds were run."""
+    parser = argparse.ArgumentParser(description="Start the orchestrator and serve one run.")
+    parser.add_argument("--config", default="config/config.yaml", help="YAML file (default: %(default)s)")
+    args = parser.parse_args(argv)
+    setup_logging()
+    try:
+        run_server(load_config(args.config))
+    except ConfigError as error:
+        _log.error("%s", error)
+        return 2
+    except OrchestratorError as error:
+        _log.error("%s", error)
+        return 1
+    except KeyboardInterrupt:
+        _log.warning("interrupted: server stopped")
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)  # at once: after an error gRPC's threads wait for clients that may never speak again

@@ -1,0 +1,173 @@
+"""Build the Flower server and run its rounds: keys, waits, the run folder, the end."""
+
+import logging
+import os
+import signal
+import socket
+import time
+from types import FrameType
+from typing import Any
+
+from flwr.common import parameters_to_ndarrays
+from flwr.server import History, Server, ServerConfig, start_server
+from rich.table import Table
+
+from orchestrator.aggregator import Aggregator
+from orchestrator.roster import Roster
+from orchestrator.run_folder import RoundRecord, RunFolder
+from orchestrator.strategy import EncryptedFedAvg
+from shared.config import Config, split_address
+from shared.console import add_log_file, console
+from shared.data_utils import load_test_data
+from shared.errors import AddressInUseError
+from shared.he_utils import PrivateScheme, generate_keys
+
+MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's own limit
+INTERRUPTED = 130  # 128 + SIGINT, as a shell counts
+_GOODBYE_SECONDS = 5.0
+
+_log = logging.getLogger("orchestrator")
+
+
+def run_server(config: Config) -> list[RoundRecord]:
+    """Serve one run from the first client to the last round. Must be called in the main thread.
+
+    Returns:
+        One record a round, as in `metrics.jsonl`.
+
+    Raises:
+        OrchestratorError: the port is taken, the data is missing, or too few clients came.
+    """
+    _check_port_free(config)
+    folder = RunFolder(config)
+    add_log_file(_log, folder.path / "server.log")
+    _log.info("run %s, files in %s", folder.name, folder.path)
+    test_data = load_test_data(config)
+    keys = _make_keys(config)
+    aggregator = Aggregator(keys, config.min_contributors, max_contributors=config.num_clients)
+    roster = Roster(folder.name, greeting_timeout=config.client_wait_timeout)
+    strategy = EncryptedFedAvg(config, aggregator, roster, test_data)
+    server = OrchestratorServer(config, strategy, roster, folder)
+    server.set_max_workers(config.num_clients)  # Flower's default works on a few clients at a time
+    _log.info("listening on %s", config.server_address)
+    start_server(
+        server_address=config.server_address,
+        server=server,
+        config=ServerConfig(num_rounds=config.num_rounds, round_timeout=config.round_timeout),
+        grpc_max_message_length=MAX_MESSAGE_BYTES,
+    )
+    console.print(round_table(server.records))
+    console.print(f"everything of this run is in {folder.path}", soft_wrap=True)
+    return server.records
+
+
+class OrchestratorServer(Server):
+    """Flower's server, with a loop of rounds that writes each one down as soon as it is over."""
+
+    strategy: EncryptedFedAvg
+
+    def __init__(self, config: Config, strategy: EncryptedFedAvg, roster: Roster, folder: RunFolder) -> None:
+        super().__init__(client_manager=roster, strategy=strategy)
+        self._config = config
+        self._roster, self._folder = roster, folder
+        self.records: list[RoundRecord] = []
+
+    def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
+        """Run the rounds; `timeout` is how many seconds one client's answer may take."""
+        _exit_at_signals()
+        # All clients are awaited once. One that is lost later must not stop the others: a round needs min_fit_clients.
+        self._roster.gather(self._config.min_available_clients, self._config.client_wait_timeout)
+        start = time.perf_counter()
+        self.parameters = self.strategy.initialize_parameters(self.client_manager())
+        for number in range(1, num_rounds + 1):
+            self._run_round(number, timeout)
+        return History(), time.perf_counter() - start
+
+    def _run_round(self, number: int, timeout: float | None) -> None:
+        start = time.perf_counter()
+        fitted = self.fit_round(number, timeout)
+        if fitted is not None and fitted[0] is not None:
+            self.parameters = fitted[0]
+        self.strategy.evaluate(number, self.parameters)
+        self.evaluate_round(number, timeout)
+        record = self.strategy.record
+        record.round_seconds = time.perf_counter() - start
+        self._folder.save_model(self.strategy.parameter_names, parameters_to_ndarrays(self.parameters))
+        self._folder.append_metrics(record)
+        self.records.append(record)
+        _log.info(
+            "round %d of the global model: loss %s, accuracy %s, ROC-AUC %s (%.1f s)",
+            number, _cell(record.loss), _cell(record.accuracy), _cell(record.roc_auc), record.round_seconds,
+        )  # fmt: skip
+
+    def disconnect_all_clients(self, timeout: float | None) -> None:
+        """Say goodbye; a client that hangs does not hold back the end of the run."""
+        self._roster.close()
+        super().disconnect_all_clients(timeout=_GOODBYE_SECONDS)
+
+
+def _make_keys(config: Config) -> PrivateScheme[Any]:
+    if config.he_scheme == "none":
+        _log.warning("ENCRYPTION IS OFF (he_scheme: none): the orchestrator sees every client's update")
+        return generate_keys(config)
+    _log.info("making a %s key pair of %d bits", config.he_scheme, config.he_key_length)
+    start = time.perf_counter()
+    keys = generate_keys(config)
+    fingerprint = keys.public.fingerprint()
+    _log.info("key pair made in %.1f s, public key %s…", time.perf_counter() - start, fingerprint[:16])
+    return keys
+
+
+def _check_port_free(config: Config) -> None:
+    """gRPC shares a port between servers without a word, so ask for it alone first."""
+    host, port = split_address(config.server_address)
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        raise AddressInUseError(
+            f"can't listen on {config.server_address}: {error.strerror or error}; "
+            "stop the other server or choose another server_address"
+        ) from None
+
+
+def _exit_at_signals() -> None:
+    """Replace Flower's handlers, which wait for the clients: Ctrl-C ends the server at once.
+
+    Files are written whole, so there is nothing to lose by not unwinding; gRPC's threads can't be joined while a client
+    is silent.
+    """
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        _log.warning("interrupted: server stopped")
+        logging.shutdown()
+        os._exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leave)
+
+
+def round_table(records: list[RoundRecord]) -> Table:
+    """What a person wants to know of each round."""
+    table = Table(title="rounds of the global model, on the common test set")
+    columns = ("round", "clients", "loss", "accuracy", "ROC-AUC", "PR-AUC", "FPR")
+    times = ("train s", "encrypt s", "add s", "decrypt s", "round s", "KB/client")
+    for column in columns + times:
+        table.add_column(column, justify="right", no_wrap=True)
+    for r in records:
+        chosen = r.contributors + r.failures if not r.skipped else r.failures
+        table.add_row(
+            str(r.round), f"{r.contributors} of {chosen}",
+            *(_cell(v) for v in (r.loss, r.accuracy, r.roc_auc, r.pr_auc, r.fpr)),
+            *(_cell(v, 2) for v in (r.train_seconds, r.encrypt_seconds, r.aggregate_seconds, r.decrypt_seconds)),
+            _cell(r.round_seconds, 2),
+            "-" if r.upload_bytes_per_client is None else f"{r.upload_bytes_per_client / 1000:,.1f}",
+        )  # fmt: skip
+    return table
+
+
+def _cell(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

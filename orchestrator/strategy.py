@@ -1,0 +1,201 @@
+"""The Flower strategy: select clients, send the model, collect encrypted deltas, update the model.
+
+The steps of the flow that are the orchestrator's, in order: 2 and 3 in `configure_fit`, 9 to 12 in `aggregate_fit`.
+What is done with ciphertexts is in `orchestrator/aggregator.py`.
+"""
+
+import logging
+from dataclasses import asdict
+from typing import TypeVar
+
+import numpy as np
+from flwr.common import (
+    EvaluateIns,
+    EvaluateRes,
+    FitIns,
+    FitRes,
+    Parameters,
+    Scalar,
+    ndarrays_to_parameters,
+    parameters_to_ndarrays,
+)
+from flwr.server.client_manager import ClientManager
+from flwr.server.client_proxy import ClientProxy
+from flwr.server.strategy import Strategy
+
+from orchestrator.aggregator import Aggregator, RoundSum
+from orchestrator.roster import Roster
+from orchestrator.run_folder import RoundRecord
+from shared.config import Config
+from shared.data_utils import Dataset
+from shared.errors import EncodingError, TooFewContributorsError, UpdateRejectedError
+from shared.metrics import evaluate
+from shared.model import build_model, flatten, get_parameters, set_parameters, unflatten
+
+_log = logging.getLogger("orchestrator")
+
+Res = TypeVar("Res", FitRes, EvaluateRes)
+
+
+class EncryptedFedAvg(Strategy):
+    """Federated averaging of deltas that are only ever added up encrypted.
+
+    Attributes:
+        record: what happened in the current round; `orchestrator/server.py` completes it and writes it down.
+    """
+
+    def __init__(self, config: Config, aggregator: Aggregator, roster: Roster, test_data: Dataset) -> None:
+        self._config = config
+        self._aggregator = aggregator
+        self._roster = roster
+        self._test_data = test_data
+        self._model = build_model(config)
+        self._chosen: list[ClientProxy] = []
+        self.record = RoundRecord(round=0)
+
+    @property
+    def parameter_names(self) -> list[str]:
+        """Names of the global model's tensors, in the order of its parameters."""
+        return list(self._model.state_dict())
+
+    def initialize_parameters(self, client_manager: ClientManager) -> Parameters:
+        """The initial global model, made from the seed; no client is asked for one."""
+        return ndarrays_to_parameters(get_parameters(self._model))
+
+    def configure_fit(
+        self, server_round: int, parameters: Parameters, client_manager: ClientManager
+    ) -> list[tuple[ClientProxy, FitIns]]:
+        """Choose the round's clients and send each the global model, the public key and the round's settings.
+
+        Raises:
+            TooFewClientsError: not enough clients within `client_wait_timeout`.
+        """
+        c = self._config
+        self.record = RoundRecord(round=server_round)
+        self._chosen = self._choose(c.fraction_fit, c.min_fit_clients, server_round)
+        settings: dict[str, Scalar] = {
+            "round": server_round,
+            "public_key": self._aggregator.public.public_bytes(),
+            "local_epochs": c.local_epochs,
+            "batch_size": c.batch_size,
+            "learning_rate": c.learning_rate,
+        }
+        _log.info("round %d of %d: %d clients train", server_round, c.num_rounds, len(self._chosen))
+        return [(client, FitIns(parameters, settings)) for client in self._chosen]
+
+    def aggregate_fit(
+        self,
+        server_round: int,
+        results: list[tuple[ClientProxy, FitRes]],
+        failures: list[tuple[ClientProxy, FitRes] | BaseException],
+    ) -> tuple[Parameters | None, dict[str, Scalar]]:
+        """Add the encrypted deltas, decrypt the sum alone, and move the global model by their average."""
+        global_parameters = get_parameters(self._model)
+        global_vector = flatten(global_parameters)  # (size,)
+        round_sum = self._aggregator.open_round(server_round, global_vector.size)
+        self._note_failures(results, failures)
+        accepted = self._add_updates(round_sum, results)
+        try:
+            aggregate = round_sum.decrypt_average()
+        except (TooFewContributorsError, EncodingError) as error:
+            self.record.skipped = str(error)
+            self.record.failures = len(self._chosen)
+            _log.warning("round %d skipped, the global model stays: %s", server_round, error)
+            return None, {}
+        new_vector = global_vector + aggregate.average_delta
+        new_parameters = unflatten(new_vector, like=global_parameters)
+        set_parameters(self._model, new_parameters)
+
+        record = self.record
+        record.contributors = len(aggregate.contributors)
+        record.contributor_ids = list(aggregate.contributors)
+        record.failures = len(self._chosen) - record.contributors
+        record.aggregate_seconds, record.decrypt_seconds = aggregate.aggregate_seconds, aggregate.decrypt_seconds
+        record.train_seconds = max(_number(r.metrics, "train_seconds") for r in accepted)
+        record.encrypt_seconds = max(_number(r.metrics, "encrypt_seconds") for r in accepted)
+        record.saturated = int(sum(_number(r.metrics, "saturated") for r in accepted))
+        record.upload_bytes_per_client = max(len(r.parameters.tensors[0]) for r in accepted)
+        _log.info(
+            "round %d: added %d encrypted updates in %.2f s, decrypted their sum in %.2f s",
+            server_round, record.contributors, aggregate.aggregate_seconds, aggregate.decrypt_seconds,
+        )  # fmt: skip
+        return ndarrays_to_parameters(new_parameters), {}
+
+    def evaluate(self, server_round: int, parameters: Parameters) -> tuple[float, dict[str, Scalar]]:
+        """The global model on the common test set."""
+        set_parameters(self._model, parameters_to_ndarrays(parameters))
+        metrics = evaluate(self._model, self._test_data)
+        for name, value in asdict(metrics).items():
+            setattr(self.record, name, value)
+        return metrics.loss, {"accuracy": metrics.accuracy}
+
+    def configure_evaluate(
+        self, server_round: int, parameters: Parameters, client_manager: ClientManager
+    ) -> list[tuple[ClientProxy, EvaluateIns]]:
+        """Ask clients for the global model's quality on their own held-out rows; none if too few are there."""
+        c = self._config
+        if c.fraction_evaluate == 0:
+            return []
+        if len(self._roster.connected()) < c.min_evaluate_clients:
+            _log.warning("round %d: too few clients left for an evaluation by clients", server_round)
+            return []
+        chosen = self._choose(c.fraction_evaluate, c.min_evaluate_clients, -server_round)
+        return [(client, EvaluateIns(parameters, {"round": server_round})) for client in chosen]
+
+    def aggregate_evaluate(
+        self,
+        server_round: int,
+        results: list[tuple[ClientProxy, EvaluateRes]],
+        failures: list[tuple[ClientProxy, EvaluateRes] | BaseException],
+    ) -> tuple[float | None, dict[str, Scalar]]:
+        """The plain mean over clients: weights would need to know how many rows each has."""
+        losses = [res.loss for _, res in results if np.isfinite(res.loss)]
+        accuracies = [_number(res.metrics, "accuracy") for _, res in results]
+        if not losses:
+            return None, {}
+        self.record.client_loss = float(np.mean(losses))
+        self.record.client_accuracy = float(np.mean(accuracies))
+        return self.record.client_loss, {"accuracy": self.record.client_accuracy}
+
+    def _choose(self, fraction: float, at_least: int, stream: int) -> list[ClientProxy]:
+        """A reproducible choice among the connected clients, at most as many as a sum may hold."""
+        c = self._config
+        clients = self._roster.gather(at_least, c.client_wait_timeout)
+        count = min(max(int(fraction * len(clients)), at_least), len(clients), c.num_clients)
+        if count == len(clients):
+            return clients
+        choice = np.random.default_rng((c.seed, abs(stream), stream < 0)).choice(len(clients), count, replace=False)
+        return [clients[index] for index in sorted(choice)]
+
+    def _add_updates(self, round_sum: RoundSum, results: list[tuple[ClientProxy, FitRes]]) -> list[FitRes]:
+        accepted = []
+        for client, result in sorted(results, key=lambda pair: self._roster.tenant_of(pair[0])):
+            tenant = self._roster.tenant_of(client)
+            try:
+                round_sum.add(tenant, b"".join(result.parameters.tensors))
+            except UpdateRejectedError as error:
+                self._note_failure(tenant, f"{type(error).__name__}: {error}")
+            else:
+                accepted.append(result)
+        return accepted
+
+    def _note_failures(
+        self, results: list[tuple[ClientProxy, Res]], failures: list[tuple[ClientProxy, Res] | BaseException]
+    ) -> None:
+        """Name the clients that gave no update. A lost connection arrives as an exception that names nobody."""
+        reasons = {client.cid: result.status.message for client, result in (f for f in failures if isinstance(f, tuple))}
+        answered = {client.cid for client, _ in results}
+        for client in self._chosen:
+            if client.cid not in answered:
+                reason = reasons.get(client.cid, "lost: disconnected, or no answer within round_timeout")
+                self._note_failure(self._roster.tenant_of(client), reason)
+
+    def _note_failure(self, tenant: str, reason: str) -> None:
+        self.record.failed[tenant] = reason
+        _log.warning("round %d: client %s is left out: %s", self.record.round, tenant, reason)
+
+
+def _number(metrics: dict[str, Scalar], key: str) -> float:
+    """A client's own figure of its work, for the log alone; 0 where it sent none or nonsense."""
+    value = metrics.get(key)
+    return float(value) if isinstance(value, int | float) and np.isfinite(value) and value >= 0 else 0.0

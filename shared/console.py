@@ -1,0 +1,119 @@
+"""What a person sees: log lines, and progress of what takes time. Bars on a terminal, plain lines when redirected."""
+
+import logging
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from shared.errors import RoundRefusedError
+
+_PLAIN_SECONDS = 5.0  # without a terminal, one progress line at most this often
+
+console = Console(width=None if sys.stdout.isatty() else 150, highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints through rich, so that lines appear above a live progress bar instead of through it."""
+
+    _STYLES = ((logging.ERROR, "bold red"), (logging.WARNING, "yellow"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = next((style for level, style in self._STYLES if record.levelno >= level), "")
+        console.print(self.format(record), style=style, markup=False)
+
+
+def setup_logging(bars: bool = True) -> None:
+    """Send every logger of this project to the screen; Flower's own lines only where they are errors.
+
+    Args:
+        bars: draw progress bars if this is a terminal; False where several processes share it.
+    """
+    _bars.enabled = bars and console.is_terminal
+    handler = _ConsoleHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)-12s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    flower = logging.getLogger("flwr")
+    flower.handlers = [handler]
+    flower.propagate = False
+    flower.setLevel(logging.ERROR)
+
+
+def add_log_file(logger: logging.Logger, path: Path) -> None:
+    """Keep a copy of a logger's lines in a file, with the date and the level."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    logger.addHandler(handler)
+
+
+_RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+
+
+def check_run_name(name: object) -> str:
+    """The name of a run as it arrives over the network, fit to be a folder's name.
+
+    Raises:
+        RoundRefusedError: anything else, such as a path that leads out of `log_dir`.
+    """
+    if not isinstance(name, str) or not _RUN_NAME.fullmatch(name):
+        raise RoundRefusedError(f"the server calls its run {name!r:.80}; expected <date>-<time>-<6 hex digits>")
+    return name
+
+
+class _Bars:
+    """One live display for the process, shown while at least one task is under way. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self.enabled = False
+        self._lock = threading.Lock()
+        self._progress: Progress | None = None
+        self._tasks = 0
+
+    @contextmanager
+    def task(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+        with self._lock:
+            if self._progress is None:
+                columns = (TextColumn("{task.description:36}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+                self._progress = Progress(*columns, console=console, transient=True)
+                self._progress.start()
+            progress = self._progress
+            self._tasks += 1
+        task = progress.add_task(label, total=total)
+        try:
+            yield lambda done: progress.advance(task, done)
+        finally:
+            progress.remove_task(task)
+            with self._lock:
+                self._tasks -= 1
+                if self._tasks == 0:
+                    progress.stop()
+                    self._progress = None
+
+
+_bars = _Bars()
+
+
+@contextmanager
+def track(logger: logging.Logger, label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show the progress of `total` steps; call the yielded function with the number of steps just done."""
+    if _bars.enabled:
+        with _bars.task(f"{logger.name}: {label}", total) as advance:
+            yield advance
+        return
+    done, last = 0, time.monotonic()
+
+    def advance_plain(steps: int) -> None:
+        nonlocal done, last
+        done += steps
+        if time.monotonic() - last >= _PLAIN_SECONDS:
+            last = time.monotonic()
+            logger.info("%s: %d of %d", label, done, total)
+
+    yield advance_plain

@@ -1,0 +1,63 @@
+"""`he_scheme: none`: no encryption at all, the plaintext twin that tests and benchmarks compare against.
+
+It obeys the same interface and the same wire rules, so whatever differs between two runs is due to the encryption.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import CiphertextError, EncodingError
+from shared.he_utils import Encrypted, PrivateScheme, Progress, PublicScheme, Vector, no_progress
+
+Plain = NDArray[np.float64]
+
+
+class PlainPublic(PublicScheme[Plain]):
+    """The "ciphertext" is the vector itself, as one little-endian float32 array: what plain FedAvg sends."""
+
+    name = "none"
+
+    def public_bytes(self) -> bytes:
+        return b""
+
+    def layout(self, size: int) -> tuple[int, int]:
+        return 1, 4 * size
+
+    def tolerance(self, contributors: int) -> float:
+        return 0.0
+
+    def quantise(self, vector: Vector) -> Vector:
+        return vector.astype("<f4").astype(np.float64)
+
+    def encrypt(self, vector: Vector, progress: Progress = no_progress) -> Encrypted[Plain]:
+        if not np.isfinite(vector).all():
+            raise EncodingError("the delta holds NaN or infinity: local training diverged; lower learning_rate")
+        progress(1)
+        return Encrypted([self.quantise(vector)], saturated=0)
+
+    def to_bytes(self, ciphertexts: Sequence[Plain]) -> list[bytes]:
+        return [plain.astype("<f4").tobytes() for plain in ciphertexts]
+
+    def from_bytes(self, blobs: Sequence[bytes]) -> list[Plain]:
+        plain = [np.frombuffer(blob, dtype="<f4").astype(np.float64) for blob in blobs]
+        if not all(np.isfinite(p).all() for p in plain):
+            raise CiphertextError("the update holds NaN or infinity")
+        return plain
+
+    def add(self, a: Sequence[Plain], b: Sequence[Plain]) -> list[Plain]:
+        return [x + y for x, y in zip(a, b, strict=True)]
+
+
+class PlainPrivate(PrivateScheme[Plain]):
+    """There is nothing to decrypt."""
+
+    def __init__(self) -> None:
+        self.public = PlainPublic()
+
+    def decrypt_sum(self, ciphertexts: Sequence[Plain], size: int, contributors: int) -> Vector:
+        (plain,) = ciphertexts
+        if plain.shape != (size,):
+            raise EncodingError(f"a sum of shape {plain.shape} for {size} values")
+        return plain
