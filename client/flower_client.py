@@ -114,9 +114,7 @@ class TenantClient(Client):
         self._load(received)
         start = time.perf_counter()
         with track(self.log, "local epochs", settings.local_epochs) as on_epoch:
-            train(
-                self._model, self._data.train, settings, (self.config.seed, self.client_id, round_number), on_epoch
-            )
+            train(self._model, self._data.train, settings, (self.config.seed, self.client_id, round_number), on_epoch)
         train_seconds = time.perf_counter() - start
 
         delta = flatten(get_parameters(self._model)) - flatten(received)  # (size,)

@@ -1,7 +1,7 @@
 """Launch clients as threads or processes of this machine.
 
-    python client/run_clients.py --config config/config.yaml --num_clients 3 --executor thread
-    python client/run_clients.py --config config/config.yaml --client_ids 2      # one tenant, on its own machine
+python client/run_clients.py --config config/config.yaml --num_clients 3 --executor thread
+python client/run_clients.py --config config/config.yaml --client_ids 2      # one tenant, on its own machine
 """
 
 import argparse
@@ -31,7 +31,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the clients until the server ends the run; 0 if all of them got there."""
     parser = argparse.ArgumentParser(description="Launch clients as threads or processes of this machine.")
     parser.add_argument("--config", default="config/config.yaml", help="YAML file (default: %(default)s)")
-    parser.add_argument("--num_clients", type=int, help="clients to launch, with the ids 0, 1, … (default: as in the YAML)")
+    parser.add_argument(
+        "--num_clients", type=int, help="clients to launch, with the ids 0, 1, … (default: as in the YAML)"
+    )
     parser.add_argument("--client_ids", help="launch just these ids, for example 0,2; for tenants on several machines")
     parser.add_argument("--executor", choices=("thread", "process"), default="thread", help="(default: %(default)s)")
     args = parser.parse_args(argv)

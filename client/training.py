@@ -58,8 +58,9 @@ def train(
     model.train()
     for _ in range(settings.local_epochs):
         order = torch.from_numpy(shuffle.permutation(len(rows)))
-        for batch in order.split(settings.batch_size):  # (B,)
+        for start in range(0, len(rows), settings.batch_size):
+            batch = order[start : start + settings.batch_size]  # (B,)
             optimizer.zero_grad()
-            F.cross_entropy(model(features[batch]), labels[batch]).backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(F.cross_entropy(model(features[batch]), labels[batch]))
             optimizer.step()
         on_epoch(1)

@@ -67,9 +67,7 @@ class RoundSum:
         self._sum: list[Any] | None = None
         self._seconds = 0.0
         self.contributors: list[str] = []
-        self.header = Header(
-            scheme=keys.public.name, round=round_number, key=keys.public.fingerprint(), size=size
-        )
+        self.header = Header(scheme=keys.public.name, round=round_number, key=keys.public.fingerprint(), size=size)
         self.layout = keys.public.layout(size)
 
     def add(self, client_id: str, tensor: bytes) -> None:

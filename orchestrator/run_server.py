@@ -1,6 +1,6 @@
 """Start the orchestrator and serve one run.
 
-    python orchestrator/run_server.py --config config/config.yaml
+python orchestrator/run_server.py --config config/config.yaml
 """
 
 import argparse

@@ -183,7 +183,9 @@ class EncryptedFedAvg(Strategy):
         self, results: list[tuple[ClientProxy, Res]], failures: list[tuple[ClientProxy, Res] | BaseException]
     ) -> None:
         """Name the clients that gave no update. A lost connection arrives as an exception that names nobody."""
-        reasons = {client.cid: result.status.message for client, result in (f for f in failures if isinstance(f, tuple))}
+        reasons = {
+            client.cid: result.status.message for client, result in (f for f in failures if isinstance(f, tuple))
+        }
         answered = {client.cid for client, _ in results}
         for client in self._chosen:
             if client.cid not in answered:

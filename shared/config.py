@@ -62,7 +62,9 @@ class Config:
     data_source: str = setting("synthetic", "where rows come from", choices=("synthetic", "nsl_kdd"))
     data_path: str = setting("", "folder of the data set; unused by synthetic")
     num_samples_per_client: int = setting(1000, "synthetic rows per client", low=10, high=100_000_000)
-    data_skewness: float = setting(0.5, "synthetic: 0 = all clients alike, towards 1 = one class each", low=0.0, high=1.0)
+    data_skewness: float = setting(
+        0.5, "synthetic: 0 = all clients alike, towards 1 = one class each", low=0.0, high=1.0
+    )
     partition: str = setting("family", "how one data set is split", choices=("even", "dirichlet", "family"))
     dirichlet_alpha: float = setting(0.5, "label skew of `dirichlet`: small = skewed", low=1e-3, high=1e6)
     holdout_fraction: float = setting(0.1, "share of a client's rows kept for its own evaluation", low=0.01, high=0.5)
@@ -212,7 +214,9 @@ def _check_combinations(c: Config) -> None:
         raise ConfigError(f"he_key_length = {c.he_key_length}: expected a multiple of 16")
     if c.data_source == "nsl_kdd":
         if not c.data_path:
-            raise ConfigError("data_path = '': data_source nsl_kdd needs the folder with KDDTrain+.txt and KDDTest+.txt")
+            raise ConfigError(
+                "data_path = '': data_source nsl_kdd needs the folder with KDDTrain+.txt and KDDTest+.txt"
+            )
         if (c.num_features, c.num_classes) != (122, 2):
             raise ConfigError(
                 f"num_features = {c.num_features}, num_classes = {c.num_classes}: "

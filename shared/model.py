@@ -1,5 +1,7 @@
 """The detector: a multilayer perceptron, and its parameters as one flat vector. Swap it for another task."""
 
+import itertools
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,7 +17,7 @@ class ThreatDetector(nn.Module):
         super().__init__()
         widths = [num_features, *num_hidden_units]
         layers: list[nn.Module] = []
-        for width_in, width_out in zip(widths, widths[1:], strict=False):
+        for width_in, width_out in itertools.pairwise(widths):
             layers += [nn.Linear(width_in, width_out), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], num_classes))
 

@@ -121,7 +121,14 @@ _OPCODES: dict[int, tuple[int, bool]] = {
     pickle.BINBYTES[0]: (4, True),
     pickle.STOP[0]: (0, False),
 }
-_ONCE = (pickle.PROTO[0], pickle.EMPTY_DICT[0], pickle.EMPTY_LIST[0], pickle.SETITEMS[0], pickle.TUPLE2[0], pickle.STOP[0])
+_ONCE = (
+    pickle.PROTO[0],
+    pickle.EMPTY_DICT[0],
+    pickle.EMPTY_LIST[0],
+    pickle.SETITEMS[0],
+    pickle.TUPLE2[0],
+    pickle.STOP[0],
+)
 _GLOBALS = {getattr(pickle, name)[0] for name in ("GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4")}
 _BATCH = 1000  # pickle appends list items in batches of this many, each opened by a MARK
 

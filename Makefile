@@ -1,0 +1,41 @@
+# `make demo` and `make test` do everything on a fresh machine with Python 3.11; `make help` lists the rest.
+PYTHON ?= python3.11
+VENV := .venv
+PY := $(VENV)/bin/python
+CONFIG ?= config/config.yaml
+
+.PHONY: help demo test lint format clean
+
+help:  ## list what can be made
+	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+
+demo: $(VENV)/installed  ## orchestrator and three clients on generated data, ends with the table of the rounds
+	@$(PY) orchestrator/run_server.py --config $(CONFIG) & server=$$!; trap 'kill $$server 2>/dev/null' EXIT; \
+	$(PY) client/run_clients.py --config $(CONFIG) --executor thread && wait $$server
+
+test: $(VENV)/installed-dev  ## run the tests
+	$(PY) -m pytest
+
+lint: $(VENV)/installed-dev  ## ruff and mypy --strict
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(PY) -m mypy
+
+format: $(VENV)/installed-dev  ## let ruff rewrite what it can
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:  ## remove the environment and caches; runs in logs/ stay
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# torch first and by its exact version: whatever depends on it would otherwise bring a build of its own choice.
+$(VENV)/installed: requirements.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or name it: make PYTHON=..."; exit 1; }
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet "$$(grep '^torch==' requirements.txt)"
+	$(PY) -m pip install --quiet -r requirements.txt
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PY) -m pip install --quiet -e ".[dev]"
+	@touch $@

@@ -1,0 +1,41 @@
+"""Fixtures that every test may use."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests.processes import Running
+
+
+class Start(Protocol):
+    """Start a script with arguments, as a process that ends with the test."""
+
+    def __call__(self, script: str, *arguments: str) -> Running: ...
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    started: list[Running] = []
+
+    def start_one(script: str, *arguments: str) -> Running:
+        started.append(Running(script, *arguments))
+        return started[-1]
+
+    yield start_one
+    for process in started:
+        process.kill()
+
+
+@pytest.fixture(scope="session")
+def nsl_kdd_folder() -> Path:
+    """The real NSL-KDD files, where this machine has them."""
+    import os
+
+    from tests.processes import ROOT
+
+    folder = Path(os.environ.get("THREAT_DATA", ROOT.parent / "shared" / "data")) / "nsl-kdd"
+    if not (folder / "KDDTrain+.txt").is_file():
+        pytest.skip(f"no NSL-KDD files in {folder}; set THREAT_DATA to the folder that holds nsl-kdd/")
+    return folder

@@ -1,0 +1,124 @@
+"""The aggregator: one bad update leaves no trace, and nothing is ever decrypted that holds fewer than two."""
+
+import ast
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator.aggregator import Aggregator, RoundSum
+from shared.config import parse_config
+from shared.errors import (
+    CiphertextError,
+    ContributorLimitError,
+    DuplicateUpdateError,
+    HeaderMismatchError,
+    TooFewContributorsError,
+    UpdateRejectedError,
+)
+from shared.he.paillier import PaillierPrivate
+from shared.he_utils import PrivateScheme, Vector, generate_keys
+from shared.wire import dump_update, wrap_array
+from tests.processes import ROOT
+
+CONFIG = parse_config({"he_key_length": 512, "allow_insecure_key": True})
+SIZE = 4
+
+
+@pytest.fixture(scope="module")
+def keys() -> PaillierPrivate:
+    scheme = generate_keys(CONFIG)
+    assert isinstance(scheme, PaillierPrivate)
+    return scheme
+
+
+class CountingKeys(PrivateScheme[Any]):
+    """Fails the test that decrypts what must stay closed."""
+
+    def __init__(self, keys: PaillierPrivate) -> None:
+        self._keys, self.public, self.decrypted = keys, keys.public, 0
+
+    def decrypt_sum(self, ciphertexts: Any, size: int, contributors: int) -> Vector:
+        self.decrypted += 1
+        return self._keys.decrypt_sum(ciphertexts, size, contributors)
+
+
+def tensor(keys: PaillierPrivate, round_sum: RoundSum, vector: Vector) -> bytes:
+    blobs = keys.public.to_bytes(keys.public.encrypt(vector).ciphertexts)
+    return npy(dump_update(round_sum.header, blobs))
+
+
+def npy(payload: bytes) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, wrap_array(payload), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def test_the_average_is_that_of_the_contributors(keys: PaillierPrivate) -> None:
+    round_sum = Aggregator(keys, 2, 3).open_round(1, SIZE)
+    for client in range(3):
+        round_sum.add(str(client), tensor(keys, round_sum, np.eye(SIZE)[client]))
+    aggregate = round_sum.decrypt_average()
+    np.testing.assert_array_equal(aggregate.average_delta * 3, [1, 1, 1, 0])
+    assert aggregate.contributors == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("updates", [0, 1, 2])
+def test_below_min_contributors_nothing_is_decrypted(keys: PaillierPrivate, updates: int) -> None:
+    counting = CountingKeys(keys)
+    round_sum = Aggregator(counting, 3, 3).open_round(1, SIZE)
+    for client in range(updates):
+        round_sum.add(str(client), tensor(keys, round_sum, np.ones(SIZE)))
+    with pytest.raises(TooFewContributorsError, match=f"{updates} valid updates; at least 3"):
+        round_sum.decrypt_average()
+    assert counting.decrypted == 0
+
+
+def test_one_contributor_can_never_be_enough(keys: PaillierPrivate) -> None:
+    with pytest.raises(TooFewContributorsError, match="a sum of one update is that update"):
+        Aggregator(keys, 1, 3)
+
+
+def test_a_refused_update_leaves_no_trace(keys: PaillierPrivate) -> None:
+    round_sum = Aggregator(keys, 2, 3).open_round(2, SIZE)
+    round_sum.add("a", tensor(keys, round_sum, np.full(SIZE, 0.5)))
+    stale = Aggregator(keys, 2, 3).open_round(1, SIZE)
+    zeros = npy(dump_update(round_sum.header, [bytes(keys.public.width) for _ in range(SIZE)]))
+    refused: list[tuple[str, bytes, type[UpdateRejectedError]]] = [
+        ("a", tensor(keys, round_sum, np.ones(SIZE)), DuplicateUpdateError),
+        ("b", tensor(keys, stale, np.ones(SIZE)), HeaderMismatchError),
+        ("b", zeros, CiphertextError),
+        ("b", b"", UpdateRejectedError),
+    ]
+    for client, payload, error in refused:
+        with pytest.raises(error):
+            round_sum.add(client, payload)
+    round_sum.add("b", tensor(keys, round_sum, np.full(SIZE, 0.25)))  # a refused client may still do it right
+    np.testing.assert_array_equal(round_sum.decrypt_average().average_delta, np.full(SIZE, 0.375))
+
+
+def test_one_more_contributor_than_agreed_is_refused(keys: PaillierPrivate) -> None:
+    round_sum = Aggregator(keys, 2, 2).open_round(1, SIZE)
+    for client in ("a", "b"):
+        round_sum.add(client, tensor(keys, round_sum, np.ones(SIZE)))
+    with pytest.raises(ContributorLimitError):
+        round_sum.add("c", tensor(keys, round_sum, np.ones(SIZE)))
+
+
+def test_decryption_happens_in_one_place() -> None:
+    """Reads the source: outside the schemes themselves, one call decrypts, and it is given the sum."""
+    calls = []
+    for path in [*ROOT.glob("orchestrator/**/*.py"), *ROOT.glob("client/**/*.py"), *ROOT.glob("shared/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and "decrypt" in node.func.attr:
+                calls.append((path.name, node.func.attr, ast.unparse(node.args[0]) if node.args else ""))
+    assert sorted(calls) == [
+        ("aggregator.py", "decrypt_sum", "self._sum"),
+        ("strategy.py", "decrypt_average", ""),
+    ]
+
+
+def test_flower_stays_in_the_adapters() -> None:
+    for path in [*ROOT.glob("shared/**/*.py"), ROOT / "orchestrator/aggregator.py"]:
+        assert "flwr" not in path.read_text().replace('logging.getLogger("flwr")', ""), path

@@ -1,0 +1,102 @@
+"""The YAML file: what is refused, and with which words."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from shared.config import Config, load_config, parse_config, split_address
+from shared.errors import ConfigError
+from tests.processes import ROOT
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"num_round": 3}, "num_round: unknown key (value 3); did you mean 'num_rounds'?"),
+        ({"xyzzy": 3}, "xyzzy: unknown key (value 3); config/config.yaml lists every key"),
+        ({"num_rounds": "5"}, "num_rounds = '5': expected a whole number, found a text"),
+        ({"num_rounds": True}, "num_rounds = True: expected a whole number, found true/false"),
+        ({"num_rounds": 2.0}, "num_rounds = 2.0: expected a whole number, found a number"),
+        ({"num_rounds": None}, "num_rounds = None: expected a whole number, found nothing"),
+        ({"num_rounds": 0}, "num_rounds = 0: expected 1 to 100000"),
+        ({"learning_rate": "1e-3"}, "found a text (YAML needs a dot and a sign in it: 1.0e-3)"),
+        ({"data_skewness": float("nan")}, "data_skewness = nan: expected 0 to 1"),
+        ({"data_skewness": 1.5}, "data_skewness = 1.5: expected 0 to 1"),
+        ({"num_hidden_units": [64, 0]}, "num_hidden_units = (64, 0): expected 1 to 1e+06"),
+        ({"num_hidden_units": []}, "expected a whole number or a list of them, such as 16 or [64, 32]"),
+        ({"num_hidden_units": [64, True]}, "expected a whole number or a list of them"),
+        ({"he_scheme": "pailier"}, "he_scheme = 'pailier': expected one of paillier, none; did you mean 'paillier'?"),
+        ({"he_key_length": 1024}, "he_key_length = 1024: expected at least 2048 bits"),
+        ({"he_key_length": 2050}, "he_key_length = 2050: expected a multiple of 16"),
+        ({"min_available_clients": 4}, "min_available_clients = 4: at most num_clients, which is 3"),
+        ({"min_contributors": 1}, "min_contributors = 1: expected 2 to 10000"),
+        ({"min_contributors": 3}, "min_contributors = 3: at most min_fit_clients, which is 2"),
+        ({"num_clients": 4, "min_fit_clients": 4}, "min_fit_clients = 4: at most min_available_clients, which is 3"),
+        ({"server_address": "localhost"}, "server_address = 'localhost': expected host:port"),
+        ({"server_address": "127.0.0.1:70000"}, "expected host:port with a port from 1 to 65535"),
+        ({"data_source": "nsl_kdd"}, "data_path = '': data_source nsl_kdd needs the folder"),
+        ({"data_source": "nsl_kdd", "data_path": "x"}, "data_source nsl_kdd has 122 features and 2 classes"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused_in_one_line(raw: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        parse_config(raw)
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- 1\n- 2\n", "expected 'key: value' lines, found list"),
+        ("", "expected 'key: value' lines, found NoneType"),
+        ("a: [1", "not valid YAML"),
+        ("num_rounds: 1\nnum_rounds: 2\n", "key 'num_rounds' is given twice"),
+        ("seed: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_mapping_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.yaml") as refusal:
+        load_config(path)
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_the_shipped_file_lists_every_key_with_its_default() -> None:
+    text = (ROOT / "config/config.yaml").read_text()
+    assert list(yaml.safe_load(text)) == [f.name for f in dataclasses.fields(Config)]
+    assert load_config(ROOT / "config/config.yaml") == Config()
+    for line in text.splitlines():
+        assert line.startswith("#") or not line or "#" in line, f"no comment on: {line}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_file_loads(path: Path) -> None:
+    load_config(path)
+
+
+def test_resolved_settings_read_back_equal(tmp_path: Path) -> None:
+    config = parse_config({"num_hidden_units": [64, 32], "seed": 7, "learning_rate": 1})
+    path = tmp_path / "resolved.yaml"
+    path.write_text(config.as_yaml())
+    assert load_config(path) == config
+
+
+def test_a_config_cannot_be_changed_after_its_checks() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        parse_config({}).num_rounds = 0  # type: ignore[misc]
+
+
+def test_addresses() -> None:
+    assert split_address("[::1]:8080") == ("::1", 8080)
+    assert split_address("localhost:1") == ("localhost", 1)

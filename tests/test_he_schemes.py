@@ -1,0 +1,176 @@
+"""One conformance class that every HE scheme must pass, and what bites in `phe`."""
+
+from typing import Any
+
+import numpy as np
+import phe
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from phe import EncryptedNumber, PaillierPublicKey
+
+from shared.config import Config, parse_config
+from shared.errors import CiphertextError, EncodingError, KeyMaterialError
+from shared.he.paillier import PaillierPrivate
+from shared.he_utils import PrivateScheme, generate_keys, public_scheme
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "paillier": {"he_scheme": "paillier", "he_key_length": 512, "allow_insecure_key": True},
+    "none": {"he_scheme": "none"},
+}
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def config(request: pytest.FixtureRequest) -> Config:
+    return parse_config({"num_clients": 5, **SETTINGS[request.param]})
+
+
+@pytest.fixture(scope="module")
+def keys(config: Config) -> PrivateScheme[Any]:
+    return generate_keys(config)
+
+
+def vectors(values: Any) -> Any:
+    return st.integers(1, 6).flatmap(
+        lambda size: st.lists(st.lists(values, min_size=size, max_size=size), min_size=1, max_size=5)
+    )
+
+
+class TestSchemeConformance:
+    @settings(max_examples=30, deadline=None)
+    @given(vectors(st.floats(-6, 6, width=32)))
+    def test_the_law(self, keys: PrivateScheme[Any], rows: list[list[float]]) -> None:
+        """decrypt(sum(encrypt(x_i))) == sum(quantise(x_i))."""
+        public = keys.public
+        arrays = [np.array(row) for row in rows]
+        total = None
+        for array in arrays:
+            # Through bytes, as on the wire.
+            sent = public.from_bytes(public.to_bytes(public.encrypt(array).ciphertexts))
+            total = sent if total is None else public.add(total, sent)
+        assert total is not None
+        decrypted = keys.decrypt_sum(total, arrays[0].size, len(arrays))
+        expected = np.sum([public.quantise(a) for a in arrays], axis=0)
+        np.testing.assert_allclose(decrypted, expected, rtol=0, atol=public.tolerance(len(arrays)))
+
+    def test_the_layout_is_what_travels(self, keys: PrivateScheme[Any]) -> None:
+        for size in (1, 2, 37):
+            count, width = keys.public.layout(size)
+            blobs = keys.public.to_bytes(keys.public.encrypt(np.linspace(-1, 1, size)).ciphertexts)
+            assert [len(b) for b in blobs] == [width] * count
+
+    def test_a_client_gets_the_same_scheme_from_the_public_bytes(
+        self, config: Config, keys: PrivateScheme[Any]
+    ) -> None:
+        client = public_scheme(config, keys.public.public_bytes())
+        assert client.fingerprint() == keys.public.fingerprint()
+        vector = np.array([0.5, -1.25, 0.0])
+        sent = keys.public.from_bytes(client.to_bytes(client.encrypt(vector).ciphertexts))
+        np.testing.assert_allclose(keys.decrypt_sum(sent, 3, 1), vector, atol=keys.public.tolerance(1))
+
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+    def test_a_diverged_delta_is_an_error(self, keys: PrivateScheme[Any], bad: float) -> None:
+        with pytest.raises(EncodingError, match="training diverged"):
+            keys.public.encrypt(np.array([0.0, bad]))
+
+    def test_public_parts_hold_no_secret(self, keys: PrivateScheme[Any]) -> None:
+        assert not [name for name in vars(keys.public) if "private" in name]
+
+
+@pytest.fixture(scope="module")
+def paillier() -> PaillierPrivate:
+    scheme = generate_keys(parse_config(SETTINGS["paillier"]))
+    assert isinstance(scheme, PaillierPrivate)
+    return scheme
+
+
+def test_values_saturate_and_are_counted(paillier: PaillierPrivate) -> None:
+    encrypted = paillier.public.encrypt(np.array([100.0, -100.0, 3.5, 0.0]))
+    assert encrypted.saturated == 2
+    edge = 4.0 - 2.0**-16
+    np.testing.assert_array_equal(paillier.decrypt_sum(encrypted.ciphertexts, 4, 1), [edge, -edge, 3.5, 0.0])
+
+
+def test_a_sum_beyond_honest_values_is_refused(paillier: PaillierPrivate) -> None:
+    poisoned = [paillier.public.public_key.encrypt(10**30)]
+    with pytest.raises(EncodingError, match="beyond what 2 honest updates"):
+        paillier.decrypt_sum(poisoned, 1, 2)
+
+
+def test_two_encryptions_of_one_delta_share_no_ciphertext(paillier: PaillierPrivate) -> None:
+    vector = np.zeros(20)
+    blobs = [*paillier.public.to_bytes(paillier.public.encrypt(vector).ciphertexts)]
+    blobs += paillier.public.to_bytes(paillier.public.encrypt(vector).ciphertexts)
+    assert len(set(blobs)) == 40
+
+
+@pytest.mark.parametrize(
+    "key_bytes", [b"", b"\x01" * 63, b"\x7f" + b"\xff" * 63, b"\xff" * 63 + b"\xfe", b"\xff" * 65], ids=len
+)
+def test_a_malformed_public_key_is_refused(key_bytes: bytes) -> None:
+    with pytest.raises(KeyMaterialError, match="he_key_length"):
+        public_scheme(parse_config(SETTINGS["paillier"]), key_bytes)
+
+
+class TestWhatBitesInPhe:
+    """Each of these is a fact about `phe` that the scheme has to know. If one changes, the code beside it may go."""
+
+    def test_decrypting_0_p_and_n_is_silent_garbage_so_they_are_refused_before(self, paillier: PaillierPrivate) -> None:
+        private = paillier._private_key
+        n, n_square = private.public_key.n, private.public_key.nsquare
+        honest = paillier.public.encrypt(np.array([0.5])).ciphertexts[0].ciphertext(be_secure=False)
+        width = paillier.public.width
+        for number in (0, private.p, private.q, n, 2 * n, private.p * 7, n_square, n_square - n):
+            private.raw_decrypt(number)  # no error
+            with pytest.raises(CiphertextError):
+                paillier.public.from_bytes([number.to_bytes(width, "big")])
+            with pytest.raises(CiphertextError):
+                paillier.public.from_bytes([honest.to_bytes(width, "big"), number.to_bytes(width, "big")])
+
+    def test_a_shifted_ciphertext_decrypts_alike_so_it_is_refused(self, paillier: PaillierPrivate) -> None:
+        private = paillier._private_key
+        c = paillier.public.encrypt(np.array([0.5])).ciphertexts[0].ciphertext(be_secure=False)
+        shifted = c + private.public_key.nsquare
+        assert private.raw_decrypt(shifted) == private.raw_decrypt(c)
+        if shifted.bit_length() <= 8 * paillier.public.width:
+            with pytest.raises(CiphertextError):
+                paillier.public.from_bytes([shifted.to_bytes(paillier.public.width, "big")])
+
+    def test_one_zero_wipes_out_the_sum(self, paillier: PaillierPrivate) -> None:
+        key = paillier.public.public_key
+        total = key.encrypt(5) + EncryptedNumber(key, 0, 0)
+        assert paillier._private_key.raw_decrypt(total.ciphertext(be_secure=False)) != 5
+
+    def test_a_forged_n_square_passes_for_the_same_key_and_takes_over_the_sum(self, paillier: PaillierPrivate) -> None:
+        key = paillier.public.public_key
+        forged = PaillierPublicKey(key.n)
+        forged.nsquare = 7
+        assert forged == key
+        total = EncryptedNumber(forged, 3, 0) + key.encrypt(5)  # phe computes modulo the left operand's nsquare
+        assert total.ciphertext(be_secure=False) < 7
+
+    def test_encrypt_rejects_numpy_scalars(self, paillier: PaillierPrivate) -> None:
+        with pytest.raises(TypeError):
+            paillier.public.public_key.encrypt(np.int64(5))
+
+    def test_float_exponents_leak_the_size_of_a_value_so_integers_are_used(self, paillier: PaillierPrivate) -> None:
+        key = paillier.public.public_key
+        assert key.encrypt(1e-9).exponent != key.encrypt(1.0).exponent
+        encrypted = paillier.public.encrypt(np.array([1e-9, 1.0, 3.0])).ciphertexts
+        assert [c.exponent for c in encrypted] == [0, 0, 0]
+
+    def test_ciphertext_obfuscates_again_unless_told(self, paillier: PaillierPrivate) -> None:
+        (number,) = paillier.public.encrypt(np.array([0.5])).ciphertexts
+        total = number + number
+        first = total.ciphertext(be_secure=False)
+        assert first == total.ciphertext(be_secure=False)
+        assert first != total.ciphertext()
+
+    def test_without_gmpy2_phe_is_silently_slow_so_it_is_an_error(
+        self, monkeypatch: pytest.MonkeyPatch, paillier: PaillierPrivate
+    ) -> None:
+        from shared.errors import MissingDependencyError
+
+        monkeypatch.setattr(phe.util, "HAVE_GMP", False)
+        with pytest.raises(MissingDependencyError, match="gmpy2"):
+            generate_keys(parse_config(SETTINGS["paillier"]))

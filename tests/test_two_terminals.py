@@ -1,0 +1,137 @@
+"""The workflow as a person runs it: a server script, a client launcher, real Flower between them."""
+
+import socket
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from shared.config import load_config
+from tests.conftest import Start
+from tests.processes import read_metrics, write_config
+
+SERVER, CLIENTS, FAULTY = "orchestrator/run_server.py", "client/run_clients.py", "tests/faulty_client.py"
+ROUND_KEYS = {
+    "round", "contributors", "failures", "loss", "accuracy", "roc_auc", "pr_auc", "fpr", "train_seconds",
+    "encrypt_seconds", "aggregate_seconds", "decrypt_seconds", "round_seconds", "upload_bytes_per_client",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("executor", "first"), [("thread", "clients"), ("process", "server")])
+def test_both_commands_end_by_themselves(start: Start, tmp_path: Path, executor: str, first: str) -> None:
+    config = str(write_config(tmp_path))
+    client_arguments = ("--config", config, "--num_clients", "3", "--executor", executor)
+    if first == "clients":
+        clients = start(CLIENTS, *client_arguments)
+        time.sleep(6)  # long enough that its first tries find no server
+        server = start(SERVER, "--config", config)
+    else:
+        server = start(SERVER, "--config", config)
+        server.wait_for_line("waiting for clients")
+        clients = start(CLIENTS, *client_arguments)
+    client_end, server_end = clients.finish(), server.finish()
+    assert (client_end.code, server_end.code) == (0, 0), client_end.output + server_end.output
+    server_output = server_end.output
+    assert "rounds of the global model" in server_output
+    assert "deprecated" not in client_end.output + server_end.output
+
+    rounds = read_metrics(tmp_path)
+    assert [r["round"] for r in rounds] == [1, 2]
+    assert all(r["contributors"] == 3 and r["failures"] == 0 for r in rounds)
+    assert set(rounds[0]) >= ROUND_KEYS
+    assert rounds[0]["upload_bytes_per_client"] > 29 * 128  # 29 parameters, 128 bytes of ciphertext each
+    run = tmp_path / "logs" / "latest"
+    assert {p.name for p in run.iterdir()} == {
+        "config.yaml", "server.log", "client-0.log", "client-1.log", "client-2.log", "model.safetensors",
+        "metrics.jsonl",
+    }  # fmt: skip
+    assert load_config(run / "config.yaml") == load_config(config)
+    assert load_file(run / "model.safetensors")["layers.0.weight"].shape == (3, 6)
+
+
+def test_encrypted_and_plain_runs_give_the_same_model(start: Start, tmp_path: Path) -> None:
+    models = []
+    for scheme in ("paillier", "none"):
+        folder = tmp_path / scheme
+        folder.mkdir()
+        config = str(write_config(folder, he_scheme=scheme))
+        server, clients = start(SERVER, "--config", config), start(CLIENTS, "--config", config)
+        server_end, client_end = server.finish(), clients.finish()
+        assert (server_end.code, client_end.code) == (0, 0), server_end.output + client_end.output
+        assert ("ENCRYPTION IS OFF" in server_end.output) == (scheme == "none")
+        models.append(load_file(folder / "logs" / "latest" / "model.safetensors"))
+    encrypted, plain = models
+    assert encrypted.keys() == plain.keys()
+    for name, tensor in plain.items():
+        # Two rounds, each value rounded to 2**-16; what the second round makes of the first's rounding stays small.
+        np.testing.assert_allclose(encrypted[name], tensor, atol=2**-12)
+        assert np.any(encrypted[name] != tensor) or tensor.size == 1, "a twin that sends the same thing tests nothing"
+
+
+@pytest.mark.parametrize("fault", ["raise", "exit", "hang"])
+def test_one_client_lost_in_round_two_of_three(start: Start, tmp_path: Path, fault: str) -> None:
+    config = str(write_config(tmp_path, num_rounds=3, min_fit_clients=2, round_timeout=6.0))
+    server = start(SERVER, "--config", config)
+    good = start(CLIENTS, "--config", config, "--client_ids", "0,1")
+    start(FAULTY, config, "2", fault, "2")
+    server_end = server.finish()
+    assert server_end.code == 0, server_end.output
+    assert good.finish().code == 0
+    rounds = read_metrics(tmp_path)
+    # A client that merely raised is there again in round 3.
+    assert [r["contributors"] for r in rounds] == [3, 2, 3 if fault == "raise" else 2]
+    assert rounds[1]["contributor_ids"] == ["0", "1"]
+    assert list(rounds[1]["failed"]) == ["2"]
+    if fault == "raise":
+        assert rounds[1]["failed"]["2"] == "AttributeError", "an exception's text could quote the tenant's data"
+
+
+def test_too_few_clients_is_an_error_that_counts_them(start: Start, tmp_path: Path) -> None:
+    config = str(write_config(tmp_path, client_wait_timeout=12.0, server_wait_timeout=3.0))
+    server = start(SERVER, "--config", config)
+    clients = start(CLIENTS, "--config", config, "--client_ids", "0,1")
+    end = server.finish()
+    assert end.code == 1
+    assert "2 clients came within 12 s, 3 are needed" in end.output
+    # The server is gone: the clients give up after their own time-out, one line each.
+    client_end = clients.finish()
+    assert client_end.code == 1
+    assert client_end.output.count("no server at 127.0.0.1") == 2
+    assert "Traceback" not in end.output + client_end.output
+
+
+def test_a_taken_port_is_one_line(start: Start, tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    host, port = load_config(path).server_address.split(":")
+    with socket.socket() as other:
+        other.bind((host, int(port)))
+        other.listen()
+        end = start(SERVER, "--config", str(path)).finish()
+    assert end.code == 1
+    assert len(end.output.splitlines()) == 1
+    assert "Address already in use" in end.output
+
+
+def test_a_wrong_setting_is_one_line(start: Start, tmp_path: Path) -> None:
+    config = str(write_config(tmp_path, local_epoch=3))
+    for script in (SERVER, CLIENTS):
+        end = start(script, "--config", config).finish()
+        assert end.code == 2
+        assert len(end.output.splitlines()) == 1
+        assert "local_epoch: unknown key (value 3); did you mean 'local_epochs'?" in end.output
+
+
+@pytest.mark.parametrize("executor", ["thread", "process"])
+def test_ctrl_c_ends_server_and_clients_at_once(start: Start, tmp_path: Path, executor: str) -> None:
+    config = str(write_config(tmp_path, num_rounds=10_000, num_samples_per_client=2000, local_epochs=50))
+    server = start(SERVER, "--config", config)
+    clients = start(CLIENTS, "--config", config, "--executor", executor)
+    clients.wait_for_line("training for")
+    for process in (clients, server):
+        process.interrupt()
+        end = process.finish(timeout=5.0)
+        assert end.code == 130, end.output
+        assert "interrupted" in end.output
+        assert "Traceback" not in end.output

@@ -1,0 +1,157 @@
+"""The decoder of updates, against bytes that no honest client sends."""
+
+import io
+import os
+import pickle
+import struct
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.errors import (
+    ForbiddenGlobalError,
+    ForbiddenOpcodeError,
+    HeaderMismatchError,
+    MalformedPayloadError,
+    PayloadLengthError,
+    UpdateRejectedError,
+)
+from shared.wire import Header, dump_update, load_update, payload_length, unwrap_tensor, wrap_array
+
+HEADER = Header(scheme="paillier", round=3, key="ab" * 32, size=5)
+LAYOUT = (5, 64)
+BLOBS = [bytes([i + 1]) * 64 for i in range(5)]
+HONEST = dump_update(HEADER, BLOBS)
+
+
+def npy(payload: bytes) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, wrap_array(payload), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def same_length(pickled: bytes) -> bytes:
+    """A hostile pickle stretched to the honest length, so that the length check alone can't catch it."""
+    filler = len(HONEST) - len(pickled) - 5
+    assert filler >= 0
+    # A bytes object on the bottom of the stack, before the hostile opcodes.
+    return pickled[:2] + pickle.BINBYTES + struct.pack("<I", filler) + bytes(filler) + pickled[2:]
+
+
+class Exploit:
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, ("touch /tmp/exploited-by-a-pickle",)
+
+
+def test_an_honest_update_survives_the_wire() -> None:
+    assert len(HONEST) == payload_length(HEADER, LAYOUT)
+    assert load_update(unwrap_tensor(npy(HONEST), HEADER, LAYOUT), HEADER, LAYOUT) == BLOBS
+
+
+def test_long_lists_and_large_blobs_survive_the_wire() -> None:
+    for layout in ((2500, 64), (3, 70_000), (1, 100)):  # several batches; out-of-frame bytes; a single item
+        header = replace(HEADER, size=layout[0])
+        blobs = [os.urandom(layout[1]) for _ in range(layout[0])]
+        payload = dump_update(header, blobs)
+        assert len(payload) == payload_length(header, layout)
+        assert load_update(payload, header, layout) == blobs
+
+
+@pytest.mark.parametrize(
+    ("payload", "error"),
+    [
+        (b"", PayloadLengthError),
+        (HONEST[:-1], PayloadLengthError),
+        (HONEST + b".", PayloadLengthError),
+        (dump_update(HEADER, BLOBS[:4]), PayloadLengthError),
+        (b"\x80\x04" + b"\x00" * (len(HONEST) - 2), ForbiddenOpcodeError),
+        (same_length(pickle.dumps(Exploit(), protocol=4)), ForbiddenGlobalError),
+        (same_length(b"\x80\x04cos\nsystem\n(S'true'\ntR."), ForbiddenGlobalError),
+        (same_length(b"\x80\x04(S'true'\nios\nsystem\n."), ForbiddenOpcodeError),
+        (same_length(b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93."), ForbiddenGlobalError),
+        (same_length(b"\x80\x04\x82\x01."), ForbiddenGlobalError),
+        (same_length(b"\x80\x04]r\xff\xff\xff\x0f."), ForbiddenOpcodeError),  # LONG_BINPUT: 2 GB of memo in 9 bytes
+        (same_length(b"\x80\x04]}b."), ForbiddenOpcodeError),  # BUILD
+        (same_length(b"\x80\x04]h\x00."), ForbiddenOpcodeError),  # BINGET
+        (same_length(b"\x80\x04P1\n."), ForbiddenOpcodeError),  # PERSID
+        (same_length(b"\x80\x04" + b"]" * 200 + b"."), MalformedPayloadError),
+        (same_length(b"\x80\x04" + b"(" * 200 + b"]}u\x86."), MalformedPayloadError),
+        (same_length(b"\x80\x04}(u]\x86B\xff\xff\xff\xff."), MalformedPayloadError),  # 4 GB announced
+        (same_length(b"\x80\x04}(u]\x86."), MalformedPayloadError),
+        (same_length(b"\x80\x04\x86}(u]."), MalformedPayloadError),
+        (HONEST[:-1] + b"\x94", MalformedPayloadError),  # no STOP
+        (HONEST.replace(b"C\x40", b"C\x3f", 1), UpdateRejectedError),
+        (HONEST.replace(b"K\x03", b"K\x04", 1), HeaderMismatchError),
+        (dump_update(replace(HEADER, key="cd" * 32), BLOBS), HeaderMismatchError),
+        (dump_update(replace(HEADER, scheme="pallieri"), BLOBS), HeaderMismatchError),
+        (dump_update(replace(HEADER, size=6), BLOBS), HeaderMismatchError),
+        (dump_update(replace(HEADER, format=2), BLOBS), HeaderMismatchError),
+        (dump_update(HEADER, [*BLOBS[:3], BLOBS[3] + b"x", BLOBS[4][1:]]), MalformedPayloadError),
+        (HONEST.replace(b"K\x03", b"\x88\x94", 1), ForbiddenOpcodeError),  # round: True
+        (HONEST.replace(b"\x05round", b"\x05rounb", 1), MalformedPayloadError),
+    ],
+)
+def test_hostile_payloads_raise_their_error(payload: bytes, error: type[UpdateRejectedError]) -> None:
+    with pytest.raises(error):
+        load_update(payload, HEADER, LAYOUT)
+    assert not os.path.exists("/tmp/exploited-by-a-pickle")  # noqa: PTH110
+
+
+def test_a_twin_without_the_opcode_walk_is_caught_by_the_unpickler_too() -> None:
+    """Two independent fences: the walk, and the unpickler that refuses every global."""
+    from shared.wire import _PlainUnpickler
+
+    with pytest.raises(ForbiddenGlobalError):
+        _PlainUnpickler(io.BytesIO(pickle.dumps(Exploit(), protocol=4))).load()
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        npy(HONEST)[:-1],
+        npy(HONEST) + b"\0",
+        npy(HONEST).replace(b"|u1", b"|O1"),
+        npy(HONEST).replace(b"NUMPY", b"NUMPX"),
+        b"PK\x03\x04" + npy(HONEST)[4:],
+        b"",
+    ],
+)
+def test_hostile_arrays_are_refused_unparsed(tensor: bytes) -> None:
+    with pytest.raises((PayloadLengthError, MalformedPayloadError)):
+        unwrap_tensor(tensor, HEADER, LAYOUT)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_whatever_is_changed_in_an_honest_update_nothing_but_typed_errors_come_out(data: st.DataObject) -> None:
+    payload = bytearray(HONEST)
+    for _ in range(data.draw(st.integers(1, 8))):
+        position = data.draw(st.integers(0, len(payload) - 1))
+        payload[position] = data.draw(st.integers(0, 255))
+    try:
+        blobs = load_update(bytes(payload), HEADER, LAYOUT)
+    except UpdateRejectedError:
+        return
+    assert [len(b) for b in blobs] == [64] * 5, "what is let through has the right shape"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(list(b"]}(u\x86\x94K\x01e.a\x8c\x00C\x00\x95")), max_size=400))
+def test_sequences_of_allowed_opcodes_cost_no_memory(opcodes: list[int]) -> None:
+    body = bytes(opcodes)[: len(HONEST) - 3]
+    payload = b"\x80\x04" + body + b"." + b"\x94" * (len(HONEST) - 3 - len(body))
+    tracemalloc.start()
+    with pytest.raises(UpdateRejectedError):
+        load_update(payload, HEADER, LAYOUT)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 200 * len(HONEST)
+
+
+def test_the_header_is_plain_values() -> None:
+    assert all(type(value) in (str, int) for value in asdict(HEADER).values())
