@@ -10,6 +10,7 @@ training rows.
 
 import csv
 import io
+import textwrap
 import threading
 from dataclasses import dataclass
 from functools import lru_cache
@@ -68,7 +69,7 @@ class _Records:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        return (self.families != FAMILY_OF[BENIGN_NAME]).astype(np.int64)
+        return np.not_equal(self.families, FAMILY_OF[BENIGN_NAME]).astype(np.int64)
 
 
 def client_rows(config: Config, client_id: int) -> Dataset:
@@ -124,7 +125,7 @@ def _reference_statistics(train: _Records) -> tuple[NDArray[np.float64], NDArray
 
 def _compressed(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
     heavy = [NUMERIC.index(name) for name in HEAVY_TAILED]
-    compressed = numbers.copy()
+    compressed: NDArray[np.float64] = numbers.copy()
     compressed[:, heavy] = np.log1p(compressed[:, heavy])
     return compressed
 
@@ -137,7 +138,7 @@ def _records(path: Path) -> _Records:
     try:
         stat = path.stat()
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; expected {TRAIN_FILE} and {TEST_FILE} there: {_GOOD_COPY}") from None
+        raise DataError(f"{path}: {error.strerror}; expected {TRAIN_FILE} and {TEST_FILE}: {_GOOD_COPY}") from None
     with _LOCK:
         return _parse(path.resolve(), stat.st_mtime_ns, stat.st_size)
 
@@ -155,7 +156,7 @@ def _parse(path: Path, _mtime_ns: int, _size: int) -> _Records:
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    """The file as texts, one row per line, under the names of `COLUMNS`."""
+    """One row per line under the names of `COLUMNS`; a numeric column that holds anything else comes as texts."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -178,15 +179,16 @@ def _read_table(path: Path) -> pd.DataFrame:
         io.StringIO(text),
         header=None,
         names=list(COLUMNS),
-        dtype=str,
+        dtype=dict.fromkeys((*SYMBOLS, ATTACK_NAME), str),
         na_filter=False,
+        low_memory=False,  # else one column may come as texts in some chunks and as numbers in others
         quoting=csv.QUOTE_NONE,
         skip_blank_lines=False,
     )
 
 
 def _numbers(path: Path, table: pd.DataFrame, name: str) -> NDArray[np.float64]:
-    numbers = pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64)
+    numbers: NDArray[np.float64] = pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64)
     # Written so that NaN, which compares False with everything, is refused too.
     _refuse_first(path, table, name, ~((numbers >= 0) & (numbers <= MAX_NUMBER)), f"a number from 0 to {MAX_NUMBER:g}")
     return numbers
@@ -195,15 +197,13 @@ def _numbers(path: Path, table: pd.DataFrame, name: str) -> NDArray[np.float64]:
 def _symbols(path: Path, table: pd.DataFrame, name: str, *, required: bool) -> NDArray[np.int64]:
     index = pd.Index(SYMBOLS[name]).get_indexer(table[name])
     if required:
-        known = SYMBOLS[name]
-        choices = ", ".join(known) if len(known) < 20 else f"one of its {len(known)} values such as {known[24]}"
-        _refuse_first(path, table, name, index < 0, choices)
+        choices = textwrap.shorten(", ".join(SYMBOLS[name]), width=80)
+        _refuse_first(path, table, name, index < 0, f"one of {len(SYMBOLS[name])} known values ({choices})")
     return np.asarray(index, dtype=np.int64)
 
 
 def _refuse_first(path: Path, table: pd.DataFrame, name: str, wrong: NDArray[np.bool_], expected: str) -> None:
     if wrong.any():
         row = int(wrong.argmax())
-        raise DataError(
-            f"{path}, line {row + 1}, column {name}: found {table[name].iloc[row]!r}, expected {expected}; {_GOOD_COPY}"
-        )
+        found = str(table[name].iloc[row])
+        raise DataError(f"{path}, line {row + 1}, column {name}: found {found!r}, expected {expected}; {_GOOD_COPY}")

@@ -1,8 +1,8 @@
 """Generated records: a problem that an MLP learns and a linear model can't, shared out unevenly among clients.
 
 The world comes from `seed` alone. Each class is a set of Gaussian clusters that lie in pairs ±c, so every class has
-mean zero and no hyperplane separates one class from another (XOR is the case of two axes). The clusters' subspace is turned
-into `num_features` features by a random orthonormal matrix, and unit noise covers all of them.
+mean zero and no hyperplane separates one class from another (XOR is the case of two axes). A random orthonormal
+matrix spreads the clusters' subspace over `num_features` features, and unit noise covers all of them.
 
 `data_skewness` moves a client from the world's own mixture (0) towards one class (1): its class shares, the mix of
 clusters within a class, and a small shift of all its features.
@@ -19,9 +19,9 @@ from shared.data_utils import Dataset
 
 TEST_ROWS = 2000
 PAIRS_PER_CLASS = 2
-# In units of the noise. Neighbouring clusters of different classes are at least this far apart, so that the best
-# possible detector is nearly, but not quite, perfect.
-CLUSTER_RADIUS = 5.0
+# In units of the noise. No two clusters are nearer than this, and on separate axes they are sqrt(2) times as far, so
+# that the best possible detector is nearly, but not quite, perfect.
+CLUSTER_RADIUS = 4.0
 # Length of a client's shift at skewness 1, in units of the noise: felt by the model, yet far from the next cluster.
 MAX_SHIFT = 1.0
 
@@ -73,9 +73,7 @@ def _world(config: Config) -> _World:
     return _World(centres, np.tile(pair % config.num_classes, 2), scale)
 
 
-def _client_shares(
-    world: _World, config: Config, client_id: int, rng: np.random.Generator
-) -> NDArray[np.float64]:
+def _client_shares(world: _World, config: Config, client_id: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """The probability of each cluster at one client, (clusters,)."""
     skew = config.data_skewness
     class_shares = np.full(config.num_classes, (1 - skew) / config.num_classes)
@@ -86,7 +84,8 @@ def _client_shares(
         size = int(clusters.sum())
         mix = (1 - skew) / size + skew * rng.dirichlet(np.ones(size))
         shares[clusters] = class_shares[label] * mix
-    return shares / shares.sum()
+    shares /= shares.sum()
+    return shares
 
 
 def _draw(
