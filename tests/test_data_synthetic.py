@@ -99,12 +99,30 @@ def test_skewness_0_gives_every_client_the_distribution_of_the_test_set() -> Non
     assert max(smallest_p_value(load_client_data(skewed, client).train, test) for client in range(3)) < 1e-6
 
 
-def test_clients_of_one_dominant_class_differ_within_it() -> None:
-    config = Config(data_skewness=0.8, num_samples_per_client=4000)
-    benign = [
-        data.take(np.flatnonzero(data.labels == 0)) for data in (synthetic.client_rows(config, c) for c in (0, 2))
-    ]
-    assert smallest_p_value(*benign) < 1e-6
+def benign_cluster_shares(skewness: float, client_id: int) -> NDArray[np.float64]:
+    """How one client's benign rows fall to the nearest benign cluster, (clusters,)."""
+    config = Config(data_skewness=skewness, num_samples_per_client=4000)
+    world, rows = synthetic._world(config), synthetic.client_rows(config, client_id)
+    centres = world.centres[world.classes == 0]
+    benign = rows.features[rows.labels == 0] * world.scale
+    nearest = np.linalg.norm(benign[:, None] - centres, axis=2).argmin(axis=1)
+    return np.bincount(nearest, minlength=len(centres)) / len(nearest)
+
+
+def test_clients_of_one_dominant_class_know_other_clusters_of_it() -> None:
+    assert np.abs(benign_cluster_shares(0.0, 0) - benign_cluster_shares(0.0, 2)).max() < 0.06
+    assert np.abs(benign_cluster_shares(0.8, 0) - benign_cluster_shares(0.8, 2)).max() > 0.15
+
+
+@pytest.mark.parametrize("skewness", [0.0, 0.4, 0.8])
+def test_a_client_is_shifted_in_proportion_to_the_skewness(skewness: float) -> None:
+    config = Config(data_skewness=skewness, num_samples_per_client=20_000, num_features=50)
+    world = synthetic._world(config)
+    mean = (synthetic.client_rows(config, 0).features * world.scale).mean(axis=0)
+    # Away from the clusters' subspace nothing but the shift moves the mean; 46 of 50 directions are left to see it.
+    basis, _ = np.linalg.qr(world.centres[: synthetic.PAIRS_PER_CLASS * 2].T)
+    seen = np.linalg.norm(mean - basis @ (basis.T @ mean))
+    assert seen == pytest.approx(skewness * synthetic.MAX_SHIFT, abs=0.08)
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shared.data_sources.partition import (
@@ -47,6 +47,7 @@ COUNTS = st.fixed_dictionaries({name: st.integers(0, 60) for name in NAMES}).fil
     alpha=st.sampled_from([1e-3, 0.1, 1.0, 1e6]),
     seed=st.integers(0, 2**31),
 )
+@example(counts={"apt": 2, "benign": 6, "dos": 2, "probe": 0}, num_clients=4, alpha=1.0, seed=0)
 def test_every_row_goes_to_exactly_one_client(
     counts: dict[str, int], num_clients: int, alpha: float, seed: int
 ) -> None:
