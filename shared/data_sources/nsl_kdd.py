@@ -1,0 +1,209 @@
+"""NSL-KDD (Tavallaee, Bagheri, Lu, Ghorbani, 2009): network-flow records, benign (0) or attack (1).
+
+Clients share out KDDTrain+ by the setting `partition`; KDDTest+ is the common test set and never trains anything.
+A record becomes 122 float32 features: 38 scaled numbers, then one-hot protocol (3), service (70) and flag (11).
+
+Known limit: the scaling's mean and standard deviation come from a fixed sample of KDDTrain+ that stands for a public
+reference sample. Tenants with private logs have no such sample, and here some of its rows are also some client's
+training rows.
+"""
+
+import csv
+import io
+import textwrap
+import threading
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from shared.config import Config
+from shared.data_sources.nsl_kdd_schema import (
+    ATTACK_NAME,
+    BENIGN_NAME,
+    COLUMNS,
+    DIFFICULTY,
+    FAMILY_OF,
+    HEAVY_TAILED,
+    NUM_FEATURES,
+    NUMERIC,
+    SYMBOLS,
+)
+from shared.data_sources.partition import partition_rows
+from shared.data_sources.streams import Stream, generator
+from shared.data_utils import Dataset
+from shared.errors import DataError
+
+TRAIN_FILE = "KDDTrain+.txt"
+TEST_FILE = "KDDTest+.txt"
+REFERENCE_ROWS = 10_000
+REFERENCE_SEED = 0  # fixed, so that runs with different seeds still scale alike
+# In standard deviations: a column that is nearly always 0 has a tiny deviation, and one odd record would otherwise
+# outweigh all other features together.
+MAX_SCALED = 10.0
+MAX_NUMBER = 1e12  # far above any count in a record, and safe in float32
+
+_GOOD_COPY = (
+    "get a good copy of NSL-KDD from the Canadian Institute for Cybersecurity, University of New Brunswick "
+    "(https://www.unb.ca/cic/datasets/nsl.html), and put its folder in data_path"
+)
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class _Records:
+    """One parsed file.
+
+    Attributes:
+        numbers: as in the file, float64, (rows, 38).
+        symbols: index into the public list of each symbolic column, -1 where it is not in it, (rows, 3).
+        families: (rows,).
+    """
+
+    numbers: NDArray[np.float64]
+    symbols: NDArray[np.int64]
+    families: NDArray[np.str_]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        return np.not_equal(self.families, FAMILY_OF[BENIGN_NAME]).astype(np.int64)
+
+
+def client_rows(config: Config, client_id: int) -> Dataset:
+    """The rows of KDDTrain+ that the setting `partition` gives to one client.
+
+    Raises:
+        DataError: the file is missing or malformed, or can't be shared out among so many clients.
+    """
+    train = _records(Path(config.data_path) / TRAIN_FILE)
+    parts = partition_rows(
+        config.partition,
+        train.labels,
+        train.families,
+        config.num_clients,
+        dirichlet_alpha=config.dirichlet_alpha,
+        seed=config.seed,
+    )
+    return _encode(train, parts[client_id], reference=train)
+
+
+def test_rows(config: Config) -> Dataset:
+    """All of KDDTest+, in the file's order.
+
+    Raises:
+        DataError: a file is missing or malformed. KDDTrain+ is needed as well, for the scaling.
+    """
+    test = _records(Path(config.data_path) / TEST_FILE)
+    return _encode(test, np.arange(len(test.families)), reference=_records(Path(config.data_path) / TRAIN_FILE))
+
+
+def _encode(records: _Records, rows: NDArray[np.int64], reference: _Records) -> Dataset:
+    mean, deviation = _reference_statistics(reference)
+    scaled = (_compressed(records.numbers[rows]) - mean) / deviation  # (rows, 38)
+    features = np.zeros((len(rows), NUM_FEATURES), dtype=np.float32)
+    features[:, : len(NUMERIC)] = np.clip(scaled, -MAX_SCALED, MAX_SCALED)
+    start = len(NUMERIC)
+    for column, known in enumerate(SYMBOLS.values()):
+        index = records.symbols[rows, column]
+        present = np.flatnonzero(index >= 0)
+        features[present, start + index[present]] = 1.0
+        start += len(known)
+    return Dataset(features, records.labels[rows], records.families[rows])
+
+
+def _reference_statistics(train: _Records) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of each numeric column, (38,) each, over the public reference sample."""
+    rng = generator(REFERENCE_SEED, Stream.REFERENCE_SAMPLE)
+    total = len(train.families)
+    sample = _compressed(train.numbers[rng.choice(total, size=min(REFERENCE_ROWS, total), replace=False)])
+    deviation = sample.std(axis=0)
+    return sample.mean(axis=0), np.where(deviation > 0, deviation, 1.0)
+
+
+def _compressed(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    heavy = [NUMERIC.index(name) for name in HEAVY_TAILED]
+    compressed: NDArray[np.float64] = numbers.copy()
+    compressed[:, heavy] = np.log1p(compressed[:, heavy])
+    return compressed
+
+
+def _records(path: Path) -> _Records:
+    """The parsed file, from memory when it has not changed since.
+
+    Several client threads ask at once: `lru_cache` alone would let each of them parse the file.
+    """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; expected {TRAIN_FILE} and {TEST_FILE}: {_GOOD_COPY}") from None
+    with _LOCK:
+        return _parse(path.resolve(), stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=2)
+def _parse(path: Path, _mtime_ns: int, _size: int) -> _Records:
+    table = _read_table(path)
+    numbers = np.column_stack([_numbers(path, table, name) for name in NUMERIC])
+    _numbers(path, table, DIFFICULTY)  # unused, but a bad value shows a damaged record
+    # KDDTest+ stands for traffic of the future, which may hold what no list knows; in KDDTrain+ it is damage.
+    symbols = np.column_stack([_symbols(path, table, name, required=path.name == TRAIN_FILE) for name in SYMBOLS])
+    attack = pd.Index(FAMILY_OF).get_indexer(table[ATTACK_NAME])
+    _refuse_first(path, table, ATTACK_NAME, attack < 0, f"an attack name of NSL-KDD or {BENIGN_NAME!r}")
+    return _Records(numbers, symbols, np.array(list(FAMILY_OF.values()))[attack])
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """One row per line under the names of `COLUMNS`; a numeric column that holds anything else comes as texts."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: can't be read: {error.strerror}; expected a text file: {_GOOD_COPY}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is not UTF-8; expected a text file: {_GOOD_COPY}") from None
+    lines = text.removesuffix("\n").split("\n")
+    if not text.strip():
+        raise DataError(f"{path}: empty; expected lines of {len(COLUMNS)} comma-separated columns: {_GOOD_COPY}")
+    # Checked here because pandas fills a short line with blanks and skips an empty one without a word.
+    for number, line in enumerate(lines, start=1):
+        found = line.count(",") + 1
+        if found != len(COLUMNS):
+            where = f"column {COLUMNS[found]} is missing" if found < len(COLUMNS) else f"too many after {COLUMNS[-1]}"
+            raise DataError(
+                f"{path}, line {number}: {found} columns ({where}), expected {len(COLUMNS)} "
+                f"separated by commas, without a header; {_GOOD_COPY}"
+            )
+    return pd.read_csv(
+        io.StringIO(text),
+        header=None,
+        names=list(COLUMNS),
+        dtype=dict.fromkeys((*SYMBOLS, ATTACK_NAME), str),
+        na_filter=False,
+        low_memory=False,  # else one column may come as texts in some chunks and as numbers in others
+        quoting=csv.QUOTE_NONE,
+        skip_blank_lines=False,
+    )
+
+
+def _numbers(path: Path, table: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    numbers: NDArray[np.float64] = pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64)
+    # Written so that NaN, which compares False with everything, is refused too.
+    _refuse_first(path, table, name, ~((numbers >= 0) & (numbers <= MAX_NUMBER)), f"a number from 0 to {MAX_NUMBER:g}")
+    return numbers
+
+
+def _symbols(path: Path, table: pd.DataFrame, name: str, *, required: bool) -> NDArray[np.int64]:
+    index = pd.Index(SYMBOLS[name]).get_indexer(table[name])
+    if required:
+        choices = textwrap.shorten(", ".join(SYMBOLS[name]), width=80)
+        _refuse_first(path, table, name, index < 0, f"one of {len(SYMBOLS[name])} known values ({choices})")
+    return np.asarray(index, dtype=np.int64)
+
+
+def _refuse_first(path: Path, table: pd.DataFrame, name: str, wrong: NDArray[np.bool_], expected: str) -> None:
+    if wrong.any():
+        row = int(wrong.argmax())
+        found = str(table[name].iloc[row])
+        raise DataError(f"{path}, line {row + 1}, column {name}: found {found!r}, expected {expected}; {_GOOD_COPY}")
