@@ -1,8 +1,9 @@
 """Decryption of many Paillier ciphertexts at once, on all cores.
 
-Paillier, "Public-Key Cryptosystems Based on Composite Degree Residuosity Classes", EUROCRYPT '99, section 7, "Decryption
-using Chinese remaindering": modulo p² the exponent p-1 removes the randomiser and leaves 1 + (p-1)·m·n. For a key of
-kind `subgroup` the short 2·alpha_p removes it as well (Ma, Han, Lei, ACSAC 2021), where it came from the key's subgroup.
+Paillier, "Public-Key Cryptosystems Based on Composite Degree Residuosity Classes", EUROCRYPT '99, section 7,
+"Decryption using Chinese remaindering": modulo p² the exponent p-1 removes the randomiser and leaves 1 + (p-1)·m·n. For
+a key of kind `subgroup` the short 2·alpha_p removes it as well (Ma, Han, Lei, ACSAC 2021), where it came from the key's
+subgroup.
 """
 
 import os

@@ -55,7 +55,7 @@ class PackingLayout:
             )
         if self.slots_per_plaintext < 1:
             raise EncodingError(
-                f"packing: a slot of {self.slot_bits} bits does not fit into a plaintext of {self.plaintext_bits} bits: "
+                f"packing: a slot of {self.slot_bits} bits does not fit a plaintext of {self.plaintext_bits} bits: "
                 "raise he_key_length, or lower he_precision_bits, he_integer_bits or num_clients"
             )
 

@@ -6,9 +6,9 @@ the section on optimising encryption) fix h = -x² mod n and take (h^n)^a mod n�
 same for every randomiser, so its powers can be tabulated.
 
 **What it rests on.** With p ≡ q ≡ 3 (mod 4) and gcd(p-1, q-1) = 2, the squares modulo n form a cyclic group of odd
-order, -1 is no square yet has Jacobi symbol 1, and so a random -x² generates, almost always, the whole group of Jacobi
-symbol 1: nothing but that symbol, which anybody can compute, sets h^a apart from a random unit. With other primes h
-could generate a much smaller group. What remains is (1) decisional composite residuosity (Paillier, EUROCRYPT '99)
+order, and -1 is no square yet has Jacobi symbol 1. So a random -x² generates the group of all units of Jacobi symbol 1,
+or all of it but a small factor, and that symbol anybody can compute. With other primes the squares are not cyclic, and
+h could generate a much smaller group. What remains is (1) decisional composite residuosity (Paillier, EUROCRYPT '99)
 for n-th residues from the group that h^n generates, and (2), for the short exponent, that a half as long as n can't be
 told from one of full length, which holds if factoring Blum integers is hard (Goldreich, Rosen, "On the security of
 modular exponentiation with application to the construction of pseudorandom generators", J. Cryptology 16, 2003).
@@ -51,10 +51,10 @@ BACKGROUND_BATCH = 8
 
 @dataclass(frozen=True)
 class Comb:
-    """Powers of one base, tabulated: `power` takes one multiplication for each 8 bits of the exponent, and 7 squarings.
+    """Powers of one base, tabulated: `power` takes one multiplication for each 8 bits of the exponent and 7 squarings.
 
-    The exponent's bits are laid out in `COMB_ROWS` rows of `columns` bits; a column of them is one byte. Columns come in
-    blocks of `COMB_BLOCK`, each with one table: entry u of block j is the product, over the bits i set in u, of
+    The exponent's bits are laid out in `COMB_ROWS` rows of `columns` bits; a column of them is one byte. Columns come
+    in blocks of `COMB_BLOCK`, each with one table: entry u of block j is the product, over the bits i set in u, of
     base^(2^(i·columns + j·COMB_BLOCK)). For a `blum` key that is 16 × 256 residues (2 MiB) at 2048 bits, 24 × 256
     (4.5 MiB) at 3072. It is public: it holds nothing that the key does not say.
 
@@ -99,9 +99,8 @@ class Comb:
         result, modulus = mpz(1), self.modulus
         for place in range(min(COMB_BLOCK, self.columns) - 1, -1, -1):
             result = result * result % modulus
-            for table, column in zip(
-                self.tables, columns[place::COMB_BLOCK], strict=False
-            ):  # the last block may be short
+            # Not strict: the last block may be short of columns.
+            for table, column in zip(self.tables, columns[place::COMB_BLOCK], strict=False):
                 result = result * table[column] % modulus
         return result
 
@@ -170,6 +169,12 @@ class RandomiserPool:
     it is empty.
     """
 
+    _lock: threading.Lock
+    _ready: list[mpz]
+    _wanted: int  # randomisers that the background thread has still to make
+    _thread: threading.Thread | None
+    _closed: bool
+
     def __init__(self, randomiser: Randomiser) -> None:
         self._randomiser = randomiser
         self._reset()
@@ -225,9 +230,9 @@ class RandomiserPool:
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._ready: list[mpz] = []
-        self._wanted = 0  # randomisers that the background thread has still to make
-        self._thread: threading.Thread | None = None
+        self._ready = []
+        self._wanted = 0
+        self._thread = None
         self._closed = False
 
     def _fill(self) -> None:
