@@ -108,8 +108,9 @@ class PackingLayout:
     def unpack(self, plaintexts: Sequence[int | mpz], size: int, contributors: int) -> NDArray[np.float64]:
         """Decode the sum of exactly `contributors` packed vectors to (size,) values.
 
-        What can't be such a sum is refused, as far as it shows: that catches a miscounted cohort, a wrong key or a
-        broken mask, and not a contributor who lies within the range.
+        What can't be such a sum is refused, as far as it shows: a wrong key or a broken mask always does, unless by a
+        freak chance; a wrong count does where a value is near the edge of the range; a contributor who lies within the
+        range never does.
 
         Raises:
             EncodingError: more contributors than the slots were sized for, or fewer than 1; a wrong number of

@@ -14,10 +14,10 @@ told from one of full length, which holds if factoring Blum integers is hard (Go
 modular exponentiation with application to the construction of pseudorandom generators", J. Cryptology 16, 2003).
 For a `subgroup` key (see `shared/he/keys.py`) (1) is a stronger assumption, about a far smaller group, and (2) is not
 needed: the exponent is `STATISTICAL_BITS` longer than the group's order, so h^a is uniform but for 2^-128. Ma, Han and
-Lei (ACSAC 2021) leave those bits out; they cost a quarter more, and one assumption less is worth it.
+Lei (ACSAC 2021) leave those bits out; they cost under a third more, and one assumption less is worth it.
 
 **The table.** A fixed-base comb: C. H. Lim, P. J. Lee, "More flexible exponentiation with precomputation", CRYPTO '94;
-Menezes, van Oorschot, Vanstone, "Handbook of Applied Cryptography", algorithm 14.117 and note 14.118.
+Menezes, van Oorschot, Vanstone, "Handbook of Applied Cryptography", algorithm 14.117.
 """
 
 import functools
