@@ -1,0 +1,171 @@
+"""Packing: many fixed-point values side by side in one Paillier plaintext, so that adding plaintexts adds every value.
+
+Integers only: nothing here knows of keys or ciphertexts. The law, exactly, for at most `max_contributors` vectors:
+
+    unpack(pack(x_1) + ... + pack(x_k), size, k) == quantise(x_1) + ... + quantise(x_k)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from gmpy2 import mpz
+from numpy.typing import NDArray
+
+from shared.errors import EncodingError
+
+WORD_BITS = 64
+MAX_SLOT_BITS = 54  # a float64 holds integers up to 2**53 exactly, and a sum's magnitude has one bit less than its slot
+
+
+@dataclass(frozen=True)
+class PackingLayout:
+    """How values lie in plaintexts: slot 0 in the lowest bits, slots next to each other, the topmost bits zero.
+
+    A value x is the integer q = round-half-even(x · 2**precision_bits), clipped to ± (2**(integer_bits +
+    precision_bits) - 1), and its slot holds q + 2**(integer_bits + precision_bits): from 1 to 2**(1 + integer_bits +
+    precision_bits) - 1. So the sum of `max_contributors` of them still fits its slot, and a slot that is 0 after a sum
+    shows that a contributor is missing. Unused slots of the last plaintext hold 0, with no offset.
+
+    Attributes:
+        plaintext_bits: bits of a plaintext; n.bit_length() - 1, so that every plaintext is below n.
+        precision_bits: fractional bits of a value.
+        integer_bits: a value saturates at ± 2**integer_bits.
+        max_contributors: the most vectors that one sum may hold.
+
+    Raises:
+        EncodingError: a count is out of range, not one slot fits, or a sum would not be exact in a float64.
+    """
+
+    plaintext_bits: int
+    precision_bits: int
+    integer_bits: int
+    max_contributors: int
+
+    def __post_init__(self) -> None:
+        if self.precision_bits < 0 or self.integer_bits < 0 or self.max_contributors < 1:
+            raise EncodingError(
+                f"packing: {self.precision_bits} precision bits, {self.integer_bits} integer bits and "
+                f"{self.max_contributors} contributors; expected at least 0, 0 and 1"
+            )
+        if self.slot_bits > MAX_SLOT_BITS:
+            raise EncodingError(
+                f"packing: a slot of {self.slot_bits} bits; expected at most {MAX_SLOT_BITS}, so that a sum is exact: "
+                "lower he_precision_bits, he_integer_bits or num_clients"
+            )
+        if self.slots_per_plaintext < 1:
+            raise EncodingError(
+                f"packing: a slot of {self.slot_bits} bits does not fit a plaintext of {self.plaintext_bits} bits: "
+                "raise he_key_length, or lower he_precision_bits, he_integer_bits or num_clients"
+            )
+
+    @property
+    def slot_bits(self) -> int:
+        """1 for the sign, the value's own bits, and ceil(log2(max_contributors)) for the carries of a sum."""
+        return 1 + self.integer_bits + self.precision_bits + (self.max_contributors - 1).bit_length()
+
+    @property
+    def slots_per_plaintext(self) -> int:
+        """Values in one plaintext."""
+        return self.plaintext_bits // self.slot_bits
+
+    def plaintexts_for(self, size: int) -> int:
+        """Plaintexts that a vector of `size` values takes."""
+        return -(-size // self.slots_per_plaintext)
+
+    def quantise(self, vector: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The nearest values that a slot can hold, (size,).
+
+        Raises:
+            EncodingError: a value is NaN or infinite, or the vector is not one-dimensional.
+        """
+        return np.ldexp(self._fixed_point(vector)[0], -self.precision_bits)
+
+    def pack(self, vector: NDArray[np.float64]) -> tuple[list[mpz], int]:
+        """Encode (size,) values as `plaintexts_for(size)` plaintexts, each 0 <= m < 2**plaintext_bits.
+
+        Returns:
+            The plaintexts, and how many values saturated.
+
+        Raises:
+            EncodingError: a value is NaN or infinite, or the vector is not one-dimensional.
+        """
+        fixed_point, saturated = self._fixed_point(vector)
+        rows, slots = self.plaintexts_for(len(vector)), self.slots_per_plaintext
+        values = np.zeros(rows * slots, dtype=np.uint64)  # 0 where there is no value
+        values[: len(vector)] = fixed_point.astype(np.int64) + self._offset
+        by_slot = np.ascontiguousarray(values.reshape(rows, slots).T)  # (slots, rows): each slot one run of memory
+        words = np.zeros((self._words, rows), dtype="<u8")
+        for slot in range(slots):
+            word, shift = divmod(slot * self.slot_bits, WORD_BITS)
+            words[word] |= by_slot[slot] << np.uint64(shift)
+            if shift + self.slot_bits > WORD_BITS:
+                words[word + 1] |= by_slot[slot] >> np.uint64(WORD_BITS - shift)
+        width = self._words * WORD_BITS // 8
+        blob = np.ascontiguousarray(words.T).tobytes()
+        return [mpz.from_bytes(blob[i : i + width], "little") for i in range(0, len(blob), width)], saturated
+
+    def unpack(self, plaintexts: Sequence[int | mpz], size: int, contributors: int) -> NDArray[np.float64]:
+        """Decode the sum of exactly `contributors` packed vectors to (size,) values.
+
+        What can't be such a sum is refused, as far as it shows: a wrong key or a broken mask always does, unless by a
+        freak chance; a wrong count does where a value is near the edge of the range; a contributor who lies within the
+        range never does.
+
+        Raises:
+            EncodingError: more contributors than the slots were sized for, or fewer than 1; a wrong number of
+                plaintexts; a slot that `contributors` values can't add up to; a bit set where there is no value.
+        """
+        if not 1 <= contributors <= self.max_contributors:
+            raise EncodingError(
+                f"packing: a sum of {contributors} contributors; expected 1 to {self.max_contributors}, which is what "
+                "the slots were sized for"
+            )
+        rows, slots = self.plaintexts_for(size), self.slots_per_plaintext
+        if len(plaintexts) != rows:
+            raise EncodingError(f"packing: {len(plaintexts)} plaintexts; expected {rows} for {size} values")
+        if any(not 0 <= plaintext < 1 << (slots * self.slot_bits) for plaintext in plaintexts):
+            raise EncodingError(f"packing: a plaintext is wider than its {slots} slots; it is no sum of packed vectors")
+        width = self._words * WORD_BITS // 8
+        blob = b"".join([plaintext.to_bytes(width, "little") for plaintext in plaintexts])
+        words = np.ascontiguousarray(np.frombuffer(blob, dtype="<u8").reshape(rows, self._words).T)
+        by_slot = np.empty((slots, rows), dtype=np.uint64)
+        for slot in range(slots):
+            word, shift = divmod(slot * self.slot_bits, WORD_BITS)
+            by_slot[slot] = words[word] >> np.uint64(shift)
+            if shift + self.slot_bits > WORD_BITS:
+                by_slot[slot] |= words[word + 1] << np.uint64(WORD_BITS - shift)
+        by_slot &= np.uint64((1 << self.slot_bits) - 1)
+        sums = by_slot.T.reshape(-1).astype(np.int64)
+        if sums[size:].any():
+            raise EncodingError("packing: an unused slot is not 0; this is no sum of packed vectors")
+        sums = sums[:size] - contributors * self._offset
+        if size and max(-int(sums.min()), int(sums.max())) > contributors * self._largest:
+            raise EncodingError(
+                f"packing: a slot holds what {contributors} contributors can't add up to; the number of contributors, "
+                "the key or a mask is wrong"
+            )
+        return np.ldexp(sums.astype(np.float64), -self.precision_bits)
+
+    @property
+    def _offset(self) -> int:
+        return 1 << (self.integer_bits + self.precision_bits)
+
+    @property
+    def _largest(self) -> int:
+        return self._offset - 1
+
+    @property
+    def _words(self) -> int:
+        return -(-self.slots_per_plaintext * self.slot_bits // WORD_BITS)
+
+    def _fixed_point(self, vector: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+        """The integers q, as float64, which holds them exactly, (size,); and how many were clipped."""
+        if vector.ndim != 1:
+            raise EncodingError(f"packing: a vector of shape {vector.shape}; expected one dimension")
+        if not np.isfinite(vector).all():
+            raise EncodingError("a value is NaN or infinite: training diverged; lower learning_rate")
+        with np.errstate(over="ignore"):  # beyond float64's range is beyond ours, and infinity is clipped like the rest
+            scaled = np.rint(np.ldexp(vector.astype(np.float64), self.precision_bits))
+        clipped = np.clip(scaled, -self._largest, self._largest)
+        return clipped, int(np.count_nonzero(clipped != scaled))
