@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import numpy as np
@@ -31,7 +31,7 @@ from shared.config import Config
 from shared.console import add_log_file, check_run_name, track
 from shared.data_utils import ClientData
 from shared.errors import OrchestratorError, RoundRefusedError, ServerUnreachableError
-from shared.he_utils import public_scheme
+from shared.he_utils import PublicScheme, public_scheme
 from shared.metrics import evaluate
 from shared.model import build_model, flatten, get_parameters, set_parameters
 from shared.wire import Header, dump_update, wrap_array
@@ -62,6 +62,8 @@ class TenantClient(Client):
         self._data = data
         self._model = build_model(config)
         self._run = ""
+        self._public_key = b"none yet"
+        self._public_scheme: PublicScheme[Any]
 
     def get_properties(self, ins: GetPropertiesIns) -> GetPropertiesRes:
         """The greeting: the server names its run, the client says who it is."""
@@ -112,6 +114,10 @@ class TenantClient(Client):
 
         received = parameters_to_ndarrays(ins.parameters)
         self._load(received)
+        scheme = self._scheme(_bytes(ins.config, "public_key"))
+        size = sum(p.size for p in received)
+        scheme.prepare(size)  # what the encryption needs and the delta doesn't is made while the model trains
+
         start = time.perf_counter()
         with track(self.log, "local epochs", settings.local_epochs) as on_epoch:
             train(self._model, self._data.train, settings, (self.config.seed, self.client_id, round_number), on_epoch)
@@ -120,10 +126,9 @@ class TenantClient(Client):
         delta = flatten(get_parameters(self._model)) - flatten(received)  # (size,)
 
         start = time.perf_counter()
-        scheme = public_scheme(self.config, _bytes(ins.config, "public_key"))
-        with track(self.log, "encrypting", scheme.layout(delta.size)[0]) as progress:
+        with track(self.log, "encrypting", scheme.layout(size)[0]) as progress:
             encrypted = scheme.encrypt(delta, progress)
-        header = Header(scheme=scheme.name, round=round_number, key=scheme.fingerprint(), size=delta.size)
+        header = Header(scheme=scheme.name, round=round_number, key=scheme.fingerprint(), size=size)
         payload = dump_update(header, scheme.to_bytes(encrypted.ciphertexts))
         encrypt_seconds = time.perf_counter() - start
 
@@ -134,6 +139,14 @@ class TenantClient(Client):
             round_number, train_seconds, encrypt_seconds, f"{len(payload):,}",
         )  # fmt: skip
         return _Update(payload, train_seconds, encrypt_seconds, encrypted.saturated)
+
+    def _scheme(self, public_key: bytes) -> PublicScheme[Any]:
+        """The scheme under the server's key; its tables are kept for as long as the key stays."""
+        if self._public_key != public_key:
+            self._public_scheme = public_scheme(self.config, public_key)
+            self._public_key = public_key
+            self.log.info("encrypting under the public key %s…", self._public_scheme.fingerprint()[:16])
+        return self._public_scheme
 
     def _load(self, parameters: list[NDArray[np.float32]]) -> None:
         """Put the global parameters into the model, if they fit it."""

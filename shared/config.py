@@ -18,6 +18,7 @@ import yaml
 from shared.errors import ConfigError
 
 MIN_SECURE_KEY_BITS = 2048  # NIST SP 800-57 part 1, table 2: below this a modulus gives less than 112 bits of strength
+MAX_SLOT_BITS = 54  # a float64 holds integers up to 2**53 exactly; `shared/he/packing.py` sizes its slots by it
 MIN_CONTRIBUTORS = 2  # a sum of one update is that update
 
 
@@ -72,7 +73,9 @@ class Config:
 
     # Homomorphic encryption
     he_scheme: str = setting("paillier", "HE scheme", choices=("paillier", "none"))
-    he_key_length: int = setting(2048, "bits of n", low=128, high=16_384)
+    he_key_length: int = setting(3072, "bits of n", low=128, high=16_384)
+    he_key_kind: str = setting("blum", "how the primes are made", choices=("blum", "subgroup"))
+    he_packing: bool = setting(True, "many values per ciphertext; False is the slow reference")
     he_precision_bits: int = setting(16, "fractional bits of a fixed-point value", low=1, high=48)
     he_integer_bits: int = setting(2, "a value saturates at ± 2**he_integer_bits", low=0, high=32)
     allow_insecure_key: bool = setting(False, "accept keys below 2048 bits (tests only)")
@@ -209,6 +212,13 @@ def _check_combinations(c: Config) -> None:
         raise ConfigError(
             f"he_key_length = {c.he_key_length}: expected at least {MIN_SECURE_KEY_BITS} bits; "
             "a shorter key can be factored (allow_insecure_key: true lifts this, for tests)"
+        )
+    # The packing's own check, at the start instead of after the first round of training.
+    slot_bits = 1 + c.he_integer_bits + c.he_precision_bits + (c.num_clients - 1).bit_length()
+    if slot_bits > MAX_SLOT_BITS:
+        raise ConfigError(
+            f"he_precision_bits = {c.he_precision_bits}: with he_integer_bits and num_clients a slot of {slot_bits} "
+            f"bits; expected at most {MAX_SLOT_BITS}, so that a sum is exact in a float64"
         )
     if c.he_key_length % 16:
         raise ConfigError(f"he_key_length = {c.he_key_length}: expected a multiple of 16")

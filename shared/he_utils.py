@@ -13,13 +13,18 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.config import Config
+from shared.errors import KeyMaterialError
 from shared.he.fixed_point import FixedPoint
+
+if TYPE_CHECKING:
+    from shared.he.keys import PublicKeyMaterial
+    from shared.he.paillier import PaillierPublic
 
 Vector = NDArray[np.float64]  # (size,) a flattened model delta
 Ciphertext = TypeVar("Ciphertext")
@@ -63,6 +68,9 @@ class PublicScheme(ABC, Generic[Ciphertext]):
     @abstractmethod
     def quantise(self, vector: Vector) -> Vector:
         """The nearest values that the scheme can represent, (size,)."""
+
+    def prepare(self, size: int) -> None:
+        """Begin whatever the encryption of (size,) values needs and their values don't; returns at once."""
 
     @abstractmethod
     def encrypt(self, vector: Vector, progress: Progress = no_progress) -> Encrypted[Ciphertext]:
@@ -119,9 +127,11 @@ def generate_keys(config: Config) -> PrivateScheme[Any]:
         from shared.he.plain import PlainPrivate
 
         return PlainPrivate()
+    from shared.he.keys import generate_keypair, key_kind
     from shared.he.paillier import PaillierPrivate
 
-    return PaillierPrivate.generate(config.he_key_length, _fixed_point(config))
+    public, private = generate_keypair(config.he_key_length, key_kind(config.he_key_kind))
+    return PaillierPrivate(private, _paillier_public(config, public))
 
 
 def public_scheme(config: Config, public_bytes: bytes) -> PublicScheme[Any]:
@@ -137,10 +147,18 @@ def public_scheme(config: Config, public_bytes: bytes) -> PublicScheme[Any]:
         from shared.he.plain import PlainPublic
 
         return PlainPublic()
+    from shared.he.keys import PublicKeyMaterial
+
+    key = PublicKeyMaterial.from_bytes(public_bytes, config.he_key_length)
+    if key.kind != config.he_key_kind:
+        raise KeyMaterialError(
+            f"the server's key is of kind {key.kind}, mine must be {config.he_key_kind} (he_key_kind)"
+        )
+    return _paillier_public(config, key)
+
+
+def _paillier_public(config: Config, key: "PublicKeyMaterial") -> "PaillierPublic":
     from shared.he.paillier import PaillierPublic
 
-    return PaillierPublic.from_bytes_of_key(public_bytes, config.he_key_length, _fixed_point(config))
-
-
-def _fixed_point(config: Config) -> FixedPoint:
-    return FixedPoint(config.he_precision_bits, config.he_integer_bits)
+    fixed_point = FixedPoint(config.he_precision_bits, config.he_integer_bits)
+    return PaillierPublic(key, fixed_point, max_contributors=config.num_clients, packing=config.he_packing)

@@ -84,7 +84,7 @@ def test_a_refused_update_leaves_no_trace(keys: PaillierPrivate) -> None:
     round_sum = Aggregator(keys, 2, 3).open_round(2, SIZE)
     round_sum.add("a", tensor(keys, round_sum, np.full(SIZE, 0.5)))
     stale = Aggregator(keys, 2, 3).open_round(1, SIZE)
-    zeros = npy(dump_update(round_sum.header, [bytes(keys.public.width) for _ in range(SIZE)]))
+    zeros = npy(dump_update(round_sum.header, [bytes(round_sum.layout[1]) for _ in range(round_sum.layout[0])]))
     refused: list[tuple[str, bytes, type[UpdateRejectedError]]] = [
         ("a", tensor(keys, round_sum, np.ones(SIZE)), DuplicateUpdateError),
         ("b", tensor(keys, stale, np.ones(SIZE)), HeaderMismatchError),

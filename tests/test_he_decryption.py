@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from shared.errors import CiphertextError, EncodingError
 from shared.he.decryption import decrypt_all
+from shared.he.fixed_point import FixedPoint
 from shared.he.keys import KINDS, Kind, PrivateKeyMaterial, PublicKeyMaterial, generate_keypair, subgroup_bits
 from shared.he.packing import PackingLayout
 from shared.he.randomness import Randomiser
@@ -49,11 +50,15 @@ def encrypted_sum(kind: Kind, layout: PackingLayout, vectors: list[NDArray[np.fl
 def test_the_law_through_ciphertexts(
     kind: Kind, precision_bits: int, integer_bits: int, contributors: int, size: int, seed: int
 ) -> None:
-    layout = PackingLayout(BITS - 1, precision_bits, integer_bits, contributors)
+    layout = PackingLayout(BITS - 1, FixedPoint(precision_bits, integer_bits), contributors)
     random = np.random.default_rng(seed)
     vectors = [random.normal(scale=2.0**integer_bits, size=size) for _ in range(contributors)]
-    expected = np.sum([layout.quantise(vector) for vector in vectors], axis=0)
+    expected = np.sum([quantise(layout, vector) for vector in vectors], axis=0)
     assert np.array_equal(encrypted_sum(kind, layout, vectors), expected)
+
+
+def quantise(layout: PackingLayout, vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    return layout.fixed_point.decode(layout.fixed_point.encode(vector)[0])
 
 
 class TooNarrow(PackingLayout):
@@ -67,15 +72,15 @@ class TooNarrow(PackingLayout):
 @each_kind
 @pytest.mark.parametrize("contributors", [3, 4])
 def test_extremes_from_exactly_the_most_contributors_and_one_more(kind: Kind, contributors: int) -> None:
-    layout = PackingLayout(BITS - 1, 16, 2, contributors)
+    layout = PackingLayout(BITS - 1, FixedPoint(16, 2), contributors)
     size = 2 * layout.slots_per_plaintext  # every slot in use
     for extreme in (99.0, -99.0):
         vectors = [np.full(size, extreme)] * contributors
-        expected = contributors * layout.quantise(vectors[0])
+        expected = contributors * quantise(layout, vectors[0])
         assert np.array_equal(encrypted_sum(kind, layout, vectors), expected)
         with pytest.raises(EncodingError, match="sized for"):
             encrypted_sum(kind, layout, [*vectors, vectors[0]])
-    twin = TooNarrow(BITS - 1, 16, 2, contributors)
+    twin = TooNarrow(BITS - 1, FixedPoint(16, 2), contributors)
     with pytest.raises(EncodingError, match=r"no sum of packed vectors|can't add up"):
         encrypted_sum(kind, twin, [np.full(2 * twin.slots_per_plaintext, 99.0)] * contributors)
 
@@ -141,10 +146,10 @@ def test_a_subgroup_key_decrypts_with_short_exponents_and_a_blum_key_with_long_o
 @each_kind
 def test_a_key_of_2048_bits(kind: Kind) -> None:
     public, private = generate_keypair(2048, kind)
-    layout = PackingLayout(2047, 16, 2, 3)
+    layout = PackingLayout(2047, FixedPoint(16, 2), 3)
     vector = np.linspace(-5, 5, 200)
     packed, saturated = layout.pack(vector)
     assert saturated == int(np.count_nonzero(np.abs(vector) > 4))
     plaintexts = decrypt_all(private, encrypt(public, packed))
     assert plaintexts == packed
-    assert np.array_equal(layout.unpack(plaintexts, 200, 1), layout.quantise(vector))
+    assert np.array_equal(layout.unpack(plaintexts, 200, 1), quantise(layout, vector))

@@ -10,9 +10,24 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from shared.errors import EncodingError
+from shared.he.fixed_point import FixedPoint
 from shared.he.packing import PackingLayout
 
 Vector = NDArray[np.float64]
+
+
+def make(
+    plaintext_bits: int,
+    precision_bits: int,
+    integer_bits: int,
+    max_contributors: int,
+    kind: type[PackingLayout] = PackingLayout,
+) -> PackingLayout:
+    return kind(plaintext_bits, FixedPoint(precision_bits, integer_bits), max_contributors)
+
+
+def quantise(layout: PackingLayout, vector: Vector) -> Vector:
+    return layout.fixed_point.decode(layout.fixed_point.encode(vector)[0])
 
 
 class TooNarrow(PackingLayout):
@@ -25,8 +40,10 @@ class TooNarrow(PackingLayout):
 
 def integers(layout: PackingLayout, vector: Vector) -> list[int]:
     """The fixed-point integers, by exact rational arithmetic."""
-    largest = 2 ** (layout.integer_bits + layout.precision_bits) - 1
-    return [max(-largest, min(largest, round(Fraction(x) * 2**layout.precision_bits))) for x in vector.tolist()]
+    largest = 2 ** (layout.fixed_point.value_bits) - 1
+    return [
+        max(-largest, min(largest, round(Fraction(x) * 2**layout.fixed_point.precision_bits))) for x in vector.tolist()
+    ]
 
 
 def law_holds(layout: PackingLayout, vectors: list[Vector]) -> bool:
@@ -36,7 +53,7 @@ def law_holds(layout: PackingLayout, vectors: list[Vector]) -> bool:
     for vector in vectors:
         sums = [a + b for a, b in zip(sums, layout.pack(vector)[0], strict=True)]
     columns = zip(*(integers(layout, vector) for vector in vectors), strict=True)
-    expected = np.array([sum(column) for column in columns], dtype=np.float64) / 2.0**layout.precision_bits
+    expected = np.array([sum(column) for column in columns], dtype=np.float64) / 2.0**layout.fixed_point.precision_bits
     try:
         return np.array_equal(layout.unpack(sums, size, len(vectors)), expected)
     except EncodingError:
@@ -56,7 +73,7 @@ def law_holds(layout: PackingLayout, vectors: list[Vector]) -> bool:
 def test_a_sum_of_packed_vectors_is_the_packed_sum(
     plaintext_bits: int, precision_bits: int, integer_bits: int, contributors: int, spare: int, size: int, seed: int
 ) -> None:
-    layout = PackingLayout(plaintext_bits, precision_bits, integer_bits, contributors + spare)
+    layout = make(plaintext_bits, precision_bits, integer_bits, contributors + spare)
     random = np.random.default_rng(seed)
     vectors = [random.normal(scale=2.0**integer_bits, size=size) for _ in range(contributors)]
     assert law_holds(layout, vectors)
@@ -68,8 +85,8 @@ def test_extremes_in_every_slot_from_exactly_the_most_contributors_do_not_carry(
     contributors: int, extreme: float
 ) -> None:
     sizes = (1, 97, 98, 500)
-    right = PackingLayout(2047, 16, 2, contributors)
-    twin = TooNarrow(2047, 16, 2, contributors)
+    right = make(2047, 16, 2, contributors)
+    twin = make(2047, 16, 2, contributors, TooNarrow)
     for size in sizes:
         vectors = [np.full(size, extreme)] * contributors
         assert law_holds(right, vectors)
@@ -82,11 +99,11 @@ def test_extremes_in_every_slot_from_exactly_the_most_contributors_do_not_carry(
     vector=st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=60), precision_bits=st.integers(0, 45)
 )
 def test_quantising_rounds_half_to_even_and_clips(vector: list[float], precision_bits: int) -> None:
-    layout = PackingLayout(1023, precision_bits, 3, 4)
+    layout = make(1023, precision_bits, 3, 4)
     values = np.array(vector, dtype=np.float64)
     expected = integers(layout, values)
-    assert layout.quantise(values).tolist() == [float(Fraction(q, 2**precision_bits)) for q in expected]
-    assert np.array_equal(layout.quantise(layout.quantise(values)), layout.quantise(values))
+    assert quantise(layout, values).tolist() == [float(Fraction(q, 2**precision_bits)) for q in expected]
+    assert np.array_equal(quantise(layout, quantise(layout, values)), quantise(layout, values))
     largest = 2 ** (3 + precision_bits) - 1
     assert layout.pack(values)[1] == sum(abs(round(Fraction(x) * 2**precision_bits)) > largest for x in vector)
 
@@ -96,13 +113,13 @@ def test_quantising_rounds_half_to_even_and_clips(vector: list[float], precision
     [(0.5, 0.0, 0), (1.5, 2.0, 0), (2.5, 2.0, 0), (-1.5, -2.0, 0), (3.4, 3.0, 0), (3.5, 3.0, 1), (-9.0, -3.0, 1)],
 )
 def test_the_edge_of_the_range(value: float, expected: float, saturated: int) -> None:
-    layout = PackingLayout(127, 0, 2, 2)
-    assert layout.quantise(np.array([value])).tolist() == [expected]
+    layout = make(127, 0, 2, 2)
+    assert quantise(layout, np.array([value])).tolist() == [expected]
     assert layout.pack(np.array([value]))[1] == saturated
 
 
 def test_known_answer() -> None:
-    layout = PackingLayout(plaintext_bits=2047, precision_bits=16, integer_bits=2, max_contributors=3)
+    layout = make(2047, 16, 2, 3)
     assert (layout.slot_bits, layout.slots_per_plaintext) == (21, 97)
     assert [layout.plaintexts_for(size) for size in (0, 1, 97, 98, 100_000)] == [0, 1, 1, 2, 1031]
     vector = np.zeros(98)
@@ -114,32 +131,30 @@ def test_known_answer() -> None:
 
 
 def test_a_float32_vector_is_packed_as_its_exact_values() -> None:
-    layout = PackingLayout(2047, 40, 2, 3)
+    layout = make(2047, 40, 2, 3)
     vector = np.array([0.1, -0.3], dtype=np.float32)
     assert layout.pack(vector.astype(np.float64)) == layout.pack(vector)  # type: ignore[arg-type]
 
 
 def test_phes_plain_integers_are_unpacked_too() -> None:
-    layout = PackingLayout(511, 16, 2, 3)
+    layout = make(511, 16, 2, 3)
     vector = np.array([0.5, -0.25])
     assert layout.unpack([int(m) for m in layout.pack(vector)[0]], 2, 1).tolist() == [0.5, -0.25]
 
 
 def test_the_widest_slot_is_exact_and_one_bit_more_is_refused() -> None:
-    widest = PackingLayout(2047, 48, 4, 2)
+    widest = make(2047, 48, 4, 2)
     assert widest.slot_bits == 54
     step = 2.0**-48
     assert law_holds(widest, [np.array([16 - step, -16 + step, step])] * 2)
     with pytest.raises(EncodingError, match="a slot of 55 bits; expected at most 54"):
-        PackingLayout(2047, 48, 4, 3)
+        make(2047, 48, 4, 3)
 
 
 @pytest.mark.parametrize(
     ("plaintext_bits", "precision_bits", "integer_bits", "contributors", "words"),
     [
         (20, 16, 2, 3, "does not fit a plaintext of 20 bits"),
-        (2047, -1, 2, 3, "expected at least"),
-        (2047, 16, -1, 3, "expected at least"),
         (2047, 16, 2, 0, "expected at least"),
     ],
 )
@@ -147,24 +162,18 @@ def test_a_layout_that_cannot_work_is_refused(
     plaintext_bits: int, precision_bits: int, integer_bits: int, contributors: int, words: str
 ) -> None:
     with pytest.raises(EncodingError, match=words):
-        PackingLayout(plaintext_bits, precision_bits, integer_bits, contributors)
+        make(plaintext_bits, precision_bits, integer_bits, contributors)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_diverged_value_is_refused(bad: float) -> None:
-    layout = PackingLayout(2047, 16, 2, 3)
-    for refuse in (layout.pack, layout.quantise):
-        with pytest.raises(EncodingError, match="lower learning_rate"):
-            refuse(np.array([0.0, bad]))
-
-
-def test_a_matrix_is_refused() -> None:
-    with pytest.raises(EncodingError, match="shape"):
-        PackingLayout(2047, 16, 2, 3).pack(np.zeros((2, 2)))
+    layout = make(2047, 16, 2, 3)
+    with pytest.raises(EncodingError, match="lower learning_rate"):
+        layout.pack(np.array([0.0, bad]))
 
 
 def test_what_is_no_sum_of_so_many_packed_vectors_is_refused() -> None:
-    layout = PackingLayout(511, 8, 2, 3)  # 13 bits a slot, 39 slots
+    layout = make(511, 8, 2, 3)  # 13 bits a slot, 39 slots
     packed, _ = layout.pack(np.array([0.5, -0.5]))
     one = packed[0]
     for plaintexts, size, contributors, words in (

@@ -41,7 +41,7 @@ def test_both_commands_end_by_themselves(start: Start, tmp_path: Path, executor:
     assert [r["round"] for r in rounds] == [1, 2]
     assert all(r["contributors"] == 3 and r["failures"] == 0 for r in rounds)
     assert set(rounds[0]) >= ROUND_KEYS
-    assert rounds[0]["upload_bytes_per_client"] > 29 * 128  # 29 parameters, 128 bytes of ciphertext each
+    assert 128 < rounds[0]["upload_bytes_per_client"] < 1000  # 29 parameters in 2 ciphertexts of 128 bytes
     run = tmp_path / "logs" / "latest"
     assert {p.name for p in run.iterdir()} == {
         "config.yaml", "server.log", "client-0.log", "client-1.log", "client-2.log", "model.safetensors",

@@ -20,9 +20,14 @@ class FixedPoint:
     integer_bits: int
 
     @property
+    def value_bits(self) -> int:
+        """Bits of a magnitude."""
+        return self.precision_bits + self.integer_bits
+
+    @property
     def largest(self) -> int:
         """The largest magnitude of an encoded integer. The range is symmetric: -largest to +largest."""
-        return (1 << (self.precision_bits + self.integer_bits)) - 1
+        return (1 << self.value_bits) - 1
 
     def encode(self, vector: NDArray[np.float64]) -> tuple[NDArray[np.int64], int]:
         """The integers nearest to `vector * 2**precision_bits`, (size,), and how many values saturated.
@@ -34,7 +39,8 @@ class FixedPoint:
             raise EncodingError(
                 "the delta holds NaN or infinity: local training diverged; lower learning_rate or check the data"
             )
-        scaled = np.rint(np.ldexp(vector, self.precision_bits))
+        with np.errstate(over="ignore"):  # beyond float64's range is beyond ours: infinity saturates like the rest
+            scaled = np.rint(np.ldexp(vector.astype(np.float64), self.precision_bits))  # ties to even
         saturated = int(np.count_nonzero(np.abs(scaled) > self.largest))
         return np.clip(scaled, -self.largest, self.largest).astype(np.int64), saturated
 

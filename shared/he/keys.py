@@ -109,6 +109,18 @@ class PrivateKeyMaterial:
     alpha_q: int | None = field(default=None, repr=False)
 
 
+def key_kind(name: str) -> Kind:
+    """The kind of this name.
+
+    Raises:
+        KeyMaterialError: there is none.
+    """
+    for kind in KINDS:
+        if kind == name:
+            return kind
+    raise KeyMaterialError(f"key kind {name!r}: expected one of {', '.join(KINDS)}")
+
+
 def subgroup_bits(key_length_bits: int) -> int:
     """Bits of alpha_p, and of alpha_q, for n of this length.
 
@@ -130,8 +142,7 @@ def generate_keypair(key_length_bits: int, kind: Kind = "blum") -> tuple[PublicK
     """
     if key_length_bits < 128 or key_length_bits % 2:
         raise KeyMaterialError(f"key length {key_length_bits}: expected an even number of bits, at least 128")
-    if kind not in KINDS:
-        raise KeyMaterialError(f"key kind {kind!r}: expected one of {', '.join(KINDS)}")
+    key_kind(kind)
     alpha_bits = subgroup_bits(key_length_bits) if kind == "subgroup" else None
     while True:
         (p, alpha_p), (q, alpha_q) = sorted(_blum_prime(key_length_bits // 2, alpha_bits) for _ in range(2))

@@ -2,7 +2,7 @@
 
 Integers only: nothing here knows of keys or ciphertexts. The law, exactly, for at most `max_contributors` vectors:
 
-    unpack(pack(x_1) + ... + pack(x_k), size, k) == quantise(x_1) + ... + quantise(x_k)
+    unpack(pack(x_1) + ... + pack(x_k), size, k) == decode(encode(x_1) + ... + encode(x_k))   # of FixedPoint
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,11 @@ import numpy as np
 from gmpy2 import mpz
 from numpy.typing import NDArray
 
+from shared.config import MAX_SLOT_BITS
 from shared.errors import EncodingError
+from shared.he.fixed_point import FixedPoint
 
 WORD_BITS = 64
-MAX_SLOT_BITS = 54  # a float64 holds integers up to 2**53 exactly, and a sum's magnitude has one bit less than its slot
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,7 @@ class PackingLayout:
 
     Attributes:
         plaintext_bits: bits of a plaintext; n.bit_length() - 1, so that every plaintext is below n.
-        precision_bits: fractional bits of a value.
-        integer_bits: a value saturates at ± 2**integer_bits.
+        fixed_point: how a value becomes an integer.
         max_contributors: the most vectors that one sum may hold.
 
     Raises:
@@ -38,16 +38,12 @@ class PackingLayout:
     """
 
     plaintext_bits: int
-    precision_bits: int
-    integer_bits: int
+    fixed_point: FixedPoint
     max_contributors: int
 
     def __post_init__(self) -> None:
-        if self.precision_bits < 0 or self.integer_bits < 0 or self.max_contributors < 1:
-            raise EncodingError(
-                f"packing: {self.precision_bits} precision bits, {self.integer_bits} integer bits and "
-                f"{self.max_contributors} contributors; expected at least 0, 0 and 1"
-            )
+        if self.max_contributors < 1:
+            raise EncodingError(f"packing: {self.max_contributors} contributors; expected at least 1")
         if self.slot_bits > MAX_SLOT_BITS:
             raise EncodingError(
                 f"packing: a slot of {self.slot_bits} bits; expected at most {MAX_SLOT_BITS}, so that a sum is exact: "
@@ -62,7 +58,7 @@ class PackingLayout:
     @property
     def slot_bits(self) -> int:
         """1 for the sign, the value's own bits, and ceil(log2(max_contributors)) for the carries of a sum."""
-        return 1 + self.integer_bits + self.precision_bits + (self.max_contributors - 1).bit_length()
+        return 1 + self.fixed_point.value_bits + (self.max_contributors - 1).bit_length()
 
     @property
     def slots_per_plaintext(self) -> int:
@@ -73,14 +69,6 @@ class PackingLayout:
         """Plaintexts that a vector of `size` values takes."""
         return -(-size // self.slots_per_plaintext)
 
-    def quantise(self, vector: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The nearest values that a slot can hold, (size,).
-
-        Raises:
-            EncodingError: a value is NaN or infinite, or the vector is not one-dimensional.
-        """
-        return np.ldexp(self._fixed_point(vector)[0], -self.precision_bits)
-
     def pack(self, vector: NDArray[np.float64]) -> tuple[list[mpz], int]:
         """Encode (size,) values as `plaintexts_for(size)` plaintexts, each 0 <= m < 2**plaintext_bits.
 
@@ -88,12 +76,12 @@ class PackingLayout:
             The plaintexts, and how many values saturated.
 
         Raises:
-            EncodingError: a value is NaN or infinite, or the vector is not one-dimensional.
+            EncodingError: a value is NaN or infinite.
         """
-        fixed_point, saturated = self._fixed_point(vector)
+        integers, saturated = self.fixed_point.encode(vector)
         rows, slots = self.plaintexts_for(len(vector)), self.slots_per_plaintext
         values = np.zeros(rows * slots, dtype=np.uint64)  # 0 where there is no value
-        values[: len(vector)] = fixed_point.astype(np.int64) + self._offset
+        values[: len(vector)] = integers + self._offset
         by_slot = np.ascontiguousarray(values.reshape(rows, slots).T)  # (slots, rows): each slot one run of memory
         words = np.zeros((self._words, rows), dtype="<u8")
         for slot in range(slots):
@@ -140,32 +128,17 @@ class PackingLayout:
         if sums[size:].any():
             raise EncodingError("packing: an unused slot is not 0; this is no sum of packed vectors")
         sums = sums[:size] - contributors * self._offset
-        if size and max(-int(sums.min()), int(sums.max())) > contributors * self._largest:
+        if size and max(-int(sums.min()), int(sums.max())) > contributors * self.fixed_point.largest:
             raise EncodingError(
                 f"packing: a slot holds what {contributors} contributors can't add up to; the number of contributors, "
                 "the key or a mask is wrong"
             )
-        return np.ldexp(sums.astype(np.float64), -self.precision_bits)
+        return self.fixed_point.decode(sums)
 
     @property
     def _offset(self) -> int:
-        return 1 << (self.integer_bits + self.precision_bits)
-
-    @property
-    def _largest(self) -> int:
-        return self._offset - 1
+        return self.fixed_point.largest + 1
 
     @property
     def _words(self) -> int:
         return -(-self.slots_per_plaintext * self.slot_bits // WORD_BITS)
-
-    def _fixed_point(self, vector: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
-        """The integers q, as float64, which holds them exactly, (size,); and how many were clipped."""
-        if vector.ndim != 1:
-            raise EncodingError(f"packing: a vector of shape {vector.shape}; expected one dimension")
-        if not np.isfinite(vector).all():
-            raise EncodingError("a value is NaN or infinite: training diverged; lower learning_rate")
-        with np.errstate(over="ignore"):  # beyond float64's range is beyond ours, and infinity is clipped like the rest
-            scaled = np.rint(np.ldexp(vector.astype(np.float64), self.precision_bits))
-        clipped = np.clip(scaled, -self._largest, self._largest)
-        return clipped, int(np.count_nonzero(clipped != scaled))

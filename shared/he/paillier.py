@@ -1,87 +1,170 @@
-"""Paillier's additively homomorphic encryption, by `phe`: steps 1, 6, 9 and 10 of the flow.
+"""Paillier's additively homomorphic encryption: steps 1, 6, 9 and 10 of the flow.
 
     Enc(a) * Enc(b) mod n**2  =  Enc(a + b mod n)
 
 Pascal Paillier, "Public-Key Cryptosystems Based on Composite Degree Residuosity Classes", EUROCRYPT 1999, section 4.
-Each parameter is one ciphertext: an integer at exponent 0, so that a ciphertext says nothing of its value's size.
+
+Keys and ciphertexts live in `phe`'s classes, and `phe` can decrypt whatever is encrypted here. What makes it fast has
+modules of its own: `packing` (many values in one plaintext), `randomness` (made while the model trains) and
+`decryption` (on all cores). With `he_packing: false` each value is one ciphertext made by `phe` itself, the reference
+that tests and benchmarks compare with.
+
+A vector is encoded to plaintexts, elements of Z_n, and these are encrypted; `encode` and `encrypt_plaintexts` are
+separate so that a mask can be added in between.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import gmpy2
 import numpy as np
-from phe import EncryptedNumber, PaillierPrivateKey, PaillierPublicKey, generate_paillier_keypair
+from gmpy2 import mpz
+from numpy.typing import NDArray
+from phe import EncryptedNumber
 from phe import util as phe_util
 
-from shared.errors import CiphertextError, EncodingError, KeyMaterialError, MissingDependencyError
+from shared.errors import CiphertextError, EncodingError, MissingDependencyError
+from shared.he.decryption import decrypt_all
 from shared.he.fixed_point import FixedPoint
+from shared.he.keys import PrivateKeyMaterial, PublicKeyMaterial
+from shared.he.packing import PackingLayout
+from shared.he.randomness import Randomiser, RandomiserPool
 from shared.he_utils import Encrypted, PrivateScheme, Progress, PublicScheme, Vector, no_progress
 
 
+class Encoding(Protocol):
+    """Vectors as lists of plaintexts in Z_n, so that adding plaintexts adds vectors."""
+
+    @property
+    def fixed_point(self) -> FixedPoint:
+        """How one value becomes an integer."""
+
+    def plaintexts_for(self, size: int) -> int:
+        """Plaintexts that a vector of `size` values takes."""
+
+    def pack(self, vector: Vector) -> tuple[list[mpz], int]:
+        """The plaintexts of (size,) values, and how many values saturated."""
+
+    def unpack(self, plaintexts: Sequence[int | mpz], size: int, contributors: int) -> Vector:
+        """The (size,) values of the sum of exactly `contributors` vectors."""
+
+
+@dataclass(frozen=True)
+class OnePerPlaintext:
+    """The unpacked encoding: each plaintext is one value modulo n."""
+
+    n: mpz
+    fixed_point: FixedPoint
+    max_contributors: int
+
+    def plaintexts_for(self, size: int) -> int:
+        return size
+
+    def pack(self, vector: Vector) -> tuple[list[mpz], int]:
+        integers, saturated = self.fixed_point.encode(vector)
+        return [mpz(integer) % self.n for integer in integers.tolist()], saturated
+
+    def unpack(self, plaintexts: Sequence[int | mpz], size: int, contributors: int) -> Vector:
+        if not 1 <= contributors <= self.max_contributors or len(plaintexts) != size:
+            raise EncodingError(
+                f"a sum of {contributors} contributors in {len(plaintexts)} plaintexts; expected 1 to "
+                f"{self.max_contributors} contributors and {size} plaintexts"
+            )
+        signed = [m if m <= self.n // 2 else m - self.n for m in plaintexts]  # a negative sum is its residue
+        bound = contributors * self.fixed_point.largest
+        if any(abs(value) > bound for value in signed):
+            raise EncodingError(f"a value of the sum is beyond what {contributors} honest updates can add up to")
+        values: NDArray[np.int64] = np.array([int(value) for value in signed], dtype=np.int64)
+        return self.fixed_point.decode(values)
+
+
 class PaillierPublic(PublicScheme[EncryptedNumber]):
-    """Encrypt, check and add under one public key."""
+    """Encrypt, check and add under one public key.
+
+    Args:
+        key: n, and h where the key maker publishes it.
+        fixed_point: how a value becomes an integer.
+        max_contributors: the most vectors that one sum may hold.
+        packing: many values per ciphertext; False is the slow reference.
+
+    Raises:
+        MissingDependencyError: `phe` found no gmpy2.
+        EncodingError: the values do not fit the packing's slots.
+    """
 
     name = "paillier"
 
-    def __init__(self, public_key: PaillierPublicKey, fixed_point: FixedPoint) -> None:
+    def __init__(
+        self, key: PublicKeyMaterial, fixed_point: FixedPoint, max_contributors: int, packing: bool = True
+    ) -> None:
         if not phe_util.HAVE_GMP:  # phe would go on in pure Python, many times slower, without a word
             raise MissingDependencyError("phe found no gmpy2: install it with `pip install -r requirements.txt`")
-        self.public_key = public_key
-        self.fixed_point = fixed_point
-        self.width = (public_key.nsquare.bit_length() + 7) // 8  # bytes of one ciphertext
-
-    @classmethod
-    def from_bytes_of_key(cls, data: bytes, key_length: int, fixed_point: FixedPoint) -> "PaillierPublic":
-        """The scheme for a public key that arrived over the network.
-
-        Raises:
-            KeyMaterialError: not an odd modulus of exactly `key_length` bits.
-        """
-        n = int.from_bytes(data, "big")
-        if len(data) != key_length // 8 or n.bit_length() != key_length or n % 2 == 0:
-            raise KeyMaterialError(
-                f"the server's public key has {n.bit_length()} bits in {len(data)} bytes; expected an odd modulus of "
-                f"{key_length} bits: he_key_length must be the same on both sides"
-            )
-        return cls(PaillierPublicKey(n), fixed_point)
+        self.key = key
+        self.public_key = key.public_key
+        # Computed here: phe's own nsquare is an attribute that whoever made the key object could have set.
+        self.n = mpz(key.public_key.n)
+        self.n_square = self.n * self.n
+        self.width = (self.n_square.bit_length() + 7) // 8  # bytes of one ciphertext
+        self.encoding: Encoding = (
+            PackingLayout(self.n.bit_length() - 1, fixed_point, max_contributors)
+            if packing
+            else OnePerPlaintext(self.n, fixed_point, max_contributors)
+        )
+        self._packing = packing
+        self._pool: RandomiserPool | None = None
 
     def public_bytes(self) -> bytes:
-        n: int = self.public_key.n
-        return n.to_bytes((n.bit_length() + 7) // 8, "big")
+        return self.key.to_bytes()
 
     def layout(self, size: int) -> tuple[int, int]:
-        return size, self.width
+        return self.encoding.plaintexts_for(size), self.width
 
     def tolerance(self, contributors: int) -> float:
         return 0.0
 
     def quantise(self, vector: Vector) -> Vector:
-        return self.fixed_point.decode(self.fixed_point.encode(vector)[0])
+        fixed_point = self.encoding.fixed_point
+        return fixed_point.decode(fixed_point.encode(vector)[0])
+
+    def prepare(self, size: int) -> None:
+        """Begin to make the randomisers of one vector in the background; they don't depend on the data."""
+        if self._packing:
+            self._randomisers().start(self.encoding.plaintexts_for(size))
 
     def encrypt(self, vector: Vector, progress: Progress = no_progress) -> Encrypted[EncryptedNumber]:
-        integers, saturated = self.fixed_point.encode(vector)  # (size,)
-        ciphertexts = []
-        for integer in integers.tolist():  # plain ints: phe rejects NumPy scalars
-            ciphertexts.append(self.public_key.encrypt(integer))
-            progress(1)
-        return Encrypted(ciphertexts, saturated)
+        plaintexts, saturated = self.encoding.pack(vector)
+        return Encrypted(self.encrypt_plaintexts(plaintexts, progress), saturated)
+
+    def encrypt_plaintexts(self, plaintexts: Sequence[mpz], progress: Progress = no_progress) -> list[EncryptedNumber]:
+        """Encrypt elements of Z_n, any of them: Enc(m) = (1 + m*n) * r**n mod n**2."""
+        if not self._packing:
+            ciphertexts = []
+            for plaintext in plaintexts:
+                ciphertexts.append(EncryptedNumber(self.public_key, self.public_key.raw_encrypt(int(plaintext)), 0))
+                progress(1)
+            return ciphertexts
+        randomisers = self._randomisers().take(len(plaintexts))
+        n, n_square = self.n, self.n_square
+        numbers = [(1 + m * n) * r % n_square for m, r in zip(plaintexts, randomisers, strict=True)]
+        progress(len(numbers))
+        return [EncryptedNumber(self.public_key, int(number), 0) for number in numbers]
 
     def to_bytes(self, ciphertexts: Sequence[EncryptedNumber]) -> list[bytes]:
         # be_secure=False: each was obfuscated when it was made; phe would raise r to the n once more.
         return [c.ciphertext(be_secure=False).to_bytes(self.width, "big") for c in ciphertexts]
 
     def from_bytes(self, blobs: Sequence[bytes]) -> list[EncryptedNumber]:
-        n, n_square = gmpy2.mpz(self.public_key.n), self.public_key.nsquare
         numbers = [int.from_bytes(blob, "big") for blob in blobs]
-        product = gmpy2.mpz(1)
+        product = mpz(1)
         for index, number in enumerate(numbers):
             # phe decrypts 0, n and c + n**2 without an error, to garbage or to another ciphertext's plaintext.
-            if not 0 < number < n_square:
+            if not 0 < number < self.n_square:
                 raise CiphertextError(f"ciphertext {index} is not between 0 and n squared")
-            product = product * number % n
+            product = product * number % self.n
         # A number that shares a factor with n has no inverse: as a factor of the sum it wipes out everybody's values.
         # The product of units is a unit, so one gcd answers for the whole list.
-        if gmpy2.gcd(product, n) != 1:
+        if gmpy2.gcd(product, self.n) != 1:
             raise CiphertextError("a ciphertext is not a unit modulo n")
         # Rebuilt with the receiver's own key: a key that travelled could carry a forged modulus.
         return [EncryptedNumber(self.public_key, number, 0) for number in numbers]
@@ -89,32 +172,20 @@ class PaillierPublic(PublicScheme[EncryptedNumber]):
     def add(self, a: Sequence[EncryptedNumber], b: Sequence[EncryptedNumber]) -> list[EncryptedNumber]:
         return [x + y for x, y in zip(a, b, strict=True)]
 
+    def _randomisers(self) -> RandomiserPool:
+        """Made at the first use: the orchestrator, which only adds, never pays for the table."""
+        if self._pool is None:
+            self._pool = RandomiserPool(Randomiser(self.key))
+        return self._pool
+
 
 class PaillierPrivate(PrivateScheme[EncryptedNumber]):
     """Decrypts sums. Its key is never printed, logged or sent."""
 
-    def __init__(self, private_key: PaillierPrivateKey, public: PaillierPublic) -> None:
-        self._private_key = private_key
+    def __init__(self, key: PrivateKeyMaterial, public: PaillierPublic) -> None:
+        self._key = key
         self.public: PaillierPublic = public
 
-    @classmethod
-    def generate(cls, key_length: int, fixed_point: FixedPoint) -> "PaillierPrivate":
-        """A fresh key pair with a modulus of exactly `key_length` bits."""
-        public_key, private_key = generate_paillier_keypair(n_length=key_length)
-        return cls(private_key, PaillierPublic(public_key, fixed_point))
-
     def decrypt_sum(self, ciphertexts: Sequence[EncryptedNumber], size: int, contributors: int) -> Vector:
-        n: int = self._private_key.public_key.n
-        if len(ciphertexts) != size:
-            raise EncodingError(f"{len(ciphertexts)} ciphertexts for {size} values; expected one each")
-        bound = contributors * self.public.fixed_point.largest
-        values = np.empty(size, dtype=np.int64)
-        for index, ciphertext in enumerate(ciphertexts):
-            residue = self._private_key.raw_decrypt(ciphertext.ciphertext(be_secure=False))
-            value = residue if residue <= n // 2 else residue - n  # a negative sum is its residue modulo n
-            if abs(value) > bound:
-                raise EncodingError(
-                    f"value {index} of the sum is beyond what {contributors} honest updates can add up to"
-                )
-            values[index] = value
-        return self.public.fixed_point.decode(values)
+        numbers = [c.ciphertext(be_secure=False) for c in ciphertexts]
+        return self.public.encoding.unpack(decrypt_all(self._key, numbers), size, contributors)

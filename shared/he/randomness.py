@@ -44,10 +44,6 @@ COMB_BLOCK = 8  # columns that share one table: COMB_BLOCK - 1 squarings a power
 # measured, a small model trained 50 times slower beside such a loop. A nap after each power hands the lock over.
 NAP_SECONDS = 1e-6
 
-# Randomisers that the background thread makes at once. `powmod_exp_list` can't be interrupted (one takes about 10 ms
-# at 2048 bits, 30 ms at 3072), and this bounds how long `close` waits.
-BACKGROUND_BATCH = 8
-
 
 @dataclass(frozen=True)
 class Comb:
@@ -145,20 +141,16 @@ class Randomiser:
         self.comb = comb_for(key)
 
     def make(self, count: int) -> list[mpz]:
-        """`count` fresh randomisers by the comb, the fastest way on one core."""
+        """`count` fresh randomisers by the comb.
+
+        gmpy2's `powmod_exp_list`, which needs neither a table nor the interpreter lock, takes about ten times the
+        work: it would only pay on a machine with cores to spare.
+        """
         made = []
         for _ in range(count):
             made.append(self.comb.power(secrets.randbits(self.comb.exponent_bits)))
             time.sleep(NAP_SECONDS)
         return made
-
-    def make_unlocked(self, count: int) -> list[mpz]:
-        """`count` fresh randomisers without a table and without the interpreter lock.
-
-        Several times the work of `make`, but another thread keeps training at nearly full speed meanwhile.
-        """
-        exponents = [mpz(secrets.randbits(self.comb.exponent_bits)) for _ in range(count)]
-        return list(gmpy2.powmod_exp_list(self.comb.base, exponents, self.comb.modulus))
 
 
 class RandomiserPool:
@@ -212,7 +204,7 @@ class RandomiserPool:
         return taken + self._randomiser.make(missing)
 
     def close(self) -> None:
-        """Stop the background thread and drop what is left; at most one batch's time. Closing twice is fine.
+        """Stop the background thread and drop what is left. Closing twice is fine.
 
         Python can't overwrite a number in memory: dropped randomisers are gone for this program, not for whoever reads
         the process's memory.
@@ -238,12 +230,11 @@ class RandomiserPool:
     def _fill(self) -> None:
         while True:
             with self._lock:
-                batch = min(BACKGROUND_BATCH, self._wanted)
-                if batch == 0:
+                if self._wanted == 0:
                     self._thread = None
                     return
-                self._wanted -= batch
-            made = self._randomiser.make_unlocked(batch)
+                self._wanted -= 1
+            made = self._randomiser.make(1)
             with self._lock:
                 if not self._closed:
                     self._ready += made
