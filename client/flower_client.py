@@ -34,6 +34,7 @@ from shared.errors import OrchestratorError, RoundRefusedError, ServerUnreachabl
 from shared.he_utils import PublicScheme, public_scheme
 from shared.metrics import evaluate
 from shared.model import build_model, flatten, get_parameters, set_parameters
+from shared.weighting import encrypted_size, weigh
 from shared.wire import Header, dump_update, wrap_array
 
 MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's own limit
@@ -115,7 +116,7 @@ class TenantClient(Client):
         received = parameters_to_ndarrays(ins.parameters)
         self._load(received)
         scheme = self._scheme(_bytes(ins.config, "public_key"))
-        size = sum(p.size for p in received)
+        size = encrypted_size(sum(p.size for p in received), self.config.weighting)
         scheme.prepare(size)  # what the encryption needs and the delta doesn't is made while the model trains
 
         start = time.perf_counter()
@@ -127,7 +128,8 @@ class TenantClient(Client):
 
         start = time.perf_counter()
         with track(self.log, "encrypting", scheme.layout(size)[0]) as progress:
-            encrypted = scheme.encrypt(delta, progress)
+            weighted = weigh(delta, len(self._data.train), self.config, scheme)
+            encrypted = scheme.encrypt(weighted, progress)
         header = Header(scheme=scheme.name, round=round_number, key=scheme.fingerprint(), size=size)
         payload = dump_update(header, scheme.to_bytes(encrypted.ciphertexts))
         encrypt_seconds = time.perf_counter() - start

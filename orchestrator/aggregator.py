@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from shared.config import MIN_CONTRIBUTORS
 from shared.errors import ContributorLimitError, DuplicateUpdateError, TooFewContributorsError
 from shared.he_utils import PrivateScheme
+from shared.weighting import average, encrypted_size
 from shared.wire import Header, load_update, unwrap_tensor
 
 
@@ -40,9 +41,12 @@ class Aggregator:
         keys: the private scheme.
         min_contributors: below this nothing is decrypted; 2 at least, since a sum of one update is that update.
         max_contributors: the most updates that one sum may hold.
+        weighting: `uniform` or `examples`, see `shared/weighting.py`.
     """
 
-    def __init__(self, keys: PrivateScheme[Any], min_contributors: int, max_contributors: int) -> None:
+    def __init__(
+        self, keys: PrivateScheme[Any], min_contributors: int, max_contributors: int, weighting: str = "uniform"
+    ) -> None:
         if min_contributors < MIN_CONTRIBUTORS:
             raise TooFewContributorsError(
                 f"min_contributors = {min_contributors}: a sum of one update is that update; use at least 2"
@@ -51,6 +55,7 @@ class Aggregator:
         self.public = keys.public
         self.min_contributors = min_contributors
         self.max_contributors = max_contributors
+        self.weighting = weighting
 
     def open_round(self, round_number: int, size: int) -> "RoundSum":
         """Begin the encrypted sum of one round's deltas of `size` values."""
@@ -63,12 +68,14 @@ class RoundSum:
     def __init__(self, keys: PrivateScheme[Any], limits: Aggregator, round_number: int, size: int) -> None:
         self._keys = keys
         self._limits = limits
-        self._size = size
+        self._size = encrypted_size(size, limits.weighting)
         self._sum: list[Any] | None = None
         self._seconds = 0.0
         self.contributors: list[str] = []
-        self.header = Header(scheme=keys.public.name, round=round_number, key=keys.public.fingerprint(), size=size)
-        self.layout = keys.public.layout(size)
+        self.header = Header(
+            scheme=keys.public.name, round=round_number, key=keys.public.fingerprint(), size=self._size
+        )
+        self.layout = keys.public.layout(self._size)
 
     def add(self, client_id: str, tensor: bytes) -> None:
         """Check one client's update, as the serialised uint8 array that Flower carried, and add it to the sum.
@@ -92,7 +99,7 @@ class RoundSum:
             self._seconds += time.perf_counter() - start
 
     def decrypt_average(self) -> Aggregate:
-        """Decrypt the sum, and divide by the number of contributors.
+        """Decrypt the sum, and divide by the number of contributors, or by the sum of their weights.
 
         Raises:
             TooFewContributorsError: fewer than `min_contributors`; nothing was decrypted.
@@ -106,7 +113,7 @@ class RoundSum:
         start = time.perf_counter()
         total = self._keys.decrypt_sum(self._sum, self._size, count)
         return Aggregate(
-            average_delta=total / count,
+            average_delta=average(total, count, self._limits.weighting),
             contributors=tuple(self.contributors),
             aggregate_seconds=self._seconds,
             decrypt_seconds=time.perf_counter() - start,

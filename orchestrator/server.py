@@ -44,7 +44,9 @@ def run_server(config: Config) -> list[RoundRecord]:
     _log.info("run %s, files in %s", folder.name, folder.path)
     test_data = load_test_data(config)
     keys = _make_keys(config)
-    aggregator = Aggregator(keys, config.min_contributors, max_contributors=config.num_clients)
+    aggregator = Aggregator(
+        keys, config.min_contributors, max_contributors=config.num_clients, weighting=config.weighting
+    )
     roster = Roster(folder.name, greeting_timeout=config.client_wait_timeout)
     strategy = EncryptedFedAvg(config, aggregator, roster, test_data)
     server = OrchestratorServer(config, strategy, roster, folder)

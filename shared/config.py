@@ -80,6 +80,10 @@ class Config:
     he_integer_bits: int = setting(2, "a value saturates at ± 2**he_integer_bits", low=0, high=32)
     allow_insecure_key: bool = setting(False, "accept keys below 2048 bits (tests only)")
 
+    # Aggregation
+    weighting: str = setting("uniform", "how much a client counts", choices=("uniform", "examples"))
+    max_examples: int = setting(100_000, "rows that give the full weight under `examples`", low=1, high=10**12)
+
     # Where a run leaves its files
     log_dir: str = setting("logs", "folder that holds one folder per run")
 
@@ -220,6 +224,8 @@ def _check_combinations(c: Config) -> None:
             f"he_precision_bits = {c.he_precision_bits}: with he_integer_bits and num_clients a slot of {slot_bits} "
             f"bits; expected at most {MAX_SLOT_BITS}, so that a sum is exact in a float64"
         )
+    if c.weighting == "examples" and c.he_integer_bits < 1:
+        raise ConfigError("he_integer_bits = 0: weighting examples sends a weight of up to 1; expected at least 1")
     if c.he_key_length % 16:
         raise ConfigError(f"he_key_length = {c.he_key_length}: expected a multiple of 16")
     if c.data_source == "nsl_kdd":

@@ -60,7 +60,7 @@ def law_holds(layout: PackingLayout, vectors: list[Vector]) -> bool:
         return False
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     plaintext_bits=st.sampled_from([127, 511, 2047]),
     precision_bits=st.integers(0, 30),
@@ -94,7 +94,14 @@ def test_extremes_in_every_slot_from_exactly_the_most_contributors_do_not_carry(
             assert not law_holds(twin, vectors), "the check does not see a carry"
 
 
-@settings(max_examples=200, deadline=None)
+@pytest.mark.parametrize("precision_bits", range(54))
+def test_every_slot_width_at_every_place_in_a_word(precision_bits: int) -> None:
+    layout = make(4095, precision_bits, 0, 1)  # one contributor: a slot's top bit is in use
+    random = np.random.default_rng(precision_bits)
+    assert law_holds(layout, [random.uniform(-1, 1, 2 * layout.slots_per_plaintext)])
+
+
+@settings(max_examples=100, deadline=None)
 @given(
     vector=st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=60), precision_bits=st.integers(0, 45)
 )
