@@ -71,7 +71,7 @@ class Config:
     seed: int = setting(42, "of data, initial weights, shuffling and client choice; never of keys", low=0, high=2**31)
 
     # Homomorphic encryption
-    he_scheme: str = setting("paillier", "HE scheme", choices=("paillier", "none"))
+    he_scheme: str = setting("paillier", "HE scheme", choices=("paillier", "ckks", "none"))
     he_key_length: int = setting(2048, "bits of n", low=128, high=16_384)
     he_precision_bits: int = setting(16, "fractional bits of a fixed-point value", low=1, high=48)
     he_integer_bits: int = setting(2, "a value saturates at ± 2**he_integer_bits", low=0, high=32)

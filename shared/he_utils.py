@@ -119,6 +119,10 @@ def generate_keys(config: Config) -> PrivateScheme[Any]:
         from shared.he.plain import PlainPrivate
 
         return PlainPrivate()
+    if config.he_scheme == "ckks":
+        from shared.he.ckks import CkksPrivate
+
+        return CkksPrivate.generate(_fixed_point(config), config.num_clients)
     from shared.he.paillier import PaillierPrivate
 
     return PaillierPrivate.generate(config.he_key_length, _fixed_point(config))
@@ -137,6 +141,10 @@ def public_scheme(config: Config, public_bytes: bytes) -> PublicScheme[Any]:
         from shared.he.plain import PlainPublic
 
         return PlainPublic()
+    if config.he_scheme == "ckks":
+        from shared.he.ckks import CkksPublic
+
+        return CkksPublic.from_bytes_of_key(public_bytes, _fixed_point(config), config.num_clients)
     from shared.he.paillier import PaillierPublic
 
     return PaillierPublic.from_bytes_of_key(public_bytes, config.he_key_length, _fixed_point(config))

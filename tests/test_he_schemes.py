@@ -16,6 +16,7 @@ from shared.he_utils import PrivateScheme, generate_keys, public_scheme
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "paillier": {"he_scheme": "paillier", "he_key_length": 512, "allow_insecure_key": True},
+    "ckks": {"he_scheme": "ckks"},
     "none": {"he_scheme": "none"},
 }
 
