@@ -1,6 +1,7 @@
 """The Flower client: what Flower calls, nothing more. Steps 4 to 8 of the flow read from top to bottom in `_update`."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from client.training import TrainingSettings, train
 from shared.config import Config
 from shared.console import add_log_file, check_run_name, track
 from shared.data_utils import ClientData
-from shared.errors import OrchestratorError, RoundRefusedError, ServerUnreachableError
+from shared.errors import OrchestratorError, RefusedByServerError, RoundRefusedError, ServerUnreachableError
 from shared.he_utils import PublicScheme, public_scheme
 from shared.metrics import evaluate
 from shared.model import build_model, flatten, get_parameters, set_parameters
@@ -59,7 +60,7 @@ class TenantClient(Client):
         self.config = config
         self.client_id = client_id
         self.log = logging.getLogger(f"client.{client_id}")
-        self.last_heard = time.monotonic()  # when the server last asked for something
+        self.welcome = False  # whether the server has taken this client on this connection
         self._data = data
         self._model = build_model(config)
         self._run = ""
@@ -67,14 +68,21 @@ class TenantClient(Client):
         self._public_scheme: PublicScheme[Any]
 
     def get_properties(self, ins: GetPropertiesIns) -> GetPropertiesRes:
-        """The greeting: the server names its run, the client says who it is."""
-        self.last_heard = time.monotonic()
+        """The greeting: the server names its run, the client says who it is; or the server says why it won't have it.
+
+        Raises:
+            RefusedByServerError: out of Flower's loop, which ends the connection.
+        """
+        if "refused" in ins.config:
+            self.welcome = False
+            raise RefusedByServerError(f"the server refuses this client: {ins.config['refused']!r:.300}")
+        self.welcome = True
 
         def greet() -> GetPropertiesRes:
             run = check_run_name(ins.config.get("run"))
             if run != self._run:
                 add_log_file(self.log, Path(self.config.log_dir) / run / f"client-{self.client_id}.log")
-                self.log.info("connected to run %s with %d rows to train on", run, len(self._data.train))
+                self.log.info("found run %s; %d rows to train on", run, len(self._data.train))
                 self._run = run
             return GetPropertiesRes(_OK, {"client_id": self.client_id})
 
@@ -82,7 +90,6 @@ class TenantClient(Client):
 
     def fit(self, ins: FitIns) -> FitRes:
         """One round of training."""
-        self.last_heard = time.monotonic()
 
         def respond() -> FitRes:
             update = self._update(ins)
@@ -98,7 +105,6 @@ class TenantClient(Client):
 
     def evaluate(self, ins: EvaluateIns) -> EvaluateRes:
         """The global model on rows of this client's own that it never trains on."""
-        self.last_heard = time.monotonic()
 
         def respond() -> EvaluateRes:
             self._load(parameters_to_ndarrays(ins.parameters))
@@ -111,7 +117,7 @@ class TenantClient(Client):
     def _update(self, ins: FitIns) -> _Update:
         round_number = _integer(ins.config, "round")
         settings = _training_settings(ins.config)
-        self.log.info("round %d: training for %d epochs", round_number, settings.local_epochs)
+        self.log.info("round %d: training, local epochs: %d", round_number, settings.local_epochs)
 
         received = parameters_to_ndarrays(ins.parameters)
         self._load(received)
@@ -186,10 +192,12 @@ def run_client(client: TenantClient) -> None:
 
     Raises:
         ServerUnreachableError: no word from the server for `server_wait_timeout` seconds.
+        RefusedByServerError: the server has refused this client for as long; an id that is taken may become free.
     """
     config = client.config
-    client.last_heard = time.monotonic()
+    alone_since = time.monotonic()
     while True:
+        client.welcome = False
         try:
             start_client(
                 server_address=config.server_address,
@@ -199,12 +207,27 @@ def run_client(client: TenantClient) -> None:
             )
             return
         except (grpc.RpcError, StopIteration):  # refused, or cut: Flower's own retry does not cover this transport
-            if time.monotonic() - client.last_heard > config.server_wait_timeout:
-                raise ServerUnreachableError(
-                    f"no server at {config.server_address} for {config.server_wait_timeout:g} s (server_wait_timeout); "
-                    "start orchestrator/run_server.py with the same config"
-                ) from None
-            time.sleep(_RETRY_SECONDS)
+            failure: OrchestratorError = ServerUnreachableError(
+                f"no server at {config.server_address} for {config.server_wait_timeout:g} s (server_wait_timeout); "
+                "start orchestrator/run_server.py with the same config"
+            )
+        except RefusedByServerError as error:
+            failure = error
+        if client.welcome:
+            client.log.warning("lost the server; looking for it again")
+            alone_since = time.monotonic()
+        if time.monotonic() - alone_since > config.server_wait_timeout:
+            raise failure
+        time.sleep(_RETRY_SECONDS)
+
+
+def _quiet_channel_watcher(args: threading.ExceptHookArgs) -> None:
+    """gRPC's thread that watches a channel loses a race with the channel's end, and prints a traceback about it."""
+    if "Cannot monitor channel state: Channel closed!" not in str(args.exc_value):
+        threading.__excepthook__(args)
+
+
+threading.excepthook = _quiet_channel_watcher
 
 
 def _training_settings(config: dict[str, Scalar]) -> TrainingSettings:

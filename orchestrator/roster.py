@@ -1,5 +1,6 @@
 """Who is connected: Flower's client manager with a greeting, tenant ids, and waits that end."""
 
+import contextlib
 import logging
 import threading
 import time
@@ -18,7 +19,7 @@ class Roster(SimpleClientManager):
     """Connected clients by tenant id.
 
     Flower's `cid` belongs to a connection and is random. The greeting asks each new connection once which tenant it is,
-    so that choices are reproducible and a reconnected tenant takes its old place instead of a second one.
+    so that choices are reproducible and no tenant takes part twice.
     """
 
     def __init__(self, run_name: str, greeting_timeout: float) -> None:
@@ -43,7 +44,7 @@ class Roster(SimpleClientManager):
         if client.cid not in self.clients:
             return
         super().unregister(client)
-        if not self._closing:
+        if not self._closing and client.cid in self._tenants:
             _log.warning("client %s disconnected", self.tenant_of(client))
 
     def tenant_of(self, client: ClientProxy) -> str:
@@ -87,6 +88,13 @@ class Roster(SimpleClientManager):
             with ThreadPoolExecutor(max_workers=len(new)) as pool:
                 list(pool.map(self._greet, new))
 
+    def _refuse(self, client: ClientProxy, reason: str) -> None:
+        _log.warning("refused a connection: %s", reason)
+        # The client ends the connection when it hears this, so there is no answer to wait for.
+        with contextlib.suppress(Exception):
+            client.get_properties(GetPropertiesIns({"refused": reason}), self._greeting_timeout, group_id=None)
+        self.unregister(client)
+
     def _greet(self, client: ClientProxy) -> None:
         try:
             answer = client.get_properties(
@@ -100,9 +108,11 @@ class Roster(SimpleClientManager):
             self.unregister(client)
             return
         name = str(tenant)
-        for older in self.connected():
-            if self._tenants[older.cid] == name:
-                _log.warning("client %s connected again; its older connection is dropped", name)
-                self.unregister(older)
-        self._tenants[client.cid] = name
+        with self._changed:
+            taken = any(self._tenants[other.cid] == name for other in self.connected())
+            if not taken:
+                self._tenants[client.cid] = name
+        if taken:  # first come, first served: a stranger must not push out a client that is at work
+            self._refuse(client, f"a client {name} is connected already; each client needs an id of its own")
+            return
         _log.info("client %s connected", name)

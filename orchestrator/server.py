@@ -164,7 +164,7 @@ def round_table(records: list[RoundRecord]) -> Table:
         table.add_row(
             str(r.round), f"{r.contributors} of {chosen}",
             *(_cell(v) for v in (r.loss, r.accuracy, r.roc_auc, r.pr_auc, r.fpr)),
-            *(_cell(v, 2) for v in (r.train_seconds, r.encrypt_seconds, r.aggregate_seconds, r.decrypt_seconds)),
+            *(_cell(v) for v in (r.train_seconds, r.encrypt_seconds, r.aggregate_seconds, r.decrypt_seconds)),
             _cell(r.round_seconds, 2),
             "-" if r.upload_bytes_per_client is None else f"{r.upload_bytes_per_client / 1000:,.1f}",
         )  # fmt: skip

@@ -72,7 +72,7 @@ class Config:
     seed: int = setting(42, "of data, initial weights, shuffling and client choice; never of keys", low=0, high=2**31)
 
     # Homomorphic encryption
-    he_scheme: str = setting("paillier", "HE scheme", choices=("paillier", "none"))
+    he_scheme: str = setting("paillier", "HE scheme", choices=("paillier", "ckks", "none"))
     he_key_length: int = setting(3072, "bits of n", low=128, high=16_384)
     he_key_kind: str = setting("blum", "how the primes are made", choices=("blum", "subgroup"))
     he_packing: bool = setting(True, "many values per ciphertext; False is the slow reference")

@@ -30,7 +30,7 @@ class _ConsoleHandler(logging.Handler):
 
 
 def setup_logging(bars: bool = True) -> None:
-    """Send every logger of this project to the screen; Flower's own lines only where they are errors.
+    """Send every logger of this project to the screen, and none of Flower's: its errors are handled and told by us.
 
     Args:
         bars: draw progress bars if this is a terminal; False where several processes share it.
@@ -42,7 +42,7 @@ def setup_logging(bars: bool = True) -> None:
     flower = logging.getLogger("flwr")
     flower.handlers = [handler]
     flower.propagate = False
-    flower.setLevel(logging.ERROR)
+    flower.setLevel(logging.CRITICAL)
 
 
 def add_log_file(logger: logging.Logger, path: Path) -> None:

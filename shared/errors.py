@@ -45,6 +45,10 @@ class ServerUnreachableError(OrchestratorError):
     """A client found no server within `server_wait_timeout`."""
 
 
+class RefusedByServerError(OrchestratorError):
+    """The server does not take this client; its message says why."""
+
+
 class RoundRefusedError(OrchestratorError):
     """A client will not take part in this round, because of what the server asked for."""
 

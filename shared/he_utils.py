@@ -127,6 +127,10 @@ def generate_keys(config: Config) -> PrivateScheme[Any]:
         from shared.he.plain import PlainPrivate
 
         return PlainPrivate()
+    if config.he_scheme == "ckks":
+        from shared.he.ckks import CkksPrivate
+
+        return CkksPrivate.generate(_fixed_point(config), config.num_clients)
     from shared.he.keys import generate_keypair, key_kind
     from shared.he.paillier import PaillierPrivate
 
@@ -147,6 +151,10 @@ def public_scheme(config: Config, public_bytes: bytes) -> PublicScheme[Any]:
         from shared.he.plain import PlainPublic
 
         return PlainPublic()
+    if config.he_scheme == "ckks":
+        from shared.he.ckks import CkksPublic
+
+        return CkksPublic.from_bytes_of_key(public_bytes, _fixed_point(config), config.num_clients)
     from shared.he.keys import PublicKeyMaterial
 
     key = PublicKeyMaterial.from_bytes(public_bytes, config.he_key_length)
@@ -160,5 +168,8 @@ def public_scheme(config: Config, public_bytes: bytes) -> PublicScheme[Any]:
 def _paillier_public(config: Config, key: "PublicKeyMaterial") -> "PaillierPublic":
     from shared.he.paillier import PaillierPublic
 
-    fixed_point = FixedPoint(config.he_precision_bits, config.he_integer_bits)
-    return PaillierPublic(key, fixed_point, max_contributors=config.num_clients, packing=config.he_packing)
+    return PaillierPublic(key, _fixed_point(config), max_contributors=config.num_clients, packing=config.he_packing)
+
+
+def _fixed_point(config: Config) -> FixedPoint:
+    return FixedPoint(config.he_precision_bits, config.he_integer_bits)

@@ -28,7 +28,10 @@ from tests.processes import ROOT
         ({"num_hidden_units": [64, 0]}, "num_hidden_units = (64, 0): expected 1 to 1e+06"),
         ({"num_hidden_units": []}, "expected a whole number or a list of them, such as 16 or [64, 32]"),
         ({"num_hidden_units": [64, True]}, "expected a whole number or a list of them"),
-        ({"he_scheme": "pailier"}, "he_scheme = 'pailier': expected one of paillier, none; did you mean 'paillier'?"),
+        (
+            {"he_scheme": "pailier"},
+            "he_scheme = 'pailier': expected one of paillier, ckks, none; did you mean 'paillier'?",
+        ),
         ({"he_key_length": 1024}, "he_key_length = 1024: expected at least 2048 bits"),
         ({"he_key_length": 2050}, "he_key_length = 2050: expected a multiple of 16"),
         ({"min_available_clients": 4}, "min_available_clients = 4: at most num_clients, which is 3"),

@@ -28,6 +28,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "allow_insecure_key": True,
         "he_packing": False,
     },
+    "ckks": {"he_scheme": "ckks"},
     "none": {"he_scheme": "none"},
 }
 

@@ -128,10 +128,23 @@ def test_ctrl_c_ends_server_and_clients_at_once(start: Start, tmp_path: Path, ex
     config = str(write_config(tmp_path, num_rounds=10_000, num_samples_per_client=2000, local_epochs=50))
     server = start(SERVER, "--config", config)
     clients = start(CLIENTS, "--config", config, "--executor", executor)
-    clients.wait_for_line("training for")
+    clients.wait_for_line("training, local epochs")
     for process in (clients, server):
         process.interrupt()
         end = process.finish(timeout=5.0)
         assert end.code == 130, end.output
         assert "interrupted" in end.output
         assert "Traceback" not in end.output
+
+
+def test_an_id_that_is_taken_is_refused_and_the_run_goes_on(start: Start, tmp_path: Path) -> None:
+    config = str(write_config(tmp_path, server_wait_timeout=3.0))
+    server = start(SERVER, "--config", config)
+    first = start(CLIENTS, "--config", config, "--client_ids", "0,1")
+    server.wait_for_line("2 of 3 connected")
+    double = start(CLIENTS, "--config", config, "--client_ids", "1").finish()
+    assert double.code == 1
+    assert "a client 1 is connected already" in double.output
+    last = start(CLIENTS, "--config", config, "--client_ids", "2")
+    assert [p.finish().code for p in (server, first, last)] == [0, 0, 0]
+    assert [r["contributors"] for r in read_metrics(tmp_path)] == [3, 3]
