@@ -186,7 +186,7 @@ def check_factors(n: int, p: int, q: int, kind: str, sub_primes: tuple[int, int]
     _refuse(p * q != n, "n is not p times q; expected the product of the two primes")
     half = n.bit_length() // 2
     _refuse({p.bit_length(), q.bit_length()} != {half}, f"p and q differ in length; expected {half} bits each")
-    # Random witnesses: a composite passes with a chance below 4**-rounds, also one that was made to deceive.
+    # Miller-Rabin: a damaged prime passes with a chance below 4**-PRIME_ROUNDS.
     _refuse(not is_prime(p, PRIME_ROUNDS), "p is composite; expected a prime")
     _refuse(not is_prime(q, PRIME_ROUNDS), "q is composite; expected a prime")
     blum = p % 4 == q % 4 == 3 and gcd(p - 1, q - 1) == 2
