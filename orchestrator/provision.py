@@ -217,7 +217,7 @@ def _pem(key: ec.EllipticCurvePrivateKey | Ed25519PrivateKey) -> bytes:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One provisioning at a time: of two that change the list at once, one's change would be lost, perhaps a revocation."""
+    """One provisioning at a time: two that change the list at once would lose one's change, perhaps a revocation."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:

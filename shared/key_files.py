@@ -7,6 +7,7 @@ With a passphrase, `protection` names the key derivation and the cipher with the
 ciphertext of that object in hex. All else in the file is its associated data, so no header can be exchanged.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -210,7 +211,11 @@ def _check_modulus(n: int, key_length: int) -> None:
 
 def _refuse(wrong: bool, reason: str) -> None:
     if wrong:
-        raise KeyMaterialError(f"{reason}; restore the file from a backup, or make a new key")
+        raise _malformed(reason)
+
+
+def _malformed(reason: str) -> KeyMaterialError:
+    return KeyMaterialError(f"{reason}; restore the file from a backup, or make a new key")
 
 
 def _read(path: str | Path) -> bytes:
@@ -223,7 +228,10 @@ def _parse(data: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise KeyMaterialError(f"not a key file: {error}; restore it from a backup") from None
     _refuse(not isinstance(raw, dict) or raw.get("format") != FORMAT, f"not a key file; expected the format {FORMAT!r}")
-    _refuse(raw.get("version") != VERSION, f"a key file of another version; expected version {VERSION}")
+    _refuse(
+        type(raw.get("version")) is not int or raw["version"] != VERSION,
+        f"a key file of another version; expected version {VERSION}",
+    )
     _refuse(raw.keys() != _HEADER_FIELDS | {"secret"}, "a field is missing or unknown; expected those of version 1")
     return dict(raw)
 
@@ -237,10 +245,11 @@ def _check_header(raw: dict[str, Any]) -> tuple[KeyHeader, int]:
     n = _number(raw, "n")
     _check_modulus(n, key_length)
     _refuse(raw["fingerprint"] != fingerprint(n), "the fingerprint is not that of n; expected its SHA-256")
-    try:
+    moment: datetime | None = None
+    with contextlib.suppress(TypeError, ValueError):
         moment = datetime.strptime(created, _TIME_FORMAT).replace(tzinfo=UTC)
-    except (TypeError, ValueError):
-        raise KeyMaterialError("created is malformed; expected a time such as 2026-01-31T12:00:00Z") from None
+    if moment is None:
+        raise _malformed("created is malformed; expected a time such as 2026-01-31T12:00:00Z")
     return KeyHeader(kind, key_length, fingerprint(n), moment, raw["protection"] is not None), n
 
 

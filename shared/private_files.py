@@ -32,7 +32,7 @@ def read_private_file(path: Path, advice: str) -> bytes:
         raise KeyFileError(f"{path}: no such file; {advice}") from None
     except OSError as error:
         raise KeyFileError(f"{path}: can't be opened: {error.strerror}; run as the user who owns it") from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         # The open file is examined, not the path, which could be exchanged in between.
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -43,10 +43,12 @@ def read_private_file(path: Path, advice: str) -> bytes:
                 f"{path}: mode {mode:04o} lets other users at a private key, expected {PRIVATE_MODE:04o}; "
                 f"run: chmod 600 {path}"
             )
-        try:
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
             data = file.read(MAX_FILE_BYTES + 1)
-        except OSError as error:
-            raise KeyFileError(f"{path}: can't be read: {error.strerror}; check the disk it lies on") from None
+    except OSError as error:
+        raise KeyFileError(f"{path}: can't be read: {error.strerror}; check the disk it lies on") from None
+    finally:
+        os.close(descriptor)
     if len(data) > MAX_FILE_BYTES:
         raise KeyFileError(f"{path}: larger than {MAX_FILE_BYTES} bytes, so not a key file; check the path")
     return data
