@@ -93,7 +93,7 @@ def test_the_encoding_is_pinned() -> None:
     )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(
     st.builds(
         UpdateStatement,

@@ -237,8 +237,24 @@ def test_a_strict_verifier_accepts_the_chain(pki: Path) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["", "*.example.org", "a b", "a..b", ".a", "a.", "-a", "a_b", "a/b", "host:8080", "[::1]", "10.0.0.256", "é.org"]
-    + ["a" * 64, ".".join(["a" * 60] * 5), "a\n"],
+    [
+        "",
+        "*.example.org",
+        "a b",
+        "a..b",
+        ".a",
+        "a.",
+        "-a",
+        "a_b",
+        "a/b",
+        "host:8080",
+        "[::1]",
+        "10.0.0.256",
+        "é.org",
+        "a" * 64,
+        ".".join(["a" * 60] * 5),
+        "a\n",
+    ],
 )
 def test_what_is_no_host_is_refused(host: str) -> None:
     with pytest.raises(ConfigError, match="expected a DNS name"):
@@ -291,13 +307,13 @@ def test_tls_works_under_every_name(pki: Path, host: str) -> None:
 @pytest.mark.parametrize("host", ["other.example.org", "sub.orchestrator.example.org", "10.0.0.8"])
 def test_tls_refuses_a_wrong_name(pki: Path, host: str) -> None:
     client = ssl.create_default_context(cafile=pki / "ca.pem")
-    with pytest.raises(ssl.SSLCertVerificationError, match="mismatch|not valid for"):
+    with pytest.raises(ssl.SSLCertVerificationError, match=r"mismatch|not valid for"):
         handshake(pki, client, host)
 
 
 def test_tls_refuses_without_the_ca_and_with_another(pki: Path, fresh: Path) -> None:
     for client in (ssl.create_default_context(), ssl.create_default_context(cafile=fresh / "ca.pem")):
-        with pytest.raises(ssl.SSLCertVerificationError, match="unable to get local issuer|self-signed|signature"):
+        with pytest.raises(ssl.SSLCertVerificationError, match=r"unable to get local issuer|self-signed|signature"):
             handshake(pki, client, "localhost")
 
 
