@@ -87,3 +87,59 @@ class DuplicateUpdateError(UpdateRejectedError):
 
 class ContributorLimitError(UpdateRejectedError):
     """One contributor more than the slots of the packing were sized for."""
+
+
+class KeyFileError(KeyMaterialError):
+    """A key's file is missing, unreadable, open to other users of the machine, or would be overwritten."""
+
+
+class PassphraseError(KeyMaterialError):
+    """An encrypted key file has no passphrase to open it, or one that does not open it."""
+
+
+class EnrolmentError(OrchestratorError):
+    """The list of enrolled clients is missing or malformed, or the change asked of it can't be made."""
+
+
+class NotEnrolledError(UpdateRejectedError):
+    """The client's id is not in the list of enrolled clients."""
+
+
+class RevokedClientError(UpdateRejectedError):
+    """The client was enrolled, and its identity was revoked."""
+
+
+class BadSignatureError(UpdateRejectedError):
+    """The signature is not that of the enrolled client over exactly these bytes."""
+
+
+class MalformedStatementError(UpdateRejectedError):
+    """An update's statement is not the canonical encoding of its fields, or a field is out of its form."""
+
+
+class WrongClientError(UpdateRejectedError):
+    """The statement is of another client than the one that is asked to sign it or that sent it."""
+
+
+class WrongRunError(UpdateRejectedError):
+    """The statement is of another run."""
+
+
+class StaleRoundError(UpdateRejectedError):
+    """The statement is of another round."""
+
+
+class WrongNonceError(UpdateRejectedError):
+    """The statement does not repeat the nonce that the server gave out: an answer to another request."""
+
+
+class WrongKeyError(UpdateRejectedError):
+    """The update was encrypted under another public key."""
+
+
+class WrongModelError(UpdateRejectedError):
+    """The client trained from another global model than the one the server sent."""
+
+
+class WrongPayloadError(UpdateRejectedError):
+    """The payload that arrived is not the one that the client signed."""

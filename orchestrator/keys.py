@@ -1,0 +1,162 @@
+"""Make, show or rotate the orchestrator's Paillier key.
+
+    python orchestrator/keys.py new --out config/pki/paillier.json
+    python orchestrator/keys.py show --out config/pki/paillier.json
+    python orchestrator/keys.py rotate --out config/pki/paillier.json
+
+With the environment variable ORCHESTRATOR_KEY_PASSPHRASE set, the file is encrypted.
+"""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from phe.paillier import PaillierPrivateKey, PaillierPublicKey
+
+from shared.config import MIN_SECURE_KEY_BITS
+from shared.errors import KeyFileError, OrchestratorError
+from shared.key_files import (
+    KINDS,
+    MAX_KEY_BITS,
+    PASSPHRASE_VARIABLE,
+    PaillierKey,
+    load_key,
+    passphrase_from_environment,
+    read_header,
+    replace_key,
+    save_key,
+)
+from shared.private_files import make_private_folder
+
+Generator = Callable[[int, str], tuple[PaillierPublicKey, PaillierPrivateKey]]  # (bits of n, kind)
+DEFAULT_KEY_LENGTH: Final = 3072  # NIST SP 800-57 part 1, table 2: 128 bits of strength
+DEFAULT_KIND: Final = "blum"
+
+
+def new_key(path: Path, key_length: int, kind: str, passphrase: str | None, generate: Generator) -> PaillierKey:
+    """Make a key and save it.
+
+    Raises:
+        KeyFileError: the file exists, or it can't be written.
+        KeyMaterialError: the generator made a malformed key.
+    """
+    if os.path.lexists(path):  # told before the seconds that a key takes; save_key checks again, without a gap
+        raise KeyFileError(f"{path}: already exists and is never overwritten; rotate it, or choose another --out")
+    key = _generate(key_length, kind, generate)
+    make_private_folder(path.parent)
+    save_key(path, key, passphrase)
+    return key
+
+
+def rotate_key(
+    path: Path, key_length: int | None, kind: str | None, passphrase: str | None, generate: Generator
+) -> tuple[PaillierKey, PaillierKey, Path]:
+    """Put a new key in the place of the old, and keep the old file beside it under a name with the date.
+
+    Args:
+        path: the key file.
+        key_length: bits of the new n; None for the old key's.
+        kind: None for the old key's.
+        passphrase: opens the old file if that is encrypted, and encrypts the new one.
+        generate: makes a key pair.
+
+    Returns:
+        The old key, the new key and where the old file is kept.
+
+    Raises:
+        KeyFileError, PassphraseError, KeyMaterialError: the old key can't be loaded or the new one saved; the old file
+        is then still in place.
+    """
+    old = load_key(path, passphrase)
+    new = _generate(key_length or old.key_length, kind or old.kind, generate)
+    kept = path.with_name(f"{path.name}.{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+    try:
+        os.link(path, kept)  # a second name of the same file: its mode stays, and there is always a key at `path`
+    except OSError as error:
+        raise KeyFileError(f"{kept}: the old key can't be kept: {error.strerror}; repeat the command") from None
+    replace_key(path, new, passphrase)
+    return old, new, kept
+
+
+def _generate(key_length: int, kind: str, generate: Generator) -> PaillierKey:
+    _public, private = generate(key_length, kind)
+    return PaillierKey(private, kind, datetime.now(UTC).replace(microsecond=0))
+
+
+def _describe(path: Path) -> list[str]:
+    header = read_header(path)
+    return [
+        f"kind         {header.kind}",
+        f"key_length   {header.key_length} bits",
+        f"fingerprint  {header.fingerprint}",
+        f"created      {header.created:%Y-%m-%d %H:%M:%S} UTC",
+        f"protected    {'yes' if header.protected else f'no (set {PASSPHRASE_VARIABLE}, then rotate)'}",
+    ]
+
+
+def _run(args: argparse.Namespace) -> list[str]:
+    """Do what the command line asks, and say what was done."""
+    path: Path = args.out
+    if args.command == "show":
+        return _describe(path)
+
+    from shared.he.keys import generate_keypair  # here, so that `show` doesn't wait for it
+
+    passphrase = passphrase_from_environment()
+    if args.command == "new":
+        new_key(path, args.key_length, args.kind, passphrase, generate_keypair)
+        return [f"Made {path}. Keep it on the server alone: whoever has it can decrypt every update.", *_describe(path)]
+    old, new, kept = rotate_key(path, args.key_length, args.kind, passphrase, generate_keypair)
+    return [
+        f"Rotated {path}. Restart the server to use the new key.",
+        f"old  {old.fingerprint}  kept as {kept}; delete it when no run needs it any more",
+        f"new  {new.fingerprint}",
+    ]
+
+
+def _key_length(text: str) -> int:
+    bits = int(text) if re.fullmatch(r"\d{1,5}", text, re.ASCII) else 0
+    if not MIN_SECURE_KEY_BITS <= bits <= MAX_KEY_BITS or bits % 16:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected a multiple of 16 from {MIN_SECURE_KEY_BITS} to {MAX_KEY_BITS} bits"
+        )
+    return bits
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit status."""
+    summary, _, commands = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=commands, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    actions = parser.add_subparsers(dest="command", required=True)
+    for name, meaning in (
+        ("new", "make a key"),
+        ("show", "print what may be known of a key"),
+        ("rotate", "make a new key and keep the old one beside it"),
+    ):
+        action = actions.add_parser(name, help=meaning, description=meaning, allow_abbrev=False)
+        action.add_argument("--out", type=Path, required=True, metavar="FILE", help="the key file")
+        if name != "show":
+            length, kind = (DEFAULT_KEY_LENGTH, DEFAULT_KIND) if name == "new" else (None, None)
+            action.add_argument(
+                "--key_length", type=_key_length, default=length, help=f"bits of n ({length or 'as before'})"
+            )
+            action.add_argument(
+                "--kind", choices=KINDS, default=kind, help=f"the form of its primes ({kind or 'as before'})"
+            )
+    try:
+        print("\n".join(_run(parser.parse_args(argv))))
+    except OrchestratorError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
