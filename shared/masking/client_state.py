@@ -1,4 +1,7 @@
-"""What a client holds between two stages of a round. Each state is taken by one stage, once, and then gone."""
+"""What a client holds between two stages of a round. Each state is taken by one stage, once, and then gone.
+
+None of them has a `repr`: they hold secrets, and a traceback or a log line is no place for those.
+"""
 
 from dataclasses import dataclass
 
@@ -8,13 +11,15 @@ from shared.masking.messages import RoundTerms
 from shared.masking.roster import Roster
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fresh:
     """Before the round."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Advertised:
+    """After stage 0."""
+
     terms: RoundTerms
     context: bytes
     channel_key: X25519PrivateKey
@@ -22,8 +27,10 @@ class Advertised:
     advert: bytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Shared:
+    """After stage 1."""
+
     terms: RoundTerms
     context: bytes
     roster: Roster
@@ -33,8 +40,10 @@ class Shared:
     box_keys: dict[str, bytes]  # AEAD key of the box that each peer made for this client
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Masked:
+    """After stage 2; the upload is made."""
+
     terms: RoundTerms
     context: bytes
     roster: Roster
@@ -42,18 +51,20 @@ class Masked:
     shares: dict[str, tuple[int, int]]  # (share of b_j, share of j's mask key) by peer j
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Confirmed:
+    """After stage 3."""
+
     masked: Masked
     survivors: frozenset[str]  # U3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Done:
     """After the reveal."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Refused:
     """After any error."""
 
