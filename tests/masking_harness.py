@@ -70,9 +70,7 @@ class Simulation:
         self.terms = terms
         self.server = ServerRound(terms, modulus, {name: ENROLLED[name] for name in NAMES[:count]})
         self.clients = {name: make_client(name, terms, modulus, kind) for name in NAMES[:count]}
-        self.vectors = {
-            name: [random.randrange(modulus) for _ in range(terms.ciphertexts)] for name in self.clients
-        }
+        self.vectors = {name: [random.randrange(modulus) for _ in range(terms.ciphertexts)] for name in self.clients}
         self.masked: dict[str, list[int]] = {}
         self._lost = lost
         self._tamper = tamper or {}
