@@ -1,7 +1,9 @@
 """The mask streams: exact sums, uniform residues, and never one stream for two vectors."""
 
+import math
 import secrets
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
@@ -34,8 +36,6 @@ def test_sum_of_streams_is_exact(modulus: int) -> None:
 
 
 def test_carries_at_their_extremes(monkeypatch: pytest.MonkeyPatch) -> None:
-    import numpy as np
-
     for fill in (0, 2**32 - 1):
         monkeypatch.setattr(MaskSum, "_stream", lambda s, _: np.full(s._limbs.shape, fill, dtype="<u4"))  # noqa: B023
         masks = MaskSum(MODULUS, 2)
@@ -59,7 +59,8 @@ def chi_square_z(modulus: int) -> float:
             counts[value * BINS // modulus] += 1
     expected = ROUNDS * PER_ROUND / BINS
     degrees = BINS - 1
-    return (sum((count - expected) ** 2 / expected for count in counts) - degrees) / (2 * degrees) ** 0.5
+    chi_square = sum((count - expected) ** 2 / expected for count in counts)
+    return (chi_square - degrees) / math.sqrt(2 * degrees)
 
 
 # n near 0.7 * 2**64: where reducing 64 bits mod n is most uneven, and so a missing margin most visible.

@@ -44,7 +44,7 @@ class RoundMemory:
             rounds = json.loads(self._path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RoundMemoryError(f"{self._path}: can't be read: {error}; restore it from a backup") from None
         if not isinstance(rounds, dict) or not all(
             isinstance(buckets, dict) and all(type(last) is int for last in buckets.values())
