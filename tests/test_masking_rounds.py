@@ -228,6 +228,8 @@ def test_server_rejects_later_messages() -> None:
         payload = sign(Kind.SHARES, context, NAMES[0], payload, IDENTITIES[NAMES[0]])
         with pytest.raises(OutsideCohortError):
             server.add_shares(payload)
+    with pytest.raises(BadSignatureError):  # one client in the name of another
+        server.add_shares(sign(Kind.SHARES, context, NAMES[1], body.encode(), IDENTITIES[NAMES[0]]))
     for payload in shares.values():
         server.add_shares(payload)
     with pytest.raises(RepeatedMessageError):

@@ -3,8 +3,8 @@
 Source: Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine Learning", CCS 2017, figure 4 with
 the consistency check, over Z_n in place of Z_R.
 
-Guarantee: against a server that does what it likes, together with c enrolled clients, the masked plaintexts of the
-other clients are uniform in Z_n apart from one sum over at least t - c of them, t >= floor(2N/3) + 1.
+Guarantee: a server that does what it likes, together with c < 2t - N clients of the cohort (about a third of it),
+learns of the others' plaintexts nothing but one sum over at least t - c of them; t >= floor(2N/3) + 1.
 
 One object serves one round and each of its methods works once. Whatever is raised, the client is out of the round for
 good: the state that a method works on is taken out of the object first, so its keys can't be used again.
