@@ -184,7 +184,7 @@ def test_a_dealer_who_lies_ends_the_round_with_a_typed_error() -> None:
         body = ShareBody.decode(parse_signed(payload, Kind.SHARES, terms.context()).body)
         return sign(Kind.SHARES, terms.context(), name, ShareBody(bytes(32), body.boxes).encode(), IDENTITIES[name])
 
-    with pytest.raises(CorruptSharesError):
+    with pytest.raises(CorruptSharesError, match=NAMES[2]):
         Simulation(5, terms, tamper={"share": bad_commitment}).run()
 
 

@@ -33,14 +33,14 @@ def test_known_answer() -> None:
     # 1234 + 166 x + 94 x^2, the worked example of the Wikipedia article on secret sharing.
     assert [evaluate([1234, 166, 94], x) for x in range(1, 7)] == [1494, 1942, 2578, 3402, 4414, 5614]
     values = {2: 1942, 4: 3402, 5: 4414}
-    assert Rebuilder(3).rebuild(values, lambda _: True) == (1234).to_bytes(32)
+    assert Rebuilder(3).rebuild("owner", values, lambda _: True) == (1234).to_bytes(32)
 
 
 @pytest.mark.parametrize("secret", [bytes(32), b"\xff" * 32, b"\0" * 31 + b"\1", secrets.token_bytes(32)])
 def test_every_set_of_t_shares_rebuilds(secret: bytes) -> None:
     shares = dict(enumerate(split(secret, 3, 6), 1))
     for subset in itertools.combinations(shares, 3):
-        assert Rebuilder(3).rebuild({x: shares[x] for x in subset}, lambda _: True) == secret
+        assert Rebuilder(3).rebuild("owner", {x: shares[x] for x in subset}, lambda _: True) == secret
 
 
 def test_fewer_than_t_shares_fit_every_secret() -> None:
@@ -81,7 +81,7 @@ def test_liars_among_enough_honest_holders(threshold: int, data: st.DataObject) 
     shares = dict(enumerate(split(secret, threshold, honest + liars), 1))
     for x in data.draw(st.permutations(list(shares)))[:liars]:
         shares[x] = secrets.randbelow(PRIME)
-    assert Rebuilder(threshold).rebuild(shares, secret.__eq__) == secret
+    assert Rebuilder(threshold).rebuild("owner", shares, secret.__eq__) == secret
 
 
 def test_a_good_subset_is_kept_for_the_next_secret(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,16 +90,16 @@ def test_a_good_subset_is_kept_for_the_next_secret(monkeypatch: pytest.MonkeyPat
     for _ in range(50):  # each alone may need up to C(8, 6) = 28 sets; only the first has to search
         secret = secrets.token_bytes(32)
         shares = dict(enumerate(split(secret, 6, 8), 1)) | {1: 5, 2: 7}
-        assert rebuilder.rebuild(shares, secret.__eq__) == secret
+        assert rebuilder.rebuild("owner", shares, secret.__eq__) == secret
 
 
 def test_too_few_honest_shares() -> None:
     secret = secrets.token_bytes(32)
     shares = dict(enumerate(split(secret, 4, 5), 1))
     with pytest.raises(CorruptSharesError):
-        Rebuilder(4).rebuild(shares | {1: 1, 2: 2}, secret.__eq__)
+        Rebuilder(4).rebuild("owner", shares | {1: 1, 2: 2}, secret.__eq__)
     with pytest.raises(RoundAbandonedError):
-        Rebuilder(4).rebuild({x: shares[x] for x in (1, 2, 3)}, secret.__eq__)
+        Rebuilder(4).rebuild("owner", {x: shares[x] for x in (1, 2, 3)}, secret.__eq__)
 
 
 def test_the_search_among_many_shares_is_bounded() -> None:
@@ -113,14 +113,14 @@ def test_the_search_among_many_shares_is_bounded() -> None:
     rebuilder = Rebuilder(20)
     for _ in range(2):
         with pytest.raises(CorruptSharesError):
-            rebuilder.rebuild(dict(enumerate(split(bytes(32), 20, 30), 1)), refuse)
+            rebuilder.rebuild("owner", dict(enumerate(split(bytes(32), 20, 30), 1)), refuse)
     assert tried <= shamir.MAX_EXTRA_SUBSETS + 2
 
 
 def test_many_shares_with_a_liar_are_found_by_random_sets() -> None:
     secret = secrets.token_bytes(32)
     shares = dict(enumerate(split(secret, 20, 30), 1)) | {3: 0, 11: 1}
-    assert Rebuilder(20).rebuild(shares, secret.__eq__) == secret
+    assert Rebuilder(20).rebuild("owner", shares, secret.__eq__) == secret
 
 
 @pytest.mark.parametrize(("length", "threshold", "holders"), [(31, 2, 3), (33, 2, 3), (32, 0, 3), (32, 4, 3)])

@@ -70,10 +70,10 @@ def attack(kind: type[ClientRound]) -> tuple[list[int], list[int]]:
     rebuilder = Rebuilder(7)
     for target in TARGETS:
         commitment = simulation.server._shares[target].commitment
-        seed = rebuilder.rebuild(seeds[target], partial(_is_seed, context, target, commitment))
+        seed = rebuilder.rebuild(target, seeds[target], partial(_is_seed, context, target, commitment))
         masks.subtract(self_mask_key(seed, context, target))
     for other in OTHERS:
-        mask_key = rebuilder.rebuild(keys[other], partial(_is_mask_key, roster.adverts[other].mask_key))
+        mask_key = rebuilder.rebuild(other, keys[other], partial(_is_mask_key, roster.adverts[other].mask_key))
         for target in TARGETS:
             common = exchange(X25519PrivateKey.from_private_bytes(mask_key), roster.adverts[target].mask_key)
             (masks.subtract if target < other else masks.add)(pair_mask_key(common, context, other, target))

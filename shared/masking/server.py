@@ -238,14 +238,16 @@ class ServerRound:
     def _seed(self, rebuilder: Rebuilder, owner: str) -> bytes:
         commitment = self._shares[owner].commitment
         shares = {self._roster.point(i): body.seeds[owner] for i, body in self._reveals.items() if owner in body.seeds}
-        return rebuilder.rebuild(shares, lambda seed: agreement.commit(seed, self._context, owner) == commitment)
+        return rebuilder.rebuild(owner, shares, lambda seed: agreement.commit(seed, self._context, owner) == commitment)
 
     def _mask_key(self, rebuilder: Rebuilder, owner: str) -> bytes:
         public_key = self._adverts[owner].mask_key
         shares = {self._roster.point(i): body.keys[owner] for i, body in self._reveals.items() if owner in body.keys}
-        return rebuilder.rebuild(
-            shares, lambda key: X25519PrivateKey.from_private_bytes(key).public_key().public_bytes_raw() == public_key
-        )
+
+        def accept(key: bytes) -> bool:
+            return X25519PrivateKey.from_private_bytes(key).public_key().public_bytes_raw() == public_key
+
+        return rebuilder.rebuild(owner, shares, accept)
 
     def _dropped(self) -> frozenset[str]:
         """U2 without U3."""

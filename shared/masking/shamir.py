@@ -72,13 +72,14 @@ class Rebuilder:
         self._good: tuple[int, ...] = ()  # the holders that worked last: who lied once may lie again
         self._extra = MAX_EXTRA_SUBSETS
 
-    def rebuild(self, shares: Mapping[int, int], accept: Callable[[bytes], bool]) -> bytes:
-        """The secret that `accept` recognises (by its commitment or its public key).
+    def rebuild(self, owner: str, shares: Mapping[int, int], accept: Callable[[bytes], bool]) -> bytes:
+        """The owner's secret, the one that `accept` recognises (by its commitment or its public key).
 
         Where there are more than t shares and the first t don't fit, other sets of t are tried: all of them when
         they are few, random ones when they are many, at most `MAX_EXTRA_SUBSETS` in the life of this object.
 
         Args:
+            owner: the client whose secret it is, for the error's text.
             shares: f(x) by holder x.
             accept: tells the right secret from a wrong one.
 
@@ -90,13 +91,16 @@ class Rebuilder:
             CorruptSharesError: no tried set of t shares gives an accepted secret.
         """
         if len(shares) < self._threshold:
-            raise RoundAbandonedError(f"{len(shares)} shares of a secret; expected at least {self._threshold}")
+            raise RoundAbandonedError(f"{len(shares)} shares of client {owner!r}; expected at least {self._threshold}")
         for subset in self._subsets(sorted(shares)):
             value = sum(c * shares[x] for c, x in zip(self._lagrange(subset), subset, strict=True)) % PRIME
             if value < 2 ** (8 * SECRET_BYTES) and accept(secret := value.to_bytes(SECRET_BYTES)):
                 self._good = subset
                 return secret
-        raise CorruptSharesError(f"no set of {self._threshold} out of {len(shares)} shares fits the commitment")
+        raise CorruptSharesError(
+            f"no set of {self._threshold} out of {len(shares)} shares of client {owner!r} fits what it committed to; "
+            "it, or some who hold its shares, lied"
+        )
 
     def _subsets(self, holders: list[int]) -> Iterator[tuple[int, ...]]:
         yield self._good if self._good and set(self._good) <= set(holders) else tuple(holders[: self._threshold])

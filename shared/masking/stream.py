@@ -21,7 +21,6 @@ class MaskSum:
     """A signed sum of mask streams, exact.
 
     It is kept in 32-bit limbs whose carries wait until the end, so that one stream costs one vector addition.
-
     The limbs are 64-bit accumulators, so up to 2**31 streams can be added before one could overflow.
     """
 
