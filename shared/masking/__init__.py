@@ -1,0 +1,21 @@
+"""Masked aggregation: the holder of the Paillier private key learns the cohort's sum and no single update.
+
+Two state machines, `ClientRound` and `ServerRound`, with plain bytes between them and no network code in either.
+"""
+
+from shared.masking.client import ClientRound, VectorPlan
+from shared.masking.memory import RoundMemory
+from shared.masking.messages import MIN_COHORT, SESSION_BYTES, RoundTerms, minimum_threshold, modulus_digest
+from shared.masking.server import ServerRound
+
+__all__ = [
+    "MIN_COHORT",
+    "SESSION_BYTES",
+    "ClientRound",
+    "RoundMemory",
+    "RoundTerms",
+    "ServerRound",
+    "VectorPlan",
+    "minimum_threshold",
+    "modulus_digest",
+]

@@ -1,0 +1,334 @@
+"""The client's side of one masked round: bytes in, bytes out, every rule of privacy enforced here.
+
+Source: Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine Learning", CCS 2017, figure 4 with
+the consistency check, over Z_n in place of Z_R.
+
+Guarantee: a server that does what it likes, together with c < 2t - N clients of the cohort (about a third of it),
+learns of the others' plaintexts nothing but one sum over at least t - c of them; t >= floor(2N/3) + 1.
+
+One object serves one round and each of its methods works once. Whatever is raised, the client is out of the round for
+good: the state that a method works on is taken out of the object first, so its keys can't be used again.
+"""
+
+import secrets
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from shared.errors import ConfigError, EncodingError, KeyMaterialError
+from shared.masking import agreement
+from shared.masking.client_state import (
+    ORDER,
+    Advertised,
+    Confirmed,
+    Done,
+    Fresh,
+    Masked,
+    Refused,
+    Shared,
+    State,
+)
+from shared.masking.codec import Kind, Signed, sign, unsigned
+from shared.masking.errors import (
+    BothSharesError,
+    CohortTooSmallError,
+    ConsistencyError,
+    OutOfOrderError,
+    OwnUpdateMissingError,
+    RepeatedStageError,
+    RoundOverError,
+    ShareRequestError,
+    SubsetError,
+    TermsMismatchError,
+)
+from shared.masking.memory import RoundMemory
+from shared.masking.messages import (
+    MIN_COHORT,
+    RevealBody,
+    RevealRequest,
+    RoundTerms,
+    ShareBody,
+    modulus_digest,
+    parse_boxes,
+    parse_survivors,
+    view_digest,
+)
+from shared.masking.roster import check_enrolment, read_roster
+from shared.masking.shamir import SECRET_BYTES, split
+from shared.masking.stream import MaskSum
+
+
+@dataclass(frozen=True)
+class VectorPlan:
+    """What the client is ready to upload; a round on other terms is refused.
+
+    Attributes:
+        bucket: which vector it is.
+        modulus: the Paillier modulus n that it will encrypt under.
+        ciphertexts: length of the vector of plaintexts.
+        n_min: the least number of clients that a sum may cover, at least 3.
+
+    Raises:
+        ConfigError: n_min below 3.
+    """
+
+    bucket: str
+    modulus: int
+    ciphertexts: int
+    n_min: int = MIN_COHORT
+
+    def __post_init__(self) -> None:
+        if self.n_min < MIN_COHORT:
+            raise ConfigError(f"n_min = {self.n_min}: expected at least {MIN_COHORT}; a smaller sum shows an update")
+
+
+_S = TypeVar("_S", Fresh, Advertised, Shared, Masked, Confirmed)
+
+
+class ClientRound:
+    """One client in one round. Call order: `advertise`, `share`, `mask`, `confirm`, `reveal`.
+
+    Every method raises a `RoundRefusedError` of its own kind where the server breaks a rule.
+
+    About erasure: the seed b_i is overwritten after its use, and OpenSSL cleanses an X25519 key when it is freed, but
+    Python's `int` and `bytes` can't be overwritten. Of those (shares, derived keys, the bytes of the mask key while it
+    is split) the object only drops its references, as soon as the stage that needs them is over; a copy may stay in
+    the process's memory until that is reused.
+    """
+
+    def __init__(
+        self,
+        client_id: str,
+        signing_key: Ed25519PrivateKey,
+        enrolled: Mapping[str, Ed25519PublicKey],
+        plan: VectorPlan,
+        memory: RoundMemory,
+    ) -> None:
+        """Prepare for a round.
+
+        Args:
+            client_id: this client's id in `enrolled`.
+            signing_key: this client's Ed25519 key.
+            enrolled: the public key of every client that may ever take part, given out of band.
+            plan: the vector to be uploaded.
+            memory: the rounds that this client has entered before.
+
+        Raises:
+            KeyMaterialError: two clients are enrolled with one key, or this client's key is not the enrolled one.
+        """
+        check_enrolment(enrolled)
+        if client_id not in enrolled or enrolled[client_id] != signing_key.public_key():
+            raise KeyMaterialError(f"client {client_id!r}: the signing key is not the enrolled one; enrol it again")
+        self._id = client_id
+        self._signing_key = signing_key
+        self._enrolled = dict(enrolled)
+        self._plan = plan
+        self._memory = memory
+        self._state: State = Fresh()
+        self._lock = threading.Lock()
+
+    def advertise(self, announcement: bytes) -> bytes:
+        """Stage 0: enter the round and make fresh keys.
+
+        Args:
+            announcement: the round's terms.
+
+        Returns:
+            The signed advert of the two public X25519 keys.
+
+        Raises:
+            TermsMismatchError: another public key, bucket or number of ciphertexts than planned.
+            CohortTooSmallError: the announced n_min is below the client's own.
+            StaleRoundError, RoundMemoryError: the round was entered before, or can't be remembered.
+            MalformedMessageError: not an announcement.
+        """
+        self._take(Fresh)
+        terms = RoundTerms.decode(announcement)
+        plan = self._plan
+        if terms.modulus_digest != modulus_digest(plan.modulus):
+            raise TermsMismatchError("the round is for another public key than the one this client encrypts under")
+        if (terms.bucket, terms.ciphertexts) != (plan.bucket, plan.ciphertexts):
+            raise TermsMismatchError(
+                f"the round is for {terms.ciphertexts} ciphertexts of {terms.bucket!r}; "
+                f"expected {plan.ciphertexts} of {plan.bucket!r}"
+            )
+        if terms.n_min < plan.n_min:
+            raise CohortTooSmallError(f"n_min = {terms.n_min}; expected at least {plan.n_min}")
+        self._memory.claim(terms.session, terms.bucket, terms.round_number)
+        # Fresh in every round: with keys of a session one drop-out would expose the client's earlier rounds too.
+        channel_key, mask_key = X25519PrivateKey.generate(), X25519PrivateKey.generate()
+        body = channel_key.public_key().public_bytes_raw() + mask_key.public_key().public_bytes_raw()
+        advert = sign(Kind.ADVERT, terms.context(), self._id, body, self._signing_key)
+        self._state = Advertised(terms, terms.context(), channel_key, mask_key, advert)
+        return advert
+
+    def share(self, roster: bytes) -> bytes:
+        """Stage 1: check the cohort and give every peer its shares of this client's two secrets.
+
+        Args:
+            roster: U1, the adverts of all clients.
+
+        Returns:
+            The signed commitment H(b_i) and one sealed box per peer.
+
+        Raises:
+            ThresholdTooLowError, CohortTooSmallError: the cohort does not protect this client.
+            UnknownPeerError, BadSignatureError, RepeatedAdvertError, ReplayedMessageError, WeakKeyError: a bad advert.
+            OwnAdvertError: this client's advert is missing or was altered.
+            MalformedMessageError: not a roster.
+        """
+        state = self._take(Advertised)
+        cohort = read_roster(roster, state.terms, self._enrolled, state.advert)
+        context, peers = state.context, [peer for peer in cohort.ids if peer != self._id]
+        seed = bytearray(secrets.token_bytes(SECRET_BYTES))
+        seed_shares = split(seed, state.terms.threshold, len(cohort.ids))
+        key_shares = split(state.mask_key.private_bytes_raw(), state.terms.threshold, len(cohort.ids))
+        boxes, box_keys, pair_keys = {}, {}, {}
+        for peer in peers:
+            channel = agreement.exchange(state.channel_key, cohort.adverts[peer].channel_key)
+            place = cohort.point(peer) - 1
+            boxes[peer] = agreement.seal_box(
+                agreement.box_key(channel, context, self._id, peer),
+                cohort.digest,
+                seed_shares[place],
+                key_shares[place],
+            )
+            box_keys[peer] = agreement.box_key(channel, context, peer, self._id)
+            common = agreement.exchange(state.mask_key, cohort.adverts[peer].mask_key)
+            pair_keys[peer] = agreement.pair_mask_key(common, context, self._id, peer)
+        body = ShareBody(agreement.commit(seed, context, self._id), boxes).encode()
+        own_share = seed_shares[cohort.point(self._id) - 1]
+        self._state = Shared(state.terms, context, cohort, seed, own_share, pair_keys, box_keys)
+        return sign(Kind.SHARES, context, self._id, body, self._signing_key)
+
+    def mask(self, boxes: bytes, plaintexts: Sequence[int]) -> list[int]:
+        """Stage 2: mask the vector, once. Encrypt what is returned, and nothing else, with `raw_encrypt`.
+
+        A box that does not open is passed over: this client then has no share of that peer to reveal, which can end
+        the round but never opens an update.
+
+        Args:
+            boxes: the boxes for this client from the other members of U2.
+            plaintexts: (ciphertexts,) integers in [0, n).
+
+        Returns:
+            (ciphertexts,) integers, uniform in Z_n to everybody who lacks the masks.
+
+        Raises:
+            CohortTooSmallError, SubsetError: U2 is too small, or not inside U1.
+            MalformedMessageError, ReplayedMessageError: not the boxes of this round.
+            EncodingError: a vector of another length, or a value outside [0, n).
+        """
+        state = self._take(Shared)
+        found = parse_boxes(boxes, state.context)
+        senders = frozenset(found) | {self._id}
+        if self._id in found or not senders <= set(state.roster.ids):
+            raise SubsetError("boxes from this client itself or from outside the roster; expected those of its peers")
+        _require(senders, state.terms, "sent shares")
+        if len(plaintexts) != self._plan.ciphertexts or not all(0 <= x < self._plan.modulus for x in plaintexts):
+            raise EncodingError(f"expected {self._plan.ciphertexts} plaintexts in [0, n)")
+        shares = {self._id: (state.seed_share, 0)}  # its own mask key it never reveals: it confirms only sets it is in
+        for peer, box in found.items():
+            opened = agreement.open_box(state.box_keys[peer], state.roster.digest, box)
+            if opened is not None:
+                shares[peer] = opened
+        masks = MaskSum(self._plan.modulus, self._plan.ciphertexts)
+        masks.add(agreement.self_mask_key(state.seed, state.context, self._id))
+        for peer in found:
+            # The sign follows the order of the ids, so that the two clients of a pair cancel (CCS 2017, section 4).
+            (masks.add if self._id < peer else masks.subtract)(state.pair_keys[peer])
+        masked = masks.apply(plaintexts)
+        state.seed[:] = bytes(SECRET_BYTES)
+        self._state = Masked(state.terms, state.context, state.roster, senders, shares)
+        return masked
+
+    def confirm(self, survivors: bytes) -> bytes:
+        """Stage 3: sign, once, whose updates the server says have arrived.
+
+        Args:
+            survivors: U3.
+
+        Returns:
+            The signed digest of (roster, U2, U3).
+
+        Raises:
+            SubsetError, CohortTooSmallError: U3 is not inside U2, or too small.
+            OwnUpdateMissingError: U3 is without this client.
+            MalformedMessageError, ReplayedMessageError: not the survivors of this round.
+        """
+        state = self._take(Masked)
+        arrived = parse_survivors(survivors, state.context)
+        if not arrived <= state.senders:
+            raise SubsetError(f"survivors {sorted(arrived - state.senders)} sent no shares; expected only who did")
+        if self._id not in arrived:
+            raise OwnUpdateMissingError(f"client {self._id!r} is not among the survivors that it should confirm")
+        _require(arrived, state.terms, "updates arrived")
+        self._state = Confirmed(state, arrived)
+        body = view_digest(state.roster.digest, state.senders, arrived)
+        return sign(Kind.CONFIRM, state.context, self._id, body, self._signing_key)
+
+    def reveal(self, request: bytes) -> bytes:
+        """Stage 4: give out one share for each member of U2, once at least t clients have confirmed the same view.
+
+        Args:
+            request: the shares that the server asks for, and the signatures of the confirms.
+
+        Returns:
+            The signed shares: of b_j for j in U3, of j's mask key for j in U2 without U3.
+
+        Raises:
+            BothSharesError, ShareRequestError: other shares than these are asked for.
+            ConsistencyError: fewer than t confirms, or a confirm from outside U3 or of another view.
+            MalformedMessageError, ReplayedMessageError: not the request of this round.
+        """
+        state = self._take(Confirmed)
+        masked, survivors = state.masked, state.survivors
+        asked = RevealRequest.parse(request, masked.context)
+        if asked.seeds & asked.keys:
+            raise BothSharesError(f"both shares of {sorted(asked.seeds & asked.keys)} are asked for; never given")
+        if asked.seeds != survivors or asked.keys != masked.senders - survivors:
+            raise ShareRequestError("the shares asked for don't follow from the survivors that this client confirmed")
+        self._check_confirms(state, asked.signatures)
+        shares = masked.shares
+        body = RevealBody(
+            seeds={peer: shares[peer][0] for peer in asked.seeds if peer in shares},
+            keys={peer: shares[peer][1] for peer in asked.keys if peer in shares},
+        ).encode()
+        self._state = Done()
+        return sign(Kind.REVEAL, masked.context, self._id, body, self._signing_key)
+
+    def _check_confirms(self, state: Confirmed, signatures: Mapping[str, bytes]) -> None:
+        """At least t members of U3 have signed this client's very view (CCS 2017, figure 4, round 4).
+
+        Two views with t signatures each have 2t - N > N/3 signers in common, and an honest client signs once.
+        """
+        terms, context = state.masked.terms, state.masked.context
+        if len(signatures) < terms.threshold or not state.survivors.issuperset(signatures):
+            raise ConsistencyError(
+                f"{len(signatures)} confirms; expected at least {terms.threshold}, all from surviving clients"
+            )
+        body = view_digest(state.masked.roster.digest, state.masked.senders, state.survivors)
+        for signer, signature in signatures.items():
+            signed = unsigned(Kind.CONFIRM, context, signer, body) + signature
+            Signed(signer, body, signature, signed).verify(self._enrolled)
+
+    def _take(self, kind: type[_S]) -> _S:
+        """The state that a stage needs, taken out of the object, so that no second call can find it."""
+        with self._lock:
+            state, self._state = self._state, Refused()
+        if isinstance(state, kind):
+            return state
+        if isinstance(state, Refused):
+            raise RoundOverError("this client has refused the round; expected a new round with new keys")
+        if ORDER.index(type(state)) > ORDER.index(kind):
+            raise RepeatedStageError("this stage of the round was done before; expected each stage once")
+        raise OutOfOrderError("this stage of the round comes too early; expected the stage before it first")
+
+
+def _require(clients: frozenset[str], terms: RoundTerms, did: str) -> None:
+    if len(clients) < terms.required:
+        raise CohortTooSmallError(f"{len(clients)} clients {did}; expected at least {terms.required}")

@@ -1,0 +1,99 @@
+"""Who is in a round: the enrolled identities and the roster U1 of signed adverts."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from shared.errors import KeyMaterialError
+from shared.masking.agreement import exchange
+from shared.masking.codec import encode_id
+from shared.masking.errors import (
+    CohortTooSmallError,
+    MalformedMessageError,
+    OwnAdvertError,
+    RepeatedAdvertError,
+    ThresholdTooLowError,
+)
+from shared.masking.messages import MAX_COHORT, Advert, RoundTerms, encode_roster, minimum_threshold, parse_roster
+
+
+@dataclass(frozen=True)
+class Roster:
+    """U1, verified.
+
+    Attributes:
+        ids: all clients, ascending; a client's place fixes which share of a secret it holds.
+        adverts: their public keys.
+        digest: SHA-256 of the roster's bytes, bound into every box and confirm.
+    """
+
+    ids: tuple[str, ...]
+    adverts: Mapping[str, Advert]
+    digest: bytes
+
+    @classmethod
+    def of(cls, adverts: Mapping[str, Advert], context: bytes) -> "Roster":
+        """The roster of adverts that have been checked."""
+        ids = tuple(sorted(adverts))
+        return cls(ids, dict(adverts), hashlib.sha256(encode_roster(adverts, context)).digest())
+
+    def point(self, client_id: str) -> int:
+        """x of the Shamir share that a client holds, from 1."""
+        return self.ids.index(client_id) + 1
+
+
+def check_enrolment(enrolled: Mapping[str, Ed25519PublicKey]) -> None:
+    """One id, one key: a person enrolled twice would count twice.
+
+    Raises:
+        KeyMaterialError: two ids have one key.
+        MalformedMessageError: an id that can't travel.
+    """
+    for client_id in enrolled:
+        encode_id(client_id)
+    if len({key.public_bytes_raw() for key in enrolled.values()}) != len(enrolled):
+        raise KeyMaterialError("two enrolled clients have one Ed25519 key; expected a key of its own for each")
+
+
+def check_advert(advert: Advert, others: Mapping[str, Advert], enrolled: Mapping[str, Ed25519PublicKey]) -> None:
+    """One more advert beside the others of the round.
+
+    Raises:
+        UnknownPeerError, BadSignatureError: not from an enrolled client.
+        RepeatedAdvertError: its id or one of its keys is in the round already.
+        WeakKeyError: a key of low order.
+    """
+    sender = advert.message.sender
+    advert.message.verify(enrolled)
+    if sender in others:
+        raise RepeatedAdvertError(f"client {sender!r} advertises twice; expected one advert per client")
+    taken = {key for other in others.values() for key in (other.channel_key, other.mask_key)}
+    if advert.channel_key == advert.mask_key or taken & {advert.channel_key, advert.mask_key}:
+        raise RepeatedAdvertError(f"client {sender!r} advertises a key that is in the round already")
+    probe = X25519PrivateKey.generate()  # every private key maps a point of low order to zero, so any will tell
+    exchange(probe, advert.channel_key)
+    exchange(probe, advert.mask_key)
+
+
+def read_roster(
+    payload: bytes, terms: RoundTerms, enrolled: Mapping[str, Ed25519PublicKey], own_advert: bytes
+) -> Roster:
+    """U1 as a client accepts it; for what is raised see `ClientRound.share`."""
+    adverts: dict[str, Advert] = {}
+    for advert in parse_roster(payload, terms.context()):
+        check_advert(advert, adverts, enrolled)
+        adverts[advert.message.sender] = advert
+    if encode_roster(adverts, terms.context()) != payload or len(adverts) > MAX_COHORT:
+        raise MalformedMessageError(f"roster: expected at most {MAX_COHORT} adverts in ascending order of their ids")
+    if own_advert not in {advert.message.payload for advert in adverts.values()}:
+        raise OwnAdvertError("the roster lacks this client's own advert, or shows another one in its place")
+    if len(adverts) < terms.required:
+        raise CohortTooSmallError(f"{len(adverts)} clients advertise; expected at least {terms.required}")
+    if terms.threshold < minimum_threshold(len(adverts)):
+        raise ThresholdTooLowError(
+            f"t = {terms.threshold} for {len(adverts)} clients; expected at least {minimum_threshold(len(adverts))}"
+        )
+    return Roster.of(adverts, terms.context())
