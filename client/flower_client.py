@@ -1,16 +1,15 @@
 """The Flower client: what Flower calls, nothing more. Steps 4 to 8 of the flow read from top to bottom in `_update`."""
 
+import hashlib
 import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import grpc
 import numpy as np
-from flwr.client import Client, start_client
+from flwr.client import Client
 from flwr.common import (
     Code,
     EvaluateIns,
@@ -31,15 +30,14 @@ from client.training import TrainingSettings, train
 from shared.config import Config
 from shared.console import add_log_file, check_run_name, track
 from shared.data_utils import ClientData
-from shared.errors import OrchestratorError, RefusedByServerError, RoundRefusedError, ServerUnreachableError
+from shared.errors import KeyMaterialError, OrchestratorError, RefusedByServerError, RoundRefusedError
 from shared.he_utils import PublicScheme, public_scheme
+from shared.identity import ClientIdentity, UpdateStatement, digest_arrays
 from shared.metrics import evaluate
 from shared.model import build_model, flatten, get_parameters, set_parameters
 from shared.weighting import encrypted_size, weigh
 from shared.wire import Header, dump_update, wrap_array
 
-MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's own limit
-_RETRY_SECONDS = 0.5
 _OK = Status(Code.OK, "")
 
 Result = TypeVar("Result")
@@ -51,17 +49,22 @@ class _Update:
     train_seconds: float
     encrypt_seconds: float
     saturated: int
+    signature: dict[str, Scalar]  # the signed statement, where this client has an identity
 
 
 class TenantClient(Client):
     """One tenant. Its rows never leave this object; its model update leaves it encrypted alone."""
 
-    def __init__(self, config: Config, client_id: int, data: ClientData) -> None:
+    def __init__(
+        self, config: Config, client_id: int, data: ClientData, identity: ClientIdentity | None = None
+    ) -> None:
         self.config = config
         self.client_id = client_id
         self.log = logging.getLogger(f"client.{client_id}")
         self.welcome = False  # whether the server has taken this client on this connection
         self._data = data
+        self._identity = identity
+        self._session = ""
         self._model = build_model(config)
         self._run = ""
         self._public_key = b"none yet"
@@ -84,7 +87,11 @@ class TenantClient(Client):
                 add_log_file(self.log, Path(self.config.log_dir) / run / f"client-{self.client_id}.log")
                 self.log.info("found run %s; %d rows to train on", run, len(self._data.train))
                 self._run = run
-            return GetPropertiesRes(_OK, {"client_id": self.client_id})
+            properties: dict[str, Scalar] = {"client_id": self.client_id}
+            if self._identity is not None:
+                self._session = _text(ins.config, "session")
+                properties["signature"] = self._identity.sign_greeting(self._session, _bytes(ins.config, "nonce"))
+            return GetPropertiesRes(_OK, properties)
 
         return self._answer(greet, lambda status: GetPropertiesRes(status, {}))
 
@@ -97,6 +104,7 @@ class TenantClient(Client):
                 "train_seconds": update.train_seconds,
                 "encrypt_seconds": update.encrypt_seconds,
                 "saturated": update.saturated,
+                **update.signature,
             }
             # num_examples travels in the clear, so it says nothing: how many rows a tenant has is its own affair.
             return FitRes(_OK, ndarrays_to_parameters([wrap_array(update.payload)]), num_examples=1, metrics=metrics)
@@ -117,6 +125,12 @@ class TenantClient(Client):
     def _update(self, ins: FitIns) -> _Update:
         round_number = _integer(ins.config, "round")
         settings = _training_settings(ins.config)
+        cohort = _integer(ins.config, "cohort")
+        if cohort < self.config.min_contributors:
+            raise RoundRefusedError(
+                f"the server asks {cohort} clients in this round; with fewer than min_contributors = "
+                f"{self.config.min_contributors} the sum would show too much of mine"
+            )
         self.log.info("round %d: training, local epochs: %d", round_number, settings.local_epochs)
 
         received = parameters_to_ndarrays(ins.parameters)
@@ -146,14 +160,43 @@ class TenantClient(Client):
             "round %d: trained in %.2f s, encrypted in %.2f s, sending %s bytes",
             round_number, train_seconds, encrypt_seconds, f"{len(payload):,}",
         )  # fmt: skip
-        return _Update(payload, train_seconds, encrypt_seconds, encrypted.saturated)
+        signature = self._sign(ins.config, round_number, header.key, received, payload)
+        return _Update(payload, train_seconds, encrypt_seconds, encrypted.saturated, signature)
+
+    def _sign(
+        self,
+        config: dict[str, Scalar],
+        round_number: int,
+        key_fingerprint: str,
+        received: list[NDArray[np.float32]],
+        payload: bytes,
+    ) -> dict[str, Scalar]:
+        """Sign for what this update answers; nothing where this client has no identity."""
+        if self._identity is None:
+            return {}
+        statement = UpdateStatement(
+            run_id=self._session,
+            server_round=round_number,
+            nonce=_bytes(config, "nonce"),
+            client_id=self._identity.client_id,
+            key_fingerprint=key_fingerprint,
+            model_sha256=digest_arrays(received),
+            payload_sha256=hashlib.sha256(payload).hexdigest(),
+        )
+        return {"statement": statement.to_bytes(), "signature": self._identity.sign(statement)}
 
     def _scheme(self, public_key: bytes) -> PublicScheme[Any]:
         """The scheme under the server's key; its tables are kept for as long as the key stays."""
         if self._public_key != public_key:
-            self._public_scheme = public_scheme(self.config, public_key)
-            self._public_key = public_key
-            self.log.info("encrypting under the public key %s…", self._public_scheme.fingerprint()[:16])
+            scheme = public_scheme(self.config, public_key)
+            pinned, found = self.config.pinned_key_fingerprint, scheme.fingerprint()
+            if pinned and found != pinned:
+                raise KeyMaterialError(
+                    f"the server's public key is {found}, this client insists on {pinned} (pinned_key_fingerprint); "
+                    "ask whoever runs the server whether the key was rotated"
+                )
+            self._public_scheme, self._public_key = scheme, public_key
+            self.log.info("encrypting under the public key %s…", found[:16])
         return self._public_scheme
 
     def _load(self, parameters: list[NDArray[np.float32]]) -> None:
@@ -187,49 +230,6 @@ class TenantClient(Client):
         return fail(Status(Code.FIT_NOT_IMPLEMENTED, reason))
 
 
-def run_client(client: TenantClient) -> None:
-    """Serve one orchestrator until it says that the run is over; look for it again when the connection breaks.
-
-    Raises:
-        ServerUnreachableError: no word from the server for `server_wait_timeout` seconds.
-        RefusedByServerError: the server has refused this client for as long; an id that is taken may become free.
-    """
-    config = client.config
-    alone_since = time.monotonic()
-    while True:
-        client.welcome = False
-        try:
-            start_client(
-                server_address=config.server_address,
-                client=client,
-                insecure=True,
-                grpc_max_message_length=MAX_MESSAGE_BYTES,
-            )
-            return
-        except (grpc.RpcError, StopIteration):  # refused, or cut: Flower's own retry does not cover this transport
-            failure: OrchestratorError = ServerUnreachableError(
-                f"no server at {config.server_address} for {config.server_wait_timeout:g} s (server_wait_timeout); "
-                "start orchestrator/run_server.py with the same config"
-            )
-        except RefusedByServerError as error:
-            failure = error
-        if client.welcome:
-            client.log.warning("lost the server; looking for it again")
-            alone_since = time.monotonic()
-        if time.monotonic() - alone_since > config.server_wait_timeout:
-            raise failure
-        time.sleep(_RETRY_SECONDS)
-
-
-def _quiet_channel_watcher(args: threading.ExceptHookArgs) -> None:
-    """gRPC's thread that watches a channel loses a race with the channel's end, and prints a traceback about it."""
-    if "Cannot monitor channel state: Channel closed!" not in str(args.exc_value):
-        threading.__excepthook__(args)
-
-
-threading.excepthook = _quiet_channel_watcher
-
-
 def _training_settings(config: dict[str, Scalar]) -> TrainingSettings:
     learning_rate = config.get("learning_rate")
     if type(learning_rate) is not float or not 0 < learning_rate <= 100:
@@ -241,6 +241,13 @@ def _integer(config: dict[str, Scalar], key: str) -> int:
     value = config.get(key)
     if type(value) is not int or not 1 <= value <= 1_000_000:
         raise RoundRefusedError(f"the server sent {key} = {value!r:.80}; expected a whole number from 1 to 1,000,000")
+    return value
+
+
+def _text(config: dict[str, Scalar], key: str) -> str:
+    value = config.get(key)
+    if type(value) is not str:
+        raise RoundRefusedError(f"the server sent no {key}; is it of the same version?")
     return value
 
 

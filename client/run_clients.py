@@ -16,12 +16,14 @@ from dataclasses import replace
 
 import torch
 
-from client.flower_client import TenantClient, run_client
+from client.connection import run_client
+from client.flower_client import TenantClient
 from client.training import warm_up
 from shared.config import Config, load_config
 from shared.console import setup_logging
 from shared.data_utils import load_client_data
 from shared.errors import ConfigError, OrchestratorError
+from shared.identity import ClientIdentity
 
 _log = logging.getLogger("clients")
 _INTERRUPTED = 130  # 128 + SIGINT, as a shell counts
@@ -82,7 +84,7 @@ def _run_one(config: Config, client_id: int) -> bool:
     log = logging.getLogger(f"client.{client_id}")
     try:
         warm_up()
-        run_client(TenantClient(config, client_id, load_client_data(config, client_id)))
+        run_client(TenantClient(config, client_id, load_client_data(config, client_id), _identity(config, client_id)))
     except OrchestratorError as error:
         log.error("%s", error)
         return False
@@ -90,6 +92,12 @@ def _run_one(config: Config, client_id: int) -> bool:
         log.exception("stopped by an unexpected error")
         return False
     return True
+
+
+def _identity(config: Config, client_id: int) -> ClientIdentity | None:
+    if not config.client_identity:
+        return None
+    return ClientIdentity.load(config.client_identity.replace("{client_id}", str(client_id)), f"client-{client_id}")
 
 
 def _run_threads(config: Config, client_ids: list[int]) -> list[int]:

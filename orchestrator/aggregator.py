@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.admission import Admission, SignedStatement
 from shared.config import MIN_CONTRIBUTORS
 from shared.errors import ContributorLimitError, DuplicateUpdateError, TooFewContributorsError
 from shared.he_utils import PrivateScheme
 from shared.weighting import average, encrypted_size
-from shared.wire import Header, load_update, unwrap_tensor
+from shared.wire import Header, load_update, tensor_length, unwrap_tensor
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,16 @@ class Aggregator:
         min_contributors: below this nothing is decrypted; 2 at least, since a sum of one update is that update.
         max_contributors: the most updates that one sum may hold.
         weighting: `uniform` or `examples`, see `shared/weighting.py`.
+        admission: whose updates count; None where anyone may take part.
     """
 
     def __init__(
-        self, keys: PrivateScheme[Any], min_contributors: int, max_contributors: int, weighting: str = "uniform"
+        self,
+        keys: PrivateScheme[Any],
+        min_contributors: int,
+        max_contributors: int,
+        weighting: str = "uniform",
+        admission: Admission | None = None,
     ) -> None:
         if min_contributors < MIN_CONTRIBUTORS:
             raise TooFewContributorsError(
@@ -56,16 +63,24 @@ class Aggregator:
         self.min_contributors = min_contributors
         self.max_contributors = max_contributors
         self.weighting = weighting
+        self.admission = admission
 
-    def open_round(self, round_number: int, size: int) -> "RoundSum":
-        """Begin the encrypted sum of one round's deltas of `size` values."""
-        return RoundSum(self._keys, self, round_number, size)
+    def open_round(self, round_number: int, size: int, model_sha256: str = "") -> "RoundSum":
+        """Begin the encrypted sum of one round's deltas of `size` values, trained from the model of this digest."""
+        return RoundSum(self._keys, self, round_number, size, model_sha256)
+
+    def update_bytes(self, size: int) -> int:
+        """The length of one honest update, as it travels inside Flower's message."""
+        round_sum = self.open_round(1, size)
+        return tensor_length(round_sum.header, round_sum.layout)
 
 
 class RoundSum:
     """The running encrypted sum of one round: memory for one vector of ciphertexts, however many clients add to it."""
 
-    def __init__(self, keys: PrivateScheme[Any], limits: Aggregator, round_number: int, size: int) -> None:
+    def __init__(
+        self, keys: PrivateScheme[Any], limits: Aggregator, round_number: int, size: int, model_sha256: str
+    ) -> None:
         self._keys = keys
         self._limits = limits
         self._size = encrypted_size(size, limits.weighting)
@@ -76,10 +91,18 @@ class RoundSum:
             scheme=keys.public.name, round=round_number, key=keys.public.fingerprint(), size=self._size
         )
         self.layout = keys.public.layout(self._size)
+        self._admission = (
+            limits.admission.open_round(round_number, self.header.key, model_sha256) if limits.admission else None
+        )
 
-    def add(self, client_id: str, tensor: bytes) -> None:
+    def nonce_for(self, client_id: str) -> bytes:
+        """What this client has to sign in this round; empty where updates are not signed."""
+        return self._admission.nonce_for(client_id) if self._admission else b""
+
+    def add(self, client_id: str, tensor: bytes, signed: SignedStatement | None = None) -> None:
         """Check one client's update, as the serialised uint8 array that Flower carried, and add it to the sum.
 
+        Its length comes first and its signature second, so that nothing is parsed that no enrolled client stands for.
         Whatever is refused leaves the sum as it was.
 
         Raises:
@@ -91,7 +114,10 @@ class RoundSum:
                 raise DuplicateUpdateError(f"client {client_id} has sent an update in this round already")
             if len(self.contributors) == self._limits.max_contributors:
                 raise ContributorLimitError(f"the sum has its {len(self.contributors)} contributors already")
-            blobs = load_update(unwrap_tensor(tensor, self.header, self.layout), self.header, self.layout)
+            payload = unwrap_tensor(tensor, self.header, self.layout)
+            if self._admission is not None:
+                self._admission.check(client_id, payload, signed or SignedStatement(None, None))
+            blobs = load_update(payload, self.header, self.layout)
             ciphertexts = self._keys.public.from_bytes(blobs)
             self._sum = ciphertexts if self._sum is None else self._keys.public.add(self._sum, ciphertexts)
             self.contributors.append(client_id)

@@ -6,11 +6,12 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from flwr.common import Code, GetPropertiesIns
+from flwr.common import Code, GetPropertiesIns, Scalar
 from flwr.server import SimpleClientManager
 from flwr.server.client_proxy import ClientProxy
 
-from shared.errors import TooFewClientsError
+from orchestrator.admission import Admission
+from shared.errors import TooFewClientsError, UpdateRejectedError
 
 _log = logging.getLogger("orchestrator")
 
@@ -22,9 +23,11 @@ class Roster(SimpleClientManager):
     so that choices are reproducible and no tenant takes part twice.
     """
 
-    def __init__(self, run_name: str, greeting_timeout: float) -> None:
+    def __init__(
+        self, run_name: str, session: str, greeting_timeout: float, admission: Admission | None = None
+    ) -> None:
         super().__init__()
-        self._run_name = run_name
+        self._run_name, self._session, self._admission = run_name, session, admission
         self._greeting_timeout = greeting_timeout
         self._tenants: dict[str, str] = {}  # cid -> tenant id, of every connection that was greeted, lost ones too
         self._changed = threading.Condition()
@@ -96,23 +99,31 @@ class Roster(SimpleClientManager):
         self.unregister(client)
 
     def _greet(self, client: ClientProxy) -> None:
+        nonce = self._admission.greeting_nonce() if self._admission else b""
+        greeting: dict[str, Scalar] = {"run": self._run_name, "session": self._session, "nonce": nonce}
         try:
-            answer = client.get_properties(
-                GetPropertiesIns({"run": self._run_name}), timeout=self._greeting_timeout, group_id=None
-            )
+            answer = client.get_properties(GetPropertiesIns(greeting), timeout=self._greeting_timeout, group_id=None)
             tenant = answer.properties.get("client_id")
-            if answer.status.code != Code.OK or type(tenant) is not int:
+            if answer.status.code != Code.OK or type(tenant) is not int or tenant < 0:
                 raise ValueError(answer.status.message or f"client_id = {tenant!r:.80}")
+            if self._admission:
+                self._admission.check_greeting(str(tenant), nonce, answer.properties.get("signature"))
+        except UpdateRejectedError as error:
+            self._refuse(client, str(error))
+            return
         except Exception as error:  # whatever a stranger's connection raises, the others are served
             _log.warning("a client did not answer the greeting: %s: %s", type(error).__name__, error)
             self.unregister(client)
             return
         name = str(tenant)
         with self._changed:
-            taken = any(self._tenants[other.cid] == name for other in self.connected())
-            if not taken:
+            older = [other for other in self.connected() if self._tenants[other.cid] == name]
+            if not older or self._admission:
                 self._tenants[client.cid] = name
-        if taken:  # first come, first served: a stranger must not push out a client that is at work
+        if older and self._admission:
+            # It has proven who it is, so its older connection is one that it lost without our noticing.
+            self.unregister(older[0])
+        elif older:  # first come, first served: a stranger must not push out a client that is at work
             self._refuse(client, f"a client {name} is connected already; each client needs an id of its own")
             return
         _log.info("client %s connected", name)

@@ -1,7 +1,6 @@
 """The folder that each run leaves: config, logs, metrics and model."""
 
 import json
-import os
 import secrets
 import time
 from dataclasses import asdict, dataclass, field
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from shared.config import Config
+from shared.errors import ResumeError
 
 
 @dataclass
@@ -60,25 +60,45 @@ class RoundRecord:
 class RunFolder:
     """`<log_dir>/<date>-<time>-<6 hex digits>/`, with `<log_dir>/latest` pointing at it."""
 
-    def __init__(self, config: Config) -> None:
-        self.name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-        self.path = Path(config.log_dir) / self.name
-        self.path.mkdir(parents=True)
-        (self.path / "config.yaml").write_text(config.as_yaml(), encoding="utf-8")
-        link = self.path.with_name(f".latest-{self.name}")
-        link.symlink_to(self.name)
-        link.replace(self.path.with_name("latest"))  # atomic: `latest` never points nowhere
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+        self.checkpoint = path / "checkpoint.safetensors"
 
-    def append_metrics(self, record: RoundRecord) -> None:
-        """Add one line to `metrics.jsonl`."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(record), allow_nan=False) + "\n")
+    @classmethod
+    def create(cls, config: Config) -> "RunFolder":
+        """Make the folder of a new run and point `latest` at it."""
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+        folder = cls(Path(config.log_dir) / name)
+        folder.path.mkdir(parents=True)
+        (folder.path / "config.yaml").write_text(config.as_yaml(), encoding="utf-8")
+        link = folder.path.with_name(f".latest-{name}")
+        link.symlink_to(name)
+        link.replace(folder.path.with_name("latest"))  # atomic: `latest` never points nowhere
+        return folder
 
-    def save_model(self, names: list[str], parameters: list[NDArray[np.float32]]) -> None:
+    @classmethod
+    def latest(cls, config: Config) -> "RunFolder":
+        """The folder of the newest run.
+
+        Raises:
+            ResumeError: there is none.
+        """
+        path = Path(config.log_dir) / "latest"
+        if not path.is_dir():
+            raise ResumeError(f"{path}: no run to resume; start one without --resume")
+        return cls(path.resolve())
+
+    def write_metrics(self, records: list[RoundRecord]) -> None:
+        """Write `metrics.jsonl`, one line a round, whole or not at all."""
+        lines = [json.dumps(asdict(record), allow_nan=False) + "\n" for record in records]
+        self._replace("metrics.jsonl", "".join(lines).encode())
+
+    def save_model(self, parameters: dict[str, NDArray[np.float32]]) -> None:
         """Write `model.safetensors`, whole or not at all."""
-        part = self.path / "model.safetensors.part"
-        with part.open("wb") as file:
-            file.write(save(dict(zip(names, parameters, strict=True))))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.path / "model.safetensors")
+        self._replace("model.safetensors", save(parameters))
+
+    def _replace(self, name: str, data: bytes) -> None:
+        part = self.path / f"{name}.part"
+        part.write_bytes(data)
+        part.replace(self.path / name)

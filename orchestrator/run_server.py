@@ -1,6 +1,7 @@
 """Start the orchestrator and serve one run.
 
 python orchestrator/run_server.py --config config/config.yaml
+python orchestrator/run_server.py --config config/config.yaml --resume    # go on after a crash
 """
 
 import argparse
@@ -20,10 +21,11 @@ def main(argv: list[str] | None = None) -> int:
     """Serve one run; 0 if all rounds were run."""
     parser = argparse.ArgumentParser(description="Start the orchestrator and serve one run.")
     parser.add_argument("--config", default="config/config.yaml", help="YAML file (default: %(default)s)")
+    parser.add_argument("--resume", action="store_true", help="go on with the newest run from its last checkpoint")
     args = parser.parse_args(argv)
     setup_logging()
     try:
-        run_server(load_config(args.config))
+        run_server(load_config(args.config), resume=args.resume)
     except ConfigError as error:
         _log.error("%s", error)
         return 2

@@ -2,86 +2,127 @@
 
 import logging
 import os
+import secrets
 import signal
 import socket
 import time
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from flwr.common import parameters_to_ndarrays
 from flwr.server import History, Server, ServerConfig, start_server
 from rich.table import Table
 
+from orchestrator.admission import Admission
 from orchestrator.aggregator import Aggregator
+from orchestrator.checkpoint import Checkpoint, check_same_settings, load_checkpoint, save_checkpoint
 from orchestrator.roster import Roster
 from orchestrator.run_folder import RoundRecord, RunFolder
 from orchestrator.strategy import EncryptedFedAvg
 from shared.config import Config, split_address
 from shared.console import add_log_file, console
 from shared.data_utils import load_test_data
-from shared.errors import AddressInUseError
+from shared.errors import AddressInUseError, ConfigError
 from shared.he_utils import PrivateScheme, generate_keys
+from shared.private_files import read_private_file
 
-MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's own limit
+_MESSAGE_SLACK_BYTES = 1 << 20
 INTERRUPTED = 130  # 128 + SIGINT, as a shell counts
 _GOODBYE_SECONDS = 5.0
 
 _log = logging.getLogger("orchestrator")
 
 
-def run_server(config: Config) -> list[RoundRecord]:
+def run_server(config: Config, resume: bool = False) -> list[RoundRecord]:
     """Serve one run from the first client to the last round. Must be called in the main thread.
+
+    Args:
+        config: the settings.
+        resume: go on with the newest run from its last checkpoint instead of starting one.
 
     Returns:
         One record a round, as in `metrics.jsonl`.
 
     Raises:
-        OrchestratorError: the port is taken, the data is missing, or too few clients came.
+        OrchestratorError: the port is taken, the data is missing, too few clients came, or there is nothing to resume.
     """
     _check_port_free(config)
-    folder = RunFolder(config)
+    certificates = _read_certificates(config)
+    # Names this start of the server: what was recorded before it is of another session, and refused.
+    session = secrets.token_hex(16)
+    admission = Admission(config.enrolled_clients, session) if config.enrolled_clients else None
+    folder, checkpoint = _open_run(config, resume)
     add_log_file(_log, folder.path / "server.log")
     _log.info("run %s, files in %s", folder.name, folder.path)
+    if admission is None:
+        _log.warning("anyone who reaches %s can take part (enrolled_clients is not set)", config.server_address)
     test_data = load_test_data(config)
     keys = _make_keys(config)
-    aggregator = Aggregator(
-        keys, config.min_contributors, max_contributors=config.num_clients, weighting=config.weighting
-    )
-    roster = Roster(folder.name, greeting_timeout=config.client_wait_timeout)
+    aggregator = Aggregator(keys, config.min_contributors, config.num_clients, config.weighting, admission)
+    roster = Roster(folder.name, session, config.client_wait_timeout, admission)
     strategy = EncryptedFedAvg(config, aggregator, roster, test_data)
-    server = OrchestratorServer(config, strategy, roster, folder)
+    if checkpoint is None:
+        checkpoint = Checkpoint(strategy.parameters)
+        save_checkpoint(folder.checkpoint, checkpoint)
+    else:
+        strategy.restore(checkpoint.parameters)
+        folder.write_metrics(checkpoint.records)
+        _log.info("resuming after round %d of %d", len(checkpoint.records), config.num_rounds)
+    server = OrchestratorServer(config, strategy, roster, folder, checkpoint)
     server.set_max_workers(config.num_clients)  # Flower's default works on a few clients at a time
-    _log.info("listening on %s", config.server_address)
+    _log.info("listening on %s, TLS %s", config.server_address, "on" if certificates else "off")
     start_server(
         server_address=config.server_address,
         server=server,
         config=ServerConfig(num_rounds=config.num_rounds, round_timeout=config.round_timeout),
-        grpc_max_message_length=MAX_MESSAGE_BYTES,
+        grpc_max_message_length=_message_limit(aggregator, strategy),
+        certificates=certificates,
     )
     console.print(round_table(server.records))
     console.print(f"everything of this run is in {folder.path}", soft_wrap=True)
     return server.records
 
 
+def _open_run(config: Config, resume: bool) -> tuple[RunFolder, Checkpoint | None]:
+    if not resume:
+        return RunFolder.create(config), None
+    folder = RunFolder.latest(config)
+    check_same_settings(folder.path, config)
+    return folder, load_checkpoint(folder.checkpoint)
+
+
+def _message_limit(aggregator: Aggregator, strategy: EncryptedFedAvg) -> int:
+    """The longest message, in bytes, that gRPC takes from a client before this project sees it.
+
+    An honest one holds a model or an update, and some kilobytes beside it.
+    """
+    size = sum(parameter.size for parameter in strategy.parameters.values())
+    return max(4 * size, aggregator.update_bytes(size)) + _MESSAGE_SLACK_BYTES
+
+
 class OrchestratorServer(Server):
-    """Flower's server, with a loop of rounds that writes each one down as soon as it is over."""
+    """Flower's server, with a loop of rounds that makes each one last before the next begins."""
 
     strategy: EncryptedFedAvg
 
-    def __init__(self, config: Config, strategy: EncryptedFedAvg, roster: Roster, folder: RunFolder) -> None:
+    def __init__(
+        self, config: Config, strategy: EncryptedFedAvg, roster: Roster, folder: RunFolder, checkpoint: Checkpoint
+    ) -> None:
         super().__init__(client_manager=roster, strategy=strategy)
         self._config = config
         self._roster, self._folder = roster, folder
-        self.records: list[RoundRecord] = []
+        self.records = checkpoint.records
 
     def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
-        """Run the rounds; `timeout` is how many seconds one client's answer may take."""
+        """Run the rounds that are left; `timeout` is how many seconds one client's answer may take."""
         _exit_at_signals()
-        # All clients are awaited once. One that is lost later must not stop the others: a round needs min_fit_clients.
-        self._roster.gather(self._config.min_available_clients, self._config.client_wait_timeout)
         start = time.perf_counter()
+        first = len(self.records) + 1
+        if first <= num_rounds:
+            # All clients are awaited once. One that is lost later must not stop the others.
+            self._roster.gather(self._config.min_available_clients, self._config.client_wait_timeout)
         self.parameters = self.strategy.initialize_parameters(self.client_manager())
-        for number in range(1, num_rounds + 1):
+        for number in range(first, num_rounds + 1):
             self._run_round(number, timeout)
         return History(), time.perf_counter() - start
 
@@ -94,9 +135,11 @@ class OrchestratorServer(Server):
         self.evaluate_round(number, timeout)
         record = self.strategy.record
         record.round_seconds = time.perf_counter() - start
-        self._folder.save_model(self.strategy.parameter_names, parameters_to_ndarrays(self.parameters))
-        self._folder.append_metrics(record)
         self.records.append(record)
+        # The checkpoint is the commit point; whatever is written after it can be made again from it.
+        save_checkpoint(self._folder.checkpoint, Checkpoint(self.strategy.parameters, self.records))
+        self._folder.save_model(self.strategy.parameters)
+        self._folder.write_metrics(self.records)
         _log.info(
             "round %d of the global model: loss %s, accuracy %s, ROC-AUC %s (%.1f s)",
             number, _cell(record.loss), _cell(record.accuracy), _cell(record.roc_auc), record.round_seconds,
@@ -106,6 +149,19 @@ class OrchestratorServer(Server):
         """Say goodbye; a client that hangs does not hold back the end of the run."""
         self._roster.close()
         super().disconnect_all_clients(timeout=_GOODBYE_SECONDS)
+
+
+def _read_certificates(config: Config) -> tuple[bytes, bytes, bytes] | None:
+    """(CA, certificate, private key) as PEM; None where TLS is off."""
+    if not config.tls_ca:
+        return None
+    if not config.tls_certificate:
+        raise ConfigError("tls_certificate = '': with tls_ca set the server needs tls_certificate and tls_key as well")
+    try:
+        ca, certificate = (Path(path).read_bytes() for path in (config.tls_ca, config.tls_certificate))
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}; make it with orchestrator/provision.py") from None
+    return ca, certificate, read_private_file(Path(config.tls_key), "make it with orchestrator/provision.py")
 
 
 def _make_keys(config: Config) -> PrivateScheme[Any]:

@@ -22,13 +22,16 @@ from flwr.common import (
 from flwr.server.client_manager import ClientManager
 from flwr.server.client_proxy import ClientProxy
 from flwr.server.strategy import Strategy
+from numpy.typing import NDArray
 
+from orchestrator.admission import SignedStatement
 from orchestrator.aggregator import Aggregator, RoundSum
 from orchestrator.roster import Roster
 from orchestrator.run_folder import RoundRecord
 from shared.config import Config
 from shared.data_utils import Dataset
-from shared.errors import EncodingError, TooFewContributorsError, UpdateRejectedError
+from shared.errors import EncodingError, ResumeError, TooFewContributorsError, UpdateRejectedError
+from shared.identity import digest_arrays
 from shared.metrics import evaluate
 from shared.model import build_model, flatten, get_parameters, set_parameters, unflatten
 
@@ -51,15 +54,27 @@ class EncryptedFedAvg(Strategy):
         self._test_data = test_data
         self._model = build_model(config)
         self._chosen: list[ClientProxy] = []
+        self._round_sum: RoundSum
         self.record = RoundRecord(round=0)
 
     @property
-    def parameter_names(self) -> list[str]:
-        """Names of the global model's tensors, in the order of its parameters."""
-        return list(self._model.state_dict())
+    def parameters(self) -> dict[str, NDArray[np.float32]]:
+        """The global model by the names of its tensors."""
+        return dict(zip(self._model.state_dict(), get_parameters(self._model), strict=True))
+
+    def restore(self, parameters: dict[str, NDArray[np.float32]]) -> None:
+        """Go on from this global model.
+
+        Raises:
+            ResumeError: it does not fit the settings.
+        """
+        shapes = {name: array.shape for name, array in self.parameters.items()}
+        if {name: array.shape for name, array in parameters.items()} != shapes:
+            raise ResumeError("the checkpoint's model has other shapes than the settings say; start a new run")
+        set_parameters(self._model, [parameters[name] for name in shapes])
 
     def initialize_parameters(self, client_manager: ClientManager) -> Parameters:
-        """The initial global model, made from the seed; no client is asked for one."""
+        """The present global model: made from the seed, or restored. No client is asked for one."""
         return ndarrays_to_parameters(get_parameters(self._model))
 
     def configure_fit(
@@ -73,15 +88,25 @@ class EncryptedFedAvg(Strategy):
         c = self._config
         self.record = RoundRecord(round=server_round)
         self._chosen = self._choose(c.fraction_fit, c.min_fit_clients, server_round)
+        global_parameters = get_parameters(self._model)
+        size = sum(p.size for p in global_parameters)
+        self._round_sum = self._aggregator.open_round(server_round, size, digest_arrays(global_parameters))
         settings: dict[str, Scalar] = {
             "round": server_round,
             "public_key": self._aggregator.public.public_bytes(),
+            "cohort": len(self._chosen),
             "local_epochs": c.local_epochs,
             "batch_size": c.batch_size,
             "learning_rate": c.learning_rate,
         }
         _log.info("round %d of %d: %d clients train", server_round, c.num_rounds, len(self._chosen))
-        return [(client, FitIns(parameters, settings)) for client in self._chosen]
+        return [
+            (
+                client,
+                FitIns(parameters, {**settings, "nonce": self._round_sum.nonce_for(self._roster.tenant_of(client))}),
+            )
+            for client in self._chosen
+        ]
 
     def aggregate_fit(
         self,
@@ -92,7 +117,7 @@ class EncryptedFedAvg(Strategy):
         """Add the encrypted deltas, decrypt the sum alone, and move the global model by their average."""
         global_parameters = get_parameters(self._model)
         global_vector = flatten(global_parameters)  # (size,)
-        round_sum = self._aggregator.open_round(server_round, global_vector.size)
+        round_sum = self._round_sum
         self._note_failures(results, failures)
         accepted = self._add_updates(round_sum, results)
         try:
@@ -172,7 +197,8 @@ class EncryptedFedAvg(Strategy):
         for client, result in sorted(results, key=lambda pair: self._roster.tenant_of(pair[0])):
             tenant = self._roster.tenant_of(client)
             try:
-                round_sum.add(tenant, b"".join(result.parameters.tensors))
+                signed = SignedStatement(result.metrics.get("statement"), result.metrics.get("signature"))
+                round_sum.add(tenant, b"".join(result.parameters.tensors), signed)
             except UpdateRejectedError as error:
                 self._note_failure(tenant, f"{type(error).__name__}: {error}")
             else:

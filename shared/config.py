@@ -6,6 +6,7 @@ and what is allowed, before any key is made or port opened.
 
 import dataclasses
 import difflib
+import ipaddress
 import re
 import types
 import typing
@@ -49,6 +50,15 @@ class Config:
     server_wait_timeout: float = setting(60.0, "how long a client looks for the server", low=0.1, high=86_400)
     round_timeout: float = setting(300.0, "how long the server waits for one client's answer", low=0.1, high=86_400)
 
+    # Who may take part, and how the channel is protected; all of it is empty on one machine, all set in secure.yaml
+    tls_ca: str = setting("", "PEM file of the CA; clients trust servers with its certificates alone")
+    tls_certificate: str = setting("", "PEM file of the server's certificate; for the server alone")
+    tls_key: str = setting("", "PEM file of its private key; for the server alone")
+    allow_insecure_network: bool = setting(False, "use addresses other than loopback without TLS")
+    enrolled_clients: str = setting("", "enrolled.json; updates must be signed by a client in it")
+    client_identity: str = setting("", "a client's private key file; {client_id} is filled in")
+    pinned_key_fingerprint: str = setting("", "public key that clients insist on, SHA-256 in hex")
+
     # Local training
     local_epochs: int = setting(5, "passes over a client's own data in a round", low=1, high=10_000)
     batch_size: int = setting(32, "rows", low=1, high=1_000_000)
@@ -78,6 +88,7 @@ class Config:
     he_packing: bool = setting(True, "many values per ciphertext; False is the slow reference")
     he_precision_bits: int = setting(16, "fractional bits of a fixed-point value", low=1, high=48)
     he_integer_bits: int = setting(2, "a value saturates at ± 2**he_integer_bits", low=0, high=32)
+    he_key_file: str = setting("", "the private key's file, see orchestrator/keys.py; empty: a new key for each run")
     allow_insecure_key: bool = setting(False, "accept keys below 2048 bits (tests only)")
 
     # Aggregation
@@ -186,6 +197,14 @@ def _check_range(field: dataclasses.Field[Any], value: Any) -> None:
             raise ConfigError(f"{field.name} = {value!r}: expected {low:g} to {high:g}")
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def split_address(address: str) -> tuple[str, int]:
     """`host:port` or `[v6]:port` as host and port.
 
@@ -199,7 +218,22 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def _check_combinations(c: Config) -> None:
-    split_address(c.server_address)
+    host, _ = split_address(c.server_address)
+    if not is_loopback(host) and not c.tls_ca and not c.allow_insecure_network:
+        raise ConfigError(
+            f"server_address = {c.server_address!r}: other machines can reach it, and TLS is off; set tls_ca, "
+            "tls_certificate and tls_key (orchestrator/provision.py makes them), or allow_insecure_network: true"
+        )
+    if bool(c.tls_certificate) != bool(c.tls_key) or (c.tls_certificate and not c.tls_ca):
+        raise ConfigError(
+            f"tls_certificate = {c.tls_certificate!r}: the server needs tls_ca, tls_certificate and tls_key, a client "
+            "tls_ca alone"
+        )
+    if c.pinned_key_fingerprint and not re.fullmatch("[0-9a-f]{64}", c.pinned_key_fingerprint):
+        raise ConfigError(
+            f"pinned_key_fingerprint = {c.pinned_key_fingerprint!r}: expected 64 lower-case hex digits, as "
+            "`orchestrator/keys.py show` prints them"
+        )
     for key in ("min_available_clients", "min_fit_clients", "min_evaluate_clients", "min_contributors"):
         if getattr(c, key) > c.num_clients:
             raise ConfigError(f"{key} = {getattr(c, key)}: at most num_clients, which is {c.num_clients}")

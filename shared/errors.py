@@ -45,6 +45,14 @@ class ServerUnreachableError(OrchestratorError):
     """A client found no server within `server_wait_timeout`."""
 
 
+class ChannelError(OrchestratorError):
+    """The two sides do not agree on TLS, or the server's certificate is not to be trusted."""
+
+
+class ResumeError(OrchestratorError):
+    """There is no checkpoint to go on from, or it belongs to other settings."""
+
+
 class RefusedByServerError(OrchestratorError):
     """The server does not take this client; its message says why."""
 

@@ -184,6 +184,12 @@ def _npy_prefix(length: int) -> bytes:
     return buffer.getvalue()
 
 
+def tensor_length(expected: Header, layout: tuple[int, int]) -> int:
+    """Bytes of an honest update once it is wrapped in a serialised uint8 array."""
+    length = payload_length(expected, layout)
+    return len(_npy_prefix(length)) + length
+
+
 def unwrap_tensor(tensor: bytes, expected: Header, layout: tuple[int, int]) -> bytes:
     """The payload inside a serialised uint8 array (NumPy's .npy, as Flower sends it) of an untrusted client.
 
@@ -196,7 +202,7 @@ def unwrap_tensor(tensor: bytes, expected: Header, layout: tuple[int, int]) -> b
     """
     length = payload_length(expected, layout)
     prefix = _npy_prefix(length)
-    if len(tensor) != len(prefix) + length:
+    if len(tensor) != tensor_length(expected, layout):
         raise PayloadLengthError(
             f"the update has {len(tensor)} bytes; one of this round has exactly {len(prefix) + length}"
         )

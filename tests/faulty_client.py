@@ -9,7 +9,8 @@ import time
 
 from flwr.common import FitIns, FitRes
 
-from client.flower_client import TenantClient, run_client
+from client.connection import run_client
+from client.flower_client import TenantClient
 from shared.config import load_config
 from shared.console import setup_logging
 from shared.data_utils import load_client_data

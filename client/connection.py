@@ -1,0 +1,122 @@
+"""A client's connection: look for the server, serve it until the run is over, and say what is wrong when it isn't."""
+
+import socket
+import ssl
+import threading
+import time
+from pathlib import Path
+
+import grpc
+from flwr.client import start_client
+
+from client.flower_client import TenantClient
+from shared.config import Config, split_address
+from shared.errors import (
+    ChannelError,
+    ConfigError,
+    OrchestratorError,
+    RefusedByServerError,
+    ServerUnreachableError,
+)
+
+MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's own limit
+_RETRY_SECONDS = 0.5
+_PROBE_SECONDS = 5.0
+
+
+def run_client(client: TenantClient) -> None:
+    """Serve one orchestrator until it says that the run is over; look for it again when the connection breaks.
+
+    Raises:
+        ServerUnreachableError: no word from the server for `server_wait_timeout` seconds.
+        RefusedByServerError: the server has refused this client for as long; an id that is taken may become free.
+        ChannelError: the two sides do not agree on TLS, which waiting would not mend.
+    """
+    config = client.config
+    certificates = _read_ca(config)
+    alone_since = time.monotonic()
+    while True:
+        client.welcome = False
+        try:
+            start_client(
+                server_address=config.server_address,
+                client=client,
+                insecure=certificates is None,
+                root_certificates=certificates,
+                grpc_max_message_length=MAX_MESSAGE_BYTES,
+            )
+            return
+        except (grpc.RpcError, StopIteration):  # refused, or cut: Flower's own retry does not cover this transport
+            check_channel(config)
+            failure: OrchestratorError = ServerUnreachableError(
+                f"no server at {config.server_address} for {config.server_wait_timeout:g} s (server_wait_timeout); "
+                "start orchestrator/run_server.py with the same config"
+            )
+        except RefusedByServerError as error:
+            failure = error
+        if client.welcome:
+            client.log.warning("lost the server; looking for it again")
+            alone_since = time.monotonic()
+        if time.monotonic() - alone_since > config.server_wait_timeout:
+            raise failure
+        time.sleep(_RETRY_SECONDS)
+
+
+def check_channel(config: Config) -> None:
+    """Find out, by a handshake of its own, whether TLS is why a connection failed: gRPC's words help nobody.
+
+    Raises:
+        ChannelError: the server's certificate is not to be trusted, or one side speaks TLS and the other doesn't.
+    """
+    host, port = split_address(config.server_address)
+    context = ssl.create_default_context(cafile=config.tls_ca or None)
+    context.set_alpn_protocols(["h2"])
+    if not config.tls_ca:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    try:
+        raw = socket.create_connection((host, port), timeout=_PROBE_SECONDS)
+        with raw, context.wrap_socket(raw, server_hostname=host):
+            pass
+    except ssl.SSLCertVerificationError as error:
+        if "mismatch" in error.verify_message:
+            raise ChannelError(
+                f"the server's certificate is not for {host!r} ({error.verify_message}); connect to a name that it "
+                "has, or make it with orchestrator/provision.py --host"
+            ) from None
+        raise ChannelError(
+            f"the server's certificate is not signed by the CA in {config.tls_ca} ({error.verify_message}); get ca.pem "
+            "from whoever runs the server; if you have it, you may be talking to somebody else"
+        ) from None
+    except ssl.SSLError:
+        if config.tls_ca:
+            raise ChannelError(
+                f"the server at {config.server_address} does not speak TLS; set tls_certificate and tls_key there"
+            ) from None
+    except OSError:
+        pass  # nobody listens, or the server is just being restarted
+    else:
+        if not config.tls_ca:
+            raise ChannelError(
+                f"the server at {config.server_address} speaks TLS and this client does not; set tls_ca to its ca.pem"
+            )
+
+
+def _read_ca(config: Config) -> bytes | None:
+    if not config.tls_ca:
+        return None
+    try:
+        return Path(config.tls_ca).read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"tls_ca = {config.tls_ca!r}: {error.strerror}; get ca.pem from whoever runs the server"
+        ) from None
+
+
+def _quiet_channel_watcher(args: threading.ExceptHookArgs) -> None:
+    """gRPC's thread that watches a channel loses a race with the channel's end, and prints a traceback about it."""
+    if "Cannot monitor channel state: Channel closed!" not in str(args.exc_value):
+        threading.__excepthook__(args)
+
+
+threading.excepthook = _quiet_channel_watcher

@@ -1,0 +1,98 @@
+"""Whose update counts: one signed answer per enrolled client, to this request, in this round, from this model.
+
+Free of Flower. Without an enrolled list anyone who can connect takes part, and the server says so at its start.
+"""
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.enrolment import Enrolment
+from shared.errors import BadSignatureError, WrongClientError
+from shared.identity import NONCE_BYTES, UpdateStatement
+
+
+def identity_name(client_id: str) -> str:
+    """The name that `orchestrator/provision.py` gives to the client that the launcher numbers `client_id`."""
+    return f"client-{client_id}"
+
+
+class Admission:
+    """The enrolled list of a run.
+
+    Args:
+        enrolled: path of `enrolled.json`. It is read anew each round, so that a revocation takes effect in the next.
+        session: names this start of the server, so that nothing recorded before it is ever accepted.
+    """
+
+    def __init__(self, enrolled: str | Path, session: str) -> None:
+        self._enrolled = enrolled
+        self.session = session
+        Enrolment.load(enrolled)  # a missing or malformed list is told at the start
+
+    def greeting_nonce(self) -> bytes:
+        """A fresh challenge for a connection that says who it is."""
+        return secrets.token_bytes(NONCE_BYTES)
+
+    def check_greeting(self, client_id: str, nonce: bytes, signature: object) -> None:
+        """Accept a connection as this client's.
+
+        Raises:
+            UpdateRejectedError: not enrolled, revoked, or not signed by it.
+        """
+        Enrolment.load(self._enrolled).verify_greeting(identity_name(client_id), self.session, nonce, signature)
+
+    def open_round(self, round_number: int, key_fingerprint: str, model_sha256: str) -> "RoundAdmission":
+        """The checks of one round."""
+        return RoundAdmission(Enrolment.load(self._enrolled), self.session, round_number, key_fingerprint, model_sha256)
+
+
+@dataclass(frozen=True)
+class SignedStatement:
+    """What a client sends beside its payload; the types are whatever the network delivered."""
+
+    statement: object
+    signature: object
+
+
+class RoundAdmission:
+    """What each client of one round has to sign."""
+
+    def __init__(
+        self, enrolment: Enrolment, session: str, round_number: int, key_fingerprint: str, model_sha256: str
+    ) -> None:
+        self._enrolment = enrolment
+        self._session = session
+        self._round = round_number
+        self._key_fingerprint = key_fingerprint
+        self._model_sha256 = model_sha256
+        self._nonces: dict[str, bytes] = {}
+
+    def nonce_for(self, client_id: str) -> bytes:
+        """The challenge of this client in this round."""
+        return self._nonces.setdefault(client_id, secrets.token_bytes(NONCE_BYTES))
+
+    def check(self, client_id: str, payload: bytes, signed: SignedStatement) -> None:
+        """Accept an update as this client's answer to this round's request.
+
+        Raises:
+            UpdateRejectedError: one of its subclasses says what is wrong with whose statement.
+        """
+        nonce = self._nonces.get(client_id)
+        if nonce is None:
+            raise WrongClientError(f"client {client_id} was not asked for an update in this round")
+        if type(signed.statement) is not bytes or type(signed.signature) is not bytes:
+            raise BadSignatureError(
+                f"client {client_id} sent an unsigned update; set client_identity to the file made for it"
+            )
+        expected = UpdateStatement(
+            run_id=self._session,
+            server_round=self._round,
+            nonce=nonce,
+            client_id=identity_name(client_id),
+            key_fingerprint=self._key_fingerprint,
+            model_sha256=self._model_sha256,
+            payload_sha256=hashlib.sha256(payload).hexdigest(),
+        )
+        self._enrolment.verify(signed.statement, signed.signature, expected)

@@ -1,0 +1,95 @@
+"""What a killed server needs to go on: the global model and the rounds so far, in one file that is replaced whole.
+
+The file is the commit point of a round. It is a safetensors file, so reading it runs no code, and it holds no key.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from orchestrator.run_folder import RoundRecord
+from shared.config import Config, load_config
+from shared.errors import ResumeError
+
+# Settings that a resumed run may change: they decide neither what is trained nor who can read it.
+_FREE_TO_CHANGE = {
+    "server_address", "num_rounds", "client_wait_timeout", "server_wait_timeout", "round_timeout", "log_dir", "tls_ca",
+    "tls_certificate", "tls_key", "allow_insecure_network", "enrolled_clients", "client_identity", "he_key_file",
+    "pinned_key_fingerprint",
+}  # fmt: skip
+
+
+@dataclass
+class Checkpoint:
+    """The state between two rounds.
+
+    Attributes:
+        parameters: the global model, by the names of its tensors.
+        records: one per finished round; their `contributor_ids` are the accepted (client, round) pairs.
+    """
+
+    parameters: dict[str, NDArray[np.float32]]
+    records: list[RoundRecord] = field(default_factory=list)
+
+    @property
+    def accepted(self) -> set[tuple[str, int]]:
+        """Every (client, round) whose update is in the model."""
+        return {(client, record.round) for record in self.records for client in record.contributor_ids}
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write the file whole or not at all, and make sure of it before returning."""
+    metadata = {"records": json.dumps([asdict(record) for record in checkpoint.records], allow_nan=False)}
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        file.write(save(checkpoint.parameters, metadata=metadata))
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name, too, survives a power cut
+    finally:
+        os.close(folder)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read what `save_checkpoint` wrote.
+
+    Raises:
+        ResumeError: the file is missing or damaged.
+    """
+    known = {f.name for f in fields(RoundRecord)}
+    try:
+        with safe_open(path, framework="numpy") as file:
+            parameters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            raw = json.loads((file.metadata() or {})["records"])
+        records = [RoundRecord(**{k: v for k, v in record.items() if k in known}) for record in raw]
+    except FileNotFoundError:
+        raise ResumeError(f"{path}: no checkpoint; start the run without --resume") from None
+    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+        raise ResumeError(f"{path}: not a checkpoint of this version ({error}); start a run without --resume") from None
+    return Checkpoint(parameters, records)
+
+
+def check_same_settings(run: Path, config: Config) -> None:
+    """Refuse to resume a run with settings that would make another model of it.
+
+    Raises:
+        ResumeError: naming the settings that differ.
+    """
+    before = load_config(run / "config.yaml")
+    changed = [
+        f.name
+        for f in fields(Config)
+        if f.name not in _FREE_TO_CHANGE and getattr(before, f.name) != getattr(config, f.name)
+    ]
+    if changed:
+        shown = ", ".join(f"{key} was {getattr(before, key)!r}, is {getattr(config, key)!r}" for key in changed)
+        raise ResumeError(f"{run}: the run was begun with other settings: {shown}; restore them or start a new run")
