@@ -59,7 +59,7 @@ def run_server(config: Config, resume: bool = False) -> list[RoundRecord]:
     test_data = load_test_data(config)
     keys = _make_keys(config)
     aggregator = Aggregator(keys, config.min_contributors, config.num_clients, config.weighting, admission)
-    roster = Roster(folder.name, session, config.client_wait_timeout, admission)
+    roster = Roster(folder.name, session, admission)
     strategy = EncryptedFedAvg(config, aggregator, roster, test_data)
     if checkpoint is None:
         checkpoint = Checkpoint(strategy.parameters)
