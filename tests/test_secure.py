@@ -34,7 +34,6 @@ def secure(pki: Path, **changes: Any) -> dict[str, Any]:
         "client_identity": str(pki / "clients" / "client-{client_id}.key"),
         "he_key_file": str(pki / "paillier.json"),
         "he_key_length": 2048,
-        "secure_aggregation": "none",
         **changes,
     }
 
