@@ -46,7 +46,7 @@ def comb_over_limit(key_bits: int, passes: int) -> CombCost:
     def multiply() -> None:
         for _ in range(loops):
             for a, b in pairs:
-                a * b % n2  # noqa: B018 - the result is not wanted, its cost is
+                a * b % n2
 
     power_seconds, multiply_seconds = [], []
     for _ in range(passes):

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,13 +38,31 @@ class Measured:
     median: Figures
 
 
-def interleave(candidates: Sequence[Candidate], size: int, passes: int) -> list[Measured]:
-    """Measure the candidates in turn, `passes` times: whatever slows the machine for a while slows all of them."""
+@dataclass(frozen=True)
+class Passes:
+    """How often to measure: up to `most` times, but none begins after `limit_seconds`; once at least."""
+
+    most: int
+    limit_seconds: float
+
+    def __iter__(self) -> Iterator[int]:
+        start = time.perf_counter()
+        for number in range(self.most):
+            if number and time.perf_counter() - start > self.limit_seconds:
+                return
+            yield number
+
+
+def interleave(candidates: Sequence[Candidate], size: int, passes: Passes) -> list[Measured]:
+    """Measure the candidates in turn, pass by pass: whatever slows the machine for a while slows all of them."""
     figures: list[list[Figures]] = [[] for _ in candidates]
-    for _ in range(passes):
+    for _ in passes:
         for candidate, own in zip(candidates, figures, strict=True):
             own.append(candidate.measure())
-    return [Measured(c.name, c.key_bits, size, passes, c.how, medians(f)) for c, f in zip(candidates, figures, strict=True)]
+    return [
+        Measured(c.name, c.key_bits, size, len(own), c.how, medians(own))
+        for c, own in zip(candidates, figures, strict=True)
+    ]
 
 
 def medians(passes: Sequence[Figures]) -> Figures:
@@ -59,6 +77,6 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def times_better(ours: Measured, peer: Measured, operation: str, peer_operation: str | None = None) -> float:
-    """The peer's figure over ours: above 1 this project is better."""
-    return peer.median[peer_operation or operation] / ours.median[operation]
+def times_better(ours: Measured, peer: Measured, operation: str) -> float:
+    """The peer's figure over ours: above 1 this project is better. `online` is compared with the peer's encryption."""
+    return peer.median["encrypt" if operation == "online" else operation] / ours.median[operation]

@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from benchmarks.measuring import Passes
+
 ROOT = Path(__file__).resolve().parent.parent
 HIDDEN_UNITS = [64, 32]
 NSL_KDD_ROWS = 125_973  # of KDDTrain+, shared out among the clients
@@ -25,11 +27,12 @@ Record = dict[str, Any]  # a line of metrics.jsonl
 
 @dataclass(frozen=True)
 class RoundCost:
-    """Medians over all rounds but each run's first, of `runs` encrypted and `runs` plain runs, interleaved.
+    """Medians over all rounds but each run's first, of as many encrypted as plain runs, in turn.
 
     Attributes:
         data: where the rows came from.
         parameters: of the model, an MLP 122-64-32-2.
+        rounds: timed, of each kind.
         encrypted, plain: median seconds of the round and of its parts; train and encrypt are the slowest client's.
         over_plain: encrypted round seconds / plain round seconds.
     """
@@ -38,24 +41,23 @@ class RoundCost:
     local_epochs: int
     data: str
     parameters: int
-    runs: int
     rounds: int
     encrypted: dict[str, float]
     plain: dict[str, float]
     over_plain: float
 
 
-def round_cost(clients: int, local_epochs: int, runs: int, rounds: int) -> RoundCost:
-    """Run the same training encrypted (3072 bits) and in the clear, in turn."""
+def round_cost(clients: int, local_epochs: int, passes: Passes, rounds: int) -> RoundCost:
+    """Run the same training encrypted (3072 bits) and in the clear, in turn, `rounds` timed rounds a run."""
     records: dict[str, list[Record]] = {"none": [], "paillier": []}
-    for _ in range(runs):
+    for _ in passes:
         for scheme, collected in records.items():
             collected += _run(clients, local_epochs, scheme, num_rounds=rounds + 1)[1:]
     encrypted, plain = summary(records["paillier"]), summary(records["none"])
     widths = [122, *HIDDEN_UNITS, 2]
     parameters = sum(w * v + v for w, v in zip(widths, widths[1:], strict=False))
     return RoundCost(
-        clients, local_epochs, _data_settings(clients)["data_source"], parameters, runs, len(records["none"]),
+        clients, local_epochs, _data_settings(clients)["data_source"], parameters, len(records["none"]),
         encrypted, plain, encrypted["round_seconds"] / plain["round_seconds"],
     )  # fmt: skip
 
@@ -117,5 +119,3 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-

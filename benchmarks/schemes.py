@@ -19,6 +19,11 @@ from shared.he.randomness import comb_for
 from shared.he_utils import Vector, generate_keys, public_scheme
 from shared.wire import Header, dump_update
 
+OURS = {"blum": "this project, blum", "subgroup": "this project, subgroup"}
+PHE = "phe, one ciphertext per value"
+TENSEAL = "TenSEAL CKKS"
+HEU = "SecretFlow HEU ZPaillier"
+
 CKKS_POLY_DEGREE = 8192
 CKKS_COEFFICIENT_BITS = [60, 40, 60]
 CKKS_SCALE_BITS = 40
@@ -41,7 +46,7 @@ class Ours:
 
     def __init__(self, key_bits: int, kind: str, vector: Vector, online: bool = True) -> None:
         config = Config(he_key_length=key_bits, he_key_kind=kind, allow_insecure_key=key_bits < 2048)
-        self.name, self.key_bits = f"this project, {kind}", key_bits
+        self.name, self.key_bits = OURS[kind], key_bits
         self.how = (
             f"the whole vector, packed for {config.num_clients} contributors; encrypt: randomisers made on the spot by "
             "one core and ciphertexts turned to bytes, the comb's table built before; online: the same with randomisers "
@@ -78,7 +83,7 @@ class PheOnePerValue:
     """`phe` as its documentation shows it: one ciphertext a value."""
 
     def __init__(self, key_bits: int, vector: Vector, sample: int) -> None:
-        self.name, self.key_bits = "phe, one ciphertext per value", key_bits
+        self.name, self.key_bits = PHE, key_bits
         sample = min(sample, len(vector))
         self.how = (
             f"measured on {sample} values one by one and scaled to {len(vector):,}; integers at exponent 0; "
@@ -114,16 +119,14 @@ class TenSealCkks:
     def __init__(self, vector: Vector) -> None:
         import tenseal
 
-        self.name = "TenSEAL CKKS"
+        self.name = TENSEAL
         self.how = (
             f"the whole vector; N = {CKKS_POLY_DEGREE}, {CKKS_COEFFICIENT_BITS} bits, scale 2**{CKKS_SCALE_BITS}, "
             "public context; encrypt: with serialisation; approximate"
         )
         self._vector = vector
         self._tenseal = tenseal
-        private = tenseal.context(
-            tenseal.SCHEME_TYPE.CKKS, CKKS_POLY_DEGREE, coeff_mod_bit_sizes=CKKS_COEFFICIENT_BITS
-        )
+        private = tenseal.context(tenseal.SCHEME_TYPE.CKKS, CKKS_POLY_DEGREE, coeff_mod_bit_sizes=CKKS_COEFFICIENT_BITS)
         private.global_scale = 2**CKKS_SCALE_BITS
         self._secret_key = private.secret_key()
         self._public = private.copy()
@@ -153,7 +156,7 @@ class HeuZPaillier:
         from heu import numpy as heu_numpy
         from heu import phe as heu_phe
 
-        self.name, self.key_bits = "SecretFlow HEU ZPaillier", key_bits
+        self.name, self.key_bits = HEU, key_bits
         sample = min(sample, len(vector))
         self.how = (
             f"one vectorised call on {sample} int64 values, scaled to {len(vector):,}; one ciphertext per value; "
