@@ -96,13 +96,18 @@ def draw(results: Results, path: Path) -> None:
 
 def _ratios(results: Results) -> Sheet:
     size = results.settings["ratio_parameters"]
-    rows = [[key, _figure(value), _MEANING[key]] for key, value in results.ratios(size).items()]
+    rows = [[key, _figure(value), _MEANING[key]] for key, value in results.ratios().items()]
     return Sheet(f"Ratios at {size:,} parameters", ["ratio", "measured", "what it is"], rows)
 
 
 def _comparisons(results: Results) -> Sheet:
     rows = [
-        [row["peer"], f"{row['key_bits']}", f"{row['parameters']:,}", *(_figure(row[name]) for name in OPERATIONS)]
+        [
+            row["peer"],
+            f"{row['key_bits']}",
+            f"{row['parameters']:,}",
+            *(_figure(row[name]) if name in row else "-" for name in OPERATIONS),
+        ]
         for row in results.comparisons()
     ]
     return Sheet(
@@ -199,11 +204,7 @@ def _memory(results: Results) -> Sheet:
 def _remarks(results: Results) -> list[str]:
     machine = results.machine
     libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
-    how = dict.fromkeys(
-        f"{m.name}, {m.size:,} parameters: {m.how}"
-        for m in results.schemes
-        if m.size == results.settings["ratio_parameters"]
-    )
+    how = dict.fromkeys(f"{m.name}: {m.how}" for m in results.schemes if m.size == results.settings["ratio_parameters"])
     return [
         f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}, "
         f"{libraries}; load average at the start {machine['load_average']}; {machine['date']}.",

@@ -9,7 +9,6 @@ from benchmarks.memory import Peak
 from benchmarks.rounds import RoundCost
 from benchmarks.schemes import OURS, PHE, TENSEAL
 
-RATIO_SIZE = 100_000  # parameters that `ratios` is about
 OPERATIONS = ("encrypt", "online", "bytes", "sum", "decrypt")
 
 
@@ -35,11 +34,12 @@ class Results:
         """The medians of one candidate."""
         return next(m for m in self.schemes if (m.name, m.key_bits, m.size) == (name, key_bits, size))
 
-    def ratios(self, size: int = RATIO_SIZE) -> dict[str, float]:
-        """The figures that matter, for `size` parameters.
+    def ratios(self) -> dict[str, float]:
+        """The figures that matter, for `ratio_parameters` of the settings.
 
         All are peer over this project, so above 1 is better, but for the last two, which are cost over limit.
         """
+        size = self.settings["ratio_parameters"]
         ours, phe = ({bits: self.find(name, bits, size) for bits in (2048, 3072)} for name in (OURS["blum"], PHE))
         return {
             "encrypt_vs_phe_2048": times_better(ours[2048], phe[2048], "encrypt"),
@@ -56,25 +56,23 @@ class Results:
         }
 
     def comparisons(self) -> list[dict[str, Any]]:
-        """Every peer against this project's blum key, at each size; CKKS, which has no modulus, against 3072 bits."""
+        """Every peer, and the subgroup key, against the blum key of as many bits; CKKS has none, so against 3072."""
         return [
             {
                 "parameters": peer.size,
                 "key_bits": ours.key_bits,
                 "peer": peer.name,
-                **{operation: times_better(ours, peer, operation) for operation in OPERATIONS},
+                **{o: times_better(ours, peer, o) for o in OPERATIONS if o in ours.median},
             }
             for peer in self.schemes
-            if peer.name not in OURS.values()
+            if peer.name != OURS["blum"]
             for ours in [self.find(OURS["blum"], peer.key_bits or 3072, peer.size)]
         ]
 
     def as_json(self) -> dict[str, Any]:
+        """Everything, the ratios first."""
         return {
             "ratios": self.ratios(),
             "comparisons": self.comparisons(),
-            **{
-                name: asdict(self)[name]
-                for name in ("machine", "settings", "schemes", "combs", "rounds", "memory", "notes")
-            },
+            **asdict(self),
         }

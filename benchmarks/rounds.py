@@ -1,5 +1,6 @@
-"""The whole round, encrypted and in the clear: the real server and the real client launcher, as a person starts them."""
+"""The whole round, encrypted and in the clear: the real server and client launcher, as a person starts them."""
 
+import itertools
 import json
 import os
 import socket
@@ -55,7 +56,7 @@ def round_cost(clients: int, local_epochs: int, passes: Passes, rounds: int) -> 
             collected += _run(clients, local_epochs, scheme, num_rounds=rounds + 1)[1:]
     encrypted, plain = summary(records["paillier"]), summary(records["none"])
     widths = [122, *HIDDEN_UNITS, 2]
-    parameters = sum(w * v + v for w, v in zip(widths, widths[1:], strict=False))
+    parameters = sum(w * v + v for w, v in itertools.pairwise(widths))
     return RoundCost(
         clients, local_epochs, _data_settings(clients)["data_source"], parameters, len(records["none"]),
         encrypted, plain, encrypted["round_seconds"] / plain["round_seconds"],

@@ -16,7 +16,7 @@ from benchmarks.machine import machine_facts
 from benchmarks.measuring import Candidate, Passes, interleave
 from benchmarks.memory import peaks
 from benchmarks.report import draw, print_results, write_markdown
-from benchmarks.results import RATIO_SIZE, Results
+from benchmarks.results import Results
 from benchmarks.rounds import round_cost
 from benchmarks.schemes import HEU, HeuZPaillier, Ours, PheOnePerValue, TenSealCkks, delta_like
 from shared.config import Config
@@ -24,6 +24,7 @@ from shared.console import console
 from shared.he_utils import Vector
 
 KEY_BITS = (2048, 3072)
+RATIO_SIZE = 100_000  # parameters that `ratios` is about
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 LARGEST_SUBGROUP = 100_000  # beyond, the subgroup key's figures only grow in proportion
 MEMORY_SIZES = (10_000, 100_000, 1_000_000)
@@ -79,7 +80,7 @@ def _new_results() -> Results:
 
 def _candidates(vector: Vector, results: Results) -> list[Candidate]:
     kinds = ("blum", "subgroup") if len(vector) <= LARGEST_SUBGROUP else ("blum",)
-    candidates: list[Candidate] = [Ours(bits, kind, vector, kind == "blum") for bits in KEY_BITS for kind in kinds]
+    candidates: list[Candidate] = [Ours(bits, kind, vector) for bits in KEY_BITS for kind in kinds]
     candidates += [PheOnePerValue(bits, vector, SAMPLE) for bits in KEY_BITS]
     candidates.append(TenSealCkks(vector))
     try:
@@ -100,13 +101,13 @@ def main() -> None:
     if missing:
         raise SystemExit(f"not installed: {', '.join(missing)}; pip install -r benchmarks/requirements.txt")
     results = quick() if args.quick else full()
-    print_results(results)
     if args.json:
         args.json.write_text(json.dumps(results.as_json(), indent=1) + "\n", encoding="utf-8")
     if args.markdown:
         write_markdown(results, args.markdown)
     if args.picture:
         draw(results, args.picture)
+    print_results(results)
 
 
 if __name__ == "__main__":

@@ -49,8 +49,8 @@ class Ours:
         self.name, self.key_bits = OURS[kind], key_bits
         self.how = (
             f"the whole vector, packed for {config.num_clients} contributors; encrypt: randomisers made on the spot by "
-            "one core and ciphertexts turned to bytes, the comb's table built before; online: the same with randomisers "
-            "made before; decrypt: on all cores"
+            "one core and ciphertexts turned to bytes, the comb's table built before; online: the same with "
+            "randomisers made before; decrypt: on all cores"
         )
         self._vector, self._online = vector, online
         self._private = generate_keys(config)
