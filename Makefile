@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 CONFIG ?= config/config.yaml
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format bench clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -25,6 +25,9 @@ format: $(VENV)/installed-dev  ## let ruff rewrite what it can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+bench: $(VENV)/installed-bench  ## measure against phe, TenSEAL and HEU; refreshes docs/performance.*, takes half an hour
+	$(PY) benchmarks/run.py --json docs/performance.json --markdown docs/performance.md --picture docs/performance.png
+
 clean:  ## remove the environment and caches; runs in logs/ stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
@@ -38,4 +41,8 @@ $(VENV)/installed: requirements.txt pyproject.toml
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(PY) -m pip install --quiet -e ".[dev]"
+	@touch $@
+
+$(VENV)/installed-bench: $(VENV)/installed benchmarks/requirements.txt
+	$(PY) -m pip install --quiet -r benchmarks/requirements.txt
 	@touch $@

@@ -9,6 +9,9 @@ from rich.table import Table
 from benchmarks.results import OPERATIONS, Results
 from shared.console import console
 
+FIGURES_BEGIN = "<!-- figures: written by benchmarks/run.py -->"
+FIGURES_END = "<!-- end of figures -->"
+
 _MEANING = {
     "encrypt_vs_phe_2048": "encrypt, 2048 bits: phe / this project",
     "encrypt_vs_phe_3072": "encrypt, 3072 bits: phe / this project",
@@ -57,14 +60,18 @@ def print_results(results: Results) -> None:
 
 
 def write_markdown(results: Results, path: Path) -> None:
-    """The tables as a file of their own, for docs/performance.md to point to."""
+    """Put the tables between the two marks of the page at `path`, in place of those of an earlier run."""
     parts = [
-        "<!-- written by benchmarks/run.py: change it there -->\n",
         *(sheet.as_markdown() for sheet in sheets(results)),
         "### How each figure was obtained\n",
         "\n".join(f"- {line}" for line in _remarks(results)) + "\n",
     ]
-    path.write_text("\n".join(parts), encoding="utf-8")
+    page = path.read_text(encoding="utf-8") if path.exists() else f"{FIGURES_BEGIN}{FIGURES_END}\n"
+    before, begin, rest = page.partition(FIGURES_BEGIN)
+    _, end, after = rest.partition(FIGURES_END)
+    if not begin or not end:
+        raise SystemExit(f"{path} has no lines {FIGURES_BEGIN} and {FIGURES_END} to put the tables between")
+    path.write_text(f"{before}{begin}\n\n" + "\n".join(parts) + f"\n{end}{after}", encoding="utf-8")
 
 
 def draw(results: Results, path: Path) -> None:

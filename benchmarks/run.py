@@ -1,9 +1,9 @@
 """Measure this project against its peers, as ratios.
 
     python benchmarks/run.py --quick --json quick.json     # two minutes: the nine ratios that matter
-    python benchmarks/run.py --json bench.json --markdown docs/figures.md --picture docs/figures.png
+    python benchmarks/run.py --json bench.json --markdown docs/performance.md --picture docs/performance.png
 
-Needs benchmarks/requirements.txt; `make bench` installs it and runs the long form, about a quarter of an hour.
+Needs benchmarks/requirements.txt; `make bench` installs it and runs the long form, about half an hour.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure this project against its peers, as ratios.")
     parser.add_argument("--quick", action="store_true", help="two minutes: only the ratios that matter")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
-    parser.add_argument("--markdown", type=Path, help="write the tables to this file")
+    parser.add_argument("--markdown", type=Path, help="put the tables into this page")
     parser.add_argument("--picture", type=Path, help="draw the ratios into this PNG file")
     args = parser.parse_args()
     missing = [name for name in ("tenseal", "psutil", "matplotlib") if importlib.util.find_spec(name) is None]

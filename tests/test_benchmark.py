@@ -1,20 +1,23 @@
 """The benchmark's arithmetic and the form of its results, with tiny sizes. Nothing here asserts a time."""
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-for library in ("psutil", "tenseal", "heu", "matplotlib"):
-    pytest.importorskip(library, reason=f"{library} is not installed; benchmarks/requirements.txt has it")
-
 from benchmarks.comb import CombCost, comb_over_limit
 from benchmarks.measuring import Figures, Measured, Passes, interleave, medians, times_better
-from benchmarks.report import draw, write_markdown
+from benchmarks.report import FIGURES_BEGIN, FIGURES_END, draw, write_markdown
 from benchmarks.results import OPERATIONS, Results
 from benchmarks.rounds import TIMES, RoundCost, summary
 from benchmarks.schemes import OURS, PHE, TENSEAL, HeuZPaillier, Ours, PheOnePerValue, TenSealCkks, delta_like
+
+MISSING = [name for name in ("tenseal", "heu", "matplotlib") if importlib.util.find_spec(name) is None]
+pytestmark = pytest.mark.skipif(
+    bool(MISSING), reason=f"benchmarks/requirements.txt has, but is not installed: {MISSING}"
+)
 
 RATIO_KEYS = [
     "encrypt_vs_phe_2048",
@@ -109,9 +112,14 @@ def test_online_is_compared_with_a_peers_encryption_where_the_peer_makes_nothing
 def test_the_files_hold_every_ratio(tmp_path: Path) -> None:
     results = _results()
     assert list(json.loads(json.dumps(results.as_json()))["ratios"]) == RATIO_KEYS
-    write_markdown(results, tmp_path / "figures.md")
-    text = (tmp_path / "figures.md").read_text(encoding="utf-8")
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{FIGURES_BEGIN}\nold figures\n{FIGURES_END}\nafter\n", encoding="utf-8")
+    write_markdown(results, page)
+    text = page.read_text(encoding="utf-8")
     assert all(f"| {key} |" in text for key in RATIO_KEYS)
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old figures" not in text
     draw(results, tmp_path / "figures.png")
     assert (tmp_path / "figures.png").read_bytes().startswith(b"\x89PNG")
 
