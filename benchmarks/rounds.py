@@ -87,6 +87,8 @@ def _run(clients: int, local_epochs: int, scheme: str, num_rounds: int) -> list[
             "num_hidden_units": HIDDEN_UNITS,
             "he_scheme": scheme,
             "he_key_length": 3072,
+            "client_wait_timeout": 300.0,  # a busy machine takes long to start
+            "server_wait_timeout": 300.0,
             "server_address": f"127.0.0.1:{_free_port()}",
             "log_dir": folder,
         }
