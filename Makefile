@@ -4,14 +4,14 @@ VENV := .venv
 PY := $(VENV)/bin/python
 CONFIG ?= config/config.yaml
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format bench clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
 
 demo: $(VENV)/installed  ## orchestrator and three clients on generated data, ends with the table of the rounds
-	@$(PY) orchestrator/run_server.py --config $(CONFIG) & server=$$!; trap 'kill $$server 2>/dev/null' EXIT; \
-	$(PY) client/run_clients.py --config $(CONFIG) --executor thread && wait $$server
+	@$(PY) client/run_clients.py --config $(CONFIG) --executor thread & clients=$$!; \
+	trap 'kill $$clients 2>/dev/null' EXIT; $(PY) orchestrator/run_server.py --config $(CONFIG) && wait $$clients
 
 test: $(VENV)/installed-dev  ## run the tests
 	$(PY) -m pytest
@@ -24,6 +24,9 @@ lint: $(VENV)/installed-dev  ## ruff and mypy --strict
 format: $(VENV)/installed-dev  ## let ruff rewrite what it can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+bench: $(VENV)/installed-bench  ## measure against phe, TenSEAL and HEU; refreshes docs/performance.*, takes half an hour
+	$(PY) benchmarks/run.py --json docs/performance.json --markdown docs/performance.md --picture docs/performance.png
 
 clean:  ## remove the environment and caches; runs in logs/ stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -38,4 +41,8 @@ $(VENV)/installed: requirements.txt pyproject.toml
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(PY) -m pip install --quiet -e ".[dev]"
+	@touch $@
+
+$(VENV)/installed-bench: $(VENV)/installed benchmarks/requirements.txt
+	$(PY) -m pip install --quiet -r benchmarks/requirements.txt
 	@touch $@
