@@ -17,7 +17,7 @@ import psutil
 from benchmarks.schemes import delta_like
 from orchestrator.aggregator import Aggregator
 from shared.config import Config
-from shared.he_utils import PrivateScheme, generate_keys, public_scheme
+from shared.he_utils import PrivateScheme, make_keys, public_scheme
 from shared.wire import Header, dump_update, wrap_array
 
 CONTRIBUTORS = (3, 10)
@@ -57,7 +57,7 @@ def peaks(parameters: int) -> list[Peak]:
     different ids, which cost as much to check and add as different ones.
     """
     config = Config(num_clients=max(CONTRIBUTORS), he_key_kind="subgroup")
-    keys = generate_keys(config)
+    keys = make_keys(config)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "update"
         measured = [_fresh(_client, config, keys.public.public_bytes(), parameters, path)]
@@ -72,8 +72,10 @@ def _fresh(work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: A
 
 
 def _client(config: Config, public_key: bytes, parameters: int, path: Path) -> Peak:
-    scheme = public_scheme(config, public_key)
-    header = Header(scheme=scheme.name, round=1, key=scheme.fingerprint(), size=parameters)
+    scheme = public_scheme(config, public_key, config.num_clients)
+    header = Header(
+        scheme=scheme.name, round=1, key=scheme.fingerprint(), size=parameters, encoding=scheme.encoding_name
+    )
     before = _resident_mb()
     payload = dump_update(header, scheme.to_bytes(scheme.encrypt(delta_like(parameters)).ciphertexts))
     peak = _peak_mb() - before

@@ -16,7 +16,7 @@ from shared.config import Config
 from shared.he.fixed_point import FixedPoint
 from shared.he.paillier import PaillierPublic
 from shared.he.randomness import comb_for
-from shared.he_utils import Vector, generate_keys, public_scheme
+from shared.he_utils import Vector, make_keys, public_scheme
 from shared.wire import Header, dump_update
 
 OURS = {"blum": "this project, blum", "subgroup": "this project, subgroup"}
@@ -53,13 +53,15 @@ class Ours:
             "randomisers made before; decrypt: on all cores"
         )
         self._vector, self._online = vector, online
-        self._private = generate_keys(config)
-        scheme = public_scheme(config, self._private.public.public_bytes())
+        self._private = make_keys(config)
+        scheme = public_scheme(config, self._private.public.public_bytes(), config.num_clients)
         if not isinstance(scheme, PaillierPublic):
             raise TypeError("the default he_scheme is not Paillier any more; this benchmark is about Paillier")
         self._public = scheme
         self._table_seconds = seconds(lambda: comb_for(scheme.key))
-        self._header = Header(scheme=scheme.name, round=1, key=scheme.fingerprint(), size=len(vector))
+        self._header = Header(
+            scheme=scheme.name, round=1, key=scheme.fingerprint(), size=len(vector), encoding=scheme.encoding_name
+        )
 
     def measure(self) -> Figures:
         public, size = self._public, len(self._vector)

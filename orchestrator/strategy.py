@@ -94,6 +94,8 @@ class EncryptedFedAvg(Strategy):
         settings: dict[str, Scalar] = {
             "round": server_round,
             "public_key": self._aggregator.public.public_bytes(),
+            "encoding": self._aggregator.public.encoding_name,
+            "max_contributors": c.num_clients,
             "cohort": len(self._chosen),
             "local_epochs": c.local_epochs,
             "batch_size": c.batch_size,

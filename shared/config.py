@@ -87,7 +87,7 @@ class Config:
     he_key_kind: str = setting("blum", "how the primes are made", choices=("blum", "subgroup"))
     he_packing: bool = setting(True, "many values per ciphertext; False is the slow reference")
     he_precision_bits: int = setting(16, "fractional bits of a fixed-point value", low=1, high=48)
-    he_integer_bits: int = setting(2, "a value saturates at ± 2**he_integer_bits", low=0, high=32)
+    he_integer_bits: int = setting(1, "a value saturates at ± 2**he_integer_bits", low=0, high=32)
     he_key_file: str = setting("", "the private key's file, see orchestrator/keys.py; empty: a new key for each run")
     allow_insecure_key: bool = setting(False, "accept keys below 2048 bits (tests only)")
 

@@ -41,6 +41,7 @@ class Header:
         round: the round that the update answers, counted from 1.
         key: fingerprint of the public key, SHA-256 in hex.
         size: values in the encrypted vector.
+        encoding: how values lie in ciphertexts (`PublicScheme.encoding_name`); unlike ones would add up to nonsense.
         format: version of this layout.
     """
 
@@ -48,6 +49,7 @@ class Header:
     round: int
     key: str
     size: int
+    encoding: str
     format: int = FORMAT
 
 
@@ -71,7 +73,7 @@ def load_update(payload: bytes, expected: Header, layout: tuple[int, int]) -> li
         PayloadLengthError: not exactly the expected number of bytes.
         ForbiddenOpcodeError, ForbiddenGlobalError: an opcode that such a list never needs.
         MalformedPayloadError: not a header and a list of byte strings of the right count and width.
-        HeaderMismatchError: of another round, key, scheme, size or format.
+        HeaderMismatchError: of another round, key, scheme, size, encoding or format.
     """
     length = payload_length(expected, layout)
     if len(payload) != length:
@@ -163,7 +165,7 @@ def _check_shape(content: Any, layout: tuple[int, int]) -> tuple[dict[str, Any],
     if type(content) is not tuple or [type(part) for part in content] != [dict, list]:
         raise MalformedPayloadError("expected a tuple of a header and a list")
     header, ciphertexts = content
-    expected_types = {"scheme": str, "round": int, "key": str, "size": int, "format": int}
+    expected_types = {"scheme": str, "round": int, "key": str, "size": int, "encoding": str, "format": int}
     found_types = {name: type(value) for name, value in header.items()}
     if found_types != expected_types:
         raise MalformedPayloadError(f"expected a header of {', '.join(expected_types)}, with plain values")

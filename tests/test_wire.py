@@ -23,7 +23,7 @@ from shared.errors import (
 )
 from shared.wire import Header, dump_update, load_update, payload_length, unwrap_tensor, wrap_array
 
-HEADER = Header(scheme="paillier", round=3, key="ab" * 32, size=5)
+HEADER = Header(scheme="paillier", round=3, key="ab" * 32, size=5, encoding="packed, 16+2 bits, up to 3 contributors")
 LAYOUT = (5, 64)
 BLOBS = [bytes([i + 1]) * 64 for i in range(5)]
 HONEST = dump_update(HEADER, BLOBS)
@@ -91,6 +91,7 @@ def test_long_lists_and_large_blobs_survive_the_wire() -> None:
         (dump_update(replace(HEADER, scheme="pallieri"), BLOBS), HeaderMismatchError),
         (dump_update(replace(HEADER, size=6), BLOBS), HeaderMismatchError),
         (dump_update(replace(HEADER, format=2), BLOBS), HeaderMismatchError),
+        (dump_update(replace(HEADER, encoding=HEADER.encoding.replace("16+2", "15+3")), BLOBS), HeaderMismatchError),
         (dump_update(HEADER, [*BLOBS[:3], BLOBS[3] + b"x", BLOBS[4][1:]]), MalformedPayloadError),
         (HONEST.replace(b"K\x03", b"\x88\x94", 1), ForbiddenOpcodeError),  # round: True
         (HONEST.replace(b"\x05round", b"\x05rounb", 1), MalformedPayloadError),

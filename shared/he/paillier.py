@@ -40,6 +40,10 @@ class Encoding(Protocol):
     def fixed_point(self) -> FixedPoint:
         """How one value becomes an integer."""
 
+    @property
+    def max_contributors(self) -> int:
+        """The most vectors that one sum may hold."""
+
     def plaintexts_for(self, size: int) -> int:
         """Plaintexts that a vector of `size` values takes."""
 
@@ -116,6 +120,12 @@ class PaillierPublic(PublicScheme[EncryptedNumber]):
 
     def public_bytes(self) -> bytes:
         return self.key.to_bytes()
+
+    @property
+    def encoding_name(self) -> str:
+        fixed_point, most = self.encoding.fixed_point, self.encoding.max_contributors
+        form = "packed" if self._packing else "one each"
+        return f"{form}, {fixed_point.precision_bits}+{fixed_point.integer_bits} bits, up to {most} contributors"
 
     def layout(self, size: int) -> tuple[int, int]:
         return self.encoding.plaintexts_for(size), self.width
