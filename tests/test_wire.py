@@ -110,6 +110,19 @@ def test_a_twin_without_the_opcode_walk_is_caught_by_the_unpickler_too() -> None
         _PlainUnpickler(io.BytesIO(pickle.dumps(Exploit(), protocol=4))).load()
 
 
+def test_opcodes_can_not_hide_in_what_the_walk_takes_for_data() -> None:
+    """A BININT over the end of its frame made the unpickler skip 3 bytes, and so execute the data of a ciphertext."""
+    smuggled = b"r" + struct.pack("<I", 1 << 22) + b"."  # LONG_BINPUT: 64 MB here, 4 GB with a larger index
+    frame = pickle.FRAME + struct.pack("<Q", 4) + b"J" + bytes(4)
+    payload = same_length(b"\x80\x04" + frame + b"K\x00C\x5d" + smuggled.ljust(0x5D, b"\0") + b"}](u\x86.")
+    tracemalloc.start()
+    with pytest.raises(MalformedPayloadError, match="over the end of its frame"):
+        load_update(payload, HEADER, LAYOUT)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 200 * len(HONEST)
+
+
 @pytest.mark.parametrize(
     "tensor",
     [
