@@ -8,7 +8,8 @@ no key and no exponent travels. The reader trusts nothing:
    once each, so no memo index, nesting or declared length can cost more memory than the payload itself;
 3. the unpickler refuses every global; and the result must be exactly the plain types expected.
 
-Only then are the header's values compared and the numbers handed to the scheme, which checks each of them.
+Only then are the header's values compared and the numbers handed to the scheme, which checks each of them. What is
+accepted is exactly what `dump_update` writes for these values: an update has one encoding.
 """
 
 import io
@@ -70,7 +71,8 @@ def load_update(payload: bytes, expected: Header, layout: tuple[int, int]) -> li
     Raises:
         PayloadLengthError: not exactly the expected number of bytes.
         ForbiddenOpcodeError, ForbiddenGlobalError: an opcode that such a list never needs.
-        MalformedPayloadError: not a header and a list of byte strings of the right count and width.
+        MalformedPayloadError: not a header and a list of byte strings of the right count and width, or not written as
+            `dump_update` writes it.
         HeaderMismatchError: of another round, key, scheme, size or format.
     """
     length = payload_length(expected, layout)
@@ -87,6 +89,9 @@ def load_update(payload: bytes, expected: Header, layout: tuple[int, int]) -> li
     for name, value in asdict(expected).items():
         if header[name] != value:
             raise HeaderMismatchError(f"header says {name} = {header[name]!r:.80}; this round's is {value!r}")
+    # A key given twice, another protocol, memo entries left out: a pickle can say the same in many ways. One counts.
+    if dump_update(expected, ciphertexts) != payload:
+        raise MalformedPayloadError("the pickle is not written the way `dump_update` writes it")
     return ciphertexts
 
 
@@ -149,8 +154,8 @@ def _check_opcodes(payload: bytes, ciphertexts: int) -> None:
         position += 1 + argument_bytes
         if is_length:
             position += int.from_bytes(argument, "little")
-        # CPython drops what is left of a frame when an opcode needs more than that. Past such an opcode it would execute
-        # other bytes than this walk has seen: bytes inside a ciphertext, of any opcode at all.
+        # CPython drops what is left of a frame when an opcode needs more than that. Past such an opcode it would
+        # execute other bytes than this walk has seen: bytes inside a ciphertext, of any opcode at all.
         if start < frame_end and (position > frame_end or opcode == pickle.FRAME[0]):
             raise MalformedPayloadError("an opcode reaches over the end of its frame")
         if opcode == pickle.FRAME[0]:

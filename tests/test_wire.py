@@ -94,6 +94,7 @@ def test_long_lists_and_large_blobs_survive_the_wire() -> None:
         (dump_update(HEADER, [*BLOBS[:3], BLOBS[3] + b"x", BLOBS[4][1:]]), MalformedPayloadError),
         (HONEST.replace(b"K\x03", b"\x88\x94", 1), ForbiddenOpcodeError),  # round: True
         (HONEST.replace(b"\x05round", b"\x05rounb", 1), MalformedPayloadError),
+        (b"\x80\x05" + HONEST[2:], MalformedPayloadError),  # the same values, written in another way
     ],
 )
 def test_hostile_payloads_raise_their_error(payload: bytes, error: type[UpdateRejectedError]) -> None:
