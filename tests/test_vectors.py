@@ -223,7 +223,7 @@ from shared.wire import load_update, payload_length
 from tests.vectors import malformed, world
 
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))  # a test that fails must not take the machine with it
-layout = (480, 128)
+layout = (240, 128)
 length = payload_length(world.header(), layout)
 report = {"length": length}
 for flood in malformed.floods(length):
@@ -241,7 +241,7 @@ json.dump(report, sys.stdout)
 
 @pytest.mark.timeout(170)
 def test_floods_in_an_update_of_a_real_size_stay_within_the_bound() -> None:
-    """The honest update is 65 kB here, so that its multiple is what counts; in a process with a hard limit."""
+    """The honest update is 33 kB here, so that its multiple is what counts; in a process with a hard limit."""
     done = subprocess.run(
         [sys.executable, "-c", _FLOODS],
         capture_output=True,
