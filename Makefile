@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 CONFIG ?= config/config.yaml
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test fuzz bench lint format clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -15,6 +15,9 @@ demo: $(VENV)/installed  ## orchestrator and three clients on generated data, en
 
 test: $(VENV)/installed-dev  ## run the tests
 	$(PY) -m pytest
+
+fuzz: $(VENV)/installed-dev  ## a million mutated inputs against whatever reads a client's bytes; some minutes
+	$(PY) -m tests.fuzz_decoder --inputs 1000000 --seed 1
 
 lint: $(VENV)/installed-dev  ## ruff and mypy --strict
 	$(VENV)/bin/ruff check .
