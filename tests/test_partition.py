@@ -136,5 +136,5 @@ def test_a_family_that_can_not_be_shared_says_what_to_change() -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(DataError, match="partition = 'random': no such partition; expected even"):
+    with pytest.raises(DataError, match="partition = 'random': no such partition of this data; expected even"):
         split("random", FULL, 3)
