@@ -174,7 +174,7 @@ class FileSource:
         watched = [*self.reader.files(inputs.path), *([inputs.label_path] if inputs.label_path else [])]
         # Several client threads ask at once: `lru_cache` alone would let each of them read the files.
         with _LOCK:
-            return _read(self.reader, config, inputs, tuple(_state(file) for file in watched))
+            return _read(self, config, inputs, tuple(_state(file) for file in watched))
 
 
 def _inputs(config: Config, path: str, owner: str) -> Inputs:
@@ -191,10 +191,10 @@ def _state(file: Path) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=2)
-def _read(reader: Reader, config: Config, inputs: Inputs, _states: tuple[tuple[int, int], ...]) -> Table:
-    schema = reader.schema(config, inputs)
+def _read(source: FileSource, config: Config, inputs: Inputs, _states: tuple[tuple[int, int], ...]) -> Table:
+    schema = source.reader.schema(config, inputs)
     check_width(config, schema)
-    chunks = list(reader.stream(config, inputs, schema))
+    chunks = list(source.reader.stream(config, inputs, schema))
     if not sum(len(chunk.features) for chunk in chunks):
         raise DataError(f"{inputs.path}: no rows; expected labelled records")
     starts = None

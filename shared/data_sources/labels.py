@@ -64,7 +64,8 @@ class LabelRules:
     def _matches(self, values: pd.Series) -> NDArray[np.bool_]:
         codes, unique = pd.factorize(values, use_na_sentinel=False)
         anything = re.compile("|".join(fnmatch.translate(pattern.casefold()) for pattern in self.patterns))
-        return np.array([anything.match(str(value).casefold()) is not None for value in unique], dtype=np.bool_)[codes]
+        matches = np.array([anything.match(str(value).casefold()) is not None for value in unique], dtype=np.bool_)
+        return np.asarray(matches[codes])
 
 
 def load_label_rules(config: Config, label_path: Path | None) -> LabelRules:

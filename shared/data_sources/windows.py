@@ -7,7 +7,9 @@ newest record is `LATENESS` seconds past its end: what is held at any moment is 
 import logging
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 _log = logging.getLogger("data")
 # AWS delivers CloudTrail within about 15 minutes of the event, and VPC flow logs within about 10.
@@ -48,6 +50,14 @@ def closed_windows(frames: Iterable[pd.DataFrame], minutes: int, lateness: int |
         yield _sorted(pd.concat(held, ignore_index=True))
     if late:
         _log.warning("%d records came more than %d s late: their windows have a second row", late, lateness)
+
+
+def window_families(families: pd.Series, rows: NDArray[np.int64], num_rows: int) -> NDArray[np.str_]:
+    """The family of each row: that of its first record that is not benign, (num_rows,)."""
+    result = np.full(num_rows, "benign", dtype=object)
+    attacks = np.flatnonzero((families != "benign").to_numpy())[::-1]
+    result[rows[attacks]] = families.to_numpy(dtype=object)[attacks]  # of equal indices the last one counts
+    return result.astype(np.str_)
 
 
 def _sorted(records: pd.DataFrame) -> pd.DataFrame:
