@@ -77,7 +77,7 @@ def schema(config: Config, inputs: Inputs) -> FeatureSchema:
         named = [name for name in used if first is not None and _holds_names(first.columns[name])]
     numeric = [name for name in used if name not in named]
     hashed = [name for column in named for name in bucket_names(column, config.hash_width)]
-    kinds: dict[str, Kind] = dict.fromkeys(numeric, "numeric") | dict.fromkeys(hashed, "category")
+    kinds: dict[str, Kind] = {**dict.fromkeys(numeric, "numeric"), **dict.fromkeys(hashed, "category")}
     return FeatureSchema(
         "csv",
         tuple(kinds),
@@ -246,7 +246,9 @@ def _parquet_batches(path: Path) -> Iterator[tuple[list[str], pa.RecordBatch]]:
             yield names, batch
 
 
-def _csv_batches(path: Path, needed: Sequence[str], broken: BrokenLines) -> Iterator[tuple[list[str], pa.RecordBatch]]:
+def _csv_batches(
+    path: Path, needed: Sequence[str], broken: BrokenLines | None
+) -> Iterator[tuple[list[str], pa.RecordBatch]]:
     names, delimiter = _csv_header(path)
 
     def skip(row: pacsv.InvalidRow) -> str:

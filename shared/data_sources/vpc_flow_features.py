@@ -113,4 +113,4 @@ def entropy(rows: NDArray[np.int64], values: pd.Series, num_rows: int) -> NDArra
     of_row = counts.index.get_level_values("row").to_numpy(np.int64)
     number = counts.to_numpy(np.float64)
     share = number / np.bincount(of_row, weights=number, minlength=num_rows)[of_row]
-    return np.bincount(of_row, weights=-share * np.log2(share), minlength=num_rows)
+    return np.bincount(of_row, weights=-share * np.log2(share), minlength=num_rows).astype(np.float64)
