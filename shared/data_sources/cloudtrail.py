@@ -5,7 +5,6 @@ JSON list, a single record, or any of these on lines of their own; plain or gzip
 """
 
 import json
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from shared.data_sources.schema import FeatureSchema
 from shared.data_sources.windows import LATENESS, closed_windows
 from shared.errors import DataError
 
-_log = logging.getLogger("data")
 _FIELD_OF = {EVENT_ID: "eventID", TIME: "eventTime", ADDRESS: "sourceIPAddress"}
 # AWS writes these beside the logs: signatures of log files, and findings about many records.
 _OTHER_FOLDERS = ("CloudTrail-Digest", "CloudTrail-Insight")

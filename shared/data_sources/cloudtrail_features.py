@@ -213,8 +213,9 @@ def _reads_secrets(records: pd.DataFrame) -> pd.Series:
 def _first_use(records: pd.DataFrame, what: str, memory: Memory) -> NDArray[np.bool_]:
     """Which records use an API, region or address that their principal was not seen to use before, (records,)."""
     first = ~records.duplicated(["key", what]).to_numpy()
-    for row in np.flatnonzero(first):
-        used = (what, str(records["key"].iat[row]), str(records[what].iat[row]))
+    candidates = records.loc[first, ["key", what]].itertuples(index=False, name=None)
+    for row, (key, value) in zip(np.flatnonzero(first), candidates, strict=True):
+        used = (what, key, value)
         first[row] = used not in memory.seen
         memory.seen.add(used)
     return np.asarray(first)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from shared.config import Config
 from shared.data_sources import files as data_files
 from shared.data_sources.file_source import Chunk, Inputs
-from shared.data_sources.files import BrokenLines, Utf8Stream, opened, text_of
+from shared.data_sources.files import BrokenLines, Utf8Stream, opened_text
 from shared.data_sources.schema import FeatureSchema, Kind, bucket_names, buckets, compressed
 from shared.errors import DataError
 
@@ -213,8 +213,8 @@ def _header(path: Path) -> list[str]:
 
 def _csv_header(path: Path) -> tuple[list[str], str]:
     """Names and separator."""
-    with opened(path) as stream:
-        line = text_of(stream).readline()
+    with opened_text(path) as text:
+        line = text.readline()
     if not line.strip():
         raise DataError(f"{path}: empty; expected a header line with the names of the columns")
     delimiter = max(",;\t|", key=line.count)
@@ -257,9 +257,9 @@ def _csv_batches(
             broken.seen(1)
         return "skip"
 
-    with opened(path) as raw:
+    with opened_text(path) as text:
         reader = pacsv.open_csv(
-            pa.PythonFile(Utf8Stream(text_of(raw)), mode="r"),
+            pa.PythonFile(Utf8Stream(text), mode="r"),
             # One thread, so that a broken row knows its line.
             read_options=pacsv.ReadOptions(column_names=names, skip_rows=1, block_size=CHUNK_BYTES, use_threads=False),
             parse_options=pacsv.ParseOptions(delimiter=delimiter, invalid_row_handler=skip),

@@ -66,17 +66,23 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise DataError(f"{path}: can't be read: {error}; expected a plain or gzip file, complete") from None
 
 
-def text_of(stream: BinaryIO) -> io.TextIOWrapper:
+@contextmanager
+def opened_text(path: Path) -> Iterator[io.TextIOWrapper]:
     """UTF-8 text, or UTF-16 or UTF-8 by its byte order mark. A byte that is neither becomes U+FFFD: one odd letter in
     one name is no reason to lose a record.
+
+    Raises:
+        DataError: as in `opened`.
     """
-    buffered = io.BufferedReader(stream) if not isinstance(stream, io.BufferedReader) else stream  # type: ignore[type-var]
-    start = buffered.peek(3)[:3]
-    if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        encoding = "utf-16"
-    else:
-        encoding = "utf-8-sig" if start == codecs.BOM_UTF8 else "utf-8"
-    return io.TextIOWrapper(buffered, encoding=encoding, errors="replace")
+    with opened(path) as stream:
+        buffered = io.BufferedReader(stream)  # type: ignore[type-var]  # a GzipFile has no `peek` that mypy knows
+        start = buffered.peek(3)[:3]
+        if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            encoding = "utf-16"
+        else:
+            encoding = "utf-8-sig" if start == codecs.BOM_UTF8 else "utf-8"
+        with io.TextIOWrapper(buffered, encoding=encoding, errors="replace") as text:
+            yield text
 
 
 class Utf8Stream(io.RawIOBase):

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shared.config import Config
-from shared.data_sources.files import opened, text_of
+from shared.data_sources.files import opened_text
 from shared.errors import DataError
 
 BENIGN = "benign"
@@ -101,8 +101,8 @@ def label_origin(config: Config, label_path: Path | None) -> tuple[str, ...]:
 
 def _read(path: Path) -> pd.DataFrame:
     try:
-        with opened(path) as stream:
-            table = pd.read_csv(text_of(stream), dtype=str, keep_default_na=False, skipinitialspace=True)
+        with opened_text(path) as text:
+            table = pd.read_csv(text, dtype=str, keep_default_na=False, skipinitialspace=True)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DataError(f"label_path {path}: not a CSV file: {error}; {_FORMAT}") from None
     table.columns = pd.Index([str(name).strip().casefold() for name in table.columns])

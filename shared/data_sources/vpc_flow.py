@@ -7,7 +7,6 @@ lines tell of no flow and are left out.
 
 import csv
 import io
-import logging
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -19,13 +18,12 @@ from shared.config import Config
 from shared.data_sources import files as data_files
 from shared.data_sources import vpc_flow_features
 from shared.data_sources.file_source import Chunk, Inputs
-from shared.data_sources.files import BrokenLines, opened, text_of
+from shared.data_sources.files import BrokenLines, opened_text
 from shared.data_sources.labels import ADDRESS, BENIGN, EVENT_ID, TIME, label_origin, load_label_rules
 from shared.data_sources.schema import FeatureSchema
 from shared.data_sources.windows import LATENESS, closed_windows
 from shared.errors import DataError
 
-_log = logging.getLogger("data")
 CHUNK_LINES = 100_000
 DEFAULT_FIELDS = (
     "version",
@@ -111,8 +109,8 @@ def _column(path: Path, flows: pd.DataFrame, name: str) -> pd.Series | str:
 
 def _fields(config: Config, path: Path) -> tuple[tuple[str, ...], bool]:
     """The fields of each line, and whether the first line is their header."""
-    with opened(path) as stream:
-        first = text_of(stream).readline()
+    with opened_text(path) as text:
+        first = text.readline()
     header = "srcaddr" in first.split()
     # The console shows a format as ${srcaddr} ${dstaddr}, and that is what people paste.
     custom = tuple(name.strip("${}") for name in config.vpc_fields.replace(",", " ").split())
@@ -128,8 +126,7 @@ def _fields(config: Config, path: Path) -> tuple[tuple[str, ...], bool]:
 def _flows(config: Config, path: Path, broken: BrokenLines) -> Iterator[pd.DataFrame]:
     """The well-formed flows of a file, some at a time: numbers as int64, all else as texts."""
     fields, header = _fields(config, path)
-    with opened(path) as stream:
-        text = text_of(stream)
+    with opened_text(path) as text:
         line = 1
         if header:
             text.readline()
