@@ -147,7 +147,7 @@ def test_an_unknown_kind_is_refused() -> None:
 
 
 def test_quantity_skews_the_sizes_and_not_the_mix() -> None:
-    labels, families = rows_of(FULL)
+    _, families = rows_of(FULL)
     parts = split("quantity", FULL, 4, alpha=0.5)
     sizes = [len(part) for part in parts]
     assert max(sizes) > 4 * min(sizes)

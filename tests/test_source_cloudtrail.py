@@ -1,6 +1,7 @@
 """CloudTrail: every form the records come in, what a window holds, and that the label is no feature."""
 
 import copy
+import dataclasses
 import gzip
 import json
 import logging
@@ -12,12 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared.config import Config
+from shared.config import Config, load_config
 from shared.data_sources import cloudtrail
 from shared.data_sources.cloudtrail_features import principal_key
 from shared.data_sources.file_source import Chunk, FileSource, Inputs
 from shared.data_utils import feature_count, load_client_data, load_test_data, stream_features
 from shared.errors import DataError
+from tests.processes import ROOT
 
 SOURCE = FileSource(cloudtrail)
 Record = dict[str, Any]
@@ -310,6 +312,16 @@ def test_records_out_of_order_make_the_same_windows(tmp_path: Path) -> None:
     assert np.array_equal(read(settings(write(tmp_path / "b.json", records[::-1]))).features, expected.features)
 
 
+def test_an_event_that_was_delivered_twice_counts_once(tmp_path: Path) -> None:
+    records = some_records()
+    expected = read(settings(write(tmp_path / "a.json", records)))
+    write(tmp_path / "b.json", records[100:])
+    assert np.array_equal(read(settings(tmp_path)).features, expected.features)
+    without_id = [item | {"eventID": None} for item in records]
+    found = read(settings(write(tmp_path / "c.json", without_id)))
+    assert np.array_equal(found.features, expected.features)
+
+
 def test_a_record_beyond_all_patience_makes_a_second_row(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path / "1.json", [record(0), record(3000)])
     write(tmp_path / "2.json", [record(10), record(3001)])
@@ -329,6 +341,15 @@ def test_three_tenants_share_the_real_records_and_are_tested_on_later_ones(invic
     assert (sum(map(len, parts)), len(test)) == (59, 27)
     assert (sum(int(part.labels.sum()) for part in parts), int(test.labels.sum())) == (26, 13)
     assert np.isfinite(load_client_data(config, 0).train.features).all()
+
+
+def test_the_ready_settings_fit_the_real_records(invictus_folder: Path) -> None:
+    config = dataclasses.replace(load_config(ROOT / "config/cloudtrail.yaml"), data_path=str(invictus_folder))
+    assert feature_count(config) == config.num_features
+    for client in range(config.num_clients):
+        data = load_client_data(config, client)
+        assert 0 < data.train.labels.mean() < 1
+    assert 0 < load_test_data(config).labels.mean() < 1
 
 
 def test_the_techniques_of_stratus_are_read(stratus_folder: Path) -> None:

@@ -1,5 +1,6 @@
 """CSV and Parquet: files that the code has never seen, and what it does with the bad ones."""
 
+import dataclasses
 import gzip
 import logging
 import subprocess
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shared.config import Config
+from shared.config import Config, load_config
 from shared.data_sources import csv
 from shared.data_sources.file_source import FileSource, Inputs, Table
 from shared.data_sources.schema import buckets
@@ -220,6 +221,12 @@ def test_a_header_repeated_within_a_file_is_no_damage(tmp_path: Path) -> None:
     assert len(table(settings(write(tmp_path / "a.csv", lines), max_broken_share=0.0))) == 80
 
 
+def test_quoted_cells_may_hold_separators_and_line_ends(tmp_path: Path) -> None:
+    lines = [line.rsplit(",", 1)[0] + ',"DoS,\nHulk"' for line in cic()[1:]]
+    rows = table(settings(write(tmp_path / "a.csv", [CIC_HEADER, *lines]), max_broken_share=0.0))
+    assert (len(rows), set(rows.families)) == (80, {"dos,\nhulk"})
+
+
 def test_duplicates_are_counted_and_can_be_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path / "a.csv", [*cic(), *cic()[1:21]])
     with caplog.at_level(logging.INFO, logger="data"):
@@ -256,6 +263,27 @@ def test_each_client_reads_its_own_file(tmp_path: Path) -> None:
     assert parts[2].features[0, 0] == pytest.approx(np.log1p(280))
     assert len(load_test_data(config)) == 30
     assert feature_count(config) == 5
+
+
+def test_a_test_set_with_other_features_is_refused(tmp_path: Path) -> None:
+    other = write(tmp_path / "test.csv", [line.replace("FIN", "7") for line in unsw()])
+    changes = {"hash_width": 1, "num_features": 5, "test_path": str(other)}
+    with pytest.raises(DataError, match=r"different features: only here: state#0; only there: state"):
+        SOURCE.client_table(unsw_settings(write(tmp_path / "a.csv", unsw()), **changes), 0)
+
+
+def test_the_ready_settings_fit_the_columns_of_unsw_nb15(tmp_path: Path) -> None:
+    columns = """
+        id dur proto service state spkts dpkts sbytes dbytes rate sttl dttl sload dload sloss dloss sinpkt dinpkt
+        sjit djit swin stcpb dtcpb dwin tcprtt synack ackdat smean dmean trans_depth response_body_len ct_srv_src
+        ct_state_ttl ct_dst_ltm ct_src_dport_ltm ct_dst_sport_ltm ct_dst_src_ltm is_ftp_login ct_ftp_cmd
+        ct_flw_http_mthd ct_src_ltm ct_srv_dst is_sm_ips_ports attack_cat label
+    """.split()  # noqa: SIM905 (one name per line would fill a screen)
+    text = {"proto": "tcp", "service": "-", "state": "FIN", "attack_cat": "Normal", "label": "0"}
+    line = ",".join(text.get(name, "1") for name in columns)
+    config = load_config(ROOT / "config/csv_flows.yaml")
+    path = write(tmp_path / "part.csv", [",".join(columns), line])
+    assert feature_count(dataclasses.replace(config, test_path=str(path))) == config.num_features
 
 
 def test_natural_parts_follow_a_column(tmp_path: Path) -> None:

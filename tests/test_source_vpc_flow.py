@@ -1,5 +1,6 @@
 """VPC flow logs: formats, what a window holds, labels, and what happens to broken lines."""
 
+import dataclasses
 import gzip
 import logging
 from pathlib import Path
@@ -8,12 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared.config import Config
+from shared.config import Config, load_config
 from shared.data_sources import vpc_flow
 from shared.data_sources.file_source import Chunk, FileSource, Inputs
 from shared.data_sources.vpc_flow import DEFAULT_FIELDS
 from shared.data_utils import feature_count, load_client_data, load_test_data, stream_features
 from shared.errors import DataError
+from tests.processes import ROOT
 
 SOURCE = FileSource(vpc_flow)
 START = 1_714_557_600  # 2024-05-01 10:00:00 UTC, the begin of a window
@@ -87,10 +89,10 @@ def test_a_window_counts_what_its_address_did(tmp_path: Path) -> None:
     logs |= {"seconds_per_flow": 45}
     for name, value in logs.items():
         assert first[name] == pytest.approx(np.log1p(value)), name
-    shares = {"reject_share": 0.25, "tcp_share": 0.5, "udp_share": 0.25, "icmp_share": 0.25}
+    shares: dict[str, float] = {"reject_share": 0.25, "tcp_share": 0.5, "udp_share": 0.25, "icmp_share": 0.25}
     shares |= {"port_entropy": 1.5, "well_known_port_share": 0.75, "admin_port_share": 0.5}
-    for name, value in shares.items():
-        assert first[name] == pytest.approx(value), name
+    for name, share in shares.items():
+        assert first[name] == pytest.approx(share), name
     assert first["destination_entropy"] == pytest.approx(0.811278, abs=1e-5)
     assert (other["icmp_share"], other["port_entropy"], later["flows"]) == (1, 0, pytest.approx(np.log(2)))
 
@@ -235,3 +237,11 @@ def test_clients_share_by_account_and_are_tested_on_later_windows(tmp_path: Path
     assert all(part.starts is not None and part.starts.max() < test.starts.min() for part in parts)
     data = load_client_data(config, 1)
     assert 0 < data.train.labels.mean() < 1
+
+
+def test_the_ready_settings_fit_a_file_of_labels_with_times(tmp_path: Path) -> None:
+    labels = tmp_path / "labels-test.csv"
+    labels.write_text("address,start,end,label\n")
+    config = load_config(ROOT / "config/vpc_flow.yaml")
+    there = dataclasses.replace(config, label_path=str(tmp_path / "labels-{client_id}.csv"))
+    assert feature_count(there) == config.num_features

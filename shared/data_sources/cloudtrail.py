@@ -63,6 +63,9 @@ def stream(config: Config, inputs: Inputs, schema: FeatureSchema) -> Iterator[Ch
     rules = load_label_rules(config, inputs.label_path) if inputs.labelled else None
     memory = cloudtrail_features.Memory()
     for records in closed_windows(frames, schema.window_minutes, None if inputs.labelled else LATENESS):
+        # AWS may deliver an event twice, and exports overlap.
+        again = records.duplicated("event_id") & (records["event_id"] != "")
+        records = records[~again].reset_index(drop=True)
         families = rules.families(records) if rules else np.full(len(records), BENIGN)
         yield cloudtrail_features.chunk(records.assign(family=families), schema, memory, labelled=inputs.labelled)
     broken.report()

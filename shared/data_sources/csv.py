@@ -262,7 +262,7 @@ def _csv_batches(
             pa.PythonFile(Utf8Stream(text), mode="r"),
             # One thread, so that a broken row knows its line.
             read_options=pacsv.ReadOptions(column_names=names, skip_rows=1, block_size=CHUNK_BYTES, use_threads=False),
-            parse_options=pacsv.ParseOptions(delimiter=delimiter, invalid_row_handler=skip),
+            parse_options=pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip),
             convert_options=pacsv.ConvertOptions(
                 column_types=dict.fromkeys(needed, pa.string()), include_columns=list(needed)
             ),

@@ -137,7 +137,12 @@ class FileSource:
         """The raw rows of one client: its own files, or its share of the common ones without the test set."""
         if CLIENT_ID in config.data_path:
             return self._table(config, config.data_path, str(client_id))
-        train, _ = self._common(config)
+        if config.test_path:
+            train = self._table(config, config.data_path, "0")
+            if difference := train.schema.difference(self.schema(config)):
+                raise DataError(f"data_path and test_path have different features: {difference}")
+        else:
+            train = self._common(config)[0]
         parts = partition_rows(
             config.partition,
             train.labels,
@@ -162,10 +167,8 @@ class FileSource:
         return self.reader.schema(config, _inputs(config, config.data_path, "0"))
 
     def _common(self, config: Config) -> tuple[Table, Table]:
-        """The training part and the test set of a common `data_path`."""
+        """The rows to share out and the test set, of a common `data_path` alone."""
         table = self._table(config, config.data_path, "0")
-        if config.test_path:
-            return table, self._table(config, config.test_path, "test")
         train, test = _split(table, config)
         return table.take(train), table.take(test)
 
