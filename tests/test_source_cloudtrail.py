@@ -160,7 +160,8 @@ def test_a_window_counts_what_its_principal_did(tmp_path: Path) -> None:
 
 
 def renamed(value: Any, key: str = "") -> Any:
-    """A record in which everything that a person or a tool names is another name."""
+    """A record in which everything that a person or a tool names has one and the same name: whatever is grouped or
+    counted by a name comes out differently."""
     if isinstance(value, dict):
         return {name: renamed(item, name) for name, item in value.items()}
     if isinstance(value, list):
@@ -168,7 +169,7 @@ def renamed(value: Any, key: str = "") -> Any:
     if key == "principalId" and isinstance(value, str):
         return value.split(":")[0] + (":another-session" if ":" in value else "")
     names = ("userAgent", "userName", "arn", "roleName", "roleArn", "roleSessionName", "sessionName", "invokedByName")
-    return "changed-" + value[::-1] if key in names and isinstance(value, str) else value
+    return "changed" if key in names and isinstance(value, str) else value
 
 
 def test_no_name_is_a_feature_on_real_records(tmp_path: Path, invictus_folder: Path) -> None:
