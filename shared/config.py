@@ -22,6 +22,10 @@ MIN_SECURE_KEY_BITS = 2048  # NIST SP 800-57 part 1, table 2: below this a modul
 MAX_SLOT_BITS = 54  # a float64 holds integers up to 2**53 exactly; `shared/he/packing.py` sizes its slots by it
 MIN_CONTRIBUTORS = 2  # a sum of one update is that update
 
+CLIENT_ID = "{client_id}"  # stands for the client's number in a path
+FILE_SOURCES = ("csv", "cloudtrail", "vpc_flow")
+PARTITIONS = ("even", "dirichlet", "family", "quantity", "natural")
+
 
 def setting(
     default: Any, doc: str, *, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()
@@ -70,16 +74,34 @@ class Config:
     num_classes: int = setting(2, "classes; class 0 is benign", low=2, high=10_000)
 
     # The data
-    data_source: str = setting("synthetic", "where rows come from", choices=("synthetic", "nsl_kdd"))
-    data_path: str = setting("", "folder of the data set; unused by synthetic")
+    data_source: str = setting("synthetic", "where rows come from", choices=("synthetic", "nsl_kdd", *FILE_SOURCES))
+    data_path: str = setting("", "file or folder, with {client_id} one for each client; unused by synthetic")
+    test_path: str = setting("", "files of the common test set; empty: `test_fraction` of data_path")
+    test_fraction: float = setting(0.2, "share of data_path that is the common test set", low=0.01, high=0.9)
     num_samples_per_client: int = setting(1000, "synthetic rows per client", low=10, high=100_000_000)
     data_skewness: float = setting(
         0.5, "synthetic: 0 = all clients alike, towards 1 = one class each", low=0.0, high=1.0
     )
-    partition: str = setting("family", "how one data set is split", choices=("even", "dirichlet", "family"))
-    dirichlet_alpha: float = setting(0.5, "label skew of `dirichlet`: small = skewed", low=1e-3, high=1e6)
+    partition: str = setting("family", "how one data set is split", choices=PARTITIONS)
+    partition_column: str = setting("", "field whose values make the parts of `natural`")
+    dirichlet_alpha: float = setting(0.5, "skew of `dirichlet` and `quantity`: small = skewed", low=1e-3, high=1e6)
     holdout_fraction: float = setting(0.1, "share of a client's rows kept for its own evaluation", low=0.01, high=0.5)
     seed: int = setting(42, "of data, initial weights, shuffling and client choice; never of keys", low=0, high=2**31)
+
+    # Reading files: csv, cloudtrail, vpc_flow
+    csv_label_column: str = setting("", "csv: column that holds the label")
+    csv_benign_values: tuple[str, ...] = setting(("benign", "normal", "0"), "csv: labels that mean benign")
+    csv_family_column: str = setting("", "csv: column that names the kind of attack")
+    csv_drop_columns: tuple[str, ...] = setting((), "csv: columns that are no feature")
+    csv_categorical_columns: tuple[str, ...] = setting((), "csv: columns of names; empty: those that hold texts")
+    csv_drop_duplicates: bool = setting(False, "csv: keep one of several equal rows")
+    label_path: str = setting("", "logs: CSV file of labels")
+    label_field: str = setting("", "logs: field that tells an attack")
+    label_patterns: tuple[str, ...] = setting((), "logs: patterns of `label_field` that mean attack")
+    window_minutes: int = setting(5, "logs: length of the window that makes one row", low=1, high=1440)
+    vpc_fields: str = setting("", "vpc_flow: fields of a line; empty: by the header line, else the default format")
+    hash_width: int = setting(16, "columns that a hashed field becomes", low=1, high=4096)
+    max_broken_share: float = setting(0.01, "share of broken lines that is skipped", low=0.0, high=1.0)
 
     # Homomorphic encryption
     he_scheme: str = setting("paillier", "HE scheme", choices=("paillier", "ckks", "none"))
@@ -166,6 +188,11 @@ def _coerce(key: str, value: Any, hint: Any) -> Any:
         if not items or any(type(item) is not int for item in items):
             raise ConfigError(f"{key} = {value!r}: expected a whole number or a list of them, such as 16 or [64, 32]")
         return tuple(items)
+    if hint == tuple[str, ...]:
+        items = value if isinstance(value, list) else [value]
+        if any(type(item) not in (str, int) for item in items):
+            raise ConfigError(f"{key} = {value!r}: expected a text or a list of them, such as benign or [benign, '0']")
+        return tuple(str(item) for item in items)
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
@@ -262,6 +289,10 @@ def _check_combinations(c: Config) -> None:
         raise ConfigError("he_integer_bits = 0: weighting examples sends a weight of up to 1; expected at least 1")
     if c.he_key_length % 16:
         raise ConfigError(f"he_key_length = {c.he_key_length}: expected a multiple of 16")
+    _check_data(c)
+
+
+def _check_data(c: Config) -> None:
     if c.data_source == "nsl_kdd":
         if not c.data_path:
             raise ConfigError(
@@ -272,3 +303,38 @@ def _check_combinations(c: Config) -> None:
                 f"num_features = {c.num_features}, num_classes = {c.num_classes}: "
                 "data_source nsl_kdd has 122 features and 2 classes"
             )
+    if c.data_source in FILE_SOURCES:
+        _check_file_source(c)
+    if c.data_source != "synthetic" and (c.partition == "natural") != bool(c.partition_column):
+        raise ConfigError(
+            f"partition = {c.partition!r}, partition_column = {c.partition_column!r}: natural needs the name of a "
+            "column, and no other partition has a use for it"
+        )
+
+
+def _check_file_source(c: Config) -> None:
+    if not c.data_path:
+        raise ConfigError(f"data_path = '': data_source {c.data_source} needs a file or a folder")
+    if CLIENT_ID in c.data_path and not c.test_path:
+        raise ConfigError(
+            f"test_path = '': with {CLIENT_ID} in data_path each client has files of its own, so the common test set "
+            "needs a path too"
+        )
+    if CLIENT_ID in c.test_path:
+        raise ConfigError(
+            f"test_path = {c.test_path!r}: there is one test set, the same for all; leave out {CLIENT_ID}"
+        )
+    if c.num_classes != 2:
+        raise ConfigError(f"num_classes = {c.num_classes}: data_source {c.data_source} has 2, benign and attack")
+    if c.data_source == "csv":
+        if not c.csv_label_column or not c.csv_benign_values:
+            raise ConfigError(
+                f"csv_label_column = {c.csv_label_column!r}, csv_benign_values = {list(c.csv_benign_values)}: "
+                "data_source csv needs the column of the label, and which of its values mean benign"
+            )
+    elif bool(c.label_path) == bool(c.label_field) or bool(c.label_field) != bool(c.label_patterns):
+        raise ConfigError(
+            f"label_path = {c.label_path!r}, label_field = {c.label_field!r}, label_patterns = "
+            f"{list(c.label_patterns)}: data_source {c.data_source} needs a file of labels, or else a field and its "
+            "patterns"
+        )
