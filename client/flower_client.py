@@ -162,6 +162,7 @@ class TenantClient(Client):
             "round %d: trained in %.2f s, encrypted in %.2f s, sending %s bytes",
             round_number, train_seconds, encrypt_seconds, f"{len(payload):,}",
         )  # fmt: skip
+        scheme.prepare(size)  # for the next round, while the orchestrator works on this one
         signature = self._sign(ins.config, round_number, header.key, received, payload)
         return _Update(payload, train_seconds, encrypt_seconds, encrypted.saturated, signature)
 

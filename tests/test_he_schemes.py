@@ -214,6 +214,14 @@ def test_phe_decrypts_ours_and_ours_decrypts_phes() -> None:
         np.testing.assert_array_equal(keys.decrypt_sum([theirs + ours], 3, 2), 2 * vector)
 
 
+def test_preparing_twice_makes_no_more_randomisers_than_one_vector_needs() -> None:
+    public = make_keys(parse_config(SETTINGS["paillier"])).public
+    count, _ = public.layout(200)
+    for _ in range(3):
+        public.prepare(200)
+    assert public._randomisers().coming <= count
+
+
 def test_packing_that_cannot_fit_is_refused_at_start() -> None:
     settings = {"he_key_length": 2048, "he_precision_bits": 48, "he_integer_bits": 5, "num_clients": 3}
     with pytest.raises(ConfigError, match="a slot of 56 bits; expected at most 54"):

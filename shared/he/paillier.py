@@ -138,9 +138,13 @@ class PaillierPublic(PublicScheme[EncryptedNumber]):
         return fixed_point.decode(fixed_point.encode(vector)[0])
 
     def prepare(self, size: int) -> None:
-        """Begin to make the randomisers of one vector in the background; they don't depend on the data."""
+        """See to it that the randomisers of one vector are ready or being made in the background.
+
+        They don't depend on the data. Calling this again before they are used makes no more of them.
+        """
         if self._packing:
-            self._randomisers().start(self.encoding.plaintexts_for(size))
+            pool = self._randomisers()
+            pool.start(max(0, self.encoding.plaintexts_for(size) - pool.coming))
 
     def encrypt(self, vector: Vector, progress: Progress = no_progress) -> Encrypted[EncryptedNumber]:
         plaintexts, saturated = self.encoding.pack(vector)
