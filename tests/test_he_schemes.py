@@ -11,7 +11,7 @@ from phe import EncryptedNumber, PaillierPublicKey
 
 from shared.config import Config, parse_config
 from shared.errors import CiphertextError, ConfigError, EncodingError, KeyMaterialError
-from shared.he.paillier import PaillierPrivate
+from shared.he.paillier import PaillierPrivate, PaillierPublic
 from shared.he_utils import PrivateScheme, make_keys, public_scheme
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -216,6 +216,7 @@ def test_phe_decrypts_ours_and_ours_decrypts_phes() -> None:
 
 def test_preparing_twice_makes_no_more_randomisers_than_one_vector_needs() -> None:
     public = make_keys(parse_config(SETTINGS["paillier"])).public
+    assert isinstance(public, PaillierPublic)
     count, _ = public.layout(200)
     for _ in range(3):
         public.prepare(200)
