@@ -43,10 +43,14 @@ class Roster(SimpleClientManager):
             self._changed.notify_all()
         return registered
 
+    def all(self) -> dict[str, ClientProxy]:
+        """A copy: Flower goes through it at the end of a run, while clients still come and go."""
+        return dict(self.clients)
+
     def unregister(self, client: ClientProxy) -> None:
-        if client.cid not in self.clients:
+        # Both a lost connection and the greeting that fails on it come here, from two threads: one of them is the first.
+        if self.clients.pop(client.cid, None) is None:
             return
-        super().unregister(client)
         if not self._closing and client.cid in self._tenants:
             _log.warning("client %s disconnected", self.tenant_of(client))
 
@@ -82,7 +86,7 @@ class Roster(SimpleClientManager):
                         f"{len(present)} clients came within {timeout:g} s, {needed} are needed; start more clients "
                         "or lower min_available_clients, or raise client_wait_timeout"
                     )
-                if all(cid in self._tenants for cid in self.clients):
+                if all(cid in self._tenants for cid in list(self.clients)):  # a copy: clients come and go
                     self._changed.wait(timeout=left)
 
     def _greet_new(self) -> None:
@@ -112,8 +116,8 @@ class Roster(SimpleClientManager):
             self._refuse(client, str(error))
             return
         except Exception as error:  # whatever a stranger's connection raises, the others are served
-            _log.warning("a client did not answer the greeting: %s: %s", type(error).__name__, error)
-            self.unregister(client)
+            # Told, and not only forgotten: a client that is still there would wait for its first round forever.
+            self._refuse(client, f"no proper answer to the greeting: {type(error).__name__}: {error}")
             return
         name = str(tenant)
         with self._changed:
