@@ -5,6 +5,7 @@ model, less the initial one and times the round's contributors, each entry says 
 entry other than 0 or 1 is a loss or a double count.
 """
 
+import copy
 import functools
 import os
 import queue
@@ -84,7 +85,7 @@ def _train_one_hot(
 
 
 class FaultyClient(TenantClient):
-    """Does its part but for one fault in one round: `killed`, `hung`, `late` or `replay`."""
+    """Does its part but for one fault in one round: `killed`, `killed after`, `hung`, `late`, `twice` or `replay`."""
 
     fault, fault_round = "", 0
     _before: FitRes
@@ -97,10 +98,13 @@ class FaultyClient(TenantClient):
             threading.Event().wait()
         if number == self.fault_round + 1 and self.fault == "replay":
             return self._before
-        self._before = super().fit(ins)
+        answer = super().fit(ins)
+        self._before = copy.deepcopy(answer)  # Flower empties what it sends
         if number == self.fault_round and self.fault == "late":
             time.sleep(self.config.round_timeout + 3.0)
-        return self._before
+        if number == self.fault_round and self.fault == "killed after":
+            threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        return answer
 
     def serve(self) -> None:
         """Take part until the run is over."""
