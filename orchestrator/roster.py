@@ -48,7 +48,7 @@ class Roster(SimpleClientManager):
         return dict(self.clients)
 
     def unregister(self, client: ClientProxy) -> None:
-        # Both a lost connection and the greeting that fails on it come here, from two threads: one of them is the first.
+        # A lost connection and the greeting that fails on it both come here, from two threads; one of them is first.
         if self.clients.pop(client.cid, None) is None:
             return
         if not self._closing and client.cid in self._tenants:

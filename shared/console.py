@@ -30,7 +30,7 @@ class _ConsoleHandler(logging.Handler):
 
 
 def setup_logging(bars: bool = True) -> None:
-    """Send every logger of this project to the screen, and none of Flower's and gRPC's: we handle and tell their errors.
+    """Send this project's loggers to the screen, and none of Flower's and gRPC's: we tell their errors.
 
     Args:
         bars: draw progress bars if this is a terminal; False where several processes share it.
