@@ -26,7 +26,7 @@ from orchestrator.checkpoint import load_checkpoint
 from orchestrator.run_folder import RunFolder
 from shared.config import load_config, split_address
 from tests.forked import Forked
-from tests.one_hot import counts, position, run_clients
+from tests.one_hot import counts, run_clients
 from tests.processes import write_config
 
 KILLS = int(os.environ.get("FAULT_KILLS", "10"))
