@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 CONFIG ?= config/config.yaml
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test faults load lint format clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -15,6 +15,12 @@ demo: $(VENV)/installed  ## orchestrator and three clients on generated data, en
 
 test: $(VENV)/installed-dev  ## run the tests
 	$(PY) -m pytest
+
+faults: $(VENV)/installed-dev  ## the fault simulation at length: a server killed 50 times (minutes)
+	FAULT_KILLS=50 $(PY) -m pytest tests/test_faults.py tests/test_checkpoint.py --timeout 1200
+
+load: $(VENV)/installed-dev  ## 100 clients, 5 rounds on this machine (minutes); figures in logs/load
+	$(PY) benchmarks/load.py
 
 lint: $(VENV)/installed-dev  ## ruff and mypy --strict
 	$(VENV)/bin/ruff check .
