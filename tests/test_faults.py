@@ -181,7 +181,7 @@ def test_faulty_clients_of_every_kind_in_one_run(fork: Fork, tmp_path: Path) -> 
 
 
 def test_a_frozen_client_holds_a_round_back_no_longer_than_its_timeout(fork: Fork, tmp_path: Path) -> None:
-    """Its connection stays open and takes only part of the model, 4 MB, which is more than gRPC sends unread."""
+    """Its connection stays open, and nobody reads the 4 MB of model that are sent to it."""
     path = write_config(
         tmp_path, num_rounds=3, min_fit_clients=2, round_timeout=6.0, num_features=2000, num_hidden_units=500,
         he_scheme="none", fraction_evaluate=0.0, num_samples_per_client=20,
