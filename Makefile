@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 CONFIG ?= config/config.yaml
 
-.PHONY: help demo test fuzz bench lint format clean
+.PHONY: help demo test faults fuzz load bench lint format clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -18,6 +18,12 @@ test: $(VENV)/installed-dev  ## run the tests
 
 fuzz: $(VENV)/installed-dev  ## a million mutated inputs against whatever reads a client's bytes; some minutes
 	$(PY) -m tests.fuzz_decoder --inputs 1000000 --seed 1
+
+faults: $(VENV)/installed-dev  ## the fault simulation at length: a server killed 50 times (minutes)
+	FAULT_KILLS=50 $(PY) -m pytest tests/test_faults.py tests/test_checkpoint.py --timeout 1200
+
+load: $(VENV)/installed-dev  ## 100 clients, 5 rounds on this machine (minutes); figures in logs/load
+	$(PY) benchmarks/load.py
 
 lint: $(VENV)/installed-dev  ## ruff and mypy --strict
 	$(VENV)/bin/ruff check .
