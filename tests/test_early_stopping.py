@@ -25,7 +25,7 @@ from safetensors.numpy import load_file
 from client.flower_client import TenantClient
 from orchestrator import server as server_module
 from orchestrator.aggregator import Aggregator
-from orchestrator.checkpoint import load_checkpoint
+from orchestrator.checkpoint import load_checkpoint, save_checkpoint
 from orchestrator.early_stopping import EarlyStopping
 from orchestrator.roster import Roster
 from orchestrator.run_folder import RoundRecord, RunFolder
@@ -165,7 +165,7 @@ def test_momentum_without_its_velocity_would_be_another_run(tmp_path: Path) -> N
     checkpoint = load_checkpoint(interrupted.checkpoint)
     assert checkpoint.velocity is not None
     assert checkpoint.velocity.dtype == np.float64
-    server_module.save_checkpoint(interrupted.checkpoint, dataclasses.replace(checkpoint, velocity=None))
+    save_checkpoint(interrupted.checkpoint, dataclasses.replace(checkpoint, velocity=None))
     assert serve(config, interrupted, resume=True).records[3].loss != whole.records[3].loss
 
 

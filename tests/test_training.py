@@ -47,7 +47,9 @@ def test_without_options_it_is_plain_sgd_with_momentum_on_the_cross_entropy() ->
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     shuffle = np.random.default_rng((1, 2))
     for _ in range(3):
-        for batch in torch.from_numpy(shuffle.permutation(len(ROWS))).split(32):
+        order = shuffle.permutation(len(ROWS))
+        for start in range(0, len(ROWS), 32):
+            batch = torch.from_numpy(order[start : start + 32])
             optimizer.zero_grad()
             torch.autograd.backward(F.cross_entropy(model(features[batch]), labels[batch]))
             optimizer.step()
@@ -66,7 +68,7 @@ def test_the_larger_mu_the_nearer_the_client_stays_to_the_global_model() -> None
 
 def test_the_first_step_is_that_of_plain_training() -> None:
     """At the global model the proximal term has no gradient."""
-    one_step = {"local_epochs": 1, "batch_size": len(ROWS)}
+    one_step: dict[str, Any] = {"local_epochs": 1, "batch_size": len(ROWS)}
     np.testing.assert_allclose(trained(**one_step, proximal_mu=5.0), trained(**one_step), atol=1e-7)
 
 
@@ -84,7 +86,7 @@ def test_the_proximal_term_pulls_with_mu_times_the_distance() -> None:
             for p, v, gradient, start_p in zip(parameters, velocity, gradients, start, strict=True):
                 v.mul_(0.9).add_(gradient + mu * (p - start_p))
                 p.sub_(rate * v)
-    settings = {"local_epochs": 2, "batch_size": len(ROWS), "learning_rate": rate, "proximal_mu": mu}
+    settings: dict[str, Any] = {"local_epochs": 2, "batch_size": len(ROWS), "learning_rate": rate, "proximal_mu": mu}
     np.testing.assert_allclose(trained(**settings), flatten(get_parameters(model)), atol=1e-6)
 
 
@@ -122,7 +124,13 @@ def test_class_balance_finds_more_of_a_rare_class() -> None:
     assert recalls["inverse"] > recalls["none"] + 0.05
 
 
-ASKED = {"local_epochs": 1, "batch_size": 32, "learning_rate": 0.1, "proximal_mu": 0.5, "class_balance": "inverse"}
+ASKED: dict[str, Any] = {
+    "local_epochs": 1,
+    "batch_size": 32,
+    "learning_rate": 0.1,
+    "proximal_mu": 0.5,
+    "class_balance": "inverse",
+}
 
 
 def test_a_client_takes_the_rounds_settings() -> None:
