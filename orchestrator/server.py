@@ -127,6 +127,8 @@ class OrchestratorServer(Server):
                 _log.info("no lower validation loss for %d rounds: stopping", self._config.early_stopping_rounds)
                 break
             self._run_round(number, timeout)
+        if self.strategy.best_round:
+            _log.info("the model that is kept is that of round %d, by validation loss", self.strategy.best_round)
         return History(), time.perf_counter() - start
 
     def _run_round(self, number: int, timeout: float | None) -> None:

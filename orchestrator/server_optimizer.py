@@ -7,7 +7,10 @@ Vector = NDArray[np.float64]
 
 
 class ServerOptimizer:
-    """FedAvgM: `v <- momentum * v + average_delta`, then `w <- w + v` (Hsu, Qi, Brown, 2019, section 4).
+    """FedAvgM: `v <- momentum * v + average_delta`, then `w <- w + v`.
+
+    From Hsu, Qi, Brown, "Measuring the effects of non-identical data distribution for federated visual classification",
+    2019; the sign of v is that of a delta here, and of a gradient there.
 
     Momentum evens out rounds that pull in different directions because their clients differ. With momentum 0 this is
     FedAvg. Only the decrypted average enters, so nothing about the encryption changes.

@@ -75,6 +75,11 @@ class EncryptedFedAvg(Strategy):
         return self._early_stopping.final(self.parameters)
 
     @property
+    def best_round(self) -> int:
+        """The round that `final_parameters` are of under early stopping; 0 where it is off."""
+        return self._early_stopping.best_round
+
+    @property
     def finished(self) -> bool:
         """Whether early stopping ends the run."""
         return self._early_stopping.exhausted

@@ -117,7 +117,7 @@ def _reference_rows(train: _Records) -> NDArray[np.int64]:
     drawn = []
     for family in np.unique(train.families):
         of_family = rows[train.families[rows] == family]
-        drawn.append(of_family[: round(REFERENCE_SHARE * len(of_family))])
+        drawn.append(of_family[: max(round(REFERENCE_SHARE * len(of_family)), 1)])
     return np.sort(np.concatenate(drawn))
 
 
