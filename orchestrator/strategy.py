@@ -26,13 +26,16 @@ from numpy.typing import NDArray
 
 from orchestrator.admission import SignedStatement
 from orchestrator.aggregator import Aggregator, RoundSum
+from orchestrator.checkpoint import Checkpoint
+from orchestrator.early_stopping import EarlyStopping
 from orchestrator.roster import Roster
 from orchestrator.run_folder import RoundRecord
+from orchestrator.server_optimizer import ServerOptimizer
 from shared.config import Config
 from shared.data_utils import Dataset
 from shared.errors import EncodingError, ResumeError, TooFewContributorsError, UpdateRejectedError
 from shared.identity import digest_arrays
-from shared.metrics import evaluate
+from shared.metrics import attack_thresholds, evaluate, predict_probabilities, score
 from shared.model import build_model, flatten, get_parameters, set_parameters, unflatten
 
 _log = logging.getLogger("orchestrator")
@@ -48,12 +51,16 @@ class EncryptedFedAvg(Strategy):
         record: what happened in the current round; `orchestrator/server.py` completes it and writes it down.
     """
 
-    def __init__(self, config: Config, aggregator: Aggregator, roster: Roster, test_data: Dataset) -> None:
+    def __init__(
+        self, config: Config, aggregator: Aggregator, roster: Roster, validation_data: Dataset, test_data: Dataset
+    ) -> None:
         self._config = config
         self._aggregator = aggregator
         self._roster = roster
-        self._test_data = test_data
+        self._validation_data, self._test_data = validation_data, test_data
         self._model = build_model(config)
+        self._optimizer = ServerOptimizer(config.server_momentum)
+        self._early_stopping = EarlyStopping(config.early_stopping_rounds)
         self._chosen: list[ClientProxy] = []
         self._round_sum: RoundSum
         self.record = RoundRecord(round=0)
@@ -63,16 +70,38 @@ class EncryptedFedAvg(Strategy):
         """The global model by the names of its tensors."""
         return dict(zip(self._model.state_dict(), get_parameters(self._model), strict=True))
 
-    def restore(self, parameters: dict[str, NDArray[np.float32]]) -> None:
-        """Go on from this global model.
+    @property
+    def final_parameters(self) -> dict[str, NDArray[np.float32]]:
+        """The model that the run would leave if it ended now: the best one under early stopping, else the last."""
+        return self._early_stopping.final(self.parameters)
+
+    @property
+    def best_round(self) -> int:
+        """The round that `final_parameters` are of under early stopping; 0 where it is off."""
+        return self._early_stopping.best_round
+
+    @property
+    def finished(self) -> bool:
+        """Whether early stopping ends the run."""
+        return self._early_stopping.exhausted
+
+    def checkpoint(self, records: list[RoundRecord]) -> Checkpoint:
+        """All that the next round depends on, with the rounds so far."""
+        return Checkpoint(self.parameters, records, self._optimizer.velocity, self._early_stopping.best_parameters)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from here as if the run had never been interrupted.
 
         Raises:
-            ResumeError: it does not fit the settings.
+            ResumeError: the checkpoint does not fit the settings.
         """
         shapes = {name: array.shape for name, array in self.parameters.items()}
-        if {name: array.shape for name, array in parameters.items()} != shapes:
-            raise ResumeError("the checkpoint's model has other shapes than the settings say; start a new run")
-        set_parameters(self._model, [parameters[name] for name in shapes])
+        for model in (checkpoint.parameters, checkpoint.best_parameters or checkpoint.parameters):
+            if {name: array.shape for name, array in model.items()} != shapes:
+                raise ResumeError("the checkpoint's model has other shapes than the settings say; start a new run")
+        set_parameters(self._model, [checkpoint.parameters[name] for name in shapes])
+        self._optimizer.velocity = checkpoint.velocity
+        self._early_stopping.restore(checkpoint.records, checkpoint.best_parameters)
 
     def initialize_parameters(self, client_manager: ClientManager) -> Parameters:
         """The present global model: made from the seed, or restored. No client is asked for one."""
@@ -101,6 +130,8 @@ class EncryptedFedAvg(Strategy):
             "local_epochs": c.local_epochs,
             "batch_size": c.batch_size,
             "learning_rate": c.learning_rate,
+            "proximal_mu": c.proximal_mu,
+            "class_balance": c.class_balance,
         }
         _log.info("round %d of %d: %d clients train", server_round, c.num_rounds, len(self._chosen))
         return [
@@ -130,7 +161,7 @@ class EncryptedFedAvg(Strategy):
             self.record.failures = len(self._chosen)
             _log.warning("round %d skipped, the global model stays: %s", server_round, error)
             return None, {}
-        new_vector = global_vector + aggregate.average_delta
+        new_vector = self._optimizer.step(global_vector, aggregate.average_delta)
         new_parameters = unflatten(new_vector, like=global_parameters)
         set_parameters(self._model, new_parameters)
 
@@ -150,9 +181,15 @@ class EncryptedFedAvg(Strategy):
         return ndarrays_to_parameters(new_parameters), {}
 
     def evaluate(self, server_round: int, parameters: Parameters) -> tuple[float, dict[str, Scalar]]:
-        """The global model on the common test set."""
+        """The global model on the common test set; thresholds and early stopping go by the validation set alone."""
         set_parameters(self._model, parameters_to_ndarrays(parameters))
-        metrics = evaluate(self._model, self._test_data)
+        validation = self._validation_data
+        probabilities = predict_probabilities(self._model, validation.features)
+        self.record.validation_loss = score(probabilities, validation).loss
+        if self.record.skipped is None:  # a round without an update says nothing about whether training still helps
+            self._early_stopping.note(server_round, self.record.validation_loss, self.parameters)
+        thresholds = attack_thresholds(1.0 - probabilities[validation.labels == 0, 0])
+        metrics = evaluate(self._model, self._test_data, thresholds)
         for name, value in asdict(metrics).items():
             setattr(self.record, name, value)
         return metrics.loss, {"accuracy": metrics.accuracy}
