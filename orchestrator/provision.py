@@ -200,8 +200,8 @@ def _key_usage(*, key_cert_sign: bool) -> x509.KeyUsage:
 
 def _new_identities(enrolment: Enrolment, num_clients: int) -> tuple[Enrolment, list[NewFile]]:
     """The list with `num_clients` clients more, and the file of each. Numbers go on from the highest ever given out."""
-    given_out = [int(m[1]) for name in enrolment.clients if (m := re.fullmatch(r"client-([1-9]\d{0,8})", name))]
-    first = max(given_out, default=0) + 1
+    given_out = [int(m[1]) for name in enrolment.clients if (m := re.fullmatch(r"client-(0|[1-9]\d{0,8})", name))]
+    first = max(given_out, default=-1) + 1
     files = []
     for number in range(first, first + num_clients):
         key = Ed25519PrivateKey.generate()

@@ -21,6 +21,7 @@ from shared.errors import ConfigError
 MIN_SECURE_KEY_BITS = 2048  # NIST SP 800-57 part 1, table 2: below this a modulus gives less than 112 bits of strength
 MAX_SLOT_BITS = 54  # a float64 holds integers up to 2**53 exactly; `shared/he/packing.py` sizes its slots by it
 MIN_CONTRIBUTORS = 2  # a sum of one update is that update
+MIN_MASKED_COHORT = 3  # what `shared/masking` asks for: of a sum of two, each of the two knows the other's update
 
 
 def setting(
@@ -49,6 +50,7 @@ class Config:
     client_wait_timeout: float = setting(60.0, "how long the server waits for clients", low=0.1, high=86_400)
     server_wait_timeout: float = setting(60.0, "how long a client looks for the server", low=0.1, high=86_400)
     round_timeout: float = setting(300.0, "how long the server waits for one client's answer", low=0.1, high=86_400)
+    stage_timeout: float = setting(30.0, "the same, in each short stage of masking", low=0.1, high=86_400)
 
     # Who may take part, and how the channel is protected; all of it is empty on one machine, all set in secure.yaml
     tls_ca: str = setting("", "PEM file of the CA; clients trust servers with its certificates alone")
@@ -92,6 +94,7 @@ class Config:
     allow_insecure_key: bool = setting(False, "accept keys below 2048 bits (tests only)")
 
     # Aggregation
+    secure_aggregation: str = setting("", "who can open a single update", choices=("", "masked", "none"))
     weighting: str = setting("uniform", "how much a client counts", choices=("uniform", "examples"))
     max_examples: int = setting(100_000, "rows that give the full weight under `examples`", low=1, high=10**12)
 
@@ -102,6 +105,17 @@ class Config:
         for field in dataclasses.fields(self):
             _check_range(field, getattr(self, field.name))
         _check_combinations(self)
+
+    @property
+    def masked(self) -> bool:
+        """Whether updates are masked; where identities exist they are, unless the settings say `none`."""
+        by_default = self.secure_aggregation == "" and bool(self.enrolled_clients or self.client_identity)
+        return by_default or self.secure_aggregation == "masked"
+
+    @property
+    def fewest_contributors(self) -> int:
+        """Updates that a sum must hold before it is decrypted."""
+        return max(self.min_contributors, MIN_MASKED_COHORT) if self.masked else self.min_contributors
 
     def as_yaml(self) -> str:
         """The resolved settings as YAML that `load_config` reads back to an equal `Config`."""
@@ -190,7 +204,8 @@ def _check_range(field: dataclasses.Field[Any], value: Any) -> None:
     if choices and value not in choices:
         near = difflib.get_close_matches(str(value), choices, n=1)
         advice = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{field.name} = {value!r}: expected one of {', '.join(choices)}{advice}")
+        shown = ", ".join(choice or '""' for choice in choices)
+        raise ConfigError(f"{field.name} = {value!r}: expected one of {shown}{advice}")
     for item in value if isinstance(value, tuple) else (value,):
         # Written so that NaN, which compares False with everything, is refused too.
         if low is not None and not low <= item <= high:
@@ -260,6 +275,8 @@ def _check_combinations(c: Config) -> None:
         )
     if c.weighting == "examples" and c.he_integer_bits < 1:
         raise ConfigError("he_integer_bits = 0: weighting examples sends a weight of up to 1; expected at least 1")
+    if c.masked:
+        _check_masked(c)
     if c.he_key_length % 16:
         raise ConfigError(f"he_key_length = {c.he_key_length}: expected a multiple of 16")
     if c.data_source == "nsl_kdd":
@@ -272,3 +289,18 @@ def _check_combinations(c: Config) -> None:
                 f"num_features = {c.num_features}, num_classes = {c.num_classes}: "
                 "data_source nsl_kdd has 122 features and 2 classes"
             )
+
+
+def _check_masked(c: Config) -> None:
+    without = "or set secure_aggregation: none, with which the orchestrator could open each single update"
+    if not c.enrolled_clients:
+        raise ConfigError(
+            f"secure_aggregation = {c.secure_aggregation!r}: masked updates need enrolled_clients, the public keys of "
+            f"all clients (orchestrator/provision.py makes them); set it, {without}"
+        )
+    if c.he_scheme != "paillier":
+        raise ConfigError(f"he_scheme = {c.he_scheme!r}: masked updates need paillier; set it, {without}")
+    if c.num_clients < MIN_MASKED_COHORT:
+        raise ConfigError(
+            f"num_clients = {c.num_clients}: masked updates need at least {MIN_MASKED_COHORT}; set more, {without}"
+        )

@@ -25,7 +25,7 @@ from shared.errors import (
     WrongPayloadError,
     WrongRunError,
 )
-from shared.identity import NAME, UpdateStatement
+from shared.identity import NAME, UpdateStatement, greeting
 from shared.strict_json import parse_strict_json
 
 ENROLMENT_VERSION: Final = 1
@@ -97,6 +97,25 @@ class Enrolment:
                 f"client {client_id!r} is revoked; the operator may add a new one with orchestrator/provision.py --add"
             )
         return Ed25519PublicKey.from_public_bytes(bytes.fromhex(client.public_key))
+
+    def public_keys(self) -> dict[str, Ed25519PublicKey]:
+        """The keys of all clients that are enrolled and not revoked, by id."""
+        return {client_id: self.public_key(client_id) for client_id, c in self.clients.items() if not c.revoked}
+
+    def verify_greeting(self, client_id: str, run_id: str, nonce: bytes, signature: object) -> None:
+        """Accept a connection as this client's: it has signed the challenge that was made for it.
+
+        Raises:
+            NotEnrolledError, RevokedClientError, BadSignatureError: it may not take part, or is somebody else.
+        """
+        key = self.public_key(client_id)
+        try:
+            key.verify(signature if type(signature) is bytes else b"", greeting(run_id, nonce, client_id))
+        except InvalidSignature:
+            raise BadSignatureError(
+                f"client {client_id!r}: the greeting is not signed with its enrolled key; "
+                "check that the client has the identity file that was made for this id"
+            ) from None
 
     def verify(self, statement: bytes, signature: bytes, expected: UpdateStatement) -> None:
         """Accept an update's statement, or say why not.

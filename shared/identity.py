@@ -25,6 +25,7 @@ from shared.private_files import read_private_file
 NONCE_BYTES: Final = 32
 # The prefix separates these signatures from every other use of the same key, now or later; the version is part of it.
 STATEMENT_PREFIX: Final = b"cloud-security-orchestrator update statement v1\0"
+GREETING_PREFIX: Final = b"cloud-security-orchestrator greeting v1\0"
 MAX_STATEMENT_BYTES: Final = 512
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # also safe as a file name and in a log line
@@ -145,6 +146,12 @@ def _require(holds: bool, name: str, expected: str) -> None:
         raise MalformedStatementError(f"the statement's {name} is out of its form; expected {expected}")
 
 
+def greeting(run_id: str, nonce: bytes, client_id: str) -> bytes:
+    """What a client signs to prove who it is on a connection: the prefix, then each field after its 4-byte length."""
+    fields = (run_id.encode(), nonce, client_id.encode())
+    return GREETING_PREFIX + b"".join(len(item).to_bytes(4, "big") + item for item in fields)
+
+
 @dataclass(frozen=True)
 class ClientIdentity:
     """A client's id and its Ed25519 private key, which never leaves this object."""
@@ -175,6 +182,15 @@ class ClientIdentity:
     def public_key_hex(self) -> str:
         """The 32 bytes of the public key in hex, as `enrolled.json` lists it."""
         return self._key.public_key().public_bytes_raw().hex()
+
+    @property
+    def signing_key(self) -> Ed25519PrivateKey:
+        """For protocols that sign messages of their own, such as masked aggregation."""
+        return self._key
+
+    def sign_greeting(self, run_id: str, nonce: bytes) -> bytes:
+        """The 64 bytes of a signature that answers the server's challenge on a new connection."""
+        return self._key.sign(greeting(run_id, nonce, self.client_id))
 
     def sign(self, statement: UpdateStatement) -> bytes:
         """The 64 bytes of an Ed25519 signature over `statement.to_bytes()`.
