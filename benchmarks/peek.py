@@ -40,7 +40,7 @@ from shared.data_utils import load_client_data
 from shared.errors import OrchestratorError, UpdateRejectedError
 from shared.he.packing import PackingLayout
 from shared.he.paillier import PaillierPrivate
-from shared.he_utils import PrivateScheme, Unmask, Vector, generate_keys
+from shared.he_utils import PrivateScheme, Unmask, Vector, make_keys
 from shared.masking import ServerRound, agreement
 from shared.masking.errors import RoundAbandonedError
 from shared.masking.messages import RevealRequest, encode_survivors
@@ -79,7 +79,7 @@ class Loot:
     words: dict[int, dict[str, str]] = field(default_factory=dict)
 
     def steal_keys(self, config: Config) -> PrivateScheme[Any]:
-        keys = generate_keys(config)
+        keys = make_keys(config)
         if isinstance(keys, PaillierPrivate):
             self.keys.append(keys)
         return keys
@@ -196,7 +196,7 @@ def spies(loot: Loot) -> Iterable[tuple[str, Any]]:
             return "it revealed its shares"
 
     return [
-        ("orchestrator.server.generate_keys", loot.steal_keys),
+        ("orchestrator.server.make_keys", loot.steal_keys),
         ("orchestrator.server.Aggregator", CuriousAggregator),
         ("orchestrator.server.EncryptedFedAvg", CuriousStrategy),
         ("orchestrator.server.MaskedAggregation", LyingAggregation),

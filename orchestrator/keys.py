@@ -11,17 +11,15 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from phe.paillier import PaillierPrivateKey, PaillierPublicKey
-
 from shared.config import MIN_SECURE_KEY_BITS
 from shared.errors import KeyFileError, OrchestratorError
+from shared.he.keys import KINDS, Kind, generate_keypair
 from shared.key_files import (
-    KINDS,
     MAX_KEY_BITS,
     PASSPHRASE_VARIABLE,
     PaillierKey,
@@ -33,28 +31,27 @@ from shared.key_files import (
 )
 from shared.private_files import make_private_folder
 
-Generator = Callable[[int, str], tuple[PaillierPublicKey, PaillierPrivateKey]]  # (bits of n, kind)
 DEFAULT_KEY_LENGTH: Final = 3072  # NIST SP 800-57 part 1, table 2: 128 bits of strength
-DEFAULT_KIND: Final = "blum"
+DEFAULT_KIND: Final[Kind] = "blum"
 
 
-def new_key(path: Path, key_length: int, kind: str, passphrase: str | None, generate: Generator) -> PaillierKey:
+def new_key(path: Path, key_length: int, kind: Kind, passphrase: str | None) -> PaillierKey:
     """Make a key and save it.
 
     Raises:
         KeyFileError: the file exists, or it can't be written.
-        KeyMaterialError: the generator made a malformed key.
+        KeyMaterialError: no key of this length can be made.
     """
     if os.path.lexists(path):  # told before the seconds that a key takes; save_key checks again, without a gap
         raise KeyFileError(f"{path}: already exists and is never overwritten; rotate it, or choose another --out")
-    key = _generate(key_length, kind, generate)
+    key = _generate(key_length, kind)
     make_private_folder(path.parent)
     save_key(path, key, passphrase)
     return key
 
 
 def rotate_key(
-    path: Path, key_length: int | None, kind: str | None, passphrase: str | None, generate: Generator
+    path: Path, key_length: int | None, kind: Kind | None, passphrase: str | None
 ) -> tuple[PaillierKey, PaillierKey, Path]:
     """Put a new key in the place of the old, and keep the old file beside it under a name with the date.
 
@@ -63,7 +60,6 @@ def rotate_key(
         key_length: bits of the new n; None for the old key's.
         kind: None for the old key's.
         passphrase: opens the old file if that is encrypted, and encrypts the new one.
-        generate: makes a key pair.
 
     Returns:
         The old key, the new key and where the old file is kept.
@@ -73,7 +69,7 @@ def rotate_key(
         is then still in place.
     """
     old = load_key(path, passphrase)
-    new = _generate(key_length or old.key_length, kind or old.kind, generate)
+    new = _generate(key_length or old.key_length, kind or old.public.kind)
     kept = path.with_name(f"{path.name}.{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
     try:
         os.link(path, kept)  # a second name of the same file: its mode stays, and there is always a key at `path`
@@ -83,9 +79,9 @@ def rotate_key(
     return old, new, kept
 
 
-def _generate(key_length: int, kind: str, generate: Generator) -> PaillierKey:
-    _public, private = generate(key_length, kind)
-    return PaillierKey(private, kind, datetime.now(UTC).replace(microsecond=0))
+def _generate(key_length: int, kind: Kind) -> PaillierKey:
+    public, private = generate_keypair(key_length, kind)
+    return PaillierKey(public, private, datetime.now(UTC).replace(microsecond=0))
 
 
 def _describe(path: Path) -> list[str]:
@@ -105,17 +101,15 @@ def _run(args: argparse.Namespace) -> list[str]:
     if args.command == "show":
         return _describe(path)
 
-    from shared.he.keys import generate_keypair  # here, so that `show` doesn't wait for it
-
     passphrase = passphrase_from_environment()
     if args.command == "new":
-        new_key(path, args.key_length, args.kind, passphrase, generate_keypair)
+        new_key(path, args.key_length, args.kind, passphrase)
         return [f"Made {path}. Keep it on the server alone: whoever has it can decrypt every update.", *_describe(path)]
-    old, new, kept = rotate_key(path, args.key_length, args.kind, passphrase, generate_keypair)
+    old, new, kept = rotate_key(path, args.key_length, args.kind, passphrase)
     return [
         f"Rotated {path}. Restart the server to use the new key.",
-        f"old  {old.fingerprint}  kept as {kept}; delete it when no run needs it any more",
-        f"new  {new.fingerprint}",
+        f"old  {old.public.fingerprint()}  kept as {kept}; delete it when no run needs it any more",
+        f"new  {new.public.fingerprint()}",
     ]
 
 

@@ -2,7 +2,7 @@
 
 python orchestrator/provision.py --clients 3 --out config/pki --host orchestrator.example.org
 python orchestrator/provision.py --add 2 --out config/pki
-python orchestrator/provision.py --revoke client-2 --out config/pki
+python orchestrator/provision.py --revoke client-1 --out config/pki
 """
 
 import argparse
@@ -199,7 +199,10 @@ def _key_usage(*, key_cert_sign: bool) -> x509.KeyUsage:
 
 
 def _new_identities(enrolment: Enrolment, num_clients: int) -> tuple[Enrolment, list[NewFile]]:
-    """The list with `num_clients` clients more, and the file of each. Numbers go on from the highest ever given out."""
+    """The list with `num_clients` clients more, and the file of each.
+
+    The first client is client-0; numbers go on from the highest ever given out.
+    """
     given_out = [int(m[1]) for name in enrolment.clients if (m := re.fullmatch(r"client-(0|[1-9]\d{0,8})", name))]
     first = max(given_out, default=-1) + 1
     files = []
@@ -303,7 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--clients", type=_count, metavar="N", help="make a new federation of N clients")
     action.add_argument("--add", type=_count, metavar="N", help="enrol N more clients")
-    action.add_argument("--revoke", metavar="ID", help="revoke one client, such as client-2")
+    action.add_argument("--revoke", metavar="ID", help="revoke one client, such as client-1")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the federation's folder")
     parser.add_argument(
         "--host",

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 from flwr.common import Code, GetPropertiesIns, Scalar
 from flwr.server import SimpleClientManager
@@ -13,6 +12,9 @@ from flwr.server.client_proxy import ClientProxy
 from orchestrator.admission import Admission
 from shared.errors import TooFewClientsError, UpdateRejectedError
 
+GREETING_SECONDS = 30.0  # for one answer; it costs a client one signature
+MAX_UNGREETED = 256  # connections that have not said who they are; beyond, new ones are turned away unheard
+
 _log = logging.getLogger("orchestrator")
 
 
@@ -20,17 +22,20 @@ class Roster(SimpleClientManager):
     """Connected clients by tenant id.
 
     Flower's `cid` belongs to a connection and is random. The greeting asks each new connection once which tenant it is,
-    so that choices are reproducible and no tenant takes part twice.
+    so that choices are reproducible and no tenant takes part twice. Each greeting has a thread of its own: a connection
+    that stays silent delays nobody.
+
+    Args:
+        run_name: the run folder's name, which clients use for their log files.
+        session: names this start of the server; clients sign it.
+        admission: who may connect; None where anyone may.
     """
 
-    def __init__(
-        self, run_name: str, session: str, greeting_timeout: float, admission: Admission | None = None
-    ) -> None:
+    def __init__(self, run_name: str, session: str, admission: Admission | None = None) -> None:
         super().__init__()
         self._run_name, self._session, self._admission = run_name, session, admission
-        self._greeting_timeout = greeting_timeout
         self._tenants: dict[str, str] = {}  # cid -> tenant id, of every connection that was greeted, lost ones too
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # guards `clients` and `_tenants`
         self._closing = False
 
     def close(self) -> None:
@@ -38,16 +43,20 @@ class Roster(SimpleClientManager):
         self._closing = True
 
     def register(self, client: ClientProxy) -> bool:
-        registered = super().register(client)
+        """Called by Flower's thread of a new connection, before that thread can carry messages."""
         with self._changed:
-            self._changed.notify_all()
-        return registered
+            if len(self.clients) - len(self.connected()) >= MAX_UNGREETED:
+                return False
+            self.clients[client.cid] = client
+        threading.Thread(target=self._greet, args=(client,), name="greeting", daemon=True).start()
+        return True
 
     def unregister(self, client: ClientProxy) -> None:
-        if client.cid not in self.clients:
-            return
-        super().unregister(client)
-        if not self._closing and client.cid in self._tenants:
+        """Forget a connection; called by Flower when it ends. Twice is fine."""
+        with self._changed:
+            known = self.clients.pop(client.cid, None) is not None
+            self._changed.notify_all()
+        if known and not self._closing and client.cid in self._tenants:
             _log.warning("client %s disconnected", self.tenant_of(client))
 
     def tenant_of(self, client: ClientProxy) -> str:
@@ -56,7 +65,8 @@ class Roster(SimpleClientManager):
 
     def connected(self) -> list[ClientProxy]:
         """The greeted clients that are connected now, sorted by tenant id."""
-        present = [client for cid, client in list(self.clients.items()) if cid in self._tenants]
+        with self._changed:
+            present = [client for cid, client in self.clients.items() if cid in self._tenants]
         return sorted(present, key=lambda client: int(self._tenants[client.cid]))
 
     def gather(self, needed: int, timeout: float) -> list[ClientProxy]:
@@ -67,42 +77,25 @@ class Roster(SimpleClientManager):
         """
         deadline = time.monotonic() + timeout
         reported = -1
-        while True:
-            self._greet_new()
-            present = self.connected()
-            if len(present) >= needed:
-                return present
-            if len(present) != reported:
-                reported = len(present)
-                _log.info("waiting for clients: %d of %d connected", reported, needed)
-            with self._changed:
+        with self._changed:
+            while len(present := self.connected()) < needed:
+                if len(present) != reported:
+                    reported = len(present)
+                    _log.info("waiting for clients: %d of %d connected", reported, needed)
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise TooFewClientsError(
                         f"{len(present)} clients came within {timeout:g} s, {needed} are needed; start more clients "
                         "or lower min_available_clients, or raise client_wait_timeout"
                     )
-                if all(cid in self._tenants for cid in self.clients):
-                    self._changed.wait(timeout=left)
-
-    def _greet_new(self) -> None:
-        new = [client for cid, client in list(self.clients.items()) if cid not in self._tenants]
-        if new:
-            with ThreadPoolExecutor(max_workers=len(new)) as pool:
-                list(pool.map(self._greet, new))
-
-    def _refuse(self, client: ClientProxy, reason: str) -> None:
-        _log.warning("refused a connection: %s", reason)
-        # The client ends the connection when it hears this, so there is no answer to wait for.
-        with contextlib.suppress(Exception):
-            client.get_properties(GetPropertiesIns({"refused": reason}), self._greeting_timeout, group_id=None)
-        self.unregister(client)
+                self._changed.wait(timeout=left)
+        return present
 
     def _greet(self, client: ClientProxy) -> None:
         nonce = self._admission.greeting_nonce() if self._admission else b""
         greeting: dict[str, Scalar] = {"run": self._run_name, "session": self._session, "nonce": nonce}
         try:
-            answer = client.get_properties(GetPropertiesIns(greeting), timeout=self._greeting_timeout, group_id=None)
+            answer = client.get_properties(GetPropertiesIns(greeting), timeout=GREETING_SECONDS, group_id=None)
             tenant = answer.properties.get("client_id")
             if answer.status.code != Code.OK or type(tenant) is not int or tenant < 0:
                 raise ValueError(answer.status.message or f"client_id = {tenant!r:.80}")
@@ -110,20 +103,32 @@ class Roster(SimpleClientManager):
                 self._admission.check_greeting(str(tenant), nonce, answer.properties.get("signature"))
         except UpdateRejectedError as error:
             self._refuse(client, str(error))
-            return
-        except Exception as error:  # whatever a stranger's connection raises, the others are served
-            _log.warning("a client did not answer the greeting: %s: %s", type(error).__name__, error)
+        except Exception as error:  # a connection may break in any way; it is one that nobody needs
+            _log.warning("a connection did not answer the greeting: %s %s", type(error).__name__, error)
             self.unregister(client)
-            return
-        name = str(tenant)
+        else:
+            self._seat(client, str(tenant))
+
+    def _seat(self, client: ClientProxy, tenant: str) -> None:
         with self._changed:
-            older = [other for other in self.connected() if self._tenants[other.cid] == name]
-            if not older or self._admission:
-                self._tenants[client.cid] = name
-        if older and self._admission:
-            # It has proven who it is, so its older connection is one that it lost without our noticing.
-            self.unregister(older[0])
-        elif older:  # first come, first served: a stranger must not push out a client that is at work
-            self._refuse(client, f"a client {name} is connected already; each client needs an id of its own")
-            return
-        _log.info("client %s connected", name)
+            older = [other for other in self.connected() if self._tenants[other.cid] == tenant]
+            if older and not self._admission:
+                seated = False  # first come, first served: a stranger must not push out a client that is at work
+            else:
+                # With a proof of who it is, the older connection is one that the tenant lost without our noticing.
+                for other in older:
+                    del self.clients[other.cid]
+                seated = client.cid in self.clients  # it may be gone already
+                if seated:
+                    self._tenants[client.cid] = tenant
+                    _log.info("client %s connected", tenant)
+                self._changed.notify_all()
+        if older and not seated:
+            self._refuse(client, f"a client {tenant} is connected already; each client needs an id of its own")
+
+    def _refuse(self, client: ClientProxy, reason: str) -> None:
+        _log.warning("refused a connection: %s", reason)
+        # The client ends the connection when it hears this, so there is no answer to wait for.
+        with contextlib.suppress(Exception):
+            client.get_properties(GetPropertiesIns({"refused": reason}), GREETING_SECONDS, group_id=None)
+        self.unregister(client)

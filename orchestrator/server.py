@@ -26,7 +26,7 @@ from shared.console import add_log_file, announce_protection, console
 from shared.data_utils import load_test_data
 from shared.errors import AddressInUseError, ConfigError
 from shared.he.paillier import PaillierPublic
-from shared.he_utils import PrivateScheme, generate_keys
+from shared.he_utils import PrivateScheme, make_keys
 from shared.private_files import read_private_file
 
 _MESSAGE_SLACK_BYTES = 1 << 20
@@ -61,9 +61,9 @@ def run_server(config: Config, resume: bool = False) -> list[RoundRecord]:
         _log.warning("anyone who reaches %s can take part (enrolled_clients is not set)", config.server_address)
     announce_protection(_log, config)
     test_data = load_test_data(config)
-    keys = _make_keys(config)
+    keys = _keys(config)
     aggregator = Aggregator(keys, config.fewest_contributors, config.num_clients, config.weighting, admission)
-    roster = Roster(folder.name, session, config.client_wait_timeout, admission)
+    roster = Roster(folder.name, session, admission)
     strategy = EncryptedFedAvg(config, aggregator, _make_aggregation(config, keys, admission), roster, test_data)
     if checkpoint is None:
         checkpoint = Checkpoint(strategy.parameters)
@@ -168,14 +168,14 @@ def _read_certificates(config: Config) -> tuple[bytes, bytes, bytes] | None:
     return ca, certificate, read_private_file(Path(config.tls_key), "make it with orchestrator/provision.py")
 
 
-def _make_keys(config: Config) -> PrivateScheme[Any]:
+def _keys(config: Config) -> PrivateScheme[Any]:
     if config.he_scheme == "none":
-        return generate_keys(config)
-    _log.info("making a %s key pair of %d bits", config.he_scheme, config.he_key_length)
+        return make_keys(config)
+    source = config.he_key_file or f"a new {config.he_scheme} key pair"
+    _log.info("the key: %s", source)
     start = time.perf_counter()
-    keys = generate_keys(config)
-    fingerprint = keys.public.fingerprint()
-    _log.info("key pair made in %.1f s, public key %s…", time.perf_counter() - start, fingerprint[:16])
+    keys = make_keys(config)
+    _log.info("public key %s… (%.1f s)", keys.public.fingerprint()[:16], time.perf_counter() - start)
     return keys
 
 

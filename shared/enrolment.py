@@ -1,4 +1,4 @@
-"""The clients that the operator enrolled (`enrolled.json`), and the check of a signed update against them."""
+"""The clients that the operator enrolled (`enrolled.json`), and the check of what they sign against them."""
 
 import json
 import re
@@ -25,7 +25,7 @@ from shared.errors import (
     WrongPayloadError,
     WrongRunError,
 )
-from shared.identity import NAME, UpdateStatement, greeting
+from shared.identity import NAME, UpdateStatement, greeting_bytes
 from shared.strict_json import parse_strict_json
 
 ENROLMENT_VERSION: Final = 1
@@ -90,7 +90,7 @@ class Enrolment:
         client = self.clients.get(client_id)
         if client is None:
             raise NotEnrolledError(
-                f"client {client_id!r} is not enrolled; the operator adds it with orchestrator/provision.py --add"
+                f"client {client_id[:64]!r} is not enrolled; the operator adds it with orchestrator/provision.py --add"
             )
         if client.revoked:
             raise RevokedClientError(
@@ -102,22 +102,7 @@ class Enrolment:
         """The keys of all clients that are enrolled and not revoked, by id."""
         return {client_id: self.public_key(client_id) for client_id, c in self.clients.items() if not c.revoked}
 
-    def verify_greeting(self, client_id: str, run_id: str, nonce: bytes, signature: object) -> None:
-        """Accept a connection as this client's: it has signed the challenge that was made for it.
-
-        Raises:
-            NotEnrolledError, RevokedClientError, BadSignatureError: it may not take part, or is somebody else.
-        """
-        key = self.public_key(client_id)
-        try:
-            key.verify(signature if type(signature) is bytes else b"", greeting(run_id, nonce, client_id))
-        except InvalidSignature:
-            raise BadSignatureError(
-                f"client {client_id!r}: the greeting is not signed with its enrolled key; "
-                "check that the client has the identity file that was made for this id"
-            ) from None
-
-    def verify(self, statement: bytes, signature: bytes, expected: UpdateStatement) -> None:
+    def verify(self, statement: bytes, signature: object, expected: UpdateStatement) -> None:
         """Accept an update's statement, or say why not.
 
         The signature is checked first, under the key of the client that the statement names; then each field is
@@ -137,20 +122,27 @@ class Enrolment:
             WrongPayloadError: it is about something else than `expected`.
         """
         sent = UpdateStatement.from_bytes(statement)
-        key = self.public_key(sent.client_id)
-        try:
-            # Flower may deliver any scalar here; what is not bytes is no signature.
-            key.verify(signature if type(signature) is bytes else b"", statement)
-        except InvalidSignature:
-            raise BadSignatureError(
-                f"client {sent.client_id!r}: the signature is not that of its enrolled key; "
-                "check that the client has the identity file that was made for this id"
-            ) from None
+        _verify_signature(self.public_key(sent.client_id), signature, statement, sent.client_id)
         for name, error, advice in _MISMATCHES:
             theirs, ours = getattr(sent, name), getattr(expected, name)
             if theirs != ours:
                 shown = (theirs.hex(), ours.hex()) if isinstance(theirs, bytes) else (theirs, ours)
                 raise error(f"client {sent.client_id!r} signed {name} {shown[0]!r}, expected {shown[1]!r}; {advice}")
+
+    def verify_greeting(self, client_id: str, run_id: str, nonce: bytes, signature: object) -> None:
+        """Accept that a client is who it says it is, or say why not.
+
+        Args:
+            client_id: who the client says it is.
+            run_id: the server's own run.
+            nonce: the bytes that the server made for this greeting; it must accept each only once.
+            signature: what the client sent, `ClientIdentity.sign_greeting`.
+
+        Raises:
+            NotEnrolledError, RevokedClientError, BadSignatureError: it is not signed by a client that may take part.
+        """
+        key = self.public_key(client_id)
+        _verify_signature(key, signature, greeting_bytes(run_id, nonce, client_id), client_id)
 
     def with_client(self, client_id: str, public_key: str, added: date) -> "Enrolment":
         """A list with one client more.
@@ -178,6 +170,17 @@ class Enrolment:
         """The content of `enrolled.json`, which `load` reads back to an equal list."""
         clients = {name: {**asdict(c), "added": c.added.isoformat()} for name, c in self.clients.items()}
         return json.dumps({"version": ENROLMENT_VERSION, "clients": clients}, indent=2).encode() + b"\n"
+
+
+def _verify_signature(key: Ed25519PublicKey, signature: object, message: bytes, client_id: str) -> None:
+    try:
+        # Flower may deliver any scalar here; what is not bytes is no signature.
+        key.verify(signature if type(signature) is bytes else b"", message)
+    except InvalidSignature:
+        raise BadSignatureError(
+            f"client {client_id!r}: the signature is not that of its enrolled key; "
+            "check that the client has the identity file that was made for this id"
+        ) from None
 
 
 def _parse_enrolment(raw: Any) -> dict[str, EnrolledClient]:

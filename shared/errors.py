@@ -122,7 +122,7 @@ class BadSignatureError(UpdateRejectedError):
 
 
 class MalformedStatementError(UpdateRejectedError):
-    """An update's statement is not the canonical encoding of its fields, or a field is out of its form."""
+    """A statement is not the canonical encoding of its fields, or a field of it or of a greeting is out of its form."""
 
 
 class WrongClientError(UpdateRejectedError):

@@ -129,10 +129,11 @@ class PrivateScheme(ABC, Generic[Ciphertext]):
         raise ConfigError(f"he_scheme = {self.public.name!r}: its updates can't be masked; use paillier")
 
 
-def generate_keys(config: Config) -> PrivateScheme[Any]:
-    """A fresh key pair by `he_scheme`, for the orchestrator.
+def make_keys(config: Config) -> PrivateScheme[Any]:
+    """The orchestrator's key pair by `he_scheme`: that of `he_key_file`, or a fresh one.
 
     Raises:
+        KeyFileError, PassphraseError, KeyMaterialError: the file can't be used; see `shared/key_files.py`.
         MissingDependencyError: the scheme's library is not installed.
     """
     if config.he_scheme == "none":
@@ -146,6 +147,16 @@ def generate_keys(config: Config) -> PrivateScheme[Any]:
     from shared.he.keys import generate_keypair, key_kind
     from shared.he.paillier import PaillierPrivate
 
+    if config.he_key_file:
+        from shared.key_files import load_key, passphrase_from_environment
+
+        key = load_key(config.he_key_file, passphrase_from_environment())
+        if (key.key_length, key.public.kind) != (config.he_key_length, config.he_key_kind):
+            raise KeyMaterialError(
+                f"{config.he_key_file} holds a {key.public.kind} key of {key.key_length} bits; he_key_kind and "
+                f"he_key_length ask for {config.he_key_kind} and {config.he_key_length}: change them, or rotate the key"
+            )
+        return PaillierPrivate(key.private, _paillier_public(config, key.public))
     public, private = generate_keypair(config.he_key_length, key_kind(config.he_key_kind))
     return PaillierPrivate(private, _paillier_public(config, public))
 

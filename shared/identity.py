@@ -3,6 +3,8 @@
 The statement binds the encrypted payload to one run, one round, one request, one client, one public key and one global
 model. So an update that was recorded, forged, sent on behalf of another or trained from another model is refused, with
 an error that names which of these it was.
+
+A greeting, signed when a client joins, proves who it is before it has anything to send.
 """
 
 import contextlib
@@ -23,7 +25,7 @@ from shared.errors import KeyMaterialError, MalformedStatementError, WrongClient
 from shared.private_files import read_private_file
 
 NONCE_BYTES: Final = 32
-# The prefix separates these signatures from every other use of the same key, now or later; the version is part of it.
+# A prefix separates its signatures from every other use of the same key, now or later; the version is part of it.
 STATEMENT_PREFIX: Final = b"cloud-security-orchestrator update statement v1\0"
 GREETING_PREFIX: Final = b"cloud-security-orchestrator greeting v1\0"
 MAX_STATEMENT_BYTES: Final = 512
@@ -71,20 +73,24 @@ class UpdateStatement:
     payload_sha256: str
 
     def __post_init__(self) -> None:
-        for name in ("run_id", "client_id"):
-            _require(_matches(NAME, getattr(self, name)), name, "1 to 64 letters, digits, '.', '_' or '-'")
+        _require_name(self.run_id, "statement's run_id")
+        _require_name(self.client_id, "statement's client_id")
         for name in ("key_fingerprint", "model_sha256", "payload_sha256"):
-            _require(_matches(_SHA256_HEX, getattr(self, name)), name, "a SHA-256 as 64 lower-case hex digits")
+            _require(
+                _matches(_SHA256_HEX, getattr(self, name)),
+                f"statement's {name}",
+                "a SHA-256 as 64 lower-case hex digits",
+            )
         _require(
             type(self.server_round) is int and 1 <= self.server_round < 1 << 63,
-            "server_round",
+            "statement's server_round",
             "a whole number from 1 to 2**63 - 1",
         )
-        _require(type(self.nonce) is bytes and len(self.nonce) == NONCE_BYTES, "nonce", f"{NONCE_BYTES} bytes")
+        _require_nonce(self.nonce, "statement's nonce")
 
     def to_bytes(self) -> bytes:
         """The canonical encoding: the prefix, then each field after its length as 4 bytes, big-endian."""
-        fields = (
+        return STATEMENT_PREFIX + _join_fields(
             self.run_id.encode(),
             self.server_round.to_bytes(8, "big"),
             self.nonce,
@@ -93,7 +99,6 @@ class UpdateStatement:
             bytes.fromhex(self.model_sha256),
             bytes.fromhex(self.payload_sha256),
         )
-        return STATEMENT_PREFIX + b"".join(len(item).to_bytes(4, "big") + item for item in fields)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "UpdateStatement":
@@ -126,6 +131,22 @@ class UpdateStatement:
         )
 
 
+def greeting_bytes(run_id: str, nonce: bytes, client_id: str) -> bytes:
+    """What a client signs when it joins: the prefix, then each field after its length as 4 bytes, big-endian.
+
+    Raises:
+        MalformedStatementError: a field is out of its form, which is that of `UpdateStatement`.
+    """
+    _require_name(run_id, "greeting's run_id")
+    _require_nonce(nonce, "greeting's nonce")
+    _require_name(client_id, "greeting's client_id")
+    return GREETING_PREFIX + _join_fields(run_id.encode(), nonce, client_id.encode())
+
+
+def _join_fields(*items: bytes) -> bytes:
+    return b"".join(len(item).to_bytes(4, "big") + item for item in items)
+
+
 def _split_fields(data: bytes) -> list[bytes]:
     items, at = [], 0
     while at < len(data):
@@ -141,23 +162,30 @@ def _matches(form: re.Pattern[str], value: object) -> bool:
     return isinstance(value, str) and form.fullmatch(value) is not None
 
 
-def _require(holds: bool, name: str, expected: str) -> None:
+def _require_name(value: object, what: str) -> None:
+    _require(_matches(NAME, value), what, "1 to 64 letters, digits, '.', '_' or '-'")
+
+
+def _require_nonce(value: object, what: str) -> None:
+    _require(type(value) is bytes and len(value) == NONCE_BYTES, what, f"{NONCE_BYTES} bytes")
+
+
+def _require(holds: bool, what: str, expected: str) -> None:
     if not holds:  # the value itself is left out: it may be long, or unfit for a log
-        raise MalformedStatementError(f"the statement's {name} is out of its form; expected {expected}")
-
-
-def greeting(run_id: str, nonce: bytes, client_id: str) -> bytes:
-    """What a client signs to prove who it is on a connection: the prefix, then each field after its 4-byte length."""
-    fields = (run_id.encode(), nonce, client_id.encode())
-    return GREETING_PREFIX + b"".join(len(item).to_bytes(4, "big") + item for item in fields)
+        raise MalformedStatementError(f"the {what} is out of its form; expected {expected}")
 
 
 @dataclass(frozen=True)
 class ClientIdentity:
-    """A client's id and its Ed25519 private key, which never leaves this object."""
+    """A client's id and its Ed25519 private key. Its repr shows no secret, and it refuses to be pickled.
+
+    Attributes:
+        client_id: as `enrolled.json` lists it.
+        signing_key: also for the masking rounds, which sign their own messages under a domain of their own.
+    """
 
     client_id: str
-    _key: Ed25519PrivateKey = field(repr=False)
+    signing_key: Ed25519PrivateKey = field(repr=False)
 
     @classmethod
     def load(cls, path: str | Path, client_id: str) -> "ClientIdentity":
@@ -181,16 +209,7 @@ class ClientIdentity:
     @property
     def public_key_hex(self) -> str:
         """The 32 bytes of the public key in hex, as `enrolled.json` lists it."""
-        return self._key.public_key().public_bytes_raw().hex()
-
-    @property
-    def signing_key(self) -> Ed25519PrivateKey:
-        """For protocols that sign messages of their own, such as masked aggregation."""
-        return self._key
-
-    def sign_greeting(self, run_id: str, nonce: bytes) -> bytes:
-        """The 64 bytes of a signature that answers the server's challenge on a new connection."""
-        return self._key.sign(greeting(run_id, nonce, self.client_id))
+        return self.signing_key.public_key().public_bytes_raw().hex()
 
     def sign(self, statement: UpdateStatement) -> bytes:
         """The 64 bytes of an Ed25519 signature over `statement.to_bytes()`.
@@ -203,4 +222,16 @@ class ClientIdentity:
                 f"asked to sign for client {statement.client_id!r} with the identity of {self.client_id!r}; "
                 "a client signs for itself alone"
             )
-        return self._key.sign(statement.to_bytes())
+        return self.signing_key.sign(statement.to_bytes())
+
+    def sign_greeting(self, run_id: str, nonce: bytes) -> bytes:
+        """The 64 bytes of an Ed25519 signature that proves, to whoever chose the nonce, that this client is here.
+
+        Args:
+            run_id: the run that the client joins.
+            nonce: `NONCE_BYTES` random bytes that the server made for this greeting.
+
+        Raises:
+            MalformedStatementError: the server sent a run or a nonce out of its form.
+        """
+        return self.signing_key.sign(greeting_bytes(run_id, nonce, self.client_id))

@@ -1,8 +1,10 @@
 """The orchestrator's Paillier private key as a file: one JSON object, mode 0600, encrypted when a passphrase is set.
 
     {"format": "paillier-private-key", "version": 1, "kind": "blum", "key_length": 3072, "fingerprint": "<hex>",
-     "created": "2026-01-31T12:00:00Z", "n": "<hex>", "protection": null, "secret": {"p": "<hex>", "q": "<hex>"}}
+     "created": "2026-01-31T12:00:00Z", "n": "<hex>", "base": null, "protection": null,
+     "secret": {"p": "<hex>", "q": "<hex>"}}
 
+For kind `subgroup`, `base` is the public h in hex, and `secret` holds `alpha_p` and `alpha_q` as well.
 With a passphrase, `protection` names the key derivation and the cipher with their salt and nonce, and `secret` is the
 ciphertext of that object in hex. All else in the file is its associated data, so no header can be exchanged.
 """
@@ -12,29 +14,25 @@ import json
 import os
 import re
 import secrets
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
-from math import gcd, isqrt, prod
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
-from phe.paillier import PaillierPrivateKey, PaillierPublicKey
-from phe.util import first_primes, is_prime
 
 from shared.errors import KeyMaterialError, PassphraseError
+from shared.he.keys import KINDS, Kind, PrivateKeyMaterial, PublicKeyMaterial
 from shared.private_files import PRIVATE_MODE, create_file, read_private_file, replace_file
 from shared.strict_json import parse_strict_json
 
 PASSPHRASE_VARIABLE: Final = "ORCHESTRATOR_KEY_PASSPHRASE"  # noqa: S105 (the name of a variable)
-KINDS: Final = ("blum", "subgroup")
 FORMAT: Final = "paillier-private-key"
 VERSION: Final = 1
 MAX_KEY_BITS: Final = 16_384
-PRIME_ROUNDS: Final = 40
 
 # scrypt at 128 MiB and about half a second a guess (OWASP's first choice). The numbers are part of version 1: a file
 # that states others is refused, or it could ask for all memory there is.
@@ -45,44 +43,45 @@ _PROTECTION: Final = {"kdf": "scrypt", "n": SCRYPT_N, "r": SCRYPT_R, "p": SCRYPT
 SALT_BYTES: Final = 16
 NONCE_BYTES: Final = 12
 
-_HEADER_FIELDS: Final = {"format", "version", "kind", "key_length", "fingerprint", "created", "n", "protection"}
+_HEADER_FIELDS: Final = {
+    "format",
+    "version",
+    "kind",
+    "key_length",
+    "fingerprint",
+    "created",
+    "n",
+    "base",
+    "protection",
+}
 _HEX: Final = re.compile(r"(0|[1-9a-f][0-9a-f]*)")  # one spelling per number
 _TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True)
 class PaillierKey:
-    """A Paillier private key with what its file says about it. Its repr shows no secret, and it refuses to be pickled.
+    """A Paillier key pair with what its file says about it. Its repr shows no secret, and it refuses to be pickled.
 
     Attributes:
-        private: phe's key, which holds p < q.
-        kind: "blum" (p = q = 3 mod 4, gcd(p - 1, q - 1) = 2) or "subgroup".
+        public: what the clients get.
+        private: what decrypts.
         created: UTC, to the second.
-        sub_primes: for "subgroup", if the generator names them: one prime factor of p - 1 and one of q - 1.
     """
 
-    private: PaillierPrivateKey = field(repr=False)
-    kind: str
+    public: PublicKeyMaterial
+    private: PrivateKeyMaterial
     created: datetime
-    sub_primes: tuple[int, int] | None = field(default=None, repr=False)
-
-    @property
-    def public(self) -> PaillierPublicKey:
-        """What the clients get."""
-        return self.private.public_key
 
     @property
     def key_length(self) -> int:
         """Bits of n."""
-        return int(self.public.n).bit_length()
-
-    @property
-    def fingerprint(self) -> str:
-        """`fingerprint(n)`."""
-        return fingerprint(int(self.public.n))
+        return int(self.public.public_key.n).bit_length()
 
     def __repr__(self) -> str:
-        return f"PaillierKey(kind={self.kind!r}, key_length={self.key_length}, fingerprint={self.fingerprint!r})"
+        return (
+            f"PaillierKey(kind={self.public.kind!r}, key_length={self.key_length}, "
+            f"fingerprint={self.public.fingerprint()!r})"
+        )
 
     def __reduce__(self) -> NoReturn:
         raise KeyMaterialError("a private key is never pickled or copied; save it with save_key, share the object")
@@ -92,16 +91,11 @@ class PaillierKey:
 class KeyHeader:
     """What may be shown of a key file: nothing in it is secret."""
 
-    kind: str
+    kind: Kind
     key_length: int
     fingerprint: str
     created: datetime
     protected: bool
-
-
-def fingerprint(n: int) -> str:
-    """SHA-256 of b"paillier", a zero byte and n (big-endian, no leading zeros), in hex."""
-    return sha256(b"paillier\0" + n.to_bytes((n.bit_length() + 7) // 8, "big")).hexdigest()
 
 
 def passphrase_from_environment() -> str | None:
@@ -146,14 +140,11 @@ def load_key(path: str | Path, passphrase: str | None) -> PaillierKey:
         KeyMaterialError: not a key file of this version, or the key in it is malformed.
     """
     data = _read(path)
-    try:
+    with _errors_of(path):
         raw = _parse(data)
-        header, n = _check_header(raw)
-        p, q, sub_primes = _parse_secret(_open(raw, passphrase) if header.protected else raw["secret"])
-        check_factors(n, p, q, header.kind, sub_primes)
-    except KeyMaterialError as error:
-        raise type(error)(f"{path}: {error}") from None
-    return PaillierKey(PaillierPrivateKey(PaillierPublicKey(n), p, q), header.kind, header.created, sub_primes)
+        header, public = _check_header(raw)
+        private = _check_secret(_open(raw, passphrase) if header.protected else raw["secret"], public)
+    return PaillierKey(public, private, header.created)
 
 
 def read_header(path: str | Path) -> KeyHeader:
@@ -164,58 +155,24 @@ def read_header(path: str | Path) -> KeyHeader:
         KeyMaterialError: not a key file of this version.
     """
     data = _read(path)
-    try:
+    with _errors_of(path):
         return _check_header(_parse(data))[0]
+
+
+@contextlib.contextmanager
+def _errors_of(path: str | Path) -> Iterator[None]:
+    """Say of which file an error is, and what to do about it."""
+    try:
+        yield
+    except PassphraseError as error:
+        raise PassphraseError(f"{path}: {error}") from None
     except KeyMaterialError as error:
-        raise type(error)(f"{path}: {error}") from None
-
-
-def check_factors(n: int, p: int, q: int, kind: str, sub_primes: tuple[int, int] | None) -> None:
-    """Refuse a private key that would decrypt wrongly or be easy to break. The messages show no part of it.
-
-    Args:
-        n: the public modulus.
-        p, q: its prime factors, p < q.
-        kind: "blum" or "subgroup".
-        sub_primes: for "subgroup": a prime factor of p - 1 and one of q - 1.
-
-    Raises:
-        KeyMaterialError: at the first thing that is wrong.
-    """
-    _refuse(p == q, "p and q are the same number; expected two different primes")
-    _refuse(p > q, "p is larger than q; expected the smaller prime first")
-    _refuse(p * q != n, "n is not p times q; expected the product of the two primes")
-    half = n.bit_length() // 2
-    _refuse({p.bit_length(), q.bit_length()} != {half}, f"p and q differ in length; expected {half} bits each")
-    # Miller-Rabin: a damaged prime passes with a chance below 4**-PRIME_ROUNDS.
-    _refuse(not is_prime(p, PRIME_ROUNDS), "p is composite; expected a prime")
-    _refuse(not is_prime(q, PRIME_ROUNDS), "q is composite; expected a prime")
-    blum = p % 4 == q % 4 == 3 and gcd(p - 1, q - 1) == 2
-    _refuse(kind == "blum" and not blum, "kind is 'blum', but p and q are not Blum primes with gcd(p - 1, q - 1) = 2")
-    if sub_primes is not None:
-        _refuse(kind != "subgroup", "sub-primes are given; expected them with kind 'subgroup' alone")
-        for sub_prime, factor in zip(sub_primes, (p, q), strict=True):
-            _refuse(not is_prime(sub_prime, PRIME_ROUNDS), "a sub-prime is composite; expected a prime")
-            _refuse(
-                (factor - 1) % sub_prime != 0, "a sub-prime does not divide its p - 1 or q - 1; expected that it does"
-            )
-
-
-def _check_modulus(n: int, key_length: int) -> None:
-    """What can be told of n without its factors."""
-    _refuse(n % 2 == 0, "n is even; expected the product of two odd primes")
-    _refuse(n.bit_length() != key_length, f"n has {n.bit_length()} bits; expected key_length, which is {key_length}")
-    _refuse(isqrt(n) ** 2 == n, "n is a perfect square; expected the product of two different primes")
-    _refuse(gcd(n, prod(first_primes)) != 1, "n has a small factor; expected two large primes")
+        raise KeyMaterialError(f"{path}: {error}; restore the file from a backup, or make a new key") from None
 
 
 def _refuse(wrong: bool, reason: str) -> None:
     if wrong:
-        raise _malformed(reason)
-
-
-def _malformed(reason: str) -> KeyMaterialError:
-    return KeyMaterialError(f"{reason}; restore the file from a backup, or make a new key")
+        raise KeyMaterialError(reason)
 
 
 def _read(path: str | Path) -> bytes:
@@ -226,7 +183,7 @@ def _parse(data: bytes) -> dict[str, Any]:
     try:
         raw = parse_strict_json(data)
     except ValueError as error:
-        raise KeyMaterialError(f"not a key file: {error}; restore it from a backup") from None
+        raise KeyMaterialError(f"not a key file: {error}") from None
     _refuse(not isinstance(raw, dict) or raw.get("format") != FORMAT, f"not a key file; expected the format {FORMAT!r}")
     _refuse(
         type(raw.get("version")) is not int or raw["version"] != VERSION,
@@ -236,30 +193,31 @@ def _parse(data: bytes) -> dict[str, Any]:
     return dict(raw)
 
 
-def _check_header(raw: dict[str, Any]) -> tuple[KeyHeader, int]:
-    """The checked header, and n."""
+def _check_header(raw: dict[str, Any]) -> tuple[KeyHeader, PublicKeyMaterial]:
     kind, key_length, created = raw["kind"], raw["key_length"], raw["created"]
     _refuse(kind not in KINDS, f"unknown kind; expected one of {', '.join(KINDS)}")
     in_range = type(key_length) is int and 0 < key_length <= MAX_KEY_BITS
     _refuse(not in_range, f"key_length is out of range; expected up to {MAX_KEY_BITS} bits")
-    n = _number(raw, "n")
-    _check_modulus(n, key_length)
-    _refuse(raw["fingerprint"] != fingerprint(n), "the fingerprint is not that of n; expected its SHA-256")
+    base = None if raw["base"] is None else _number(raw, "base")
+    public = PublicKeyMaterial.checked(_number(raw, "n"), kind, base, key_length)
+    fingerprint = public.fingerprint()
+    _refuse(raw["fingerprint"] != fingerprint, "the fingerprint is not that of the public key in this file")
     moment: datetime | None = None
     with contextlib.suppress(TypeError, ValueError):
         moment = datetime.strptime(created, _TIME_FORMAT).replace(tzinfo=UTC)
     if moment is None:
-        raise _malformed("created is malformed; expected a time such as 2026-01-31T12:00:00Z")
-    return KeyHeader(kind, key_length, fingerprint(n), moment, raw["protection"] is not None), n
+        raise KeyMaterialError("created is malformed; expected a time such as 2026-01-31T12:00:00Z")
+    return KeyHeader(kind, key_length, fingerprint, moment, raw["protection"] is not None), public
 
 
-def _parse_secret(secret: Any) -> tuple[int, int, tuple[int, int] | None]:
-    """p, q and the sub-primes."""
+def _check_secret(secret: Any, public: PublicKeyMaterial) -> PrivateKeyMaterial:
+    """The private half, from the secret part in the clear."""
     _refuse(not isinstance(secret, dict), "the secret part is malformed; expected p and q")
-    names = ["p", "q", *(["sub_p", "sub_q"] if "sub_p" in secret else [])]
-    _refuse(secret.keys() != set(names), "the secret part has missing or unknown fields; expected p and q")
-    numbers = [_number(secret, name) for name in names]
-    return numbers[0], numbers[1], (numbers[2], numbers[3]) if len(numbers) == 4 else None
+    names = ["p", "q", *(["alpha_p", "alpha_q"] if public.kind == "subgroup" else [])]
+    expected = ", ".join(names)
+    _refuse(secret.keys() != set(names), f"the secret part has missing or unknown fields; expected {expected}")
+    p, q, *sub_primes = (_number(secret, name) for name in names)
+    return PrivateKeyMaterial.checked(public, p, q, (sub_primes[0], sub_primes[1]) if sub_primes else None)
 
 
 def _number(fields: dict[str, Any], name: str) -> int:
@@ -270,23 +228,23 @@ def _number(fields: dict[str, Any], name: str) -> int:
 
 
 def _encode(key: PaillierKey, passphrase: str | None) -> bytes:
-    n, p, q = int(key.public.n), int(key.private.p), int(key.private.q)
-    _check_modulus(n, key.key_length)
-    check_factors(n, p, q, key.kind, key.sub_primes)
-    secret = {"p": f"{p:x}", "q": f"{q:x}"}
-    if key.sub_primes is not None:
-        secret |= {"sub_p": f"{int(key.sub_primes[0]):x}", "sub_q": f"{int(key.sub_primes[1]):x}"}
+    public, private = key.public, key.private
+    secret = {"p": f"{private.private_key.p:x}", "q": f"{private.private_key.q:x}"}
+    if private.alpha_p is not None and private.alpha_q is not None:
+        secret |= {"alpha_p": f"{private.alpha_p:x}", "alpha_q": f"{private.alpha_q:x}"}
     raw: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
-        "kind": key.kind,
+        "kind": public.kind,
         "key_length": key.key_length,
-        "fingerprint": key.fingerprint,
+        "fingerprint": public.fingerprint(),
         "created": key.created.astimezone(UTC).strftime(_TIME_FORMAT),
-        "n": f"{n:x}",
+        "n": f"{public.public_key.n:x}",
+        "base": None if public.base is None else f"{public.base:x}",
         "protection": None,
         "secret": secret,
     }
+    _check_secret(secret, _check_header(raw)[1])  # what could not be loaded again is not written
     if passphrase is not None:
         # A fresh salt makes a fresh key, so no nonce can ever meet the same key twice.
         salt, nonce = secrets.token_bytes(SALT_BYTES), secrets.token_bytes(NONCE_BYTES)

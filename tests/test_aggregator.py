@@ -19,7 +19,7 @@ from shared.errors import (
     UpdateRejectedError,
 )
 from shared.he.paillier import PaillierPrivate
-from shared.he_utils import PrivateScheme, Vector, generate_keys
+from shared.he_utils import PrivateScheme, Vector, make_keys
 from shared.wire import dump_update, wrap_array
 from tests.processes import ROOT
 
@@ -29,7 +29,7 @@ SIZE = 4
 
 @pytest.fixture(scope="module")
 def keys() -> PaillierPrivate:
-    scheme = generate_keys(CONFIG)
+    scheme = make_keys(CONFIG)
     assert isinstance(scheme, PaillierPrivate)
     return scheme
 

@@ -16,7 +16,7 @@ from shared.errors import CiphertextError, ConfigError, EncodingError, KeyMateri
 from shared.he import ckks
 from shared.he.ckks import DEGREE, SLOTS, CkksPrivate, CkksPublic
 from shared.he.fixed_point import FixedPoint
-from shared.he_utils import generate_keys, public_scheme
+from shared.he_utils import make_keys, public_scheme
 from shared.wire import Header, dump_update, wrap_array
 
 CONFIG = parse_config({"he_scheme": "ckks", "num_clients": 3})
@@ -24,7 +24,7 @@ CONFIG = parse_config({"he_scheme": "ckks", "num_clients": 3})
 
 @pytest.fixture(scope="module")
 def keys() -> CkksPrivate:
-    scheme = generate_keys(CONFIG)
+    scheme = make_keys(CONFIG)
     assert isinstance(scheme, CkksPrivate)
     return scheme
 
@@ -68,7 +68,7 @@ class TestNoise:
 
     def test_settings_beyond_one_prime_are_an_error(self) -> None:
         with pytest.raises(ConfigError, match="lower he_precision_bits"):
-            generate_keys(parse_config({"he_scheme": "ckks", "he_precision_bits": 48}))
+            make_keys(parse_config({"he_scheme": "ckks", "he_precision_bits": 48}))
 
 
 def test_values_saturate_and_are_counted(keys: CkksPrivate) -> None:
@@ -137,7 +137,7 @@ class TestHostileCiphertexts:
                 keys.decrypt_sum(keys.public.add(sent, sent), 1, 2)
 
     def test_another_keys_ciphertext_is_garbage(self, keys: CkksPrivate) -> None:
-        other = generate_keys(CONFIG).public
+        other = make_keys(CONFIG).public
         sent = keys.public.from_bytes(other.to_bytes(other.encrypt(np.zeros(3)).ciphertexts))
         with pytest.raises(EncodingError, match="beyond what 1 honest"):
             keys.decrypt_sum(sent, 3, 1)
@@ -198,7 +198,7 @@ class TestPublicKey:
 
     def test_the_scale_is_compared_even_where_the_modulus_is_the_same(self, keys: CkksPrivate) -> None:
         theirs = parse_config({"he_scheme": "ckks", "num_clients": 3, "he_precision_bits": 15, "he_integer_bits": 3})
-        assert len(generate_keys(theirs).public.public_bytes()) == len(keys.public.public_bytes())
+        assert len(make_keys(theirs).public.public_bytes()) == len(keys.public.public_bytes())
         with pytest.raises(KeyMaterialError, match="he_precision_bits"):
             public_scheme(theirs, keys.public.public_bytes())
 
@@ -214,7 +214,7 @@ def test_without_tenseal_the_error_says_what_to_install(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "tenseal", None)
     monkeypatch.delitem(sys.modules, "shared.he.ckks")
     with pytest.raises(MissingDependencyError, match=r'pip install -e "\.\[ckks\]"'):
-        generate_keys(CONFIG)
+        make_keys(CONFIG)
 
 
 def test_a_round_gives_the_average_of_the_plain_twin(keys: CkksPrivate) -> None:

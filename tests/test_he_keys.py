@@ -18,7 +18,9 @@ from shared.he.keys import (
     check_base,
     check_private_key,
     check_public_key,
+    check_sub_primes,
     generate_keypair,
+    key_kind,
     subgroup_bits,
 )
 
@@ -163,19 +165,65 @@ def test_each_malformed_private_key_is_refused_in_its_own_words() -> None:
     p, q = private.private_key.p, private.private_key.q
     close = int(gmpy2.next_prime(p))
     one_mod_four = _one_mod_four(BITS // 2)
-    composite = 3 * _prime(BITS // 2 - 2)
+    composite = 3 * int(gmpy2.next_prime(1 << BITS // 2 - 2))
     twin_p, twin_q = _sharing_a_factor(BITS // 2)
     for a, b, n, words in (
         (p, q, p * q + 2, "do not belong together"),
         (p, 3, p * 3, "differ in length"),
         (p, close, p * close, "too close"),
         (composite, q, composite * q, "p is not prime"),
-        (p, one_mod_four, p * one_mod_four, "q is not 3 mod 4"),
+        (one_mod_four, q, one_mod_four * q, "p is not 3 mod 4"),
+        (q, p, p * q, "p is larger than q"),
         (twin_p, twin_q, twin_p * twin_q, "is not 2"),
     ):
         with pytest.raises(KeyMaterialError, match=words) as refusal:
             check_private_key(a, b, n)
         assert str(p) not in str(refusal.value)
+
+
+def test_each_malformed_sub_prime_is_refused_in_its_own_words() -> None:
+    public, private = generate_keypair(BITS, "subgroup")
+    p, q = private.private_key.p, private.private_key.q
+    alpha_p, alpha_q, base = private.alpha_p, private.alpha_q, public.base
+    assert alpha_p is not None
+    assert alpha_q is not None
+    assert base is not None
+    check_sub_primes((alpha_p, alpha_q), p, q, base)
+    for sub_primes, h, words in (
+        ((2 * alpha_p, alpha_q), base, "alpha_p is not prime"),
+        ((alpha_p, 3), base, f"alpha_q is too short; expected {subgroup_bits(BITS)} bits"),
+        ((alpha_q, alpha_p), base, "alpha_p does not divide p-1"),
+        ((alpha_p, alpha_p), base, "alpha_q does not divide q-1"),
+        ((alpha_p, alpha_q), public.public_key.n - 4, "2·alpha_p modulo p"),
+        ((alpha_p, alpha_q), public.public_key.n - base, "2·alpha_p modulo p"),
+    ):
+        with pytest.raises(KeyMaterialError, match=words) as refusal:
+            check_sub_primes(sub_primes, p, q, h)
+        assert str(alpha_p) not in str(refusal.value)
+
+
+def test_what_a_kind_lacks_is_refused() -> None:
+    public, private = generate_keypair(BITS, "subgroup")
+    n, key = public.public_key.n, private.private_key
+    for kind, base in (("subgroup", None), ("blum", public.base)):
+        with pytest.raises(KeyMaterialError, match="expected a base h for kind subgroup, and none for blum"):
+            PublicKeyMaterial.checked(n, key_kind(kind), base, BITS)
+    assert private.alpha_p is not None
+    assert private.alpha_q is not None
+    for half, sub_primes in (
+        (public, None),
+        (PublicKeyMaterial(public.public_key, "blum"), (private.alpha_p, private.alpha_q)),
+    ):
+        with pytest.raises(KeyMaterialError, match="for kind subgroup alone"):
+            PrivateKeyMaterial.checked(half, key.p, key.q, sub_primes)
+
+
+def test_checked_gives_back_the_key(pair: Pair) -> None:
+    public, private = pair
+    key = private.private_key
+    sub_primes = None if private.alpha_p is None or private.alpha_q is None else (private.alpha_p, private.alpha_q)
+    assert PublicKeyMaterial.checked(public.public_key.n, public.kind, public.base, BITS) == public
+    assert PrivateKeyMaterial.checked(public, key.p, key.q, sub_primes) == private
 
 
 def _one_mod_four(bits: int) -> int:

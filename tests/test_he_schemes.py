@@ -12,7 +12,7 @@ from phe import EncryptedNumber, PaillierPublicKey
 from shared.config import Config, parse_config
 from shared.errors import CiphertextError, ConfigError, EncodingError, KeyMaterialError
 from shared.he.paillier import PaillierPrivate
-from shared.he_utils import PrivateScheme, generate_keys, public_scheme
+from shared.he_utils import PrivateScheme, make_keys, public_scheme
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "paillier": {"he_scheme": "paillier", "he_key_length": 512, "allow_insecure_key": True},
@@ -40,7 +40,7 @@ def config(request: pytest.FixtureRequest) -> Config:
 
 @pytest.fixture(scope="module")
 def keys(config: Config) -> PrivateScheme[Any]:
-    return generate_keys(config)
+    return make_keys(config)
 
 
 def vectors(values: Any) -> Any:
@@ -92,7 +92,7 @@ class TestSchemeConformance:
 
 @pytest.fixture(scope="module", params=["paillier", "paillier-unpacked"])
 def paillier(request: pytest.FixtureRequest) -> PaillierPrivate:
-    scheme = generate_keys(parse_config(SETTINGS[request.param]))
+    scheme = make_keys(parse_config(SETTINGS[request.param]))
     assert isinstance(scheme, PaillierPrivate)
     return scheme
 
@@ -129,7 +129,7 @@ def test_a_malformed_public_key_is_refused(key_bytes: bytes) -> None:
 
 
 def test_a_key_of_the_other_kind_is_refused_by_the_client() -> None:
-    subgroup = generate_keys(parse_config(SETTINGS["paillier-subgroup"])).public.public_bytes()
+    subgroup = make_keys(parse_config(SETTINGS["paillier-subgroup"])).public.public_bytes()
     with pytest.raises(KeyMaterialError, match="he_key_kind"):
         public_scheme(parse_config(SETTINGS["paillier"]), subgroup)
 
@@ -195,13 +195,13 @@ class TestWhatBitesInPhe:
 
         monkeypatch.setattr(phe.util, "HAVE_GMP", False)
         with pytest.raises(MissingDependencyError, match="gmpy2"):
-            generate_keys(parse_config(SETTINGS["paillier"]))
+            make_keys(parse_config(SETTINGS["paillier"]))
 
 
 def test_phe_decrypts_ours_and_ours_decrypts_phes() -> None:
     """A known answer at a real key length, through both implementations."""
     for kind in ("blum", "subgroup"):
-        keys = generate_keys(parse_config({"he_key_length": 2048, "he_key_kind": kind}))
+        keys = make_keys(parse_config({"he_key_length": 2048, "he_key_kind": kind}))
         assert isinstance(keys, PaillierPrivate)
         public, private = keys.public, keys._key.private_key
         vector = np.array([1.0, -1.0, 2.0**-16])

@@ -44,7 +44,16 @@ from shared.errors import (
     WrongPayloadError,
     WrongRunError,
 )
-from shared.identity import NONCE_BYTES, STATEMENT_PREFIX, ClientIdentity, UpdateStatement, digest_arrays
+from shared.identity import (
+    GREETING_PREFIX,
+    NONCE_BYTES,
+    STATEMENT_PREFIX,
+    ClientIdentity,
+    UpdateStatement,
+    digest_arrays,
+    greeting_bytes,
+)
+from shared.masking.codec import MAGIC
 
 
 def digest(text: str) -> str:
@@ -349,6 +358,89 @@ def test_every_flipped_bit_of_a_signature_is_refused() -> None:
 def test_what_is_no_signature_is_refused(change: Callable[[bytes], Any]) -> None:
     with pytest.raises(BadSignatureError):
         ENROLMENT.verify(STATEMENT.to_bytes(), change(IDENTITIES["client-1"].sign(STATEMENT)), STATEMENT)
+
+
+# The greeting
+
+
+RUN, NONCE = STATEMENT.run_id, STATEMENT.nonce
+
+
+def test_a_greeting_is_accepted() -> None:
+    signature = IDENTITIES["client-1"].sign_greeting(RUN, NONCE)
+    assert len(signature) == 64
+    ENROLMENT.verify_greeting("client-1", RUN, NONCE, signature)
+
+
+def test_the_greetings_encoding_is_pinned() -> None:
+    assert greeting_bytes("run", bytes(NONCE_BYTES), "client-1") == (
+        b"cloud-security-orchestrator greeting v1\0"
+        + b"\0\0\0\x03run"
+        + b"\0\0\0\x20"
+        + bytes(32)
+        + b"\0\0\0\x08client-1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("client_id", "run_id", "nonce"),
+    [
+        ("client-2", RUN, NONCE),
+        ("client-1", "20260101-000000", NONCE),
+        ("client-1", RUN, bytes(NONCE_BYTES)),
+    ],
+)
+def test_a_greeting_of_another_client_run_or_nonce_is_refused(client_id: str, run_id: str, nonce: bytes) -> None:
+    signature = IDENTITIES["client-1"].sign_greeting(RUN, NONCE)
+    with pytest.raises(BadSignatureError, match=client_id):
+        ENROLMENT.verify_greeting(client_id, run_id, nonce, signature)
+
+
+def test_a_greeting_of_who_may_not_take_part_is_refused() -> None:
+    with pytest.raises(NotEnrolledError, match="client-9"):
+        ENROLMENT.verify_greeting("client-9", RUN, NONCE, IDENTITIES["client-1"].sign_greeting(RUN, NONCE))
+    with pytest.raises(RevokedClientError, match="client-3"):
+        ENROLMENT.verify_greeting("client-3", RUN, NONCE, IDENTITIES["client-3"].sign_greeting(RUN, NONCE))
+
+
+@pytest.mark.parametrize("signature", [b"", bytes(64), bytes(65), None, 1.0, True, "text", [1]])
+def test_what_is_no_signature_is_no_greeting(signature: object) -> None:
+    with pytest.raises(BadSignatureError):
+        ENROLMENT.verify_greeting("client-1", RUN, NONCE, signature)
+
+
+def test_a_greeting_and_a_statement_never_stand_for_one_another() -> None:
+    """Run, nonce and client are the same here: the prefix alone tells them apart."""
+    identity = IDENTITIES["client-1"]
+    with pytest.raises(BadSignatureError):
+        ENROLMENT.verify(STATEMENT.to_bytes(), identity.sign_greeting(RUN, NONCE), STATEMENT)
+    with pytest.raises(BadSignatureError):
+        ENROLMENT.verify_greeting("client-1", RUN, NONCE, identity.sign(STATEMENT))
+    bare = identity.signing_key.sign(greeting_bytes(RUN, NONCE, "client-1").removeprefix(GREETING_PREFIX))
+    with pytest.raises(BadSignatureError):
+        ENROLMENT.verify_greeting("client-1", RUN, NONCE, bare)
+
+
+def test_no_domain_is_the_beginning_of_another() -> None:
+    """All that the signing key signs begins with one of these."""
+    domains = [STATEMENT_PREFIX, GREETING_PREFIX, MAGIC]
+    assert [a for a in domains for b in domains if a is not b and b.startswith(a)] == []
+
+
+@pytest.mark.parametrize(
+    ("run_id", "nonce", "words"),
+    [
+        ("", NONCE, "greeting's run_id is out of its form"),
+        ("a\nb", NONCE, "greeting's run_id"),
+        (5, NONCE, "greeting's run_id"),
+        (RUN, b"", "greeting's nonce is out of its form; expected 32 bytes"),
+        (RUN, NONCE + b"\0", "greeting's nonce"),
+        (RUN, "text", "greeting's nonce"),
+    ],
+)
+def test_a_client_signs_no_greeting_out_of_its_form(run_id: Any, nonce: Any, words: str) -> None:
+    with pytest.raises(MalformedStatementError, match=words):
+        IDENTITIES["client-1"].sign_greeting(run_id, nonce)
 
 
 # The enrolled list

@@ -10,27 +10,30 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
-from math import gcd
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import gmpy2
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from phe.paillier import PaillierPrivateKey, PaillierPublicKey, generate_paillier_keypair
-from phe.util import getprimeover, is_prime
+from phe.paillier import PaillierPublicKey
 
+from orchestrator import keys
 from orchestrator.keys import new_key, rotate_key
 from shared import key_files
 from shared.errors import KeyFileError, KeyMaterialError, PassphraseError
+from shared.he.fixed_point import FixedPoint
+from shared.he.keys import KINDS, Kind, PublicKeyMaterial, generate_keypair
+from shared.he.paillier import PaillierPrivate, PaillierPublic
 from shared.key_files import (
     PASSPHRASE_VARIABLE,
     PaillierKey,
-    fingerprint,
     load_key,
     passphrase_from_environment,
     read_header,
-    replace_key,
     save_key,
 )
 
@@ -40,26 +43,25 @@ CREATED = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 PASSPHRASE = "correct horse battery staple"
 
 
-def blum_keypair(key_length: int, kind: str) -> tuple[PaillierPublicKey, PaillierPrivateKey]:
-    while True:
-        public, private = generate_paillier_keypair(n_length=key_length)
-        if private.p % 4 == private.q % 4 == 3 and gcd(private.p - 1, private.q - 1) == 2:
-            return public, private
-
-
 @cache
-def key() -> PaillierKey:
-    return PaillierKey(blum_keypair(BITS, "blum")[1], "blum", CREATED)
+def key(kind: Kind = "blum") -> PaillierKey:
+    return PaillierKey(*generate_keypair(BITS, kind), CREATED)
 
 
 def secret_texts(key: PaillierKey) -> list[str]:
-    return [text for number in (key.private.p, key.private.q) for text in (str(number), f"{number:x}", f"{number:X}")]
+    private = key.private
+    numbers = (private.private_key.p, private.private_key.q, private.alpha_p, private.alpha_q)
+    return [text for number in numbers if number for text in (str(number), f"{number:x}", f"{number:X}")]
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     raw = json.loads(path.read_text())
     change(raw)
     path.write_text(json.dumps(raw))
+
+
+def fingerprint_of(n: int) -> str:
+    return PublicKeyMaterial(PaillierPublicKey(n), "blum").fingerprint()
 
 
 def write_numbers(path: Path, p: int, q: int, n: int | None = None, **fields: Any) -> None:
@@ -70,9 +72,10 @@ def write_numbers(path: Path, p: int, q: int, n: int | None = None, **fields: An
         "version": 1,
         "kind": "blum",
         "key_length": n.bit_length(),
-        "fingerprint": fingerprint(n),
+        "fingerprint": fingerprint_of(n),
         "created": "2026-01-31T12:00:00Z",
         "n": f"{n:x}",
+        "base": None,
         "protection": None,
         "secret": {"p": f"{p:x}", "q": f"{q:x}"},
     }
@@ -96,16 +99,26 @@ def encrypted(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 # Saving and loading
 
 
-def test_a_key_survives_its_file_and_still_decrypts(path: Path) -> None:
-    save_key(path, key(), None)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_key_survives_its_file_and_still_decrypts(path: Path, kind: Kind) -> None:
+    save_key(path, key(kind), None)
     loaded = load_key(path, None)
-    assert (loaded.private.p, loaded.private.q, loaded.kind, loaded.created) == (
-        key().private.p,
-        key().private.q,
-        "blum",
-        CREATED,
+    assert loaded == key(kind)
+    assert loaded.public.to_bytes() == key(kind).public.to_bytes()
+    scheme = PaillierPublic(loaded.public, FixedPoint(20, 4), max_contributors=3)
+    decrypted = PaillierPrivate(loaded.private, scheme).decrypt_sum(
+        scheme.encrypt(np.array([1.5, -2.0])).ciphertexts, 2, 1
     )
-    assert loaded.private.decrypt(key().public.encrypt(42)) == 42
+    assert decrypted.tolist() == [1.5, -2.0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_fingerprint_is_one_on_the_wire_in_the_file_and_in_the_header(path: Path, kind: Kind) -> None:
+    save_key(path, key(kind), None)
+    scheme = PaillierPublic(key(kind).public, FixedPoint(20, 4), max_contributors=3)
+    stated = json.loads(path.read_text())["fingerprint"]
+    assert {scheme.fingerprint(), load_key(path, None).public.fingerprint(), read_header(path).fingerprint} == {stated}
+    assert stated == sha256(b"paillier\0" + scheme.public_bytes()).hexdigest()
 
 
 def test_a_key_survives_its_encrypted_file(path: Path, encrypted: bytes) -> None:
@@ -115,22 +128,44 @@ def test_a_key_survives_its_encrypted_file(path: Path, encrypted: bytes) -> None
     assert not any(secret in encrypted.decode() for secret in secret_texts(key()))
 
 
-def test_sub_primes_survive_and_are_checked(path: Path) -> None:
-    def prime_with_sub_prime() -> tuple[int, int]:
-        while True:
-            sub_prime = getprimeover(100)
-            start = (3 << 254) // sub_prime // 4 * 4 + 2  # p is close to 3/4 of 2**256, and 3 mod 4
-            for factor in range(start, start + 2000, 4):
-                if is_prime(p := factor * sub_prime + 1):
-                    return p, sub_prime
+def test_a_subgroup_key_survives_its_encrypted_file(path: Path) -> None:
+    save_key(path, key("subgroup"), PASSPHRASE)
+    assert load_key(path, PASSPHRASE) == key("subgroup")
+    assert not any(secret in path.read_text() for secret in secret_texts(key("subgroup")))
+    edit(path, exchange_base)
+    with pytest.raises(PassphraseError):
+        load_key(path, PASSPHRASE)
 
-    (p, sub_p), (q, sub_q) = sorted((prime_with_sub_prime(), prime_with_sub_prime()))
-    private = PaillierPrivateKey(PaillierPublicKey(p * q), p, q)
-    save_key(path, PaillierKey(private, "subgroup", CREATED, (sub_p, sub_q)), None)
-    assert load_key(path, None).sub_primes == (sub_p, sub_q)
-    for sub_primes, words in (((sub_q, sub_p), "does not divide"), ((sub_p * 3, sub_q), "composite")):
-        with pytest.raises(KeyMaterialError, match=words):
-            replace_key(path, PaillierKey(private, "subgroup", CREATED, sub_primes), None)
+
+def exchange_base(raw: dict[str, Any]) -> None:
+    """Put a base of another order in the file, and its fingerprint: a header without a fault of its own."""
+    public = key("subgroup").public.public_key
+    other = PublicKeyMaterial(public, "subgroup", gmpy2.mpz(public.n - 4))
+    raw.update(base=f"{public.n - 4:x}", fingerprint=other.fingerprint())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda raw: raw["secret"].update(alpha_p=raw["secret"]["alpha_q"]), "alpha_p does not divide p-1"),
+        (lambda raw: raw["secret"].update(alpha_q=raw["secret"]["alpha_p"]), "alpha_q does not divide q-1"),
+        (lambda raw: raw["secret"].update(alpha_p="7"), "alpha_p is too short"),
+        (lambda raw: raw["secret"].update(alpha_p=f"{1 << BITS // 4:x}"), "alpha_p is not prime"),
+        (lambda raw: raw["secret"].pop("alpha_q"), "expected p, q, alpha_p, alpha_q"),
+        (exchange_base, "the base h does not have the order"),
+        (lambda raw: raw.update(base=None), "expected a base h for kind subgroup"),
+        (lambda raw: raw.update(base="1"), "outside 1 < h < n - 1"),
+        (lambda raw: raw.update(base=raw["base"][:-1] + "g"), "base is malformed"),
+        (lambda raw: raw.update(base=f"{int(raw['n'], 16) - 4:x}"), "the fingerprint is not that of the public key"),
+        (lambda raw: raw.update(kind="blum"), "and none for blum"),
+    ],
+)
+def test_a_malformed_subgroup_key_is_refused(path: Path, change: Callable[[dict[str, Any]], None], words: str) -> None:
+    save_key(path, key("subgroup"), None)
+    edit(path, change)
+    with pytest.raises(KeyMaterialError, match=words) as caught:
+        load_key(path, None)
+    assert not any(secret in str(caught.value) for secret in secret_texts(key("subgroup")))
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
@@ -186,50 +221,50 @@ def test_a_file_open_to_others_or_missing_is_refused(path: Path, read: Callable[
             read(path)
 
 
-def test_a_malformed_key_is_not_saved(path: Path) -> None:
-    with pytest.raises(KeyMaterialError, match="not Blum primes"):
-        save_key(path, PaillierKey(not_blum(), "blum", CREATED), None)
+def test_halves_of_two_keys_are_not_saved(path: Path) -> None:
+    with pytest.raises(KeyMaterialError, match="do not belong together"):
+        save_key(path, mismatched(), None)
     assert not path.exists()
 
 
-def not_blum() -> PaillierPrivateKey:
-    while True:
-        _public, private = generate_paillier_keypair(n_length=BITS)
-        if private.p % 4 == 1:
-            return private
+def mismatched() -> PaillierKey:
+    return PaillierKey(key().public, generate_keypair(BITS)[1], CREATED)
 
 
 # Malformed keys
 
 
-def blum_prime(start: int) -> int:
-    """The next prime that is 3 mod 4."""
-    start += 3 - start % 4
-    while not is_prime(start):
+def prime_after(start: int, residue: int = 3) -> int:
+    """The next prime that is 3 mod 4, or 1."""
+    start += (residue - start) % 4
+    while not gmpy2.is_prime(start):
         start += 4
     return start
 
 
 HALF = BITS // 2
-P = blum_prime(3 << HALF - 2)
-Q = blum_prime(P + (1 << HALF - 4))
+P = prime_after(3 << HALF - 2)
+Q = prime_after(P + (1 << HALF - 4))
 MALFORMED: list[tuple[str, dict[str, Any], str]] = [
     ("even n", {"p": P, "q": Q, "n": P * Q + 1}, "n is even"),
     (
         "bit size",
         {"p": P, "q": Q, "key_length": BITS * 2},
-        f"n has {BITS} bits; expected key_length, which is {BITS * 2}",
+        f"n has {BITS} bits; expected exactly {BITS * 2}",
     ),
-    ("square", {"p": P, "q": P}, "n is a perfect square"),
-    ("equal", {"p": P, "q": P, "n": P * Q}, "p and q are the same number"),
+    ("square", {"p": P, "q": P}, "n is a perfect power"),
+    ("equal", {"p": P, "q": P, "n": P * Q}, "p·q is not n"),
     ("order", {"p": Q, "q": P}, "p is larger than q"),
-    ("small factor", {"p": 10_007, "q": P}, "n has a small factor"),
-    ("product", {"p": P, "q": blum_prime(Q + 4), "n": P * Q}, "n is not p times q"),
-    ("lengths", {"p": blum_prime(1 << 100), "q": blum_prime(1 << 400)}, "p and q differ in length"),
-    ("p", {"p": blum_prime(7 << 125) * blum_prime(7 << 125), "q": Q}, "p is composite"),
-    ("q", {"p": P, "q": blum_prime(7 << 125) * blum_prime(15 << 124)}, "q is composite"),
-    ("blum", {"p": P, "q": next(q for q in range(Q + 2, Q + 10_000, 4) if is_prime(q))}, "not Blum primes"),
-    ("fingerprint", {"p": P, "q": Q, "fingerprint": fingerprint(P)}, "the fingerprint is not that of n"),
+    ("small factor", {"p": 10_007, "q": P}, "n has a prime factor below 65536"),
+    ("product", {"p": P, "q": prime_after(Q + 4), "n": P * Q}, "p·q is not n"),
+    ("lengths", {"p": prime_after(1 << 100), "q": prime_after(1 << 400)}, "p and q differ in length"),
+    ("p", {"p": prime_after(7 << 125) * prime_after(7 << 125, 1), "q": Q}, "p is not prime"),
+    ("q", {"p": P, "q": prime_after(7 << 125) * prime_after(15 << 124, 1)}, "q is not prime"),
+    ("n mod 4", {"p": P, "q": prime_after(Q, 1)}, "n is not 1 mod 4"),
+    ("p mod 4", {"p": prime_after(P, 1), "q": prime_after(Q, 1)}, "p is not 3 mod 4"),
+    ("close", {"p": P, "q": prime_after(P + 4)}, "too close together"),
+    ("fingerprint", {"p": P, "q": Q, "fingerprint": sha256(b"paillier").hexdigest()}, "the fingerprint is not that"),
+    ("base", {"p": P, "q": Q, "base": "4"}, "and none for blum"),
     ("kind", {"p": P, "q": Q, "kind": "rsa"}, "unknown kind; expected one of blum, subgroup"),
     ("created", {"p": P, "q": Q, "created": "yesterday"}, "created is malformed"),
     ("version", {"p": P, "q": Q, "version": 2}, "another version"),
@@ -245,8 +280,8 @@ MALFORMED: list[tuple[str, dict[str, Any], str]] = [
     ("no q", {"p": P, "q": Q, "secret": {"p": f"{P:x}"}}, "missing or unknown fields"),
     (
         "sub-primes",
-        {"p": P, "q": Q, "secret": {"p": f"{P:x}", "q": f"{Q:x}", "sub_p": "3", "sub_q": "3"}},
-        "sub-primes are given",
+        {"p": P, "q": Q, "secret": {"p": f"{P:x}", "q": f"{Q:x}", "alpha_p": "3", "alpha_q": "3"}},
+        "unknown fields; expected p, q;",
     ),
 ]
 
@@ -265,14 +300,14 @@ def test_a_malformed_key_is_refused_in_its_own_words(path: Path, numbers: dict[s
 def test_the_helper_of_the_malformed_makes_good_files_too(path: Path) -> None:
     """Without this, each refusal above could be for a reason of the helper's."""
     write_numbers(path, P, Q)
-    assert load_key(path, None).private.p == P
+    assert load_key(path, None).private.private_key.p == P
 
 
 def test_another_keys_secret_under_this_header_is_refused(path: Path) -> None:
     save_key(path, key(), None)
-    other = blum_keypair(BITS, "blum")[1]
+    other = generate_keypair(BITS)[1].private_key
     edit(path, lambda raw: raw.update(secret={"p": f"{other.p:x}", "q": f"{other.q:x}"}))
-    with pytest.raises(KeyMaterialError, match="n is not p times q"):
+    with pytest.raises(KeyMaterialError, match="do not belong together"):
         load_key(path, None)
 
 
@@ -307,7 +342,7 @@ def test_hostile_fields_raise_only_the_typed_error(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzz.json"
     write_numbers(path, P, Q)
-    assume(value is not None or field != "protection")  # the one value here that is as it should be
+    assume(value is not None or field not in {"base", "protection"})  # the one value that is as it should be there
     assume(not (type(value) is int and field == "version" and value == 1))
     edit(path, lambda raw: raw.update({field: value}))
     with pytest.raises(KeyMaterialError):
@@ -337,14 +372,15 @@ def flip(text: str) -> str:
 
 
 TAMPERED: list[tuple[str, Callable[[dict[str, Any]], None], type[KeyMaterialError]]] = [
-    ("kind", lambda raw: raw.update(kind="subgroup"), PassphraseError),
+    ("kind", lambda raw: raw.update(kind="subgroup"), KeyMaterialError),
+    ("base", lambda raw: raw.update(base="4"), KeyMaterialError),
     ("created", lambda raw: raw.update(created="2027-01-31T12:00:00Z"), PassphraseError),
     ("secret", lambda raw: raw.update(secret=flip(raw["secret"])), PassphraseError),
     ("truncated", lambda raw: raw.update(secret=raw["secret"][:-2]), PassphraseError),
     ("empty", lambda raw: raw.update(secret=""), PassphraseError),
     ("salt", lambda raw: raw["protection"].update(salt=flip(raw["protection"]["salt"])), PassphraseError),
     ("nonce", lambda raw: raw["protection"].update(nonce=flip(raw["protection"]["nonce"])), PassphraseError),
-    ("n", lambda raw: raw.update(n=f"{P * Q:x}", fingerprint=fingerprint(P * Q)), PassphraseError),
+    ("n", lambda raw: raw.update(n=f"{P * Q:x}", fingerprint=fingerprint_of(P * Q)), PassphraseError),
     ("odd hex", lambda raw: raw.update(secret=raw["secret"][:-1]), KeyMaterialError),
     ("short salt", lambda raw: raw["protection"].update(salt="00"), KeyMaterialError),
     ("fingerprint", lambda raw: raw.update(fingerprint=flip(raw["fingerprint"])), KeyMaterialError),
@@ -383,7 +419,7 @@ def test_the_passphrase_comes_from_the_environment(monkeypatch: pytest.MonkeyPat
 
 def test_a_key_shows_and_pickles_no_secret() -> None:
     shown = f"{key()!r} {key()} {[key()]}"
-    assert key().fingerprint in shown
+    assert key().public.fingerprint() in shown
     assert not any(secret in shown for secret in secret_texts(key()))
     for leak in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(KeyMaterialError, match="never pickled"):
@@ -393,34 +429,43 @@ def test_a_key_shows_and_pickles_no_secret() -> None:
 # New and rotate, with a small key
 
 
-def test_rotate_keeps_the_old_file_and_its_mode(path: Path) -> None:
-    first = new_key(path, BITS, "blum", None, blum_keypair)
+@pytest.mark.parametrize("kind", KINDS)
+def test_rotate_keeps_the_old_file_its_mode_and_the_kind(path: Path, kind: Kind) -> None:
+    first = new_key(path, BITS, kind, None)
     before = path.read_bytes()
-    old, new, kept = rotate_key(path, None, None, None, blum_keypair)
+    old, new, kept = rotate_key(path, None, None, None)
     assert kept.read_bytes() == before
     assert kept.name.startswith(f"paillier.json.{datetime.now(UTC):%Y}")
     assert {stat.S_IMODE(file.stat().st_mode) for file in (path, kept)} == {0o600}
     assert old == first
     assert load_key(path, None) == new
     assert new.key_length == BITS
-    assert new.fingerprint != old.fingerprint
+    assert new.public.kind == kind
+    assert new.public.fingerprint() != old.public.fingerprint()
 
 
-def test_rotate_leaves_the_key_in_place_when_the_new_one_is_malformed(path: Path) -> None:
-    key = new_key(path, BITS, "blum", None, blum_keypair)
-    with pytest.raises(KeyMaterialError, match="not Blum primes"):
-        rotate_key(path, None, None, None, lambda _bits, _kind: (None, not_blum()))
-    assert load_key(path, None) == key
+def test_rotate_can_change_the_kind_and_the_length(path: Path) -> None:
+    new_key(path, BITS, "blum", None)
+    _old, new, _kept = rotate_key(path, BITS + 64, "subgroup", None)
+    assert (new.public.kind, new.key_length) == ("subgroup", BITS + 64)
+    assert load_key(path, None) == new
 
 
-def test_new_does_not_make_a_key_for_a_name_that_is_taken(path: Path) -> None:
+def test_rotate_leaves_the_key_in_place_when_the_new_one_is_malformed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = new_key(path, BITS, "blum", None)
+    monkeypatch.setattr(keys, "generate_keypair", lambda _bits, _kind: (mismatched().public, mismatched().private))
+    with pytest.raises(KeyMaterialError, match="do not belong together"):
+        rotate_key(path, None, None, None)
+    assert load_key(path, None) == first
+
+
+def test_new_does_not_make_a_key_for_a_name_that_is_taken(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_text("precious")
-
-    def never(_bits: int, _kind: str) -> tuple[PaillierPublicKey, PaillierPrivateKey]:
-        raise AssertionError
-
+    monkeypatch.delattr(keys, "generate_keypair")
     with pytest.raises(KeyFileError, match="already exists"):
-        new_key(path, BITS, "blum", None, never)
+        new_key(path, BITS, "blum", None)
 
 
 # The script, as a person runs it
@@ -439,16 +484,17 @@ def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProce
     )
 
 
-def test_the_script_makes_shows_and_rotates(path: Path) -> None:
-    made = run("new", "--out", path, "--key_length", "2048")
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_script_makes_shows_and_rotates(path: Path, kind: Kind) -> None:
+    made = run("new", "--out", path, "--key_length", "2048", "--kind", kind)
     assert made.returncode == 0, made.stderr
     old = load_key(path, None)
     shown = run("show", "--out", path)
     assert shown.returncode == 0, shown.stderr
     assert [line.split()[:2] for line in shown.stdout.splitlines()] == [
-        ["kind", "blum"],
+        ["kind", kind],
         ["key_length", "2048"],
-        ["fingerprint", old.fingerprint],
+        ["fingerprint", old.public.fingerprint()],
         ["created", f"{old.created:%Y-%m-%d}"],
         ["protected", "no"],
     ]
@@ -456,8 +502,8 @@ def test_the_script_makes_shows_and_rotates(path: Path) -> None:
     rotated = run("rotate", "--out", path, **{PASSPHRASE_VARIABLE: PASSPHRASE})
     assert rotated.returncode == 0, rotated.stderr
     new = load_key(path, PASSPHRASE)
-    assert old.fingerprint in rotated.stdout
-    assert new.fingerprint in rotated.stdout
+    assert old.public.fingerprint() in rotated.stdout
+    assert new.public.fingerprint() in rotated.stdout
     assert read_header(path).protected  # and it is shown without the passphrase
     refused = run("rotate", "--out", path)
     assert (refused.returncode, refused.stdout) == (1, "")

@@ -22,7 +22,7 @@ from orchestrator.provision import provision, revoke_client
 from shared.config import Config, parse_config
 from shared.errors import ConfigError, EncodingError, OrchestratorError, RoundRefusedError
 from shared.he.paillier import PaillierPrivate
-from shared.he_utils import generate_keys, no_progress
+from shared.he_utils import make_keys, no_progress
 from shared.identity import ClientIdentity, UpdateStatement
 from shared.masking.errors import RoundAbandonedError
 from shared.wire import Header, dump_update
@@ -69,7 +69,7 @@ class Federation:
                 "enrolled_clients": str(folder / "pki/enrolled.json"), **settings,
             }
         )  # fmt: skip
-        keys = generate_keys(self.config)
+        keys = make_keys(self.config)
         assert isinstance(keys, PaillierPrivate)
         self.keys = keys
         self.folder = folder
@@ -216,7 +216,7 @@ def test_a_client_never_falls_back_to_an_unmasked_update(federation: Federation)
 
 def test_a_client_encrypts_for_the_round_and_key_of_its_masks_alone(federation: Federation) -> None:
     boxes = federation.begin()["0"]["boxes"]
-    other = generate_keys(federation.config).public
+    other = make_keys(federation.config).public
     client = federation.proxies["0"].client
     for number, scheme in ((2, federation.keys.public), (1, other)):
         with pytest.raises(RoundRefusedError, match="another round or key"):

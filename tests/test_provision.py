@@ -69,7 +69,7 @@ def files_of(folder: Path) -> set[str]:
 
 
 def test_the_federation_is_complete_and_its_keys_are_private(pki: Path) -> None:
-    private = {"ca.key", "server.key", "clients/client-1.key", "clients/client-2.key", "clients/client-3.key"}
+    private = {"ca.key", "server.key", "clients/client-0.key", "clients/client-1.key", "clients/client-2.key"}
     assert files_of(pki) == private | {"ca.pem", "server.pem", "enrolled.json"}
     for name in files_of(pki):
         assert stat.S_IMODE((pki / name).stat().st_mode) & 0o077 == (0 if name in private else 0o044)
@@ -99,7 +99,7 @@ def test_private_keys_are_private_from_the_start(tmp_path: Path, monkeypatch: py
 
 def test_each_identity_is_the_enrolled_one_and_no_two_are_alike(pki: Path) -> None:
     enrolment = Enrolment.load(pki / "enrolled.json")
-    assert list(enrolment.clients) == ["client-1", "client-2", "client-3"]
+    assert list(enrolment.clients) == ["client-0", "client-1", "client-2"]
     for client_id, enrolled in enrolment.clients.items():
         identity = ClientIdentity.load(pki / "clients" / f"{client_id}.key", client_id)
         assert identity.public_key_hex == enrolled.public_key
@@ -138,12 +138,12 @@ def test_a_failure_half_way_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
 
 def test_added_clients_go_on_from_the_highest_number(fresh: Path) -> None:
     before = Enrolment.load(fresh / "enrolled.json").clients
-    revoke_client(fresh, "client-2")  # its number is not given out again
-    assert [file.name for file in add_clients(fresh, 2)] == ["clients/client-3.key", "clients/client-4.key"]
+    revoke_client(fresh, "client-1")  # its number is not given out again
+    assert [file.name for file in add_clients(fresh, 2)] == ["clients/client-2.key", "clients/client-3.key"]
     after = Enrolment.load(fresh / "enrolled.json").clients
-    assert after["client-1"] == before["client-1"]
-    assert [name for name, client in after.items() if client.revoked] == ["client-2"]
-    for name in ("client-3", "client-4"):
+    assert after["client-0"] == before["client-0"]
+    assert [name for name, client in after.items() if client.revoked] == ["client-1"]
+    for name in ("client-2", "client-3"):
         path = fresh / "clients" / f"{name}.key"
         assert ClientIdentity.load(path, name).public_key_hex == after[name].public_key
 
@@ -156,11 +156,11 @@ def test_clients_are_added_without_the_ca_key(fresh: Path) -> None:
 
 def test_a_failed_enrolment_leaves_no_key(fresh: Path) -> None:
     before = (fresh / "enrolled.json").read_bytes()
-    (fresh / "clients" / "client-4.key").write_text("precious")
-    with pytest.raises(KeyFileError, match=r"client-4\.key: already exists"):
+    (fresh / "clients" / "client-3.key").write_text("precious")
+    with pytest.raises(KeyFileError, match=r"client-3\.key: already exists"):
         add_clients(fresh, 3)
     assert (fresh / "enrolled.json").read_bytes() == before
-    assert not (fresh / "clients" / "client-3.key").exists()
+    assert not (fresh / "clients" / "client-2.key").exists()
 
 
 @pytest.mark.parametrize(("client_id", "words"), [("client-9", "not in the list"), ("client-1", "revoked already")])
@@ -324,19 +324,19 @@ def test_the_script_makes_adds_and_revokes(tmp_path: Path) -> None:
     pki = tmp_path / "config" / "pki"
     made = run("--clients", "3", "--out", pki)
     assert made.returncode == 0, made.stderr
-    for words in ("localhost, 127.0.0.1, ::1", "you, offline    ca.key", "clients/client-3.key", "and to nobody else"):
+    for words in ("localhost, 127.0.0.1, ::1", "you, offline    ca.key", "clients/client-2.key", "and to nobody else"):
         assert words in made.stdout
     again = run("--clients", "3", "--out", pki)
     assert (again.returncode, again.stdout) == (1, "")
     assert again.stderr.startswith("error: ")
     assert again.stderr.count("\n") == 1
     assert "use --add N" in again.stderr
-    for arguments in (("--add", "2"), ("--revoke", "client-2")):
+    for arguments in (("--add", "2"), ("--revoke", "client-1")):
         result = run(*arguments, "--out", pki)
         assert result.returncode == 0, result.stderr
     clients = Enrolment.load(pki / "enrolled.json").clients
     assert [(name, client.revoked) for name, client in clients.items()] == [
-        (f"client-{number}", number == 2) for number in range(1, 6)
+        (f"client-{number}", number == 1) for number in range(5)
     ]
     for path in pki.rglob("*.key"):
         for line in path.read_text().splitlines()[1:-1]:
@@ -346,7 +346,7 @@ def test_the_script_makes_adds_and_revokes(tmp_path: Path) -> None:
 def test_many_clients_make_a_short_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--clients", "40", "--out", str(tmp_path / "pki")]) == 0
     shown = capsys.readouterr().out
-    assert "client-40.key" in shown
+    assert "client-39.key" in shown
     assert "client-20.key" not in shown
 
 

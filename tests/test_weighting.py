@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from orchestrator.aggregator import Aggregator
 from shared.config import parse_config
 from shared.errors import ConfigError
-from shared.he_utils import generate_keys
+from shared.he_utils import make_keys
 from shared.weighting import encrypted_size, weigh
 from shared.wire import dump_update
 from tests.test_aggregator import npy
@@ -18,7 +18,7 @@ from tests.test_aggregator import npy
 CONFIG = parse_config(
     {"he_key_length": 512, "allow_insecure_key": True, "weighting": "examples", "max_examples": 1000, "num_clients": 5}
 )
-KEYS = generate_keys(CONFIG)
+KEYS = make_keys(CONFIG)
 
 
 @settings(max_examples=25, deadline=None)

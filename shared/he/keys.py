@@ -18,6 +18,7 @@ arbitrary primes; fast encryption needs more of them, so the key maker is ours. 
 """
 
 import functools
+import hashlib
 import math
 import secrets
 from dataclasses import dataclass, field
@@ -57,6 +58,20 @@ class PublicKeyMaterial:
     kind: Kind
     base: mpz | None = None
 
+    @classmethod
+    def checked(cls, n: int, kind: Kind, base: int | None, key_length_bits: int) -> Self:
+        """The key of these numbers, which may come from anywhere.
+
+        Raises:
+            KeyMaterialError: an n or h that `check_public_key` or `check_base` refuses, or an h that the kind lacks.
+        """
+        check_public_key(n, key_length_bits)
+        if (base is None) != (kind == "blum"):
+            raise KeyMaterialError("public key: expected a base h for kind subgroup, and none for blum")
+        if base is not None:
+            check_base(base, n)
+        return cls(paillier.PaillierPublicKey(n), kind, None if base is None else mpz(base))
+
     def to_bytes(self) -> bytes:
         """One byte for the kind, then n, then h where there is one: each big-endian, as wide as n in whole bytes."""
         n = mpz(self.public_key.n)
@@ -69,8 +84,7 @@ class PublicKeyMaterial:
         """The inverse of `to_bytes`, for bytes of unknown origin.
 
         Raises:
-            KeyMaterialError: an unknown kind, a wrong length, or an n or h that `check_public_key` or `check_base`
-                refuses.
+            KeyMaterialError: an unknown kind, a wrong length, or numbers that `checked` refuses.
         """
         if not blob or blob[0] >= len(KINDS):
             raise KeyMaterialError(f"public key: unknown kind; expected a first byte below {len(KINDS)}")
@@ -82,14 +96,12 @@ class PublicKeyMaterial:
                 f"public key: {len(blob)} bytes; expected {expected} for {kind} and {key_length_bits} bits"
             )
         n = int.from_bytes(blob[1 : 1 + width], "big")
-        check_public_key(n, key_length_bits)
-        if n % 4 != 1:
-            raise KeyMaterialError("public key: n is not 1 mod 4, so it is no product of two primes that are 3 mod 4")
-        base = None
-        if kind == "subgroup":
-            base = mpz(int.from_bytes(blob[1 + width :], "big"))
-            check_base(base, n)
-        return cls(paillier.PaillierPublicKey(n), kind, base)
+        base = int.from_bytes(blob[1 + width :], "big") if kind == "subgroup" else None
+        return cls.checked(n, kind, base, key_length_bits)
+
+    def fingerprint(self) -> str:
+        """SHA-256 in hex by which people and programs name the key: `PublicScheme.fingerprint` of `paillier`."""
+        return hashlib.sha256(b"paillier\0" + self.to_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -107,6 +119,27 @@ class PrivateKeyMaterial:
     kind: Kind
     alpha_p: int | None = field(default=None, repr=False)
     alpha_q: int | None = field(default=None, repr=False)
+
+    @classmethod
+    def checked(cls, public: PublicKeyMaterial, p: int, q: int, sub_primes: tuple[int, int] | None) -> Self:
+        """The key of these numbers, which may come from anywhere, for a public key that is checked already.
+
+        Args:
+            public: the public half.
+            p, q: the prime factors of n, p < q.
+            sub_primes: alpha_p and alpha_q for `subgroup`; None for `blum`.
+
+        Raises:
+            KeyMaterialError: `check_private_key` or `check_sub_primes` refuses them, or the kind lacks sub-primes.
+        """
+        check_private_key(p, q, public.public_key.n)
+        private_key = paillier.PaillierPrivateKey(public.public_key, p, q)
+        if public.base is None and sub_primes is None:
+            return cls(private_key, public.kind)
+        if public.base is None or sub_primes is None:
+            raise KeyMaterialError("private key: expected the sub-primes alpha_p and alpha_q for kind subgroup alone")
+        check_sub_primes(sub_primes, p, q, public.base)
+        return cls(private_key, public.kind, *sub_primes)
 
 
 def key_kind(name: str) -> Kind:
@@ -162,8 +195,8 @@ def check_public_key(n: int, key_length_bits: int) -> None:
     """Refuse an n that can't be a sound Paillier modulus. What is left may still be weak: only its maker can know.
 
     Raises:
-        KeyMaterialError: n has another length, is even, has a prime factor below 2**16, is a perfect power, or is
-            probably prime.
+        KeyMaterialError: n has another length, is even, has a prime factor below 2**16, is a perfect power, is
+            probably prime, or is no product of two primes that are 3 mod 4.
     """
     if n.bit_length() != key_length_bits or n < 0:
         raise KeyMaterialError(f"public key: n has {n.bit_length()} bits; expected exactly {key_length_bits}")
@@ -175,6 +208,8 @@ def check_public_key(n: int, key_length_bits: int) -> None:
         raise KeyMaterialError("public key: n is a perfect power; expected two different primes")
     if gmpy2.is_prime(n, PRIME_ROUNDS):
         raise KeyMaterialError("public key: n is prime, so anybody could decrypt; expected a product of two primes")
+    if n % 4 != 1:
+        raise KeyMaterialError("public key: n is not 1 mod 4, so it is no product of two primes that are 3 mod 4")
 
 
 def check_base(base: int | mpz, n: int) -> None:
@@ -196,15 +231,17 @@ def check_private_key(p: int, q: int, n: int) -> None:
     """Check that p and q are what `generate_keypair` makes for this n, as for a key read from a file.
 
     Raises:
-        KeyMaterialError: p·q is not n, a factor is not a prime that is 3 mod 4, the two differ in length or are too
-            close together, or gcd(p-1, q-1) is not 2. The message holds no secret.
+        KeyMaterialError: p·q is not n, the two differ in length, are too close together or in the wrong order, one is
+            not a prime that is 3 mod 4, or gcd(p-1, q-1) is not 2. The message holds no secret.
     """
     if p * q != n:
         raise KeyMaterialError("private key: p·q is not n; the private and the public key do not belong together")
-    if p.bit_length() != q.bit_length():
+    if not 2 * p.bit_length() == 2 * q.bit_length() == n.bit_length():
         raise KeyMaterialError("private key: p and q differ in length; expected half of n's bits each")
     if not _far_apart(p, q, n.bit_length()):
         raise KeyMaterialError("private key: p and q are too close together, so n is easily factored")
+    if p > q:
+        raise KeyMaterialError("private key: p is larger than q; expected the smaller prime first")
     for name, prime in (("p", p), ("q", q)):
         if not gmpy2.is_prime(prime, PRIME_ROUNDS):
             raise KeyMaterialError(f"private key: {name} is not prime")
@@ -212,6 +249,26 @@ def check_private_key(p: int, q: int, n: int) -> None:
             raise KeyMaterialError(f"private key: {name} is not 3 mod 4, which the fast randomisers need")
     if math.gcd(p - 1, q - 1) != 2:
         raise KeyMaterialError("private key: gcd(p-1, q-1) is not 2, which the fast randomisers need")
+
+
+def check_sub_primes(sub_primes: tuple[int, int], p: int, q: int, base: int | mpz) -> None:
+    """Check that (alpha_p, alpha_q) are what `generate_keypair` makes for these primes and this base h.
+
+    Raises:
+        KeyMaterialError: one is not prime, is too short for n, does not divide its prime less one, or twice it is not
+            the order of h modulo that prime. The message holds no secret.
+    """
+    shortest = subgroup_bits(2 * p.bit_length())
+    for name, alpha, prime in (("p", sub_primes[0], p), ("q", sub_primes[1], q)):
+        if not gmpy2.is_prime(alpha, PRIME_ROUNDS):
+            raise KeyMaterialError(f"private key: the sub-prime alpha_{name} is not prime")
+        if alpha.bit_length() < shortest:
+            raise KeyMaterialError(f"private key: the sub-prime alpha_{name} is too short; expected {shortest} bits")
+        if (prime - 1) % alpha != 0:
+            raise KeyMaterialError(f"private key: the sub-prime alpha_{name} does not divide {name}-1")
+        # h = -root where root has the odd order alpha. `check_base` has seen that h² is not 1 modulo either prime.
+        if gmpy2.powmod(base, alpha, prime) != prime - 1:
+            raise KeyMaterialError(f"private key: the base h does not have the order 2·alpha_{name} modulo {name}")
 
 
 def _width(bits: int) -> int:
