@@ -51,6 +51,7 @@ def test_masked_and_unmasked_runs_give_the_same_model(
         np.testing.assert_array_equal(masked[name], tensor)
 
 
+@pytest.mark.timeout(400)  # most of it is waiting for clients that hang
 def test_a_client_lost_at_each_stage(start: Start, tmp_path: Path) -> None:
     stages = ("advertise", "share", "fit", "confirm", "reveal")
     three = [f"{2 + i}:{stage}:hang" for i, stage in enumerate(stages)]
@@ -64,7 +65,7 @@ def test_a_client_lost_at_each_stage(start: Start, tmp_path: Path) -> None:
             min_available_clients=4,
             min_fit_clients=4,  # each round waits until whoever was lost is back
             fraction_evaluate=0.0,
-            stage_timeout=3.0,
+            stage_timeout=5.0,
             round_timeout=8.0,
             **enrol(tmp_path, 4),
         )
@@ -73,7 +74,7 @@ def test_a_client_lost_at_each_stage(start: Start, tmp_path: Path) -> None:
     good = start(CLIENTS, "--config", config, "--client_ids", "0,1")
     start(FAULTY, config, "2", "13:fit:kill,14:share:kill,15:share:forge")
     start(FAULTY, config, "3", ",".join(three))
-    server_end = server.finish(timeout=170)
+    server_end = server.finish(timeout=390)
     assert server_end.code == 0, server_end.output
     assert good.finish().code == 0
     assert "Traceback" not in server_end.output
@@ -92,4 +93,4 @@ def test_a_client_lost_at_each_stage(start: Start, tmp_path: Path) -> None:
     assert rounds[14]["loss"] != rounds[11]["loss"]
     forged = "refused: BadSignatureError: the signature of client 'client-3' does not verify"
     assert rounds[14]["failed"] == {"2": f"at share: {forged}"}
-    assert "client 3 is left out: at confirm: refused: SubsetError: survivors ['client-2'] sent no" in server_end.output
+    assert "client 3 is left out: at confirm: refused: MalformedMessageError" in server_end.output
