@@ -1,5 +1,6 @@
 """Masked runs as a person starts them: the same model as without masks, and a loss at every stage of a round."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,19 @@ def test_a_client_lost_at_each_stage(start: Start, tmp_path: Path) -> None:
     forged = "refused: BadSignatureError: the signature of client 'client-3' does not verify"
     assert rounds[14]["failed"] == {"2": f"at share: {forged}"}
     assert "client 3 is left out: at confirm: refused: MalformedMessageError" in server_end.output
+
+
+def test_a_server_killed_inside_a_round_resumes_with_the_same_clients(start: Start, tmp_path: Path) -> None:
+    config = str(write_config(tmp_path, num_rounds=6, local_epochs=20, **enrol(tmp_path, 3)))
+    first = start(SERVER, "--config", config)
+    clients = start(CLIENTS, "--config", config)
+    first.wait_for_line("round 3 of 6: 3 clients train")  # stages 0 and 1 are over, the masks of round 3 are agreed
+    first.kill()
+    second = start(SERVER, "--config", config, "--resume")
+    second_end, client_end = second.finish(), clients.finish()
+    assert (second_end.code, client_end.code) == (0, 0), second_end.output + client_end.output
+    assert "round 3: 3 of 3 clients made fresh keys for this round" in second_end.output
+    assert [r["contributors"] for r in read_metrics(tmp_path)] == [3] * 6
+    # The clients have entered round 3 twice, in two sessions, and remember both.
+    sessions = json.loads((tmp_path / "logs/state/client-0.json").read_text())
+    assert sorted(buckets["weights"] for buckets in sessions.values()) == [3, 6]
