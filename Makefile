@@ -5,14 +5,14 @@ PY := $(VENV)/bin/python
 CONFIG ?= config/demo.yaml
 DEMO_PKI := logs/demo-pki
 
-.PHONY: help demo peek test lint format clean
+.PHONY: help demo peek test faults fuzz load bench lint format clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
 
 demo: $(VENV)/installed $(DEMO_PKI)/enrolled.json  ## orchestrator and three masked clients, ends with the table of the rounds
-	@$(PY) orchestrator/run_server.py --config $(CONFIG) & server=$$!; trap 'kill $$server 2>/dev/null' EXIT; \
-	$(PY) client/run_clients.py --config $(CONFIG) --executor thread && wait $$server
+	@$(PY) client/run_clients.py --config $(CONFIG) --executor thread & clients=$$!; \
+	trap 'kill $$clients 2>/dev/null' EXIT; $(PY) orchestrator/run_server.py --config $(CONFIG) && wait $$clients
 
 $(DEMO_PKI)/enrolled.json: | $(VENV)/installed
 	$(PY) orchestrator/provision.py --clients 3 --out $(DEMO_PKI)
@@ -23,6 +23,15 @@ peek: $(VENV)/installed  ## play an orchestrator that tries to open one client's
 test: $(VENV)/installed-dev  ## run the tests
 	$(PY) -m pytest
 
+fuzz: $(VENV)/installed-dev  ## a million mutated inputs against whatever reads a client's bytes; some minutes
+	$(PY) -m tests.fuzz_decoder --inputs 1000000 --seed 1
+
+faults: $(VENV)/installed-dev  ## the fault simulation at length: a server killed 50 times (minutes)
+	FAULT_KILLS=50 $(PY) -m pytest tests/test_faults.py tests/test_checkpoint.py --timeout 1200
+
+load: $(VENV)/installed-dev  ## 100 clients, 5 rounds on this machine (minutes); figures in logs/load
+	$(PY) benchmarks/load.py
+
 lint: $(VENV)/installed-dev  ## ruff and mypy --strict
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -31,6 +40,9 @@ lint: $(VENV)/installed-dev  ## ruff and mypy --strict
 format: $(VENV)/installed-dev  ## let ruff rewrite what it can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+bench: $(VENV)/installed-bench  ## measure against phe, TenSEAL and HEU; refreshes docs/performance.*, takes half an hour
+	$(PY) benchmarks/run.py --json docs/performance.json --markdown docs/performance.md --picture docs/performance.png
 
 clean:  ## remove the environment and caches; runs in logs/ stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -45,4 +57,8 @@ $(VENV)/installed: requirements.txt pyproject.toml
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(PY) -m pip install --quiet -e ".[dev]"
+	@touch $@
+
+$(VENV)/installed-bench: $(VENV)/installed benchmarks/requirements.txt
+	$(PY) -m pip install --quiet -r benchmarks/requirements.txt
 	@touch $@

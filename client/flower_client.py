@@ -138,7 +138,7 @@ class TenantClient(Client):
         if stage != "advertise":
             return self._aggregation.answer(stage, payload)
         size = encrypted_size(sum(p.size for p in get_parameters(self._model)), self.config.weighting)
-        return self._aggregation.enter(payload, self._scheme(_bytes(config, "public_key")), size)
+        return self._aggregation.enter(payload, self._scheme(config), size)
 
     def _update(self, ins: FitIns) -> _Update:
         round_number = _integer(ins.config, "round")
@@ -153,7 +153,7 @@ class TenantClient(Client):
 
         received = parameters_to_ndarrays(ins.parameters)
         self._load(received)
-        scheme = self._scheme(_bytes(ins.config, "public_key"))
+        scheme = self._scheme(ins.config)
         size = encrypted_size(sum(p.size for p in received), self.config.weighting)
         scheme.prepare(size)  # what the encryption needs and the delta doesn't is made while the model trains
 
@@ -168,7 +168,9 @@ class TenantClient(Client):
         with track(self.log, "encrypting", scheme.layout(size)[0]) as progress:
             weighted = weigh(delta, len(self._data.train), self.config, scheme)
             encrypted = self._aggregation.encrypt(scheme, weighted, round_number, ins.config.get("boxes"), progress)
-        header = Header(scheme=scheme.name, round=round_number, key=scheme.fingerprint(), size=size)
+        header = Header(
+            scheme=scheme.name, round=round_number, key=scheme.fingerprint(), size=size, encoding=scheme.encoding_name
+        )
         payload = dump_update(header, scheme.to_bytes(encrypted.ciphertexts))
         encrypt_seconds = time.perf_counter() - start
 
@@ -178,6 +180,7 @@ class TenantClient(Client):
             "round %d: trained in %.2f s, encrypted in %.2f s, sending %s bytes",
             round_number, train_seconds, encrypt_seconds, f"{len(payload):,}",
         )  # fmt: skip
+        scheme.prepare(size)  # for the next round, while the orchestrator works on this one
         signature = self._sign(ins.config, round_number, header.key, received, payload)
         return _Update(payload, train_seconds, encrypt_seconds, encrypted.saturated, signature)
 
@@ -203,10 +206,16 @@ class TenantClient(Client):
         )
         return {"statement": statement.to_bytes(), "signature": self._identity.sign(statement)}
 
-    def _scheme(self, public_key: bytes) -> PublicScheme[Any]:
+    def _scheme(self, config: dict[str, Scalar]) -> PublicScheme[Any]:
         """The scheme under the server's key; its tables are kept for as long as the key stays."""
+        public_key = _bytes(config, "public_key")
         if self._public_key != public_key:
-            scheme = public_scheme(self.config, public_key)
+            scheme = public_scheme(self.config, public_key, _integer(config, "max_contributors"))
+            if scheme.encoding_name != config.get("encoding"):
+                raise RoundRefusedError(
+                    f"the server encodes updates as {config.get('encoding')!r:.100}, this client as "
+                    f"{scheme.encoding_name!r}; the he_ settings must be the same on both sides"
+                )
             pinned, found = self.config.pinned_key_fingerprint, scheme.fingerprint()
             if pinned and found != pinned:
                 raise KeyMaterialError(

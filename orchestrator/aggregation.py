@@ -20,12 +20,14 @@ class Opening:
         round_number: counted from 1.
         clients: the chosen ones' connections, by tenant id.
         ciphertexts: length of each update.
+        encryption: what a client has to know to encrypt one, as `FitIns.config` holds it.
         note_failure: takes a tenant's id and why it is left out.
     """
 
     round_number: int
     clients: Mapping[str, ClientProxy]
     ciphertexts: int
+    encryption: Mapping[str, Scalar]
     note_failure: Callable[[str, str], None]
 
 

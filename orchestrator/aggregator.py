@@ -88,7 +88,11 @@ class RoundSum:
         self._seconds = 0.0
         self.contributors: list[str] = []
         self.header = Header(
-            scheme=keys.public.name, round=round_number, key=keys.public.fingerprint(), size=self._size
+            scheme=keys.public.name,
+            round=round_number,
+            key=keys.public.fingerprint(),
+            size=self._size,
+            encoding=keys.public.encoding_name,
         )
         self.layout = keys.public.layout(self._size)
         self._admission = (

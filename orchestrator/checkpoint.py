@@ -65,17 +65,40 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         ResumeError: the file is missing or damaged.
     """
-    known = {f.name for f in fields(RoundRecord)}
     try:
         with safe_open(path, framework="numpy") as file:
             parameters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             raw = json.loads((file.metadata() or {})["records"])
-        records = [RoundRecord(**{k: v for k, v in record.items() if k in known}) for record in raw]
+        if not all(p.dtype == np.float32 and np.isfinite(p).all() for p in parameters.values()):
+            raise ValueError("the model holds values that are not finite float32 numbers")
+        if type(raw) is not list:
+            raise ValueError("the records are no list")
+        records = [_read_record(record, number) for number, record in enumerate(raw, start=1)]
     except FileNotFoundError:
         raise ResumeError(f"{path}: no checkpoint; start the run without --resume") from None
-    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, OSError, RecursionError) as error:
         raise ResumeError(f"{path}: not a checkpoint of this version ({error}); start a run without --resume") from None
     return Checkpoint(parameters, records)
+
+
+def _read_record(raw: object, number: int) -> RoundRecord:
+    """The record of round `number` from parsed JSON; ValueError if it is not one."""
+    if not isinstance(raw, dict) or raw.get("round") != number or type(raw["round"]) is not int:
+        raise ValueError(f"record {number} is not of round {number}")
+    record = RoundRecord(**{f.name: raw[f.name] for f in fields(RoundRecord) if f.name in raw})
+    texts: list[object] = []
+    for name, value in vars(record).items():
+        if name == "contributor_ids" and isinstance(value, list):
+            texts += value
+        elif name == "failed" and isinstance(value, dict):
+            texts += value.values()
+        elif name == "skipped" and value is not None:
+            texts.append(value)
+        elif name in ("contributor_ids", "failed") or (value is not None and type(value) not in (int, float)):
+            raise ValueError(f"record {number} says {name} = {value!r:.80}")
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"record {number} holds something else where it should name clients and reasons")
+    return record
 
 
 def check_same_settings(run: Path, config: Config) -> None:

@@ -98,7 +98,7 @@ class MaskedAggregation:
     def _request(self, name: str, stage: str, payload: bytes) -> bytes:
         config: dict[str, Scalar] = {"stage": stage, "payload": payload}
         if stage == "advertise":  # the clients check that the masks will fit the key
-            config["public_key"] = self._public.public_bytes()
+            config |= self._opening.encryption
         try:
             answer = self._clients[name].get_properties(
                 GetPropertiesIns(config), timeout=self._config.stage_timeout, group_id=self._opening.round_number

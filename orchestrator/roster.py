@@ -51,6 +51,11 @@ class Roster(SimpleClientManager):
         threading.Thread(target=self._greet, args=(client,), name="greeting", daemon=True).start()
         return True
 
+    def all(self) -> dict[str, ClientProxy]:
+        """A copy: Flower goes through it at the end of a run, while clients still come and go."""
+        with self._changed:
+            return dict(self.clients)
+
     def unregister(self, client: ClientProxy) -> None:
         """Forget a connection; called by Flower when it ends. Twice is fine."""
         with self._changed:
@@ -103,9 +108,9 @@ class Roster(SimpleClientManager):
                 self._admission.check_greeting(str(tenant), nonce, answer.properties.get("signature"))
         except UpdateRejectedError as error:
             self._refuse(client, str(error))
-        except Exception as error:  # a connection may break in any way; it is one that nobody needs
-            _log.warning("a connection did not answer the greeting: %s %s", type(error).__name__, error)
-            self.unregister(client)
+        except Exception as error:  # a connection may break in any way
+            # Told, and not only forgotten: a client that is still there would wait for its first round forever.
+            self._refuse(client, f"no proper answer to the greeting: {type(error).__name__}: {error}")
         else:
             self._seat(client, str(tenant))
 

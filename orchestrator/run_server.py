@@ -35,6 +35,12 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         _log.warning("interrupted: server stopped")
         return INTERRUPTED
+    except OSError as error:  # such as a full disk
+        _log.error("%s; make room for the run's files, then go on with --resume", error)
+        return 1
+    except Exception:  # left to Python, the process would wait for gRPC's threads, and they for the clients, forever
+        _log.exception("stopped by an unexpected error")
+        return 1
     return 0
 
 

@@ -70,6 +70,7 @@ def run_server(config: Config, resume: bool = False) -> list[RoundRecord]:
         save_checkpoint(folder.checkpoint, checkpoint)
     else:
         strategy.restore(checkpoint.parameters)
+        folder.save_model(checkpoint.parameters)  # the kill may have come between the checkpoint and these two
         folder.write_metrics(checkpoint.records)
         _log.info("resuming after round %d of %d", len(checkpoint.records), config.num_rounds)
     server = OrchestratorServer(config, strategy, roster, folder, checkpoint)

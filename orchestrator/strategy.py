@@ -44,6 +44,7 @@ from shared.metrics import evaluate
 from shared.model import build_model, flatten, get_parameters, set_parameters, unflatten
 
 _log = logging.getLogger("orchestrator")
+_MOST = 1e12  # no client's seconds, saturated values or accuracy are more
 
 Res = TypeVar("Res", FitRes, EvaluateRes)
 
@@ -103,17 +104,22 @@ class EncryptedFedAvg(Strategy):
         global_parameters = get_parameters(self._model)
         size = sum(p.size for p in global_parameters)
         self._round_sum = self._aggregator.open_round(server_round, size, digest_arrays(global_parameters))
+        encryption: dict[str, Scalar] = {
+            "public_key": self._aggregator.public.public_bytes(),
+            "encoding": self._aggregator.public.encoding_name,
+            "max_contributors": c.num_clients,
+        }
         settings: dict[str, Scalar] = {
             "round": server_round,
-            "public_key": self._aggregator.public.public_bytes(),
             "cohort": len(self._chosen),
             "local_epochs": c.local_epochs,
             "batch_size": c.batch_size,
             "learning_rate": c.learning_rate,
+            **encryption,
         }
         try:
             extras = self._aggregation.begin(
-                Opening(server_round, clients, self._round_sum.layout[0], self._note_failure)
+                Opening(server_round, clients, self._round_sum.layout[0], encryption, self._note_failure)
             )
         except RoundAbandonedError as error:
             self._skip(error)
@@ -194,12 +200,12 @@ class EncryptedFedAvg(Strategy):
         failures: list[tuple[ClientProxy, EvaluateRes] | BaseException],
     ) -> tuple[float | None, dict[str, Scalar]]:
         """The plain mean over clients: weights would need to know how many rows each has."""
-        losses = [res.loss for _, res in results if np.isfinite(res.loss)]
-        accuracies = [_number(res.metrics, "accuracy") for _, res in results]
-        if not losses:
+        # An answer without an accuracy is none: to Flower, an answer to another request looks like a loss of 0.
+        answers = [res for _, res in results if "accuracy" in res.metrics and np.isfinite(res.loss)]
+        if not answers:
             return None, {}
-        self.record.client_loss = float(np.mean(losses))
-        self.record.client_accuracy = float(np.mean(accuracies))
+        self.record.client_loss = float(np.mean([res.loss for res in answers]))
+        self.record.client_accuracy = float(np.mean([_number(res.metrics, "accuracy") for res in answers]))
         return self.record.client_loss, {"accuracy": self.record.client_accuracy}
 
     def _choose(self, fraction: float, at_least: int, stream: int) -> list[ClientProxy]:
@@ -251,6 +257,9 @@ class EncryptedFedAvg(Strategy):
 
 
 def _number(metrics: dict[str, Scalar], key: str) -> float:
-    """A client's own figure of its work, for the log alone; 0 where it sent none or nonsense."""
+    """A client's own figure of its work, for the log alone; 0 where it sent none or nonsense.
+
+    Bounded, so that no sum of them is infinite: JSON has no such number, and the checkpoint could not be written.
+    """
     value = metrics.get(key)
-    return float(value) if isinstance(value, int | float) and np.isfinite(value) and value >= 0 else 0.0
+    return float(value) if isinstance(value, int | float) and 0 <= value <= _MOST else 0.0

@@ -8,7 +8,6 @@ import dataclasses
 import difflib
 import ipaddress
 import re
-import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,16 @@ from typing import Any
 import yaml
 
 from shared.errors import ConfigError
+from shared.yaml_values import UniqueKeyLoader, coerce
 
 MIN_SECURE_KEY_BITS = 2048  # NIST SP 800-57 part 1, table 2: below this a modulus gives less than 112 bits of strength
 MAX_SLOT_BITS = 54  # a float64 holds integers up to 2**53 exactly; `shared/he/packing.py` sizes its slots by it
 MIN_CONTRIBUTORS = 2  # a sum of one update is that update
 MIN_MASKED_COHORT = 3  # what `shared/masking` asks for: of a sum of two, each of the two knows the other's update
+
+CLIENT_ID = "{client_id}"  # stands for the client's number in a path
+FILE_SOURCES = ("csv", "cloudtrail", "vpc_flow")
+PARTITIONS = ("even", "dirichlet", "family", "quantity", "natural")
 
 
 def setting(
@@ -72,16 +76,34 @@ class Config:
     num_classes: int = setting(2, "classes; class 0 is benign", low=2, high=10_000)
 
     # The data
-    data_source: str = setting("synthetic", "where rows come from", choices=("synthetic", "nsl_kdd"))
-    data_path: str = setting("", "folder of the data set; unused by synthetic")
+    data_source: str = setting("synthetic", "where rows come from", choices=("synthetic", "nsl_kdd", *FILE_SOURCES))
+    data_path: str = setting("", "file or folder, with {client_id} one for each client; unused by synthetic")
+    test_path: str = setting("", "files of the common test set; empty: `test_fraction` of data_path")
+    test_fraction: float = setting(0.2, "share of data_path that is the common test set", low=0.01, high=0.9)
     num_samples_per_client: int = setting(1000, "synthetic rows per client", low=10, high=100_000_000)
     data_skewness: float = setting(
         0.5, "synthetic: 0 = all clients alike, towards 1 = one class each", low=0.0, high=1.0
     )
-    partition: str = setting("family", "how one data set is split", choices=("even", "dirichlet", "family"))
-    dirichlet_alpha: float = setting(0.5, "label skew of `dirichlet`: small = skewed", low=1e-3, high=1e6)
+    partition: str = setting("family", "how one data set is split", choices=PARTITIONS)
+    partition_column: str = setting("", "field whose values make the parts of `natural`")
+    dirichlet_alpha: float = setting(0.5, "skew of `dirichlet` and `quantity`: small = skewed", low=1e-3, high=1e6)
     holdout_fraction: float = setting(0.1, "share of a client's rows kept for its own evaluation", low=0.01, high=0.5)
     seed: int = setting(42, "of data, initial weights, shuffling and client choice; never of keys", low=0, high=2**31)
+
+    # Reading files: csv, cloudtrail, vpc_flow
+    csv_label_column: str = setting("", "csv: column that holds the label")
+    csv_benign_values: tuple[str, ...] = setting(("benign", "normal", "0"), "csv: labels that mean benign")
+    csv_family_column: str = setting("", "csv: column that names the kind of attack")
+    csv_drop_columns: tuple[str, ...] = setting((), "csv: columns that are no feature")
+    csv_categorical_columns: tuple[str, ...] = setting((), "csv: columns of names; empty: those that hold texts")
+    csv_drop_duplicates: bool = setting(False, "csv: keep one of several equal rows")
+    label_path: str = setting("", "logs: CSV file of labels")
+    label_field: str = setting("", "logs: field that tells an attack")
+    label_patterns: tuple[str, ...] = setting((), "logs: patterns of `label_field` that mean attack")
+    window_minutes: int = setting(5, "logs: length of the window that makes one row", low=1, high=1440)
+    vpc_fields: str = setting("", "vpc_flow: fields of a line; empty: by the header line, else the default format")
+    hash_width: int = setting(16, "columns that a hashed field becomes", low=1, high=4096)
+    max_broken_share: float = setting(0.01, "share of broken lines that is skipped", low=0.0, high=1.0)
 
     # Homomorphic encryption
     he_scheme: str = setting("paillier", "HE scheme", choices=("paillier", "ckks", "none"))
@@ -89,7 +111,7 @@ class Config:
     he_key_kind: str = setting("blum", "how the primes are made", choices=("blum", "subgroup"))
     he_packing: bool = setting(True, "many values per ciphertext; False is the slow reference")
     he_precision_bits: int = setting(16, "fractional bits of a fixed-point value", low=1, high=48)
-    he_integer_bits: int = setting(2, "a value saturates at ± 2**he_integer_bits", low=0, high=32)
+    he_integer_bits: int = setting(1, "a value saturates at ± 2**he_integer_bits", low=0, high=32)
     he_key_file: str = setting("", "the private key's file, see orchestrator/keys.py; empty: a new key for each run")
     allow_insecure_key: bool = setting(False, "accept keys below 2048 bits (tests only)")
 
@@ -130,7 +152,7 @@ def load_config(path: str | Path) -> Config:
         ConfigError: the file is missing, is not a YAML mapping, or holds a setting that can't work.
     """
     try:
-        raw = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+        raw = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give --config a YAML file such as config/config.yaml") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -158,45 +180,8 @@ def parse_config(raw: dict[Any, Any]) -> Config:
             near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.6)
             advice = f"did you mean {near[0]!r}?" if near else "config/config.yaml lists every key"
             raise ConfigError(f"{key}: unknown key (value {value!r}); {advice}")
-        values[key] = _coerce(key, value, hints[key])
+        values[key] = coerce(key, value, hints[key])
     return Config(**values)
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys without a word; a setting given twice is a mistake, so it is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep=deep)
-
-
-def _coerce(key: str, value: Any, hint: Any) -> Any:
-    """The value as its field's type; `bool` is never an `int` here, and a whole number may stand for a float."""
-    if hint == tuple[int, ...]:
-        items = value if isinstance(value, list) else [value]
-        if not items or any(type(item) is not int for item in items):
-            raise ConfigError(f"{key} = {value!r}: expected a whole number or a list of them, such as 16 or [64, 32]")
-        return tuple(items)
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-        hint_text = ""
-        if hint is float and isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?e[-+]?\d+", value, re.I):
-            hint_text = " (YAML needs a dot and a sign in it: 1.0e-3)"
-        raise ConfigError(f"{key} = {value!r}: expected {names[hint]}, found {_yaml_name(value)}{hint_text}")
-    return value
-
-
-def _yaml_name(value: Any) -> str:
-    if isinstance(value, types.NoneType):
-        return "nothing"
-    return {bool: "true/false", int: "a whole number", float: "a number", str: "a text", list: "a list"}.get(
-        type(value), type(value).__name__
-    )
 
 
 def _check_range(field: dataclasses.Field[Any], value: Any) -> None:
@@ -279,6 +264,10 @@ def _check_combinations(c: Config) -> None:
         _check_masked(c)
     if c.he_key_length % 16:
         raise ConfigError(f"he_key_length = {c.he_key_length}: expected a multiple of 16")
+    _check_data(c)
+
+
+def _check_data(c: Config) -> None:
     if c.data_source == "nsl_kdd":
         if not c.data_path:
             raise ConfigError(
@@ -289,6 +278,41 @@ def _check_combinations(c: Config) -> None:
                 f"num_features = {c.num_features}, num_classes = {c.num_classes}: "
                 "data_source nsl_kdd has 122 features and 2 classes"
             )
+    if c.data_source in FILE_SOURCES:
+        _check_file_source(c)
+    if c.data_source != "synthetic" and (c.partition == "natural") != bool(c.partition_column):
+        raise ConfigError(
+            f"partition = {c.partition!r}, partition_column = {c.partition_column!r}: natural needs the name of a "
+            "column, and no other partition has a use for it"
+        )
+
+
+def _check_file_source(c: Config) -> None:
+    if not c.data_path:
+        raise ConfigError(f"data_path = '': data_source {c.data_source} needs a file or a folder")
+    if CLIENT_ID in c.data_path and not c.test_path:
+        raise ConfigError(
+            f"test_path = '': with {CLIENT_ID} in data_path each client has files of its own, so the common test set "
+            "needs a path too"
+        )
+    if CLIENT_ID in c.test_path:
+        raise ConfigError(
+            f"test_path = {c.test_path!r}: there is one test set, the same for all; leave out {CLIENT_ID}"
+        )
+    if c.num_classes != 2:
+        raise ConfigError(f"num_classes = {c.num_classes}: data_source {c.data_source} has 2, benign and attack")
+    if c.data_source == "csv":
+        if not c.csv_label_column or not c.csv_benign_values:
+            raise ConfigError(
+                f"csv_label_column = {c.csv_label_column!r}, csv_benign_values = {list(c.csv_benign_values)}: "
+                "data_source csv needs the column of the label, and which of its values mean benign"
+            )
+    elif bool(c.label_path) == bool(c.label_field) or bool(c.label_field) != bool(c.label_patterns):
+        raise ConfigError(
+            f"label_path = {c.label_path!r}, label_field = {c.label_field!r}, label_patterns = "
+            f"{list(c.label_patterns)}: data_source {c.data_source} needs a file of labels, or else a field and its "
+            "patterns"
+        )
 
 
 def _check_masked(c: Config) -> None:

@@ -31,7 +31,7 @@ class _ConsoleHandler(logging.Handler):
 
 
 def setup_logging(bars: bool = True) -> None:
-    """Send every logger of this project to the screen, and none of Flower's: its errors are handled and told by us.
+    """Send this project's loggers to the screen, and none of Flower's and gRPC's: we tell their errors.
 
     Args:
         bars: draw progress bars if this is a terminal; False where several processes share it.
@@ -44,6 +44,8 @@ def setup_logging(bars: bool = True) -> None:
     flower.handlers = [handler]
     flower.propagate = False
     flower.setLevel(logging.CRITICAL)
+    # gRPC's server prints a traceback out of Flower for each idle client that is lost; the roster says it in one line.
+    logging.getLogger("grpc").setLevel(logging.CRITICAL)
 
 
 def add_log_file(logger: logging.Logger, path: Path) -> None:

@@ -4,15 +4,23 @@ Every source turns records into the same two arrays: float32 features (rows, num
 in which class 0 is benign. A new source is a module with the two functions of `DataSource` and a branch in `_source`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.config import Config
+from shared.config import FILE_SOURCES, Config
 from shared.data_sources.streams import Stream, generator
 from shared.errors import DataError
+
+if TYPE_CHECKING:  # these modules import `Dataset` from here
+    import pandas as pd
+
+    from shared.data_sources.file_source import FileSource
+    from shared.data_sources.schema import Features, FeatureSchema
 
 
 @dataclass(frozen=True)
@@ -86,8 +94,65 @@ def load_test_data(config: Config) -> Dataset:
     return _source(config).test_rows(config)
 
 
-def _source(config: Config) -> DataSource:
+def feature_count(config: Config) -> int:
+    """How many features the settings make of the data: what `num_features` must be.
+
+    Reads the header of the first file for `csv`, and that of a file of labels; no other data.
+
+    Raises:
+        DataError: the files are missing or malformed.
+    """
+    source = file_source(config)
+    # Otherwise generated to measure, or checked with the settings.
+    return len(source.schema(config)) if source else config.num_features
+
+
+def stream_features(config: Config, path: Path, schema: "FeatureSchema") -> Iterator[tuple["pd.DataFrame", "Features"]]:
+    """New records, a part at a time, for scoring: where each row comes from, and its raw features.
+
+    The files need no labels. What is held in memory is one part of a CSV or Parquet file, or the records of a window
+    and `LATENESS` seconds of a log.
+
+    Args:
+        config: `data_source` and how to read its files.
+        path: a file or a folder.
+        schema: of the data that the model learned from; the features are exactly its columns.
+
+    Yields:
+        A table for a person, (rows, ...), and the raw features, float32, (rows, len(schema)).
+
+    Raises:
+        DataError: the files are missing or malformed, or `schema` is of another source.
+    """
+    from shared.data_sources.file_source import Inputs
+
+    source = file_source(config)
+    if source is None or schema.source != config.data_source:
+        raise DataError(
+            f"data_source = {config.data_source!r}: records of {schema.source!r} were learned from; expected the same "
+            f"source, and one of {', '.join(FILE_SOURCES)}"
+        )
+    for chunk in source.reader.stream(config, Inputs(path, labelled=False), schema):
+        if len(chunk.features):
+            yield chunk.meta, chunk.features
+
+
+def file_source(config: Config) -> "FileSource | None":
+    """The source with its raw features and their schema, for those that read a tenant's files; None for the others."""
     # Imported on demand: a source may need libraries that a run on another source should not pay for.
+    if config.data_source not in FILE_SOURCES:
+        return None
+    from shared.data_sources import cloudtrail, csv, vpc_flow
+    from shared.data_sources.file_source import FileSource
+
+    readers = {"csv": csv, "cloudtrail": cloudtrail, "vpc_flow": vpc_flow}
+    return FileSource(readers[config.data_source])
+
+
+def _source(config: Config) -> DataSource:
+    source = file_source(config)
+    if source is not None:
+        return source
     match config.data_source:
         case "synthetic":
             from shared.data_sources import synthetic

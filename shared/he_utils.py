@@ -58,6 +58,11 @@ class PublicScheme(ABC, Generic[Ciphertext]):
     def public_bytes(self) -> bytes:
         """The public key (or context) as the bytes that travel to the clients."""
 
+    @property
+    @abstractmethod
+    def encoding_name(self) -> str:
+        """How values lie in ciphertexts, in a few words: equal on both sides, or sums are nonsense."""
+
     @abstractmethod
     def layout(self, size: int) -> tuple[int, int]:
         """How a vector of `size` values travels: (number of ciphertexts, bytes of each)."""
@@ -71,7 +76,7 @@ class PublicScheme(ABC, Generic[Ciphertext]):
         """The nearest values that the scheme can represent, (size,)."""
 
     def prepare(self, size: int) -> None:
-        """Begin whatever the encryption of (size,) values needs and their values don't; returns at once."""
+        """Begin what the next encryption of (size,) values needs and the values don't; returns at once, also twice."""
 
     @abstractmethod
     def encrypt(self, vector: Vector, progress: Progress = no_progress) -> Encrypted[Ciphertext]:
@@ -156,15 +161,16 @@ def make_keys(config: Config) -> PrivateScheme[Any]:
                 f"{config.he_key_file} holds a {key.public.kind} key of {key.key_length} bits; he_key_kind and "
                 f"he_key_length ask for {config.he_key_kind} and {config.he_key_length}: change them, or rotate the key"
             )
-        return PaillierPrivate(key.private, _paillier_public(config, key.public))
+        return PaillierPrivate(key.private, _paillier_public(config, key.public, config.num_clients))
     public, private = generate_keypair(config.he_key_length, key_kind(config.he_key_kind))
-    return PaillierPrivate(private, _paillier_public(config, public))
+    return PaillierPrivate(private, _paillier_public(config, public, config.num_clients))
 
 
-def public_scheme(config: Config, public_bytes: bytes) -> PublicScheme[Any]:
+def public_scheme(config: Config, public_bytes: bytes, max_contributors: int) -> PublicScheme[Any]:
     """The scheme a client encrypts with, from the public key that the server sent.
 
-    The scheme and its parameters are the client's own settings: a server can't talk a client into a weaker one.
+    The scheme and its parameters are the client's own settings: a server can't talk a client into a weaker one. Only
+    how many updates a sum may hold is the server's to say: it sizes the slots, and weakens nothing.
 
     Raises:
         KeyMaterialError: the key is malformed or not of `he_key_length` bits.
@@ -177,7 +183,7 @@ def public_scheme(config: Config, public_bytes: bytes) -> PublicScheme[Any]:
     if config.he_scheme == "ckks":
         from shared.he.ckks import CkksPublic
 
-        return CkksPublic.from_bytes_of_key(public_bytes, _fixed_point(config), config.num_clients)
+        return CkksPublic.from_bytes_of_key(public_bytes, _fixed_point(config), max_contributors)
     from shared.he.keys import PublicKeyMaterial
 
     key = PublicKeyMaterial.from_bytes(public_bytes, config.he_key_length)
@@ -185,13 +191,13 @@ def public_scheme(config: Config, public_bytes: bytes) -> PublicScheme[Any]:
         raise KeyMaterialError(
             f"the server's key is of kind {key.kind}, mine must be {config.he_key_kind} (he_key_kind)"
         )
-    return _paillier_public(config, key)
+    return _paillier_public(config, key, max_contributors)
 
 
-def _paillier_public(config: Config, key: "PublicKeyMaterial") -> "PaillierPublic":
+def _paillier_public(config: Config, key: "PublicKeyMaterial", max_contributors: int) -> "PaillierPublic":
     from shared.he.paillier import PaillierPublic
 
-    return PaillierPublic(key, _fixed_point(config), max_contributors=config.num_clients, packing=config.he_packing)
+    return PaillierPublic(key, _fixed_point(config), max_contributors, packing=config.he_packing)
 
 
 def _fixed_point(config: Config) -> FixedPoint:

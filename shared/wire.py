@@ -4,11 +4,12 @@ The pickle holds `(header, [ciphertext, ...])`: a dict of strings and whole numb
 no key and no exponent travels. The reader trusts nothing:
 
 1. the length must be exactly what the model, the key and the packing imply, before anything is parsed;
-2. every opcode must be one that such a pickle needs, and containers occur once each, so no memo index, nesting or
-   declared length can cost more memory than the payload itself;
+2. every opcode must be one that such a pickle needs, none may reach over the end of its frame, and containers occur
+   once each, so no memo index, nesting or declared length can cost more memory than the payload itself;
 3. the unpickler refuses every global; and the result must be exactly the plain types expected.
 
-Only then are the header's values compared and the numbers handed to the scheme, which checks each of them.
+Only then are the header's values compared and the numbers handed to the scheme, which checks each of them. What is
+accepted is exactly what `dump_update` writes for these values: an update has one encoding.
 """
 
 import io
@@ -41,6 +42,7 @@ class Header:
         round: the round that the update answers, counted from 1.
         key: fingerprint of the public key, SHA-256 in hex.
         size: values in the encrypted vector.
+        encoding: how values lie in ciphertexts (`PublicScheme.encoding_name`); unlike ones would add up to nonsense.
         format: version of this layout.
     """
 
@@ -48,6 +50,7 @@ class Header:
     round: int
     key: str
     size: int
+    encoding: str
     format: int = FORMAT
 
 
@@ -70,8 +73,9 @@ def load_update(payload: bytes, expected: Header, layout: tuple[int, int]) -> li
     Raises:
         PayloadLengthError: not exactly the expected number of bytes.
         ForbiddenOpcodeError, ForbiddenGlobalError: an opcode that such a list never needs.
-        MalformedPayloadError: not a header and a list of byte strings of the right count and width.
-        HeaderMismatchError: of another round, key, scheme, size or format.
+        MalformedPayloadError: not a header and a list of byte strings of the right count and width, or not written as
+            `dump_update` writes it.
+        HeaderMismatchError: of another round, key, scheme, size, encoding or format.
     """
     length = payload_length(expected, layout)
     if len(payload) != length:
@@ -87,6 +91,9 @@ def load_update(payload: bytes, expected: Header, layout: tuple[int, int]) -> li
     for name, value in asdict(expected).items():
         if header[name] != value:
             raise HeaderMismatchError(f"header says {name} = {header[name]!r:.80}; this round's is {value!r}")
+    # A key given twice, another protocol, memo entries left out: a pickle can say the same in many ways. One counts.
+    if dump_update(expected, ciphertexts) != payload:
+        raise MalformedPayloadError("the pickle is not written the way `dump_update` writes it")
     return ciphertexts
 
 
@@ -136,7 +143,7 @@ _BATCH = 1000  # pickle appends list items in batches of this many, each opened 
 def _check_opcodes(payload: bytes, ciphertexts: int) -> None:
     """Walk the pickle without executing it; refuse the first opcode that an update doesn't need."""
     seen: Counter[int] = Counter()
-    position, end = 0, len(payload)
+    position, end, frame_end = 0, len(payload), 0
     while position < end:
         opcode = payload[position]
         if opcode in _GLOBALS:
@@ -144,12 +151,19 @@ def _check_opcodes(payload: bytes, ciphertexts: int) -> None:
         if opcode not in _OPCODES:
             raise ForbiddenOpcodeError(f"opcode {opcode:#04x} at byte {position} is none that an update needs")
         argument_bytes, is_length = _OPCODES[opcode]
-        argument = payload[position + 1 : position + 1 + argument_bytes]
+        start = position
+        argument = payload[start + 1 : start + 1 + argument_bytes]
         position += 1 + argument_bytes
         if is_length:
             position += int.from_bytes(argument, "little")
+        # CPython drops what is left of a frame when an opcode needs more than that. Past such an opcode it would
+        # execute other bytes than this walk has seen: bytes inside a ciphertext, of any opcode at all.
+        if start < frame_end and (position > frame_end or opcode == pickle.FRAME[0]):
+            raise MalformedPayloadError("an opcode reaches over the end of its frame")
+        if opcode == pickle.FRAME[0]:
+            frame_end = position + int.from_bytes(argument, "little")
         seen[opcode] += 1
-    if position != end or payload[-1] != pickle.STOP[0]:
+    if position != end or frame_end > end or payload[-1] != pickle.STOP[0]:
         raise MalformedPayloadError("the pickle ends in the middle of an opcode, or without STOP")
     if any(seen[opcode] != 1 for opcode in _ONCE):
         raise MalformedPayloadError("an update holds one dict and one list in one tuple, and nothing after it")
@@ -163,7 +177,7 @@ def _check_shape(content: Any, layout: tuple[int, int]) -> tuple[dict[str, Any],
     if type(content) is not tuple or [type(part) for part in content] != [dict, list]:
         raise MalformedPayloadError("expected a tuple of a header and a list")
     header, ciphertexts = content
-    expected_types = {"scheme": str, "round": int, "key": str, "size": int, "format": int}
+    expected_types = {"scheme": str, "round": int, "key": str, "size": int, "encoding": str, "format": int}
     found_types = {name: type(value) for name, value in header.items()}
     if found_types != expected_types:
         raise MalformedPayloadError(f"expected a header of {', '.join(expected_types)}, with plain values")

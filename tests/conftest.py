@@ -39,3 +39,26 @@ def nsl_kdd_folder() -> Path:
     if not (folder / "KDDTrain+.txt").is_file():
         pytest.skip(f"no NSL-KDD files in {folder}; set THREAT_DATA to the folder that holds nsl-kdd/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def invictus_folder() -> Path:
+    """Real CloudTrail records with an attack simulation among them, where this machine has them."""
+    return _data_folder("cloudtrail-invictus")
+
+
+@pytest.fixture(scope="session")
+def stratus_folder() -> Path:
+    """Real CloudTrail records of attack techniques, where this machine has them."""
+    return _data_folder("cloudtrail-stratus")
+
+
+def _data_folder(name: str) -> Path:
+    import os
+
+    from tests.processes import ROOT
+
+    folder = Path(os.environ.get("THREAT_DATA", ROOT.parent / "shared" / "data")) / name
+    if not any(folder.glob("*.json")):
+        pytest.skip(f"no CloudTrail files in {folder}; set THREAT_DATA to the folder that holds {name}/")
+    return folder

@@ -55,6 +55,22 @@ ALL_FOUR = ("num_clients", "min_available_clients", "min_fit_clients", "min_cont
         ({"server_address": "127.0.0.1:70000"}, "expected host:port with a port from 1 to 65535"),
         ({"data_source": "nsl_kdd"}, "data_path = '': data_source nsl_kdd needs the folder"),
         ({"data_source": "nsl_kdd", "data_path": "x"}, "data_source nsl_kdd has 122 features and 2 classes"),
+        ({"data_source": "csv"}, "data_path = '': data_source csv needs a file or a folder"),
+        ({"data_source": "csv", "data_path": "x"}, "csv_label_column = ''"),
+        ({"data_source": "csv", "data_path": "{client_id}"}, "test_path = '': with {client_id} in data_path"),
+        ({"data_source": "csv", "data_path": "x", "test_path": "{client_id}"}, "there is one test set"),
+        ({"data_source": "csv", "data_path": "x", "num_classes": 3}, "data_source csv has 2, benign and attack"),
+        ({"data_source": "cloudtrail", "data_path": "x"}, "needs a file of labels, or else a field and its patterns"),
+        (
+            {"data_source": "vpc_flow", "data_path": "x", "label_path": "y", "label_field": "z", "label_patterns": "*"},
+            "needs a file of labels, or else a field and its patterns",
+        ),
+        (
+            {"data_source": "cloudtrail", "data_path": "x", "label_path": "y", "partition": "natural"},
+            "partition = 'natural', partition_column = '': natural needs the name of a column",
+        ),
+        ({"csv_benign_values": [1.5]}, "expected a text or a list of them, such as benign or [benign, '0']"),
+        ({"csv_drop_columns": True}, "expected a text or a list of them"),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused_in_one_line(raw: dict[str, Any], message: str) -> None:
@@ -106,6 +122,11 @@ def test_resolved_settings_read_back_equal(tmp_path: Path) -> None:
     path = tmp_path / "resolved.yaml"
     path.write_text(config.as_yaml())
     assert load_config(path) == config
+
+
+def test_a_list_of_texts_may_be_one_text_or_a_number() -> None:
+    assert parse_config({"csv_benign_values": 0}).csv_benign_values == ("0",)
+    assert parse_config({"csv_drop_columns": ["id", 7]}).csv_drop_columns == ("id", "7")
 
 
 def test_a_config_cannot_be_changed_after_its_checks() -> None:

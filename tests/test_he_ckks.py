@@ -19,7 +19,7 @@ from shared.he.fixed_point import FixedPoint
 from shared.he_utils import make_keys, public_scheme
 from shared.wire import Header, dump_update, wrap_array
 
-CONFIG = parse_config({"he_scheme": "ckks", "num_clients": 3})
+CONFIG = parse_config({"he_scheme": "ckks", "he_integer_bits": 2, "num_clients": 3})
 
 
 @pytest.fixture(scope="module")
@@ -188,26 +188,26 @@ class TestPublicKey:
         whole = keys._private_context.serialize(save_secret_key=True)
         for data in (whole, honest + whole, keys._private_context.serialize(), whole[: len(honest)]):
             with pytest.raises(KeyMaterialError, match="not one of this side's parameters"):
-                public_scheme(CONFIG, data)
+                public_scheme(CONFIG, data, CONFIG.num_clients)
 
     @pytest.mark.parametrize("change", [{"he_precision_bits": 15}, {"he_integer_bits": 3}, {"num_clients": 100}])
     def test_other_parameters_are_refused(self, keys: CkksPrivate, change: dict[str, Any]) -> None:
         theirs = parse_config({"he_scheme": "ckks", "num_clients": 3, **change})
         with pytest.raises(KeyMaterialError, match="he_precision_bits"):
-            public_scheme(theirs, keys.public.public_bytes())
+            public_scheme(theirs, keys.public.public_bytes(), theirs.num_clients)
 
     def test_the_scale_is_compared_even_where_the_modulus_is_the_same(self, keys: CkksPrivate) -> None:
         theirs = parse_config({"he_scheme": "ckks", "num_clients": 3, "he_precision_bits": 15, "he_integer_bits": 3})
         assert len(make_keys(theirs).public.public_bytes()) == len(keys.public.public_bytes())
         with pytest.raises(KeyMaterialError, match="he_precision_bits"):
-            public_scheme(theirs, keys.public.public_bytes())
+            public_scheme(theirs, keys.public.public_bytes(), theirs.num_clients)
 
     def test_malformed_keys_are_refused(self, keys: CkksPrivate) -> None:
         honest, header = keys.public.public_bytes(), keys.public.parameters.header
         body = len(honest) - len(header)
         for data in (b"", honest[:-1], honest + b"\0", header + bytes(body), header + b"\xff" * body):
             with pytest.raises(KeyMaterialError):
-                public_scheme(CONFIG, data)
+                public_scheme(CONFIG, data, CONFIG.num_clients)
 
 
 def test_without_tenseal_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +222,7 @@ def test_a_round_gives_the_average_of_the_plain_twin(keys: CkksPrivate) -> None:
     size = SLOTS + 7
     deltas = np.random.default_rng(3).normal(0, 0.1, (3, size))
     round_sum = Aggregator(keys, min_contributors=2, max_contributors=3).open_round(1, size)
-    client = public_scheme(CONFIG, keys.public.public_bytes())
+    client = public_scheme(CONFIG, keys.public.public_bytes(), CONFIG.num_clients)
     for index, delta in enumerate(deltas):
         blobs = client.to_bytes(client.encrypt(delta).ciphertexts)
         if index == 1:

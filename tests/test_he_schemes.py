@@ -11,7 +11,7 @@ from phe import EncryptedNumber, PaillierPublicKey
 
 from shared.config import Config, parse_config
 from shared.errors import CiphertextError, ConfigError, EncodingError, KeyMaterialError
-from shared.he.paillier import PaillierPrivate
+from shared.he.paillier import PaillierPrivate, PaillierPublic
 from shared.he_utils import PrivateScheme, make_keys, public_scheme
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -75,7 +75,7 @@ class TestSchemeConformance:
     def test_a_client_gets_the_same_scheme_from_the_public_bytes(
         self, config: Config, keys: PrivateScheme[Any]
     ) -> None:
-        client = public_scheme(config, keys.public.public_bytes())
+        client = public_scheme(config, keys.public.public_bytes(), config.num_clients)
         assert client.fingerprint() == keys.public.fingerprint()
         vector = np.array([0.5, -1.25, 0.0])
         sent = keys.public.from_bytes(client.to_bytes(client.encrypt(vector).ciphertexts))
@@ -98,10 +98,10 @@ def paillier(request: pytest.FixtureRequest) -> PaillierPrivate:
 
 
 def test_values_saturate_and_are_counted(paillier: PaillierPrivate) -> None:
-    encrypted = paillier.public.encrypt(np.array([100.0, -100.0, 3.5, 0.0]))
+    encrypted = paillier.public.encrypt(np.array([100.0, -100.0, 1.5, 0.0]))
     assert encrypted.saturated == 2
-    edge = 4.0 - 2.0**-16
-    np.testing.assert_array_equal(paillier.decrypt_sum(encrypted.ciphertexts, 4, 1), [edge, -edge, 3.5, 0.0])
+    edge = 2.0 - 2.0**-16
+    np.testing.assert_array_equal(paillier.decrypt_sum(encrypted.ciphertexts, 4, 1), [edge, -edge, 1.5, 0.0])
 
 
 def test_a_sum_beyond_honest_values_is_refused(paillier: PaillierPrivate) -> None:
@@ -125,13 +125,13 @@ def test_two_encryptions_of_one_delta_share_no_ciphertext(paillier: PaillierPriv
 )
 def test_a_malformed_public_key_is_refused(key_bytes: bytes) -> None:
     with pytest.raises(KeyMaterialError):
-        public_scheme(parse_config(SETTINGS["paillier"]), key_bytes)
+        public_scheme(parse_config(SETTINGS["paillier"]), key_bytes, 3)
 
 
 def test_a_key_of_the_other_kind_is_refused_by_the_client() -> None:
     subgroup = make_keys(parse_config(SETTINGS["paillier-subgroup"])).public.public_bytes()
     with pytest.raises(KeyMaterialError, match="he_key_kind"):
-        public_scheme(parse_config(SETTINGS["paillier"]), subgroup)
+        public_scheme(parse_config(SETTINGS["paillier"]), subgroup, 3)
 
 
 class TestWhatBitesInPhe:
@@ -206,12 +206,21 @@ def test_phe_decrypts_ours_and_ours_decrypts_phes() -> None:
         public, private = keys.public, keys._key.private_key
         vector = np.array([1.0, -1.0, 2.0**-16])
         (ours,) = public.encrypt(vector).ciphertexts
-        offset, slot = 1 << 18, 21
+        offset, slot = 1 << 17, 20
         expected = (offset + (1 << 16)) + ((offset - (1 << 16)) << slot) + ((offset + 1) << 2 * slot)
         assert private.decrypt(ours) == expected
         theirs = public.public_key.encrypt(expected)
         np.testing.assert_array_equal(keys.decrypt_sum([theirs], 3, 1), vector)
         np.testing.assert_array_equal(keys.decrypt_sum([theirs + ours], 3, 2), 2 * vector)
+
+
+def test_preparing_twice_makes_no_more_randomisers_than_one_vector_needs() -> None:
+    public = make_keys(parse_config(SETTINGS["paillier"])).public
+    assert isinstance(public, PaillierPublic)
+    count, _ = public.layout(200)
+    for _ in range(3):
+        public.prepare(200)
+    assert public._randomisers().coming <= count
 
 
 def test_packing_that_cannot_fit_is_refused_at_start() -> None:

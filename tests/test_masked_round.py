@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.common import Code, GetPropertiesIns, GetPropertiesRes, Status
+from flwr.common import Code, GetPropertiesIns, GetPropertiesRes, Scalar, Status
 from flwr.server.client_proxy import ClientProxy
 
 from client.aggregation import PlainAggregation
@@ -25,7 +25,7 @@ from shared.he.paillier import PaillierPrivate
 from shared.he_utils import make_keys, no_progress
 from shared.identity import ClientIdentity, UpdateStatement
 from shared.masking.errors import RoundAbandonedError
-from shared.wire import Header, dump_update
+from shared.wire import dump_update
 from tests.test_aggregator import npy
 
 SESSION = "ab" * 16
@@ -92,14 +92,15 @@ class Federation:
         self.failed = {}
         self.round_sum = self.aggregator.open_round(self.number, SIZE, "0" * 64)
         ciphertexts = self.round_sum.layout[0]
-        return self.server.begin(Opening(self.number, self.proxies, ciphertexts, self.failed.__setitem__))
+        encryption: dict[str, Scalar] = {"public_key": self.keys.public.public_bytes()}
+        opening = Opening(self.number, self.proxies, ciphertexts, encryption, self.failed.__setitem__)
+        return self.server.begin(opening)
 
     def upload(self, tenant: str, boxes: object) -> None:
         """A one-hot delta, so that a client that counts twice or not at all shows."""
         vector = np.eye(SIZE)[int(tenant)]
         encrypted = self.proxies[tenant].client.encrypt(self.keys.public, vector, self.number, boxes, no_progress)
-        header = Header("paillier", self.number, self.keys.public.fingerprint(), SIZE)
-        payload = dump_update(header, self.keys.public.to_bytes(encrypted.ciphertexts))
+        payload = dump_update(self.round_sum.header, self.keys.public.to_bytes(encrypted.ciphertexts))
         self.round_sum.add(tenant, npy(payload), self.sign(tenant, payload))
 
     def sign(self, tenant: str, payload: bytes) -> SignedStatement:

@@ -11,8 +11,10 @@ from shared.data_sources.partition import (
     Labels,
     Parts,
     by_family,
+    by_quantity,
     dirichlet,
     even,
+    natural,
     partition_rows,
 )
 from shared.errors import DataError
@@ -20,7 +22,7 @@ from shared.errors import DataError
 ATTACKS = ("dos", "probe", "r2l", "u2r")
 # Two names that surround "benign" in the alphabet: no function may rely on where it sorts.
 NAMES = ("apt", "benign", "dos", "probe")
-KINDS = ("even", "dirichlet", "family")
+KINDS = ("even", "dirichlet", "family", "quantity")
 
 
 def rows_of(counts: dict[str, int]) -> tuple[Labels, Families]:
@@ -52,7 +54,11 @@ def test_every_row_goes_to_exactly_one_client(
     counts: dict[str, int], num_clients: int, alpha: float, seed: int
 ) -> None:
     labels, families = rows_of(counts)
-    made = [even(labels, families, num_clients, seed), dirichlet(labels, families, num_clients, alpha, seed)]
+    made = [
+        even(labels, families, num_clients, seed),
+        dirichlet(labels, families, num_clients, alpha, seed),
+        by_quantity(labels, num_clients, alpha, seed),
+    ]
     try:
         made.append(by_family(labels, families, num_clients, seed))
     except DataError:
@@ -136,5 +142,36 @@ def test_a_family_that_can_not_be_shared_says_what_to_change() -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(DataError, match="partition = 'random': no such partition; expected even"):
+    with pytest.raises(DataError, match="partition = 'random': no such partition of this data; expected even"):
         split("random", FULL, 3)
+
+
+def test_quantity_skews_the_sizes_and_not_the_mix() -> None:
+    _, families = rows_of(FULL)
+    parts = split("quantity", FULL, 4, alpha=0.5)
+    sizes = [len(part) for part in parts]
+    assert max(sizes) > 4 * min(sizes)
+    for part in parts:
+        if len(part) > 500:
+            assert (families[part] == "dos").mean() == pytest.approx((families == "dos").mean(), abs=0.06)
+    even_sizes = [len(part) for part in split("quantity", FULL, 4, alpha=1e6)]
+    assert max(even_sizes) < 1.02 * min(even_sizes)
+
+
+def test_every_client_of_skewed_sizes_is_usable() -> None:
+    labels, _ = rows_of(FULL)
+    for seed in range(20):
+        for part in split("quantity", FULL, 10, alpha=1e-3, seed=seed):
+            assert np.bincount(labels[part], minlength=2).min() >= MIN_ROWS_PER_CLIENT // 2
+
+
+def test_natural_parts_keep_a_value_together_and_balance_the_rows() -> None:
+    groups = np.repeat(["a", "b", "c", "d", "e"], [50, 40, 30, 20, 10])
+    parts = natural(groups, 3)
+    assert_each_row_once(parts, 150)
+    assert [sorted(set(groups[part])) for part in parts] == [["a"], ["b", "e"], ["c", "d"]]
+    labels = np.zeros(150, dtype=np.int64)
+    with pytest.raises(DataError, match="5 values of partition_column for 6 clients, expected a value for each"):
+        partition_rows("natural", labels, groups, 6, dirichlet_alpha=1.0, seed=0, groups=groups)
+    with pytest.raises(DataError, match="no such partition of this data"):
+        partition_rows("natural", labels, groups, 3, dirichlet_alpha=1.0, seed=0)

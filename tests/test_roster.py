@@ -1,5 +1,6 @@
 """The roster: a greeting for each connection, and no connection that holds up the others."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from flwr.server.client_proxy import ClientProxy
 
 from orchestrator import roster as roster_module
 from orchestrator.roster import Roster
+from orchestrator.strategy import _number
 from shared.errors import TooFewClientsError
 
 Answer = Callable[[GetPropertiesIns], dict[str, Scalar]]
@@ -71,8 +73,10 @@ def test_a_silent_connection_delays_nobody() -> None:
 @pytest.mark.parametrize("number", [-1, True, "1", 1.0, b"1"])
 def test_what_is_no_client_number_is_dropped(number: Scalar) -> None:
     roster = Roster("run", "session")
-    roster.register(Connection("a", tenant(number)))
+    stranger = Connection("a", tenant(number))
+    roster.register(stranger)
     wait_until(lambda: not roster.clients)
+    assert "no proper answer to the greeting" in str(stranger.heard[-1]["refused"])  # or it would wait forever
     with pytest.raises(TooFewClientsError, match=r"0 clients came within 0.1 s, 1 are needed"):
         roster.gather(1, timeout=0.1)
 
@@ -112,3 +116,46 @@ def test_a_flood_of_silent_connections_is_turned_away(monkeypatch: pytest.Monkey
     assert [roster.register(Connection(str(i), slow)) for i in range(5)] == [True, True, True, False, False]
     gate.set()
     roster.gather(1, timeout=20)
+
+
+def test_clients_may_come_and_go_while_the_roster_is_read() -> None:
+    """Flower walks through `all()`, and `gather` through the connections, while gRPC's threads change them."""
+    roster, over = Roster("run", "session"), threading.Event()
+    errors: list[BaseException] = []
+    for number in range(100):
+        roster.register(Connection(f"stays-{number}", tenant(number)))
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # seconds; threads take turns often
+
+    def come_and_go(start: int) -> None:
+        try:
+            number = start
+            while not over.is_set():
+                connection = Connection(str(number), tenant(number))
+                roster.register(connection)
+                roster.unregister(connection)
+                roster.unregister(connection)  # a lost connection and a failed greeting may both come to it
+                number += 4
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=come_and_go, args=(1000 + i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(200):
+            connected = roster.all()
+            assert len([connected[cid] for cid in connected.keys()]) == len(connected)  # noqa: SIM118 (as Flower does)
+            roster.connected()
+    finally:
+        sys.setswitchinterval(usual)
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert not errors
+
+
+@pytest.mark.parametrize("value", [1e308, float("inf"), float("nan"), -1.0, "1", b"1"])
+def test_a_figure_that_no_client_can_have_is_not_counted(value: str | bytes | float) -> None:
+    """Two of 1e308 add up to infinity, which the checkpoint can't hold: two clients could end the server."""
+    assert _number({"accuracy": value}, "accuracy") == 0.0

@@ -71,7 +71,7 @@ def test_a_stranger_a_revoked_client_and_an_unsigned_one_are_refused_and_the_run
     assert Running("orchestrator/provision.py", "--add", "3", "--out", str(folder)).finish().code == 0
     assert Running("orchestrator/provision.py", "--revoke", "client-3", "--out", str(folder)).finish().code == 0
     shutil.copy(pki / "clients" / "client-0.key", folder / "clients" / "client-4.key")  # another's identity
-    common = {"num_clients": 6, "min_available_clients": 3, "server_wait_timeout": 2.0}
+    common = {"num_clients": 6, "min_available_clients": 3, "server_wait_timeout": 2.0, "client_wait_timeout": 600.0}
     address = f"127.0.0.1:{free_port()}"
     config = write_config(tmp_path, **secure(folder, server_address=address, **common))
     (tmp_path / "unsigned").mkdir()

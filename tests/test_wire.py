@@ -23,7 +23,7 @@ from shared.errors import (
 )
 from shared.wire import Header, dump_update, load_update, payload_length, unwrap_tensor, wrap_array
 
-HEADER = Header(scheme="paillier", round=3, key="ab" * 32, size=5)
+HEADER = Header(scheme="paillier", round=3, key="ab" * 32, size=5, encoding="packed, 16+2 bits, up to 3 contributors")
 LAYOUT = (5, 64)
 BLOBS = [bytes([i + 1]) * 64 for i in range(5)]
 HONEST = dump_update(HEADER, BLOBS)
@@ -91,9 +91,11 @@ def test_long_lists_and_large_blobs_survive_the_wire() -> None:
         (dump_update(replace(HEADER, scheme="pallieri"), BLOBS), HeaderMismatchError),
         (dump_update(replace(HEADER, size=6), BLOBS), HeaderMismatchError),
         (dump_update(replace(HEADER, format=2), BLOBS), HeaderMismatchError),
+        (dump_update(replace(HEADER, encoding=HEADER.encoding.replace("16+2", "15+3")), BLOBS), HeaderMismatchError),
         (dump_update(HEADER, [*BLOBS[:3], BLOBS[3] + b"x", BLOBS[4][1:]]), MalformedPayloadError),
         (HONEST.replace(b"K\x03", b"\x88\x94", 1), ForbiddenOpcodeError),  # round: True
         (HONEST.replace(b"\x05round", b"\x05rounb", 1), MalformedPayloadError),
+        (b"\x80\x05" + HONEST[2:], MalformedPayloadError),  # the same values, written in another way
     ],
 )
 def test_hostile_payloads_raise_their_error(payload: bytes, error: type[UpdateRejectedError]) -> None:
@@ -108,6 +110,19 @@ def test_a_twin_without_the_opcode_walk_is_caught_by_the_unpickler_too() -> None
 
     with pytest.raises(ForbiddenGlobalError):
         _PlainUnpickler(io.BytesIO(pickle.dumps(Exploit(), protocol=4))).load()
+
+
+def test_opcodes_can_not_hide_in_what_the_walk_takes_for_data() -> None:
+    """A BININT over the end of its frame made the unpickler skip 3 bytes, and so execute the data of a ciphertext."""
+    smuggled = b"r" + struct.pack("<I", 1 << 22) + b"."  # LONG_BINPUT: 64 MB here, 4 GB with a larger index
+    frame = pickle.FRAME + struct.pack("<Q", 4) + b"J" + bytes(4)
+    payload = same_length(b"\x80\x04" + frame + b"K\x00C\x5d" + smuggled.ljust(0x5D, b"\0") + b"}](u\x86.")
+    tracemalloc.start()
+    with pytest.raises(MalformedPayloadError, match="over the end of its frame"):
+        load_update(payload, HEADER, LAYOUT)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 200 * len(HONEST)
 
 
 @pytest.mark.parametrize(

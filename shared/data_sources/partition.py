@@ -20,17 +20,25 @@ Parts = list[NDArray[np.int64]]
 
 
 def partition_rows(
-    kind: str, labels: Labels, families: Families, num_clients: int, *, dirichlet_alpha: float, seed: int
+    kind: str,
+    labels: Labels,
+    families: Families,
+    num_clients: int,
+    *,
+    dirichlet_alpha: float,
+    seed: int,
+    groups: Families | None = None,
 ) -> Parts:
-    """The rows of each client by the setting `partition`: `even`, `dirichlet` or `family`.
+    """The rows of each client by the setting `partition`: `even`, `dirichlet`, `family`, `quantity` or `natural`.
 
     Args:
         kind: the setting `partition`.
         labels: (rows,); class 0 is benign.
         families: attack family of each row, (rows,); "benign" for class 0.
         num_clients: how many parts to make.
-        dirichlet_alpha: used by `dirichlet` alone.
+        dirichlet_alpha: used by `dirichlet` and `quantity` alone.
         seed: of the whole partition; all clients must use the same.
+        groups: value of `partition_column` of each row, (rows,); used by `natural` alone.
 
     Returns:
         `num_clients` sorted arrays of row numbers.
@@ -45,8 +53,12 @@ def partition_rows(
             parts = dirichlet(labels, families, num_clients, dirichlet_alpha, seed)
         case "family":
             parts = by_family(labels, families, num_clients, seed)
+        case "quantity":
+            parts = by_quantity(labels, num_clients, dirichlet_alpha, seed)
+        case "natural" if groups is not None:
+            parts = natural(groups, num_clients)
         case _:
-            raise DataError(f"partition = {kind!r}: no such partition; expected even, dirichlet or family")
+            raise DataError(f"partition = {kind!r}: no such partition of this data; expected even, dirichlet or family")
     smallest = min(range(num_clients), key=lambda client: len(parts[client]))
     if len(parts[smallest]) < MIN_ROWS_PER_CLIENT:
         raise DataError(
@@ -73,22 +85,13 @@ def dirichlet(labels: Labels, families: Families, num_clients: int, alpha: float
     2019).
     """
     rng = generator(seed, Stream.PARTITION)
-    rows = rng.permutation(len(labels))
-    classes = np.unique(labels)
-    floor = -(-MIN_ROWS_PER_CLIENT // max(len(classes), 1))
-    pieces: list[list[NDArray[np.int64]]] = [[] for _ in range(num_clients)]
-    for label in classes:
-        of_class = rows[labels[rows] == label]
-        dealt = num_clients * min(floor, len(of_class) // num_clients)
-        for client in range(num_clients):
-            pieces[client].append(of_class[client:dealt:num_clients])
-        rest = of_class[dealt:]
-        for family in np.unique(families[rest]):
-            of_family = rest[families[rest] == family]
+    pieces, rest = _floor(rng.permutation(len(labels)), labels, num_clients)
+    for label in np.unique(labels):
+        of_class = rest[labels[rest] == label]
+        for family in np.unique(families[of_class]):
+            of_family = of_class[families[of_class] == family]
             shares = rng.dirichlet(np.full(num_clients, alpha))
-            cuts = np.floor(np.cumsum(shares)[:-1] * len(of_family)).astype(np.int64)
-            for client, piece in enumerate(np.split(of_family, cuts)):
-                pieces[client].append(piece)
+            _deal(of_family, shares, pieces)
     return _joined(pieces)
 
 
@@ -120,6 +123,62 @@ def by_family(labels: Labels, families: Families, num_clients: int, seed: int) -
         for turn, slot in enumerate(slots):
             pieces[slot % num_clients].append(of_family[turn :: len(slots)])
     return _joined(pieces)
+
+
+def by_quantity(labels: Labels, num_clients: int, alpha: float, seed: int) -> Parts:
+    """Clients alike in what they hold but not in how much: sizes in shares drawn from Dirichlet(alpha).
+
+    The same floor as in `dirichlet` is dealt first; only the rest follows the shares, as a random draw.
+    """
+    rng = generator(seed, Stream.PARTITION)
+    pieces, rest = _floor(rng.permutation(len(labels)), labels, num_clients)
+    # Shuffled once more: `_floor` leaves the rows sorted by class.
+    _deal(rng.permutation(rest), rng.dirichlet(np.full(num_clients, alpha)), pieces)
+    return _joined(pieces)
+
+
+def natural(groups: Families, num_clients: int) -> Parts:
+    """Rows with one value of a column (an account, a region) stay together at one client.
+
+    The values are dealt by falling number of rows, each to the client that has the fewest rows so far.
+
+    Raises:
+        DataError: fewer values than clients.
+    """
+    names, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(names) < num_clients:
+        raise DataError(
+            f"partition = 'natural': {len(names)} values of partition_column for {num_clients} clients, expected a "
+            "value for each; lower num_clients or choose another column"
+        )
+    held = np.zeros(num_clients, dtype=np.int64)
+    owner = np.zeros(len(names), dtype=np.int64)
+    for value in np.lexsort((names, -counts)):
+        owner[value] = held.argmin()
+        held[owner[value]] += counts[value]
+    return [np.flatnonzero(owner[index] == client) for client in range(num_clients)]
+
+
+def _floor(rows: NDArray[np.int64], labels: Labels, num_clients: int) -> tuple[list[Parts], NDArray[np.int64]]:
+    """The first rows of each client, balanced over the classes, and the rows that are left, class by class."""
+    classes = np.unique(labels)
+    floor = -(-MIN_ROWS_PER_CLIENT // max(len(classes), 1))
+    pieces: list[Parts] = [[] for _ in range(num_clients)]
+    left = []
+    for label in classes:
+        of_class = rows[labels[rows] == label]
+        dealt = num_clients * min(floor, len(of_class) // num_clients)
+        for client in range(num_clients):
+            pieces[client].append(of_class[client:dealt:num_clients])
+        left.append(of_class[dealt:])
+    return pieces, np.concatenate(left) if left else rows
+
+
+def _deal(rows: NDArray[np.int64], shares: NDArray[np.float64], pieces: list[Parts]) -> None:
+    """Cut the rows in these shares, (clients,), and add one piece to each client."""
+    cuts = np.floor(np.cumsum(shares)[:-1] * len(rows)).astype(np.int64)
+    for client, piece in enumerate(np.split(rows, cuts)):
+        pieces[client].append(piece)
 
 
 def _joined(pieces: list[list[NDArray[np.int64]]]) -> Parts:

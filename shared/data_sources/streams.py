@@ -18,6 +18,7 @@ class Stream(IntEnum):
     PARTITION = 3
     HOLDOUT = 4
     REFERENCE_SAMPLE = 5
+    TEST_SPLIT = 6
 
 
 def generator(seed: int, stream: Stream, client_id: int = 0) -> np.random.Generator:

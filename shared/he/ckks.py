@@ -164,6 +164,13 @@ class CkksPublic(PublicScheme[Residues]):
             _pack(self._key[:, index], modulus) for index, modulus in enumerate(self.parameters.moduli)
         )
 
+    @property
+    def encoding_name(self) -> str:
+        p = self.parameters
+        return (
+            f"{p.scale_bits} bits of scale, {p.modulus_bits} bits of modulus, up to {p.max_contributors} contributors"
+        )
+
     def layout(self, size: int) -> tuple[int, int]:
         return -(-size // SLOTS), self.width
 

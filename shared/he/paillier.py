@@ -40,6 +40,10 @@ class Encoding(Protocol):
     def fixed_point(self) -> FixedPoint:
         """How one value becomes an integer."""
 
+    @property
+    def max_contributors(self) -> int:
+        """The most vectors that one sum may hold."""
+
     def plaintexts_for(self, size: int) -> int:
         """Plaintexts that a vector of `size` values takes."""
 
@@ -117,6 +121,12 @@ class PaillierPublic(PublicScheme[EncryptedNumber]):
     def public_bytes(self) -> bytes:
         return self.key.to_bytes()
 
+    @property
+    def encoding_name(self) -> str:
+        fixed_point, most = self.encoding.fixed_point, self.encoding.max_contributors
+        form = "packed" if self._packing else "one each"
+        return f"{form}, {fixed_point.precision_bits}+{fixed_point.integer_bits} bits, up to {most} contributors"
+
     def layout(self, size: int) -> tuple[int, int]:
         return self.encoding.plaintexts_for(size), self.width
 
@@ -128,9 +138,13 @@ class PaillierPublic(PublicScheme[EncryptedNumber]):
         return fixed_point.decode(fixed_point.encode(vector)[0])
 
     def prepare(self, size: int) -> None:
-        """Begin to make the randomisers of one vector in the background; they don't depend on the data."""
+        """See to it that the randomisers of one vector are ready or being made in the background.
+
+        They don't depend on the data. Calling this again before they are used makes no more of them.
+        """
         if self._packing:
-            self._randomisers().start(self.encoding.plaintexts_for(size))
+            pool = self._randomisers()
+            pool.start(max(0, self.encoding.plaintexts_for(size) - pool.coming))
 
     def encrypt(self, vector: Vector, progress: Progress = no_progress) -> Encrypted[EncryptedNumber]:
         plaintexts, saturated = self.encoding.pack(vector)

@@ -22,6 +22,10 @@ class PlainPublic(PublicScheme[Plain]):
     def public_bytes(self) -> bytes:
         return b""
 
+    @property
+    def encoding_name(self) -> str:
+        return "float32"
+
     def layout(self, size: int) -> tuple[int, int]:
         return 1, 4 * size
 

@@ -187,6 +187,12 @@ class RandomiserPool:
                 self._thread = threading.Thread(target=self._fill, name="randomisers", daemon=True)
                 self._thread.start()
 
+    @property
+    def coming(self) -> int:
+        """Randomisers that are ready or being made."""
+        with self._lock:
+            return len(self._ready) + self._wanted
+
     def take(self, count: int) -> list[mpz]:
         """`count` randomisers: those that are ready, and the rest made on the spot. Never waits for the background.
 

@@ -1,0 +1,152 @@
+"""Many clients on one machine: is every one accounted for, how long does a round take, how much memory is needed?
+
+    python benchmarks/load.py                                 # 100 clients, 5 rounds, 2048 bits
+    python benchmarks/load.py --clients 20 --rounds 2 --key_bits 3072
+
+Two real processes, as in a person's two terminals: the server, and a launcher that runs the clients as threads. Writes
+`load.json` and `load.md` below `--out` and exits with 1 unless every client contributed to every round.
+"""
+
+import argparse
+import json
+import os
+import platform
+import socket
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+_POLL_SECONDS = 0.2
+
+
+def settings(clients: int, rounds: int, key_bits: int, log_dir: Path) -> dict[str, Any]:
+    """A run for so many clients; what is not named keeps its default."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return {
+        "server_address": f"127.0.0.1:{port}",
+        "num_clients": clients,
+        "min_available_clients": clients,
+        "num_rounds": rounds,
+        "num_samples_per_client": 200,
+        "he_key_length": key_bits,
+        # One machine does the work of them all, so each of them takes long.
+        "client_wait_timeout": 600.0,
+        "server_wait_timeout": 600.0,
+        "round_timeout": 600.0,
+        "log_dir": str(log_dir),
+    }
+
+
+def run(config: Path, limit_seconds: float) -> dict[str, Any]:
+    """Start both scripts and watch them to their end.
+
+    Returns:
+        Exit codes, wall-clock seconds, CPU seconds and peak resident memory in bytes of each.
+    """
+    commands = {"server": ["orchestrator/run_server.py"], "launcher": ["client/run_clients.py", "--executor", "thread"]}
+    start = time.perf_counter()
+    processes = {
+        name: psutil.Popen([sys.executable, *command, "--config", str(config)], cwd=ROOT)
+        for name, command in commands.items()
+    }
+    figures: dict[str, dict[str, float]] = {
+        name: {"peak_rss_bytes": 0, "cpu_seconds": 0.0, "threads": 0} for name in processes
+    }
+    try:
+        while any(process.poll() is None for process in processes.values()):
+            if time.perf_counter() - start > limit_seconds:
+                raise SystemExit(f"still running after {limit_seconds:g} s")
+            for name, process in processes.items():
+                _sample(process, figures[name])
+            time.sleep(_POLL_SECONDS)
+    finally:
+        for process in processes.values():
+            if process.poll() is None:
+                process.kill()
+    seconds = time.perf_counter() - start
+    return {
+        "total_seconds": seconds,
+        "exit_codes": {name: process.wait() for name, process in processes.items()},
+        **figures,
+    }
+
+
+def _sample(process: psutil.Popen, figures: dict[str, float]) -> None:
+    try:
+        with process.oneshot():
+            times = process.cpu_times()
+            figures["peak_rss_bytes"] = max(figures["peak_rss_bytes"], process.memory_info().rss)
+            figures["cpu_seconds"] = times.user + times.system
+            figures["threads"] = max(figures["threads"], process.num_threads())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        pass  # it has just ended
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The result as two tables."""
+    lines = [
+        f"{result['clients']} clients, {result['rounds']} rounds, Paillier {result['key_bits']} bits packed, "
+        f"{result['total_seconds']:.0f} s in all; {result['machine']}",
+        "",
+        "| round | contributors | failures | slowest encryption s | add s | decrypt s | round s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r['round']} | {r['contributors']} | {r['failures']} | {r['encrypt_seconds'] or 0:.2f} | "
+        f"{r['aggregate_seconds'] or 0:.2f} | {r['decrypt_seconds'] or 0:.2f} | {r['round_seconds']:.1f} |"
+        for r in result["per_round"]
+    ]
+    lines += ["", "| process | peak memory (RSS) MB | CPU s | most threads |", "|---|---|---|---|"]
+    lines += [
+        f"| {name} | {result[name]['peak_rss_bytes'] / 1e6:.0f} | {result[name]['cpu_seconds']:.0f} | "
+        f"{result[name]['threads']} |"
+        for name in ("server", "launcher")
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Many clients on one machine.")
+    parser.add_argument("--clients", type=int, default=100, help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--key_bits", type=int, default=2048, help="(default: %(default)s)")
+    parser.add_argument("--limit", type=float, default=1800.0, help="seconds until it gives up (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=ROOT / "logs" / "load", help="folder (default: %(default)s)")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "config.yaml"
+        values = settings(args.clients, args.rounds, args.key_bits, Path(folder) / "logs")
+        config.write_text(yaml.safe_dump(values), encoding="utf-8")
+        load_before = os.getloadavg()[0]
+        measured = run(config, args.limit)
+        metrics = (Path(folder) / "logs" / "latest" / "metrics.jsonl").read_text(encoding="utf-8")
+    result = {
+        "clients": args.clients,
+        "rounds": args.rounds,
+        "key_bits": args.key_bits,
+        "machine": f"{os.cpu_count()} cores, load {load_before:.1f} at the start, Python {platform.python_version()}, "
+        f"flwr {version('flwr')}",
+        **measured,
+        "per_round": [json.loads(line) for line in metrics.splitlines()],
+    }
+    (args.out / "load.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    (args.out / "load.md").write_text(markdown(result), encoding="utf-8")
+    print(markdown(result))
+    everyone = [r["contributors"] == args.clients and r["failures"] == 0 for r in result["per_round"]]
+    complete = len(everyone) == args.rounds and all(everyone) and not any(measured["exit_codes"].values())
+    print("all accounted for" if complete else "NOT all accounted for")
+    return 0 if complete else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

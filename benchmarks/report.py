@@ -1,0 +1,227 @@
+"""The results as tables (terminal and markdown) and as a picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from benchmarks.results import OPERATIONS, Results
+from shared.console import console
+
+FIGURES_BEGIN = "<!-- figures: written by benchmarks/run.py -->"
+FIGURES_END = "<!-- end of figures -->"
+
+_MEANING = {
+    "encrypt_vs_phe_2048": "encrypt, 2048 bits: phe / this project",
+    "encrypt_vs_phe_3072": "encrypt, 3072 bits: phe / this project",
+    "online_encrypt_vs_phe_3072": "encrypt with randomisers made before, 3072 bits: phe / this project",
+    "bytes_vs_phe_3072": "bytes of an update, 3072 bits: phe / this project",
+    "decrypt_vs_phe_2048": "decrypt, 2048 bits: phe / this project",
+    "decrypt_vs_phe_3072": "decrypt, 3072 bits: phe / this project",
+    "bytes_vs_tenseal": "bytes of an update: TenSEAL CKKS / this project at 3072 bits",
+    "comb_vs_limit_3072": "one randomiser / its 192 multiplications mod n² (1 is the limit)",
+    "round_vs_plain_3_clients": "a whole round, 3 clients, 5 local epochs: encrypted / he_scheme none (1 is the limit)",
+}
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One table, whatever it is written to."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def as_rich(self) -> Table:
+        table = Table(title=self.title)
+        for number, column in enumerate(self.columns):
+            table.add_column(column, justify="left" if number == 0 else "right")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def as_markdown(self) -> str:
+        lines = [self.columns, ["---", *["---:"] * (len(self.columns) - 1)], *self.rows]
+        return f"### {self.title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def sheets(results: Results) -> list[Sheet]:
+    """Every table that this run has figures for."""
+    all_sheets = [_ratios(results), _comparisons(results), _medians(results), _combs(results), _rounds(results)]
+    return [sheet for sheet in [*all_sheets, _round_parts(results), _memory(results)] if sheet.rows]
+
+
+def print_results(results: Results) -> None:
+    for sheet in sheets(results):
+        console.print(sheet.as_rich())
+    for line in _remarks(results):
+        console.print(line, markup=False)
+
+
+def write_markdown(results: Results, path: Path) -> None:
+    """Put the tables between the two marks of the page at `path`, in place of those of an earlier run."""
+    parts = [
+        *(sheet.as_markdown() for sheet in sheets(results)),
+        "### How each figure was obtained\n",
+        "\n".join(f"- {line}" for line in _remarks(results)) + "\n",
+    ]
+    page = path.read_text(encoding="utf-8") if path.exists() else f"{FIGURES_BEGIN}{FIGURES_END}\n"
+    before, begin, rest = page.partition(FIGURES_BEGIN)
+    _, end, after = rest.partition(FIGURES_END)
+    if not begin or not end:
+        raise SystemExit(f"{path} has no lines {FIGURES_BEGIN} and {FIGURES_END} to put the tables between")
+    path.write_text(f"{before}{begin}\n\n" + "\n".join(parts) + f"\n{end}{after}", encoding="utf-8")
+
+
+def draw(results: Results, path: Path) -> None:
+    """Peer / this project against the number of parameters, one panel an operation, both axes logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # a file, never a window
+    from matplotlib import pyplot
+
+    panels = ("encrypt", "bytes", "decrypt")
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(15, 4.5), layout="constrained")
+    rows = results.comparisons()
+    for operation, axis in zip(panels, axes, strict=True):
+        for peer, bits in dict.fromkeys((row["peer"], row["key_bits"]) for row in rows):
+            line = [row for row in rows if (row["peer"], row["key_bits"]) == (peer, bits)]
+            axis.plot(
+                [row["parameters"] for row in line],
+                [row[operation] for row in line],
+                marker="o",
+                label=f"{peer} (against {bits} bits)",
+            )
+        axis.axhline(1, color="black", linewidth=0.8, linestyle="--")
+        axis.set(xscale="log", yscale="log", xlabel="parameters", title=operation)
+    axes[0].set_ylabel("peer / this project (above 1: this project is better)")
+    axes[-1].legend(fontsize="x-small")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def _ratios(results: Results) -> Sheet:
+    size = results.settings["ratio_parameters"]
+    rows = [[key, _figure(value), _MEANING[key]] for key, value in results.ratios().items()]
+    return Sheet(f"Ratios at {size:,} parameters", ["ratio", "measured", "what it is"], rows)
+
+
+def _comparisons(results: Results) -> Sheet:
+    rows = [
+        [
+            row["peer"],
+            f"{row['key_bits']}",
+            f"{row['parameters']:,}",
+            *(_figure(row[name]) if name in row else "-" for name in OPERATIONS),
+        ]
+        for row in results.comparisons()
+    ]
+    return Sheet(
+        "Peer / this project with a blum key of so many bits (above 1: this project is better)",
+        ["peer", "key bits", "parameters", *OPERATIONS],
+        rows,
+    )
+
+
+def _medians(results: Results) -> Sheet:
+    rows = [
+        [
+            m.name,
+            str(m.key_bits or "-"),
+            f"{m.size:,}",
+            str(m.passes),
+            *(_figure(m.median[name]) if name in m.median else "-" for name in ("encrypt", "online", "sum", "decrypt")),
+            f"{m.median['bytes'] / 1e6:,.3f}",
+        ]
+        for m in results.schemes
+    ]
+    columns = ["scheme", "key bits", "parameters", "passes", "encrypt s", "online s", "sum s", "decrypt s", "MB"]
+    return Sheet("Medians behind the ratios", columns, rows)
+
+
+def _combs(results: Results) -> Sheet:
+    rows = [
+        [
+            str(c.key_bits),
+            f"{c.randomiser_seconds * 1e3:.3f}",
+            f"{c.multiplication_seconds * 1e6:.2f}",
+            str(c.multiplications),
+            f"{c.over_limit:.2f}",
+        ]
+        for c in results.combs
+    ]
+    columns = ["key bits", "randomiser ms", "multiplication mod n² µs", "multiplications", "over the limit"]
+    return Sheet("One randomiser by the comb over the multiplications it can't do without", columns, rows)
+
+
+def _rounds(results: Results) -> Sheet:
+    rows = [
+        [
+            f"{r.clients} clients, {r.local_epochs} local epochs",
+            r.data,
+            f"{r.parameters:,}",
+            str(r.rounds),
+            f"{r.encrypted['round_seconds']:.2f}",
+            f"{r.plain['round_seconds']:.2f}",
+            f"{r.over_plain:.2f}",
+        ]
+        for r in results.rounds
+    ]
+    columns = ["round", "data", "parameters", "rounds timed", "encrypted s", "plain s", "encrypted / plain"]
+    return Sheet("The whole round, encrypted with 3072 bits and with he_scheme none", columns, rows)
+
+
+def _round_parts(results: Results) -> Sheet:
+    names = ("train_seconds", "encrypt_seconds", "aggregate_seconds", "decrypt_seconds", "round_seconds")
+    rows = [
+        [f"{r.clients} clients, {r.local_epochs} local epochs", kind, *(f"{times[name]:.3f}" for name in names)]
+        for r in results.rounds
+        for kind, times in (("encrypted", r.encrypted), ("plain", r.plain))
+    ]
+    columns = ["round", "kind", *(name.replace("_seconds", " s") for name in names)]
+    return Sheet("Where the time of a round goes (medians; train and encrypt: the slowest client's)", columns, rows)
+
+
+def _memory(results: Results) -> Sheet:
+    rows = [
+        [
+            p.side,
+            f"{p.parameters:,}",
+            str(p.contributors),
+            f"{p.update_mb:.2f}",
+            f"{p.add_mb:.1f}" if p.side == "orchestrator" else "-",
+            f"{p.peak_mb:.1f}",
+            f"{p.peak_mb / (8 * p.parameters / 1e6):.1f}",
+        ]
+        for p in results.memory
+    ]
+    columns = [
+        "side",
+        "parameters",
+        "contributors",
+        "one update MB",
+        "peak adding MB",
+        "peak MB",
+        "peak / float64 model",
+    ]
+    return Sheet("Peak memory beyond the process's own (resident, 3072 bits)", columns, rows)
+
+
+def _remarks(results: Results) -> list[str]:
+    machine = results.machine
+    libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
+    how = dict.fromkeys(f"{m.name}: {m.how}" for m in results.schemes if m.size == results.settings["ratio_parameters"])
+    return [
+        f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}, "
+        f"{libraries}; load average at the start {machine['load_average']}; {machine['date']}.",
+        f"Settings: {results.settings['fractional_bits']} fractional bits, slots for at most "
+        f"{results.settings['max_contributors']} contributors; medians of interleaved passes.",
+        *how,
+        *results.notes,
+    ]
+
+
+def _figure(value: float) -> str:
+    """Three significant digits, and whole numbers above."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

@@ -1,0 +1,150 @@
+"""CloudTrail: management and data events of an AWS account, as features per principal and time window.
+
+Reads what AWS and its tools write: {"Records": [...]}, {"Events": [{"CloudTrailEvent": "..."}]} of `lookup-events`, a
+JSON list, a single record, or any of these on lines of their own; plain or gzip, a file or a folder of them.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from shared.config import Config
+from shared.data_sources import cloudtrail_features
+from shared.data_sources import files as data_files
+from shared.data_sources.file_source import Chunk, Inputs
+from shared.data_sources.files import BrokenLines, opened
+from shared.data_sources.labels import ADDRESS, BENIGN, EVENT_ID, TIME, label_origin, load_label_rules
+from shared.data_sources.schema import FeatureSchema
+from shared.data_sources.windows import LATENESS, closed_windows
+from shared.errors import DataError
+
+_FIELD_OF = {EVENT_ID: "eventID", TIME: "eventTime", ADDRESS: "sourceIPAddress"}
+# AWS writes these beside the logs: signatures of log files, and findings about many records.
+_OTHER_FOLDERS = ("CloudTrail-Digest", "CloudTrail-Insight")
+_EXPECTED = "expected CloudTrail records as JSON: {'Records': [...]}, a list, or one on each line"
+
+
+def files(path: Path) -> list[Path]:
+    """The JSON files at or below a path, in the order in which they are read.
+
+    Raises:
+        DataError: there is none.
+    """
+    return data_files.list_files(path, (".json", ".jsonl", ".ndjson"), _OTHER_FOLDERS)
+
+
+def schema(config: Config, inputs: Inputs) -> FeatureSchema:
+    """The columns, which the settings and the kind of label decide; no record is read.
+
+    Raises:
+        DataError: the file of labels is missing or malformed.
+    """
+    origin = label_origin(config, inputs.label_path)
+    excluded = tuple(_FIELD_OF[role] for role in origin) if inputs.label_path else origin
+    return cloudtrail_features.schema(excluded, config.hash_width, config.window_minutes)
+
+
+def stream(config: Config, inputs: Inputs, schema: FeatureSchema) -> Iterator[Chunk]:
+    """One row per principal and window. `meta` has `start` and `end` (seconds since 1970), `principal`, `account`,
+    `events` and `first_event_id`.
+
+    A window is an attack if any of its events is; its family is that of the first such event. Records to score are
+    held for `LATENESS` seconds; to learn from, all are read before the first row, whatever their order.
+
+    Raises:
+        DataError: a file is damaged, or too many records are broken.
+    """
+    broken = BrokenLines(inputs.path, config.max_broken_share)
+    frames = _frames(config, inputs, broken)
+    rules = load_label_rules(config, inputs.label_path) if inputs.labelled else None
+    memory = cloudtrail_features.Memory()
+    for records in closed_windows(frames, schema.window_minutes, None if inputs.labelled else LATENESS):
+        # AWS may deliver an event twice, and exports overlap.
+        again = records.duplicated("event_id") & (records["event_id"] != "")
+        records = records[~again].reset_index(drop=True)
+        families = rules.families(records) if rules else np.full(len(records), BENIGN)
+        yield cloudtrail_features.chunk(records.assign(family=families), schema, memory, labelled=inputs.labelled)
+    broken.report()
+
+
+def _frames(config: Config, inputs: Inputs, broken: BrokenLines) -> Iterator[pd.DataFrame]:
+    """The records of each file, one frame a file."""
+    label_field = config.label_field.split(".") if inputs.labelled and config.label_field else None
+    group_field = config.partition_column.split(".") if config.partition_column else None
+    for path in files(inputs.path):
+        rows = []
+        lines = 0
+        for line, record in _records(path):
+            lines += 1
+            try:
+                row = cloudtrail_features.fields_of(record)
+            except (TypeError, ValueError, AttributeError) as error:
+                broken.add(path, line, str(error))
+                continue
+            row["label_value"] = _lookup(record, label_field)
+            row["group"] = _lookup(record, group_field)
+            rows.append(row)
+        broken.seen(lines)
+        if rows:
+            yield pd.DataFrame(rows)
+
+
+def _lookup(record: dict[str, Any], keys: list[str] | None) -> str:
+    value: Any = record
+    for key in keys or ():
+        value = value.get(key) if isinstance(value, dict) else None
+    if keys is None or value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _records(path: Path) -> Iterator[tuple[int, Any]]:
+    """Each record with its number in the file, or its line where records are on lines, from 1.
+
+    What is no JSON comes as its own text, which is no record.
+    """
+    with opened(path) as stream:
+        content = stream.read()
+    try:
+        # `json` tells UTF-8, UTF-16 and UTF-32 apart; a bad byte within a text costs one letter, not the file.
+        text = content.decode(json.detect_encoding(content), errors="replace")
+        whole = json.loads(text)
+    except RecursionError:
+        raise DataError(f"{path}: nested too deeply; {_EXPECTED}") from None
+    except ValueError:
+        lines = text.splitlines()
+        if not text.strip():
+            raise DataError(f"{path}: empty; {_EXPECTED}") from None
+    else:
+        yield from enumerate(_unpacked(whole), start=1)
+        return
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            for record in _unpacked(json.loads(line)):
+                yield number, record
+        except (ValueError, RecursionError):
+            yield number, line
+
+
+def _unpacked(value: Any) -> list[Any]:
+    """The records in one JSON value; what is not a known envelope is its own only record."""
+    if isinstance(value, list):
+        return [record for item in value for record in _unpacked(item)]
+    if isinstance(value, dict):
+        for envelope in ("Records", "Events"):
+            if isinstance(value.get(envelope), list):
+                return _unpacked(value[envelope])
+        if isinstance(value.get("CloudTrailEvent"), str):
+            try:
+                return [json.loads(value["CloudTrailEvent"])]
+            except ValueError:
+                return [value]
+        if "digestS3Object" in value:
+            return []
+    return [value]

@@ -1,0 +1,250 @@
+"""What all sources that read a tenant's files have in common: whose files, whose share, which rows are the test set.
+
+A reader (`csv`, `cloudtrail`, `vpc_flow`) turns files into raw features and knows nothing of clients; `FileSource`
+makes a `DataSource` of it.
+"""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from shared.config import CLIENT_ID, Config
+from shared.data_sources.partition import partition_rows
+from shared.data_sources.scaling import FeatureSums, Scaler
+from shared.data_sources.schema import Features, FeatureSchema
+from shared.data_sources.streams import Stream, generator
+from shared.data_utils import Dataset
+from shared.errors import DataError
+
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files of one tenant, or those to score.
+
+    Attributes:
+        path: a file or a folder.
+        label_path: file of labels, if the labels come from one.
+        labelled: False for new records: no label is looked for, and the files need none.
+    """
+
+    path: Path
+    label_path: Path | None = None
+    labelled: bool = True
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows in the order of the data.
+
+    Attributes:
+        meta: where each row comes from, for a person; never a feature. Windows have `start`, seconds since 1970.
+        features: raw, (rows, features).
+        families: "benign" or the attack's family, (rows,); all empty where `Inputs.labelled` is False.
+        groups: value of `partition_column`, (rows,); all empty without one.
+    """
+
+    meta: pd.DataFrame
+    features: Features
+    families: NDArray[np.str_]
+    groups: NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows with raw features: what a `Dataset` is before scaling.
+
+    Attributes:
+        schema: of the columns.
+        features: raw, float32, (rows, features).
+        families: (rows,).
+        groups: (rows,).
+        starts: begin of each row's window, seconds since 1970, (rows,); None where rows are records.
+    """
+
+    schema: FeatureSchema
+    features: Features
+    families: NDArray[np.str_]
+    groups: NDArray[np.str_]
+    starts: NDArray[np.int64] | None
+
+    def __len__(self) -> int:
+        return len(self.families)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """0 for benign, 1 for attack, (rows,)."""
+        return np.not_equal(self.families, "benign").astype(np.int64)
+
+    def take(self, rows: NDArray[np.int64]) -> "Table":
+        """The rows at these positions, in this order."""
+        starts = None if self.starts is None else self.starts[rows]
+        return Table(self.schema, self.features[rows], self.families[rows], self.groups[rows], starts)
+
+    def scaled(self, scaler: Scaler) -> Dataset:
+        """The rows as the model takes them."""
+        return Dataset(scaler.transform(self.features), self.labels, self.families)
+
+
+class Reader(Protocol):
+    """What `csv`, `cloudtrail` and `vpc_flow` offer."""
+
+    def schema(self, config: Config, inputs: Inputs) -> FeatureSchema:
+        """The columns that these settings make of these files. Reads no more than the first lines."""
+
+    def stream(self, config: Config, inputs: Inputs, schema: FeatureSchema) -> Iterator[Chunk]:
+        """All rows, in bounded memory where `inputs.labelled` is False."""
+
+    def files(self, path: Path) -> list[Path]:
+        """The files that `stream` reads, in that order."""
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """A `DataSource` from a reader of files."""
+
+    reader: Reader
+
+    def client_rows(self, config: Config, client_id: int) -> Dataset:
+        """The rows of one client, scaled.
+
+        Known limit: every part is scaled with the statistics of its own rows, because a client knows no other's and
+        the orchestrator knows no client's. Equal records of differently skewed clients therefore differ after
+        scaling. Statistics over all clients need `FeatureSums` added up under encryption.
+
+        Raises:
+            DataError: the files are missing or malformed, can't be shared out, or don't have `num_features` features.
+        """
+        return _scaled_by_itself(self.client_table(config, client_id))
+
+    def test_rows(self, config: Config) -> Dataset:
+        """The common test set, scaled with its own statistics, as a client's rows are.
+
+        Raises:
+            DataError: as in `client_rows`.
+        """
+        return _scaled_by_itself(self.test_table(config))
+
+    def client_table(self, config: Config, client_id: int) -> Table:
+        """The raw rows of one client: its own files, or its share of the common ones without the test set."""
+        if CLIENT_ID in config.data_path:
+            return self._table(config, config.data_path, str(client_id))
+        if config.test_path:
+            train = self._table(config, config.data_path, "0")
+            if difference := train.schema.difference(self.schema(config)):
+                raise DataError(f"data_path and test_path have different features: {difference}")
+        else:
+            train = self._common(config)[0]
+        parts = partition_rows(
+            config.partition,
+            train.labels,
+            train.families,
+            config.num_clients,
+            dirichlet_alpha=config.dirichlet_alpha,
+            seed=config.seed,
+            groups=train.groups if config.partition_column else None,
+        )
+        return train.take(parts[client_id])
+
+    def test_table(self, config: Config) -> Table:
+        """The raw rows of the common test set."""
+        if config.test_path:
+            return self._table(config, config.test_path, "test")
+        return self._common(config)[1]
+
+    def schema(self, config: Config) -> FeatureSchema:
+        """The columns that the settings make, from the first files that there are: the test set's or client 0's."""
+        if config.test_path:
+            return self.reader.schema(config, _inputs(config, config.test_path, "test"))
+        return self.reader.schema(config, _inputs(config, config.data_path, "0"))
+
+    def _common(self, config: Config) -> tuple[Table, Table]:
+        """The rows to share out and the test set, of a common `data_path` alone."""
+        table = self._table(config, config.data_path, "0")
+        train, test = _split(table, config)
+        return table.take(train), table.take(test)
+
+    def _table(self, config: Config, path: str, owner: str) -> Table:
+        inputs = _inputs(config, path, owner)
+        watched = [*self.reader.files(inputs.path), *([inputs.label_path] if inputs.label_path else [])]
+        # Several client threads ask at once: `lru_cache` alone would let each of them read the files.
+        with _LOCK:
+            return _read(self, config, inputs, tuple(_state(file) for file in watched))
+
+
+def _inputs(config: Config, path: str, owner: str) -> Inputs:
+    label_path = Path(config.label_path.replace(CLIENT_ID, owner)) if config.label_path else None
+    return Inputs(Path(path.replace(CLIENT_ID, owner)), label_path)
+
+
+def _state(file: Path) -> tuple[int, int]:
+    try:
+        stat = file.stat()
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}; expected a file") from None
+    return stat.st_mtime_ns, stat.st_size
+
+
+@lru_cache(maxsize=2)
+def _read(source: FileSource, config: Config, inputs: Inputs, _states: tuple[tuple[int, int], ...]) -> Table:
+    schema = source.reader.schema(config, inputs)
+    check_width(config, schema)
+    chunks = list(source.reader.stream(config, inputs, schema))
+    if not sum(len(chunk.features) for chunk in chunks):
+        raise DataError(f"{inputs.path}: no rows; expected labelled records")
+    starts = None
+    if schema.window_minutes:
+        starts = np.concatenate([chunk.meta["start"].to_numpy(np.int64) for chunk in chunks])
+    return Table(
+        schema,
+        np.concatenate([chunk.features for chunk in chunks]),
+        np.concatenate([chunk.families for chunk in chunks]),
+        np.concatenate([chunk.groups for chunk in chunks]),
+        starts,
+    )
+
+
+def check_width(config: Config, schema: FeatureSchema) -> None:
+    """The model's input must be as wide as the data.
+
+    Raises:
+        DataError: it is not; the message names the number to set.
+    """
+    if config.num_features != len(schema):
+        raise DataError(
+            f"num_features = {config.num_features}: this data has {len(schema)} features; "
+            f"set num_features: {len(schema)}"
+        )
+
+
+def _split(table: Table, config: Config) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to share out and rows of the test set.
+
+    Windows are split by time: a random split would put neighbours of one attack on both sides, and its result would
+    say little about tomorrow's logs.
+    """
+    if table.starts is None:
+        rows = generator(config.seed, Stream.TEST_SPLIT).permutation(len(table))
+        cut = round(len(table) * config.test_fraction)
+        train, test = np.sort(rows[cut:]), np.sort(rows[:cut])
+    else:
+        first = np.sort(table.starts)[int(len(table) * (1 - config.test_fraction))]
+        train, test = np.flatnonzero(table.starts < first), np.flatnonzero(table.starts >= first)
+    if not len(train) or not len(test):
+        raise DataError(
+            f"test_fraction = {config.test_fraction}: {len(train)} rows to train on and {len(test)} to test on; "
+            "expected both, so use more data, shorter windows or a test_path"
+        )
+    return train, test
+
+
+def _scaled_by_itself(table: Table) -> Dataset:
+    return table.scaled(Scaler.from_sums(FeatureSums.of(table.features, table.schema), table.schema))

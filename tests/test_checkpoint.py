@@ -1,0 +1,204 @@
+"""The checkpoint: what it holds, what it refuses, and what a resumed run repairs."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save
+
+from orchestrator.checkpoint import Checkpoint, check_same_settings, load_checkpoint, save_checkpoint
+from orchestrator.run_folder import RoundRecord, RunFolder
+from shared.config import load_config
+from shared.errors import ResumeError
+from tests.conftest import Start
+from tests.processes import SMALL, Running, read_metrics, write_config
+
+SERVER, CLIENTS = "orchestrator/run_server.py", "client/run_clients.py"
+RECORDS = [
+    RoundRecord(round=1, contributors=2, contributor_ids=["0", "2"], failed={"1": "lost"}, loss=0.1 + 0.2),
+    RoundRecord(round=2, skipped="too few", failures=3),
+    RoundRecord(round=3, contributors=3, contributor_ids=["0", "1", "2"]),
+]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoint.safetensors"
+
+
+def example() -> Checkpoint:
+    return Checkpoint({"b": np.array([[1.5, -2.0]], np.float32), "a": np.arange(3, dtype=np.float32)}, list(RECORDS))
+
+
+def test_what_is_saved_comes_back(path: Path) -> None:
+    save_checkpoint(path, example())
+    loaded = load_checkpoint(path)
+    assert loaded.records == RECORDS
+    assert loaded.accepted == {("0", 1), ("2", 1), ("0", 3), ("1", 3), ("2", 3)}
+    assert loaded.parameters.keys() == {"a", "b"}
+    for name, array in example().parameters.items():
+        assert loaded.parameters[name].dtype == np.float32
+        np.testing.assert_array_equal(loaded.parameters[name], array)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_kill_while_writing_leaves_the_checkpoint_before(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(path, example())
+
+    def killed(_descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(path, Checkpoint({}, []))
+    assert load_checkpoint(path).records == RECORDS
+
+
+def test_every_truncation_is_refused(path: Path) -> None:
+    save_checkpoint(path, example())
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ResumeError, match="not a checkpoint of this version"):
+            load_checkpoint(path)
+
+
+def _with_records(records: Any) -> bytes:
+    return save({"a": np.zeros(1, np.float32)}, metadata={"records": json.dumps(records)})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"\x80\x04cos\nsystem\n(S'true'\ntR.", id="a pickle that would run a command"),
+        pytest.param(b"\xff" * 64, id="a header of 2**64 - 1 bytes"),
+        pytest.param((200).to_bytes(8, "little") + b'{"a":{"dtype":"F32","shape":[1]', id="half a header"),
+        pytest.param(save({"a": np.zeros(1, np.float32)}), id="no records"),
+        pytest.param(
+            save({"a": np.zeros(1, np.float32)}, metadata={"records": "[" * 100_000}), id="records nested too deep"
+        ),
+        pytest.param(save({"a": np.zeros(1, np.float32)}, metadata={"records": "[NaN"}), id="records cut off"),
+        pytest.param(_with_records({"round": 1}), id="records that are no list"),
+        pytest.param(_with_records(3), id="records that are a number"),
+        pytest.param(_with_records([3]), id="a record that is a number"),
+        pytest.param(_with_records([{"loss": 1.0}]), id="a record without a round"),
+        pytest.param(_with_records([{"round": "1"}]), id="a round that is a text"),
+        pytest.param(_with_records([{"round": 2}]), id="a first round that is not 1"),
+        pytest.param(_with_records([{"round": 1}, {"round": 1}]), id="a round twice"),
+        pytest.param(_with_records([{"round": 1, "contributor_ids": 7}]), id="contributors that are a number"),
+        pytest.param(_with_records([{"round": 1, "loss": "low"}]), id="a loss that is a text"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(ResumeError, match="not a checkpoint of this version"):
+        load_checkpoint(path)
+
+
+def test_a_missing_checkpoint_says_what_to_do(path: Path) -> None:
+    with pytest.raises(ResumeError, match="no checkpoint; start the run without --resume"):
+        load_checkpoint(path)
+
+
+def test_settings_that_change_the_model_are_named(tmp_path: Path) -> None:
+    before = load_config(write_config(tmp_path))
+    run = RunFolder.create(before).path
+    check_same_settings(run, before)
+    free = replace(before, num_rounds=9, round_timeout=1.0, server_address="127.0.0.1:1")
+    check_same_settings(run, free)
+    with pytest.raises(ResumeError, match=r"learning_rate was 0\.05, is 0\.1; restore") as caught:
+        check_same_settings(run, replace(free, learning_rate=0.1))
+    assert "num_rounds" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 1),
+        ("num_hidden_units", (4,)),
+        ("he_scheme", "none"),
+        ("weighting", "examples"),
+        ("num_clients", 4),
+    ],
+)
+def test_no_such_setting_may_change(tmp_path: Path, key: str, value: Any) -> None:
+    before = load_config(write_config(tmp_path))
+    run = RunFolder.create(before).path
+    changes: dict[str, Any] = {key: value}
+    with pytest.raises(ResumeError, match=key):
+        check_same_settings(run, replace(before, **changes))
+
+
+def test_it_holds_no_key(finished: tuple[Path, Path]) -> None:
+    """There is no room for one: 29 parameters, and a header that names nothing but them and the records."""
+    _, run = finished
+    content = (run / "checkpoint.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    metadata = header.pop("__metadata__")
+    assert metadata.keys() == {"records"}
+    assert {name for record in json.loads(metadata["records"]) for name in record} == set(vars(RECORDS[0]))
+    assert header.keys() == load_file(run / "model.safetensors").keys()
+    assert len(content) == 8 + length + 4 * 29
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The config of a run of two rounds that ended well, and its folder."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = str(write_config(folder))
+    server, clients = Running(SERVER, "--config", config), Running(CLIENTS, "--config", config)
+    try:
+        server_end, client_end = server.finish(), clients.finish()
+    finally:
+        server.kill()
+        clients.kill()
+    assert (server_end.code, client_end.code) == (0, 0), server_end.output + client_end.output
+    return Path(config), folder / "logs" / "latest"
+
+
+def test_a_finished_run_is_repaired_and_ends_at_once(start: Start, finished: tuple[Path, Path]) -> None:
+    """Killed in its last round, after the checkpoint and before the files that are made from it."""
+    config, run = finished
+    model, metrics = (run / "model.safetensors").read_bytes(), (run / "metrics.jsonl").read_text(encoding="utf-8")
+    for damaged in (metrics.splitlines(keepends=True)[0], metrics + '{"round": 3}\n'):  # a round behind, one ahead
+        (run / "model.safetensors").write_bytes(b"of the round before")
+        (run / "metrics.jsonl").write_text(damaged, encoding="utf-8")
+        begin = time.monotonic()
+        end = start(SERVER, "--config", str(config), "--resume").finish()
+        assert end.code == 0, end.output
+        assert "resuming after round 2 of 2" in end.output
+        assert "rounds of the global model" in end.output
+        assert (run / "metrics.jsonl").read_text(encoding="utf-8") == metrics
+        assert (run / "model.safetensors").read_bytes() == model
+        assert time.monotonic() - begin < SMALL["client_wait_timeout"], "it waited for clients"
+
+
+def test_nothing_to_resume_is_one_line(start: Start, tmp_path: Path) -> None:
+    end = start(SERVER, "--config", str(write_config(tmp_path)), "--resume").finish()
+    assert end.code == 1
+    assert len(end.output.splitlines()) == 1
+    assert "no run to resume; start one without --resume" in end.output
+
+
+def test_a_full_disk_ends_the_server_and_the_run_can_go_on(start: Start, tmp_path: Path) -> None:
+    config = write_config(tmp_path, num_rounds=2)
+    server = start(SERVER, "--config", str(config))
+    server.wait_for_line("listening on")
+    part = tmp_path / "logs" / "latest" / "checkpoint.part"
+    part.mkdir()  # stands in for a disk that takes no more: the next checkpoint can't be written
+    clients = start(CLIENTS, "--config", str(config))
+    end = server.finish()
+    assert end.code == 1
+    assert "go on with --resume" in end.output
+    assert "Traceback" not in end.output
+    part.rmdir()
+    server_end = start(SERVER, "--config", str(config), "--resume").finish()
+    assert server_end.code == 0, server_end.output
+    assert clients.finish().code == 0
+    assert [r["round"] for r in read_metrics(tmp_path)] == [1, 2]

@@ -1,0 +1,133 @@
+"""What the README and docs/ say, held against the code, and the two terminals as a person starts them."""
+
+import json
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.run_folder import RoundRecord
+from shared.config import Config, load_config, parse_config, split_address
+from tests.conftest import Start
+from tests.processes import ROOT
+
+README = ROOT / "README.md"
+DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
+SERVER = "python orchestrator/run_server.py --config config/config.yaml"
+CLIENTS = "python client/run_clients.py --config config/config.yaml --num_clients 3 --executor thread"
+
+
+def code(path: Path) -> list[str]:
+    """The lines of fenced blocks, and the code spans of all other lines."""
+    fenced, found = False, []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("```"):
+            fenced = not fenced
+        elif fenced:
+            found.append(line)
+        else:
+            found += re.findall(r"`([^`]+)`", line)
+    assert not fenced, f"{path.name}: a fenced block has no end"
+    return found
+
+
+def commands(path: Path) -> list[str]:
+    return [line for line in code(path) if line.startswith("python ")]
+
+
+def test_every_make_target_exists() -> None:
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("no make on this machine")
+    named = set()
+    for document in DOCUMENTS:
+        for line in code(document):
+            if found := re.search(r"\bmake(?: [A-Z_]+=\S+)* ([a-z_]+)", line):
+                named.add(found[1])
+    assert named >= {"demo", "test"}
+    for target in named:
+        dry_run = subprocess.run([make, "-n", target], cwd=ROOT, capture_output=True, text=True)
+        assert dry_run.returncode == 0, dry_run.stderr
+
+
+def test_the_two_terminals_as_written(start: Start) -> None:
+    assert {SERVER, CLIENTS} <= set(commands(README))
+    config = load_config(ROOT / "config/config.yaml")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(split_address(config.server_address))
+        except OSError as error:
+            pytest.skip(f"{config.server_address}, which the commands use, can't be had here: {error.strerror}")
+    server, clients = (start(*shlex.split(command)[1:]) for command in (SERVER, CLIENTS))
+    client_end, server_end = clients.finish(), server.finish()
+    assert (server_end.code, client_end.code) == (0, 0), server_end.output + client_end.output
+    folder = re.search(r"everything of this run is in (\S+)", server_end.output)
+    assert folder, server_end.output
+    lines = (ROOT / folder[1] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rounds = [json.loads(line) for line in lines]
+    assert [r["round"] for r in rounds] == list(range(1, config.num_rounds + 1))
+    assert all(r["contributors"] == config.num_clients for r in rounds)
+    assert rounds[-1]["roc_auc"] >= 0.95
+    assert columns(code(README)) == columns(server_end.output.splitlines())
+
+
+def columns(lines: list[str]) -> list[str]:
+    """The column names of the one table of rounds among these lines."""
+    (header,) = [line for line in lines if line.startswith("┃ round")]
+    return [cell.strip() for cell in header.strip("┃").split("┃")]
+
+
+def test_every_python_command_has_its_script_config_and_options() -> None:
+    for document in DOCUMENTS:
+        for command in commands(document):
+            _, script, *arguments = shlex.split(command)
+            source = (ROOT / script).read_text(encoding="utf-8")  # read, not run: `--help` loads torch and Flower
+            for argument, value in zip(arguments, [*arguments[1:], ""], strict=True):
+                assert not argument.startswith("--") or f'"{argument}"' in source, f"{document.name}: {command}"
+                if argument == "--config":
+                    load_config(ROOT / value)
+
+
+def test_every_setting_is_in_the_table_with_its_default() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]*)` \| (.+) \|$", README.read_text(encoding="utf-8"), re.M)
+    assert [name for name, _, _ in rows] == [field.name for field in fields(Config)]
+    defaults = Config()
+    for name, default, _ in rows:
+        value = getattr(parse_config({name: yaml.safe_load(default)}), name)
+        assert value == getattr(defaults, name), f"the README says {name}: {default}"
+
+
+def test_every_field_of_the_metrics_is_explained() -> None:
+    section = README.read_text(encoding="utf-8").split("## What a run leaves behind")[1].split("\n## ")[0]
+    first_cells = re.findall(r"^\| (`[^|]+) \|", section, re.M)
+    explained = {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)}
+    assert explained == {field.name for field in fields(RoundRecord)}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_and_files_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        linked = (document.parent / name).resolve() if name else document
+        assert linked.is_file(), f"{document.name} links {target}"
+        if anchor:
+            assert anchor in anchors(linked), f"{document.name} links {target}"
+    places = "benchmarks|client|config|docs|orchestrator|shared|tests"
+    for span in re.findall(rf"`((?:{places})/[\w./-]*)`", text):
+        assert (ROOT / span).exists(), f"{document.name} names {span}"
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
