@@ -2,16 +2,23 @@
 PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
-CONFIG ?= config/config.yaml
+CONFIG ?= config/demo.yaml
+DEMO_PKI := logs/demo-pki
 
-.PHONY: help demo test faults fuzz load bench lint format clean
+.PHONY: help demo peek test faults fuzz load bench lint format clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
 
-demo: $(VENV)/installed  ## orchestrator and three clients on generated data, ends with the table of the rounds
+demo: $(VENV)/installed $(DEMO_PKI)/enrolled.json  ## orchestrator and three masked clients, ends with the table of the rounds
 	@$(PY) client/run_clients.py --config $(CONFIG) --executor thread & clients=$$!; \
 	trap 'kill $$clients 2>/dev/null' EXIT; $(PY) orchestrator/run_server.py --config $(CONFIG) && wait $$clients
+
+$(DEMO_PKI)/enrolled.json: | $(VENV)/installed
+	$(PY) orchestrator/provision.py --clients 3 --out $(DEMO_PKI)
+
+peek: $(VENV)/installed  ## play an orchestrator that tries to open one client's update, without masks and with them
+	@$(PY) benchmarks/peek.py
 
 test: $(VENV)/installed-dev  ## run the tests
 	$(PY) -m pytest

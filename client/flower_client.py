@@ -26,6 +26,7 @@ from flwr.common import (
 )
 from numpy.typing import NDArray
 
+from client.masked_round import make_aggregation
 from client.training import TrainingSettings, train
 from shared.config import CLASS_BALANCES, Config
 from shared.console import add_log_file, check_run_name, track
@@ -64,6 +65,7 @@ class TenantClient(Client):
         self.welcome = False  # whether the server has taken this client on this connection
         self._data = data
         self._identity = identity
+        self._aggregation = make_aggregation(config, identity)
         self._session = ""
         self._model = build_model(config)
         self._run = ""
@@ -73,6 +75,8 @@ class TenantClient(Client):
     def get_properties(self, ins: GetPropertiesIns) -> GetPropertiesRes:
         """The greeting: the server names its run, the client says who it is; or the server says why it won't have it.
 
+        Also the stages of a masked round that are not the training.
+
         Raises:
             RefusedByServerError: out of Flower's loop, which ends the connection.
         """
@@ -80,6 +84,11 @@ class TenantClient(Client):
             self.welcome = False
             raise RefusedByServerError(f"the server refuses this client: {ins.config['refused']!r:.300}")
         self.welcome = True
+        if "stage" in ins.config:
+            return self._answer(
+                lambda: GetPropertiesRes(_OK, {"payload": self._answer_stage(ins.config)}),
+                lambda status: GetPropertiesRes(status, {}),
+            )
 
         def greet() -> GetPropertiesRes:
             run = check_run_name(ins.config.get("run"))
@@ -103,9 +112,10 @@ class TenantClient(Client):
             metrics: dict[str, Scalar] = {
                 "train_seconds": update.train_seconds,
                 "encrypt_seconds": update.encrypt_seconds,
-                "saturated": update.saturated,
                 **update.signature,
             }
+            if not self.config.masked:  # it is a figure of this one update, which masks are there to hide
+                metrics["saturated"] = update.saturated
             # num_examples travels in the clear, so it says nothing: how many rows a tenant has is its own affair.
             return FitRes(_OK, ndarrays_to_parameters([wrap_array(update.payload)]), num_examples=1, metrics=metrics)
 
@@ -122,14 +132,22 @@ class TenantClient(Client):
 
         return self._answer(respond, lambda status: EvaluateRes(status, 0.0, 0, {}))
 
+    def _answer_stage(self, config: dict[str, Scalar]) -> bytes:
+        """One stage of a masked round: bytes in, bytes out."""
+        stage, payload = _text(config, "stage"), _bytes(config, "payload")
+        if stage != "advertise":
+            return self._aggregation.answer(stage, payload)
+        size = encrypted_size(sum(p.size for p in get_parameters(self._model)), self.config.weighting)
+        return self._aggregation.enter(payload, self._scheme(config), size)
+
     def _update(self, ins: FitIns) -> _Update:
         round_number = _integer(ins.config, "round")
         settings = _training_settings(ins.config)
         cohort = _integer(ins.config, "cohort")
-        if cohort < self.config.min_contributors:
+        if cohort < self.config.fewest_contributors:
             raise RoundRefusedError(
-                f"the server asks {cohort} clients in this round; with fewer than min_contributors = "
-                f"{self.config.min_contributors} the sum would show too much of mine"
+                f"the server asks {cohort} clients in this round; with fewer than {self.config.fewest_contributors} "
+                "(min_contributors) the sum would show too much of mine"
             )
         self.log.info("round %d: training, local epochs: %d", round_number, settings.local_epochs)
 
@@ -149,7 +167,7 @@ class TenantClient(Client):
         start = time.perf_counter()
         with track(self.log, "encrypting", scheme.layout(size)[0]) as progress:
             weighted = weigh(delta, len(self._data.train), self.config, scheme)
-            encrypted = scheme.encrypt(weighted, progress)
+            encrypted = self._aggregation.encrypt(scheme, weighted, round_number, ins.config.get("boxes"), progress)
         header = Header(
             scheme=scheme.name, round=round_number, key=scheme.fingerprint(), size=size, encoding=scheme.encoding_name
         )

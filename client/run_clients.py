@@ -20,7 +20,7 @@ from client.connection import run_client
 from client.flower_client import TenantClient
 from client.training import warm_up
 from shared.config import Config, load_config
-from shared.console import setup_logging
+from shared.console import announce_protection, setup_logging
 from shared.data_utils import load_client_data
 from shared.errors import ConfigError, OrchestratorError
 from shared.identity import ClientIdentity
@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     except OrchestratorError as error:
         _log.error("%s", error)
         return 2
+    announce_protection(_log, config)
     _log.info("starting %d clients (%s each) for %s", len(client_ids), args.executor, config.server_address)
     try:
         lost = (_run_threads if args.executor == "thread" else _run_processes)(config, client_ids)

@@ -8,6 +8,8 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from shared.enrolment import Enrolment
 from shared.errors import BadSignatureError, WrongClientError
 from shared.identity import NONCE_BYTES, UpdateStatement
@@ -30,6 +32,10 @@ class Admission:
         self._enrolled = enrolled
         self.session = session
         Enrolment.load(enrolled)  # a missing or malformed list is told at the start
+
+    def public_keys(self) -> dict[str, Ed25519PublicKey]:
+        """The keys of all clients that may take part now, by their names in the list."""
+        return Enrolment.load(self._enrolled).public_keys()
 
     def greeting_nonce(self) -> bytes:
         """A fresh challenge for a connection that says who it is."""

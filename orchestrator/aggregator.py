@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from orchestrator.admission import Admission, SignedStatement
 from shared.config import MIN_CONTRIBUTORS
 from shared.errors import ContributorLimitError, DuplicateUpdateError, TooFewContributorsError
-from shared.he_utils import PrivateScheme
+from shared.he_utils import PrivateScheme, Unmask
 from shared.weighting import average, encrypted_size
 from shared.wire import Header, load_update, tensor_length, unwrap_tensor
 
@@ -128,12 +128,16 @@ class RoundSum:
         finally:
             self._seconds += time.perf_counter() - start
 
-    def decrypt_average(self) -> Aggregate:
+    def decrypt_average(self, unmask: Unmask | None = None) -> Aggregate:
         """Decrypt the sum, and divide by the number of contributors, or by the sum of their weights.
+
+        Args:
+            unmask: takes the masks off the decrypted sum; None where the updates are not masked.
 
         Raises:
             TooFewContributorsError: fewer than `min_contributors`; nothing was decrypted.
             EncodingError: the sum is beyond what honest updates add up to.
+            RoundAbandonedError: the masks can't be taken off.
         """
         count = len(self.contributors)
         if self._sum is None or count < self._limits.min_contributors:
@@ -141,7 +145,10 @@ class RoundSum:
                 f"{count} valid updates; at least {self._limits.min_contributors} are needed before a sum is decrypted"
             )
         start = time.perf_counter()
-        total = self._keys.decrypt_sum(self._sum, self._size, count)
+        if unmask is None:
+            total = self._keys.decrypt_sum(self._sum, self._size, count)
+        else:
+            total = self._keys.decrypt_masked_sum(self._sum, self._size, count, unmask)
         return Aggregate(
             average_delta=average(total, count, self._limits.weighting),
             contributors=tuple(self.contributors),

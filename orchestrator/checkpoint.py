@@ -20,9 +20,9 @@ from shared.errors import ResumeError
 _VELOCITY, _BEST = "server/velocity", "best/"
 # Settings that a resumed run may change: they decide neither what is trained nor who can read it.
 _FREE_TO_CHANGE = {
-    "server_address", "num_rounds", "client_wait_timeout", "server_wait_timeout", "round_timeout", "log_dir", "tls_ca",
-    "tls_certificate", "tls_key", "allow_insecure_network", "enrolled_clients", "client_identity", "he_key_file",
-    "pinned_key_fingerprint",
+    "server_address", "num_rounds", "client_wait_timeout", "server_wait_timeout", "round_timeout", "stage_timeout",
+    "log_dir", "tls_ca", "tls_certificate", "tls_key", "allow_insecure_network", "enrolled_clients", "client_identity",
+    "he_key_file", "pinned_key_fingerprint",
 }  # fmt: skip
 
 
@@ -133,11 +133,9 @@ def check_same_settings(run: Path, config: Config) -> None:
         ResumeError: naming the settings that differ.
     """
     before = load_config(run / "config.yaml")
-    changed = [
-        f.name
-        for f in fields(Config)
-        if f.name not in _FREE_TO_CHANGE and getattr(before, f.name) != getattr(config, f.name)
-    ]
+    names = [f.name for f in fields(Config) if f.name not in _FREE_TO_CHANGE]
+    names.append("masked")  # follows from settings that are free to change by themselves
+    changed = [name for name in names if getattr(before, name) != getattr(config, name)]
     if changed:
         shown = ", ".join(f"{key} was {getattr(before, key)!r}, is {getattr(config, key)!r}" for key in changed)
         raise ResumeError(f"{run}: the run was begun with other settings: {shown}; restore them or start a new run")

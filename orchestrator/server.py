@@ -14,15 +14,18 @@ from flwr.server import History, Server, ServerConfig, start_server
 from rich.table import Table
 
 from orchestrator.admission import Admission
+from orchestrator.aggregation import Aggregation, PlainAggregation
 from orchestrator.aggregator import Aggregator
 from orchestrator.checkpoint import Checkpoint, check_same_settings, load_checkpoint, save_checkpoint
+from orchestrator.masked_round import MaskedAggregation
 from orchestrator.roster import Roster
 from orchestrator.run_folder import RoundRecord, RunFolder
 from orchestrator.strategy import EncryptedFedAvg
 from shared.config import Config, split_address
-from shared.console import add_log_file, console
+from shared.console import add_log_file, announce_protection, console
 from shared.data_utils import load_test_data, load_validation_data
 from shared.errors import AddressInUseError, ConfigError
+from shared.he.paillier import PaillierPublic
 from shared.he_utils import PrivateScheme, make_keys
 from shared.private_files import read_private_file
 
@@ -56,11 +59,13 @@ def run_server(config: Config, resume: bool = False) -> list[RoundRecord]:
     _log.info("run %s, files in %s", folder.name, folder.path)
     if admission is None:
         _log.warning("anyone who reaches %s can take part (enrolled_clients is not set)", config.server_address)
+    announce_protection(_log, config)
     validation_data, test_data = load_validation_data(config), load_test_data(config)
     keys = _keys(config)
-    aggregator = Aggregator(keys, config.min_contributors, config.num_clients, config.weighting, admission)
+    aggregator = Aggregator(keys, config.fewest_contributors, config.num_clients, config.weighting, admission)
     roster = Roster(folder.name, session, admission)
-    strategy = EncryptedFedAvg(config, aggregator, roster, validation_data, test_data)
+    aggregation = _make_aggregation(config, keys, admission)
+    strategy = EncryptedFedAvg(config, aggregator, aggregation, roster, validation_data, test_data)
     if checkpoint is None:
         checkpoint = strategy.checkpoint([])
         save_checkpoint(folder.checkpoint, checkpoint)
@@ -172,7 +177,6 @@ def _read_certificates(config: Config) -> tuple[bytes, bytes, bytes] | None:
 
 def _keys(config: Config) -> PrivateScheme[Any]:
     if config.he_scheme == "none":
-        _log.warning("ENCRYPTION IS OFF (he_scheme: none): the orchestrator sees every client's update")
         return make_keys(config)
     source = config.he_key_file or f"a new {config.he_scheme} key pair"
     _log.info("the key: %s", source)
@@ -180,6 +184,14 @@ def _keys(config: Config) -> PrivateScheme[Any]:
     keys = make_keys(config)
     _log.info("public key %s… (%.1f s)", keys.public.fingerprint()[:16], time.perf_counter() - start)
     return keys
+
+
+def _make_aggregation(config: Config, keys: PrivateScheme[Any], admission: Admission | None) -> Aggregation:
+    if not config.masked:
+        return PlainAggregation()
+    if admission is None or not isinstance(keys.public, PaillierPublic):
+        raise ConfigError("secure_aggregation: masked updates need enrolled_clients and he_scheme paillier")
+    return MaskedAggregation(config, keys.public, admission)
 
 
 def _check_port_free(config: Config) -> None:

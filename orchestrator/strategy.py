@@ -25,6 +25,7 @@ from flwr.server.strategy import Strategy
 from numpy.typing import NDArray
 
 from orchestrator.admission import SignedStatement
+from orchestrator.aggregation import Aggregation, Opening
 from orchestrator.aggregator import Aggregator, RoundSum
 from orchestrator.checkpoint import Checkpoint
 from orchestrator.early_stopping import EarlyStopping
@@ -33,8 +34,15 @@ from orchestrator.run_folder import RoundRecord
 from orchestrator.server_optimizer import ServerOptimizer
 from shared.config import Config
 from shared.data_utils import Dataset
-from shared.errors import EncodingError, ResumeError, TooFewContributorsError, UpdateRejectedError
+from shared.errors import (
+    EncodingError,
+    OrchestratorError,
+    ResumeError,
+    TooFewContributorsError,
+    UpdateRejectedError,
+)
 from shared.identity import digest_arrays
+from shared.masking.errors import RoundAbandonedError
 from shared.metrics import attack_thresholds, evaluate, predict_probabilities, score
 from shared.model import build_model, flatten, get_parameters, set_parameters, unflatten
 
@@ -52,10 +60,17 @@ class EncryptedFedAvg(Strategy):
     """
 
     def __init__(
-        self, config: Config, aggregator: Aggregator, roster: Roster, validation_data: Dataset, test_data: Dataset
+        self,
+        config: Config,
+        aggregator: Aggregator,
+        aggregation: Aggregation,
+        roster: Roster,
+        validation_data: Dataset,
+        test_data: Dataset,
     ) -> None:
         self._config = config
         self._aggregator = aggregator
+        self._aggregation = aggregation
         self._roster = roster
         self._validation_data, self._test_data = validation_data, test_data
         self._model = build_model(config)
@@ -117,29 +132,40 @@ class EncryptedFedAvg(Strategy):
         """
         c = self._config
         self.record = RoundRecord(round=server_round)
-        self._chosen = self._choose(c.fraction_fit, c.min_fit_clients, server_round)
+        self._chosen = self._choose(c.fraction_fit, max(c.min_fit_clients, c.fewest_contributors), server_round)
+        clients = {self._roster.tenant_of(client): client for client in self._chosen}
         global_parameters = get_parameters(self._model)
         size = sum(p.size for p in global_parameters)
         self._round_sum = self._aggregator.open_round(server_round, size, digest_arrays(global_parameters))
-        settings: dict[str, Scalar] = {
-            "round": server_round,
+        encryption: dict[str, Scalar] = {
             "public_key": self._aggregator.public.public_bytes(),
             "encoding": self._aggregator.public.encoding_name,
             "max_contributors": c.num_clients,
+        }
+        settings: dict[str, Scalar] = {
+            "round": server_round,
             "cohort": len(self._chosen),
             "local_epochs": c.local_epochs,
             "batch_size": c.batch_size,
             "learning_rate": c.learning_rate,
             "proximal_mu": c.proximal_mu,
             "class_balance": c.class_balance,
+            **encryption,
         }
-        _log.info("round %d of %d: %d clients train", server_round, c.num_rounds, len(self._chosen))
+        try:
+            extras = self._aggregation.begin(
+                Opening(server_round, clients, self._round_sum.layout[0], encryption, self._note_failure)
+            )
+        except RoundAbandonedError as error:
+            self._skip(error)
+            return []
+        _log.info("round %d of %d: %d clients train", server_round, c.num_rounds, len(extras))
         return [
             (
-                client,
-                FitIns(parameters, {**settings, "nonce": self._round_sum.nonce_for(self._roster.tenant_of(client))}),
+                clients[tenant],
+                FitIns(parameters, {**settings, **extra, "nonce": self._round_sum.nonce_for(tenant)}),
             )
-            for client in self._chosen
+            for tenant, extra in extras.items()
         ]
 
     def aggregate_fit(
@@ -155,20 +181,25 @@ class EncryptedFedAvg(Strategy):
         self._note_failures(results, failures)
         accepted = self._add_updates(round_sum, results)
         try:
-            aggregate = round_sum.decrypt_average()
-        except (TooFewContributorsError, EncodingError) as error:
-            self.record.skipped = str(error)
-            self.record.failures = len(self._chosen)
-            _log.warning("round %d skipped, the global model stays: %s", server_round, error)
+            unmask = self._aggregation.finish(round_sum.contributors)
+            aggregate = round_sum.decrypt_average(unmask)
+            new_vector = self._optimizer.step(global_vector, aggregate.average_delta)
+            new_parameters = unflatten(new_vector, like=global_parameters)
+            if not all(np.isfinite(p).all() for p in new_parameters):
+                raise EncodingError(
+                    "the new model would hold values beyond float32; a client sent nonsense or diverged"
+                )
+        except (TooFewContributorsError, EncodingError, RoundAbandonedError) as error:
+            self._skip(error)
             return None, {}
-        new_vector = self._optimizer.step(global_vector, aggregate.average_delta)
-        new_parameters = unflatten(new_vector, like=global_parameters)
         set_parameters(self._model, new_parameters)
 
         record = self.record
         record.contributors = len(aggregate.contributors)
         record.contributor_ids = list(aggregate.contributors)
         record.failures = len(self._chosen) - record.contributors
+        # Who was lost after its update had arrived is in the model all the same.
+        record.failed = {t: why for t, why in record.failed.items() if t not in aggregate.contributors}
         record.aggregate_seconds, record.decrypt_seconds = aggregate.aggregate_seconds, aggregate.decrypt_seconds
         record.train_seconds = max(_number(r.metrics, "train_seconds") for r in accepted)
         record.encrypt_seconds = max(_number(r.metrics, "encrypt_seconds") for r in accepted)
@@ -254,9 +285,16 @@ class EncryptedFedAvg(Strategy):
         }
         answered = {client.cid for client, _ in results}
         for client in self._chosen:
-            if client.cid not in answered:
+            tenant = self._roster.tenant_of(client)
+            if client.cid not in answered and tenant not in self.record.failed:
                 reason = reasons.get(client.cid, "lost: disconnected, or no answer within round_timeout")
-                self._note_failure(self._roster.tenant_of(client), reason)
+                self._note_failure(tenant, reason)
+
+    def _skip(self, error: OrchestratorError) -> None:
+        """End the round without a new global model."""
+        self.record.skipped = str(error)
+        self.record.failures = len(self._chosen)
+        _log.warning("round %d skipped, the global model stays: %s", self.record.round, error)
 
     def _note_failure(self, tenant: str, reason: str) -> None:
         self.record.failed[tenant] = reason

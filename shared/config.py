@@ -8,7 +8,6 @@ import dataclasses
 import difflib
 import ipaddress
 import re
-import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,13 @@ from typing import Any
 import yaml
 
 from shared.errors import ConfigError
+from shared.yaml_values import UniqueKeyLoader, coerce
 
 MIN_SECURE_KEY_BITS = 2048  # NIST SP 800-57 part 1, table 2: below this a modulus gives less than 112 bits of strength
 MAX_SLOT_BITS = 54  # a float64 holds integers up to 2**53 exactly; `shared/he/packing.py` sizes its slots by it
 MIN_CONTRIBUTORS = 2  # a sum of one update is that update
 CLASS_BALANCES = ("none", "inverse")
+MIN_MASKED_COHORT = 3  # what `shared/masking` asks for: of a sum of two, each of the two knows the other's update
 
 CLIENT_ID = "{client_id}"  # stands for the client's number in a path
 FILE_SOURCES = ("csv", "cloudtrail", "vpc_flow")
@@ -54,6 +55,7 @@ class Config:
     client_wait_timeout: float = setting(60.0, "how long the server waits for clients", low=0.1, high=86_400)
     server_wait_timeout: float = setting(60.0, "how long a client looks for the server", low=0.1, high=86_400)
     round_timeout: float = setting(300.0, "how long the server waits for one client's answer", low=0.1, high=86_400)
+    stage_timeout: float = setting(30.0, "the same, in each short stage of masking", low=0.1, high=86_400)
 
     # Who may take part, and how the channel is protected; all of it is empty on one machine, all set in secure.yaml
     tls_ca: str = setting("", "PEM file of the CA; clients trust servers with its certificates alone")
@@ -117,6 +119,7 @@ class Config:
     allow_insecure_key: bool = setting(False, "accept keys below 2048 bits (tests only)")
 
     # Aggregation
+    secure_aggregation: str = setting("", "who can open a single update", choices=("", "masked", "none"))
     weighting: str = setting("uniform", "how much a client counts", choices=("uniform", "examples"))
     max_examples: int = setting(100_000, "rows that give the full weight under `examples`", low=1, high=10**12)
     server_momentum: float = setting(0.0, "FedAvgM: share of the last step in the next one", low=0.0, high=0.99)
@@ -129,6 +132,17 @@ class Config:
         for field in dataclasses.fields(self):
             _check_range(field, getattr(self, field.name))
         _check_combinations(self)
+
+    @property
+    def masked(self) -> bool:
+        """Whether updates are masked; where identities exist they are, unless the settings say `none`."""
+        by_default = self.secure_aggregation == "" and bool(self.enrolled_clients or self.client_identity)
+        return by_default or self.secure_aggregation == "masked"
+
+    @property
+    def fewest_contributors(self) -> int:
+        """Updates that a sum must hold before it is decrypted."""
+        return max(self.min_contributors, MIN_MASKED_COHORT) if self.masked else self.min_contributors
 
     def as_yaml(self) -> str:
         """The resolved settings as YAML that `load_config` reads back to an equal `Config`."""
@@ -143,7 +157,7 @@ def load_config(path: str | Path) -> Config:
         ConfigError: the file is missing, is not a YAML mapping, or holds a setting that can't work.
     """
     try:
-        raw = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+        raw = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give --config a YAML file such as config/config.yaml") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -171,50 +185,8 @@ def parse_config(raw: dict[Any, Any]) -> Config:
             near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.6)
             advice = f"did you mean {near[0]!r}?" if near else "config/config.yaml lists every key"
             raise ConfigError(f"{key}: unknown key (value {value!r}); {advice}")
-        values[key] = _coerce(key, value, hints[key])
+        values[key] = coerce(key, value, hints[key])
     return Config(**values)
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys without a word; a setting given twice is a mistake, so it is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep=deep)
-
-
-def _coerce(key: str, value: Any, hint: Any) -> Any:
-    """The value as its field's type; `bool` is never an `int` here, and a whole number may stand for a float."""
-    if hint == tuple[int, ...]:
-        items = value if isinstance(value, list) else [value]
-        if not items or any(type(item) is not int for item in items):
-            raise ConfigError(f"{key} = {value!r}: expected a whole number or a list of them, such as 16 or [64, 32]")
-        return tuple(items)
-    if hint == tuple[str, ...]:
-        items = value if isinstance(value, list) else [value]
-        if any(type(item) not in (str, int) for item in items):
-            raise ConfigError(f"{key} = {value!r}: expected a text or a list of them, such as benign or [benign, '0']")
-        return tuple(str(item) for item in items)
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-        hint_text = ""
-        if hint is float and isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?e[-+]?\d+", value, re.I):
-            hint_text = " (YAML needs a dot and a sign in it: 1.0e-3)"
-        raise ConfigError(f"{key} = {value!r}: expected {names[hint]}, found {_yaml_name(value)}{hint_text}")
-    return value
-
-
-def _yaml_name(value: Any) -> str:
-    if isinstance(value, types.NoneType):
-        return "nothing"
-    return {bool: "true/false", int: "a whole number", float: "a number", str: "a text", list: "a list"}.get(
-        type(value), type(value).__name__
-    )
 
 
 def _check_range(field: dataclasses.Field[Any], value: Any) -> None:
@@ -222,7 +194,8 @@ def _check_range(field: dataclasses.Field[Any], value: Any) -> None:
     if choices and value not in choices:
         near = difflib.get_close_matches(str(value), choices, n=1)
         advice = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{field.name} = {value!r}: expected one of {', '.join(choices)}{advice}")
+        shown = ", ".join(choice or '""' for choice in choices)
+        raise ConfigError(f"{field.name} = {value!r}: expected one of {shown}{advice}")
     for item in value if isinstance(value, tuple) else (value,):
         # Written so that NaN, which compares False with everything, is refused too.
         if low is not None and not low <= item <= high:
@@ -292,6 +265,8 @@ def _check_combinations(c: Config) -> None:
         )
     if c.weighting == "examples" and c.he_integer_bits < 1:
         raise ConfigError("he_integer_bits = 0: weighting examples sends a weight of up to 1; expected at least 1")
+    if c.masked:
+        _check_masked(c)
     if c.he_key_length % 16:
         raise ConfigError(f"he_key_length = {c.he_key_length}: expected a multiple of 16")
     _check_data(c)
@@ -342,4 +317,19 @@ def _check_file_source(c: Config) -> None:
             f"label_path = {c.label_path!r}, label_field = {c.label_field!r}, label_patterns = "
             f"{list(c.label_patterns)}: data_source {c.data_source} needs a file of labels, or else a field and its "
             "patterns"
+        )
+
+
+def _check_masked(c: Config) -> None:
+    without = "or set secure_aggregation: none, with which the orchestrator could open each single update"
+    if not c.enrolled_clients:
+        raise ConfigError(
+            f"secure_aggregation = {c.secure_aggregation!r}: masked updates need enrolled_clients, the public keys of "
+            f"all clients (orchestrator/provision.py makes them); set it, {without}"
+        )
+    if c.he_scheme != "paillier":
+        raise ConfigError(f"he_scheme = {c.he_scheme!r}: masked updates need paillier; set it, {without}")
+    if c.num_clients < MIN_MASKED_COHORT:
+        raise ConfigError(
+            f"num_clients = {c.num_clients}: masked updates need at least {MIN_MASKED_COHORT}; set more, {without}"
         )

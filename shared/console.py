@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from shared.config import Config
 from shared.errors import RoundRefusedError
 
 _PLAIN_SECONDS = 5.0  # without a terminal, one progress line at most this often
@@ -53,6 +54,22 @@ def add_log_file(logger: logging.Logger, path: Path) -> None:
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     logger.addHandler(handler)
+
+
+def announce_protection(logger: logging.Logger, config: Config) -> None:
+    """Say in one line, at the start of server and clients, who can see one client's update."""
+    if config.masked:
+        logger.info(
+            "updates are masked: the orchestrator learns the sum of at least %d and can't open a single one",
+            config.fewest_contributors,
+        )
+    elif config.he_scheme == "none":
+        logger.warning("ENCRYPTION IS OFF (he_scheme: none): the orchestrator sees every client's update")
+    else:
+        logger.warning(
+            "UPDATES ARE NOT MASKED (secure_aggregation: none): the orchestrator holds the private key and could open "
+            "each single update; its code opens the sum alone"
+        )
 
 
 _RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")

@@ -98,6 +98,10 @@ class Enrolment:
             )
         return Ed25519PublicKey.from_public_bytes(bytes.fromhex(client.public_key))
 
+    def public_keys(self) -> dict[str, Ed25519PublicKey]:
+        """The keys of all clients that are enrolled and not revoked, by id."""
+        return {client_id: self.public_key(client_id) for client_id, c in self.clients.items() if not c.revoked}
+
     def verify(self, statement: bytes, signature: object, expected: UpdateStatement) -> None:
         """Accept an update's statement, or say why not.
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.config import Config
-from shared.errors import KeyMaterialError
+from shared.errors import ConfigError, KeyMaterialError
 from shared.he.fixed_point import FixedPoint
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Vector = NDArray[np.float64]  # (size,) a flattened model delta
 Ciphertext = TypeVar("Ciphertext")
 Progress = Callable[[int], None]  # called with the number of ciphertexts just made
+Unmask = Callable[[Sequence[int]], list[int]]  # takes the masks off the plaintexts of a sum, see `shared/masking`
 
 
 def no_progress(_done: int) -> None:
@@ -120,6 +121,17 @@ class PrivateScheme(ABC, Generic[Ciphertext]):
         Raises:
             EncodingError: more contributors than the slots were sized for.
         """
+
+    def decrypt_masked_sum(
+        self, ciphertexts: Sequence[Ciphertext], size: int, contributors: int, unmask: Unmask
+    ) -> Vector:
+        """The same for vectors whose plaintexts were masked: they are unmasked between decrypting and decoding.
+
+        Raises:
+            ConfigError: the scheme has no plaintexts that a mask could be added to.
+            EncodingError, RoundAbandonedError: the sum is not one of honest updates, or can't be unmasked.
+        """
+        raise ConfigError(f"he_scheme = {self.public.name!r}: its updates can't be masked; use paillier")
 
 
 def make_keys(config: Config) -> PrivateScheme[Any]:

@@ -11,6 +11,8 @@ from shared.config import Config, load_config, parse_config, split_address
 from shared.errors import ConfigError
 from tests.processes import ROOT
 
+ALL_FOUR = ("num_clients", "min_available_clients", "min_fit_clients", "min_contributors")
+
 
 @pytest.mark.parametrize(
     ("raw", "message"),
@@ -34,6 +36,17 @@ from tests.processes import ROOT
         ),
         ({"he_key_length": 1024}, "he_key_length = 1024: expected at least 2048 bits"),
         ({"he_key_length": 2050}, "he_key_length = 2050: expected a multiple of 16"),
+        ({"secure_aggregation": "on"}, "secure_aggregation = 'on': expected one of \"\", masked, none"),
+        ({"secure_aggregation": "masked"}, "secure_aggregation = 'masked': masked updates need enrolled_clients"),
+        ({"client_identity": "c.key"}, "secure_aggregation = '': masked updates need enrolled_clients"),
+        (
+            {"enrolled_clients": "e", "he_scheme": "ckks"},
+            "he_scheme = 'ckks': masked updates need paillier; set it, or",
+        ),
+        (
+            {"enrolled_clients": "e", "num_clients": 2, "min_available_clients": 2},
+            "num_clients = 2: masked updates need at least 3; set more, or set secure_aggregation: none",
+        ),
         ({"min_available_clients": 4}, "min_available_clients = 4: at most num_clients, which is 3"),
         ({"min_contributors": 1}, "min_contributors = 1: expected 2 to 10000"),
         ({"min_contributors": 3}, "min_contributors = 3: at most min_fit_clients, which is 2"),
@@ -119,6 +132,22 @@ def test_a_list_of_texts_may_be_one_text_or_a_number() -> None:
 def test_a_config_cannot_be_changed_after_its_checks() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         parse_config({}).num_rounds = 0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("raw", "masked", "fewest"),
+    [
+        ({}, False, 2),
+        ({"enrolled_clients": "e"}, True, 3),
+        ({"enrolled_clients": "e", "secure_aggregation": "none"}, False, 2),
+        ({"enrolled_clients": "e", "secure_aggregation": "none", "he_scheme": "ckks"}, False, 2),
+        ({"enrolled_clients": "e", "min_contributors": 3, "min_fit_clients": 3}, True, 3),
+        ({"enrolled_clients": "e", **dict.fromkeys(ALL_FOUR, 4)}, True, 4),
+    ],
+)
+def test_updates_are_masked_wherever_identities_exist(raw: dict[str, Any], masked: bool, fewest: int) -> None:
+    config = parse_config(raw)
+    assert (config.masked, config.fewest_contributors) == (masked, fewest)
 
 
 def test_addresses() -> None:

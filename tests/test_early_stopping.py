@@ -24,6 +24,7 @@ from safetensors.numpy import load_file
 
 from client.flower_client import TenantClient
 from orchestrator import server as server_module
+from orchestrator.aggregation import PlainAggregation
 from orchestrator.aggregator import Aggregator
 from orchestrator.checkpoint import load_checkpoint, save_checkpoint
 from orchestrator.early_stopping import EarlyStopping
@@ -74,7 +75,9 @@ def serve(config: Config, folder: RunFolder, resume: bool = False) -> Orchestrat
     for client_id in range(config.num_clients):
         tenant = TenantClient(config, client_id, load_client_data(config, client_id))
         roster.register(InProcess(tenant, f"cid-{client_id}"))
-    strategy = EncryptedFedAvg(config, aggregator, roster, load_validation_data(config), load_test_data(config))
+    strategy = EncryptedFedAvg(
+        config, aggregator, PlainAggregation(), roster, load_validation_data(config), load_test_data(config)
+    )
     checkpoint = load_checkpoint(folder.checkpoint) if resume else strategy.checkpoint([])
     if resume:
         strategy.restore(checkpoint)

@@ -30,7 +30,7 @@ from shared.he.fixed_point import FixedPoint
 from shared.he.keys import PrivateKeyMaterial, PublicKeyMaterial
 from shared.he.packing import PackingLayout
 from shared.he.randomness import Randomiser, RandomiserPool
-from shared.he_utils import Encrypted, PrivateScheme, Progress, PublicScheme, Vector, no_progress
+from shared.he_utils import Encrypted, PrivateScheme, Progress, PublicScheme, Unmask, Vector, no_progress
 
 
 class Encoding(Protocol):
@@ -201,5 +201,13 @@ class PaillierPrivate(PrivateScheme[EncryptedNumber]):
         self.public: PaillierPublic = public
 
     def decrypt_sum(self, ciphertexts: Sequence[EncryptedNumber], size: int, contributors: int) -> Vector:
-        numbers = [c.ciphertext(be_secure=False) for c in ciphertexts]
-        return self.public.encoding.unpack(decrypt_all(self._key, numbers), size, contributors)
+        return self.public.encoding.unpack(self.decrypt_plaintexts(ciphertexts), size, contributors)
+
+    def decrypt_masked_sum(
+        self, ciphertexts: Sequence[EncryptedNumber], size: int, contributors: int, unmask: Unmask
+    ) -> Vector:
+        return self.public.encoding.unpack(unmask(self.decrypt_plaintexts(ciphertexts)), size, contributors)
+
+    def decrypt_plaintexts(self, ciphertexts: Sequence[EncryptedNumber]) -> list[int]:
+        """The plaintexts in [0, n), (ciphertexts,); what they encode is for the caller to say."""
+        return [int(m) for m in decrypt_all(self._key, [c.ciphertext(be_secure=False) for c in ciphertexts])]

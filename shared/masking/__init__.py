@@ -5,12 +5,13 @@ Two state machines, `ClientRound` and `ServerRound`, with plain bytes between th
 
 from shared.masking.client import ClientRound, VectorPlan
 from shared.masking.memory import RoundMemory
-from shared.masking.messages import MIN_COHORT, SESSION_BYTES, RoundTerms, minimum_threshold, modulus_digest
+from shared.masking.messages import MIN_COHORT, SESSION_BYTES, WEIGHTS, RoundTerms, minimum_threshold, modulus_digest
 from shared.masking.server import ServerRound
 
 __all__ = [
     "MIN_COHORT",
     "SESSION_BYTES",
+    "WEIGHTS",
     "ClientRound",
     "RoundMemory",
     "RoundTerms",

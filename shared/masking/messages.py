@@ -26,6 +26,7 @@ from shared.masking.errors import MalformedMessageError
 from shared.masking.shamir import PRIME, SHARE_BYTES
 
 SESSION_BYTES = 16
+WEIGHTS = "weights"  # the bucket of the model's deltas
 MIN_COHORT = 3  # with two clients each knows the other's update from the sum
 MAX_COHORT = 10_000
 MAX_CIPHERTEXTS = 2**24  # keeps every mask stream below ChaCha20's 256 GiB under one nonce

@@ -1,0 +1,38 @@
+"""The client launcher with one of the two kinds of mask left out, for `tests/test_peek.py`.
+
+python tests/careless_clients.py pair|own --config CONFIG
+"""
+
+import os
+import sys
+
+import shared.masking.client
+from client.run_clients import main
+from shared.masking.stream import MaskSum
+
+LEFT_OUT = sys.argv[1]
+
+
+class Careless(MaskSum):
+    """A client adds its own mask first, and then those that it has in common with a peer."""
+
+    _streams = 0
+
+    def _wanted(self) -> bool:
+        self._streams += 1
+        return (self._streams == 1) == (LEFT_OUT == "pair")
+
+    def add(self, key: bytes) -> None:
+        if self._wanted():
+            super().add(key)
+
+    def subtract(self, key: bytes) -> None:
+        if self._wanted():
+            super().subtract(key)
+
+
+if __name__ == "__main__":
+    shared.masking.client.MaskSum = Careless  # type: ignore[attr-defined]
+    code = main(sys.argv[2:])
+    sys.stdout.flush()
+    os._exit(code)

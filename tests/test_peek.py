@@ -1,0 +1,31 @@
+"""The dishonest orchestrator opens what is open: each kind of mask is there for one of its attacks."""
+
+import pytest
+
+from tests.conftest import Start
+
+TWIN = "import sys; from benchmarks.peek import main; sys.exit(main(['tests/careless_clients.py', sys.argv[1]]))"
+
+
+@pytest.mark.timeout(400)
+def test_an_update_is_open_without_masks_and_closed_with_them(start: Start) -> None:
+    end = start("benchmarks/peek.py").finish(timeout=390)
+    assert end.code == 0, end.output
+    assert end.output.splitlines()[-1] == "peek: unmasked=opened masked=refused"
+    assert end.output.count(": refused: BadSignatureError") == 4
+    assert end.output.count(": refused: BothSharesError") == 4
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("left_out", "opened_by"), [("pair", "with client 0's own mask taken off"), ("own", "falsely declared lost")]
+)
+def test_with_one_kind_of_mask_left_out_it_opens_the_update_and_says_so(
+    start: Start, left_out: str, opened_by: str
+) -> None:
+    end = start("-c", TWIN, left_out).finish(timeout=390)
+    assert end.code == 1, end.output
+    assert end.output.splitlines()[-1] == "peek: unmasked=opened masked=opened"
+    masked = end.output.partition("Four rounds")[2]
+    assert masked.count("OPENED") == 1
+    assert opened_by in masked.partition("OPENED")[0].splitlines()[-4]
