@@ -183,15 +183,13 @@ class EncryptedFedAvg(Strategy):
         try:
             unmask = self._aggregation.finish(round_sum.contributors)
             aggregate = round_sum.decrypt_average(unmask)
-            new_vector = self._optimizer.step(global_vector, aggregate.average_delta)
-            new_parameters = unflatten(new_vector, like=global_parameters)
-            if not all(np.isfinite(p).all() for p in new_parameters):
-                raise EncodingError(
-                    "the new model would hold values beyond float32; a client sent nonsense or diverged"
-                )
+            if not (np.abs(aggregate.average_delta) < np.finfo(np.float32).max).all():  # NaN compares False, too
+                raise EncodingError("the average delta is beyond float32: a client's training diverged, or it lies")
         except (TooFewContributorsError, EncodingError, RoundAbandonedError) as error:
             self._skip(error)
             return None, {}
+        new_vector = self._optimizer.step(global_vector, aggregate.average_delta)
+        new_parameters = unflatten(new_vector, like=global_parameters)
         set_parameters(self._model, new_parameters)
 
         record = self.record
