@@ -21,7 +21,7 @@ peek: $(VENV)/installed  ## play an orchestrator that tries to open one client's
 	@$(PY) benchmarks/peek.py
 
 test: $(VENV)/installed-dev  ## run the tests
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2
 
 fuzz: $(VENV)/installed-dev  ## a million mutated inputs against whatever reads a client's bytes; some minutes
 	$(PY) -m tests.fuzz_decoder --inputs 1000000 --seed 1

@@ -7,7 +7,6 @@ tenant's rows as often as the federated run does: `num_rounds * local_epochs` ep
 """
 
 import argparse
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +56,7 @@ def main() -> None:
     local = [local_model(config, client_id) for client_id in range(config.num_clients)]
     rows |= {f"client {i} alone": metrics for i, metrics in enumerate(local)}
     table = Table(title=f"{config.data_source}, partition {config.partition}, seed {config.seed}")
-    names = [field.name for field in dataclasses.fields(Metrics)]
+    names = ("loss", "accuracy", "roc_auc", "pr_auc", "fpr")
     for column in ("model", *names):
         table.add_column(column, justify="left" if column == "model" else "right")
     for label, metrics in rows.items():

@@ -46,7 +46,7 @@ from orchestrator.roster import Roster
 from orchestrator.strategy import EncryptedFedAvg
 from shared.config import Config, parse_config
 from shared.console import console
-from shared.data_utils import load_client_data, load_test_data
+from shared.data_utils import load_client_data, load_test_data, load_validation_data
 from shared.he.paillier import PaillierPrivate
 from shared.he_utils import PrivateScheme, make_keys
 from shared.identity import ClientIdentity
@@ -153,7 +153,9 @@ def measure(config: Config, keys: PrivateScheme[Any], number: int) -> Figures:
         aggregation = MaskedAggregation(config, keys.public, admission)
     aggregator = Aggregator(keys, config.fewest_contributors, config.num_clients, config.weighting, admission)
     roster = LocalRoster(proxies, admission)
-    strategy = EncryptedFedAvg(config, aggregator, aggregation, roster, load_test_data(config))
+    strategy = EncryptedFedAvg(
+        config, aggregator, aggregation, roster, load_validation_data(config), load_test_data(config)
+    )
 
     clock = [time.perf_counter()]
     instructions = strategy.configure_fit(number, strategy.initialize_parameters(roster), roster)

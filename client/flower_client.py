@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from client.masked_round import make_aggregation
 from client.training import TrainingSettings, train
-from shared.config import Config
+from shared.config import CLASS_BALANCES, Config
 from shared.console import add_log_file, check_run_name, track
 from shared.data_utils import ClientData
 from shared.errors import KeyMaterialError, OrchestratorError, RefusedByServerError, RoundRefusedError
@@ -261,7 +261,16 @@ def _training_settings(config: dict[str, Scalar]) -> TrainingSettings:
     learning_rate = config.get("learning_rate")
     if type(learning_rate) is not float or not 0 < learning_rate <= 100:
         raise RoundRefusedError(f"the server asks for learning_rate = {learning_rate!r}; expected 0 to 100")
-    return TrainingSettings(_integer(config, "local_epochs"), _integer(config, "batch_size"), learning_rate)
+    proximal_mu, class_balance = config.get("proximal_mu"), config.get("class_balance")
+    if type(proximal_mu) is not float or not 0 <= proximal_mu <= 100:
+        raise RoundRefusedError(f"the server asks for proximal_mu = {proximal_mu!r:.80}; expected 0 to 100")
+    if type(class_balance) is not str or class_balance not in CLASS_BALANCES:
+        raise RoundRefusedError(
+            f"the server asks for class_balance = {class_balance!r:.80}; expected one of {', '.join(CLASS_BALANCES)}"
+        )
+    return TrainingSettings(
+        _integer(config, "local_epochs"), _integer(config, "batch_size"), learning_rate, proximal_mu, class_balance
+    )
 
 
 def _integer(config: dict[str, Scalar], key: str) -> int:

@@ -17,6 +17,7 @@ from orchestrator.run_folder import RoundRecord
 from shared.config import Config, load_config
 from shared.errors import ResumeError
 
+_VELOCITY, _BEST = "server/velocity", "best/"
 # Settings that a resumed run may change: they decide neither what is trained nor who can read it.
 _FREE_TO_CHANGE = {
     "server_address", "num_rounds", "client_wait_timeout", "server_wait_timeout", "round_timeout", "stage_timeout",
@@ -32,10 +33,14 @@ class Checkpoint:
     Attributes:
         parameters: the global model, by the names of its tensors.
         records: one per finished round; their `contributor_ids` are the accepted (client, round) pairs.
+        velocity: of the server's momentum, float64, (size,); None where there is none.
+        best_parameters: the model of the best round under early stopping; None where there is none.
     """
 
     parameters: dict[str, NDArray[np.float32]]
     records: list[RoundRecord] = field(default_factory=list)
+    velocity: NDArray[np.float64] | None = None
+    best_parameters: dict[str, NDArray[np.float32]] | None = None
 
     @property
     def accepted(self) -> set[tuple[str, int]]:
@@ -48,7 +53,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     metadata = {"records": json.dumps([asdict(record) for record in checkpoint.records], allow_nan=False)}
     part = path.with_suffix(".part")
     with part.open("wb") as file:
-        file.write(save(checkpoint.parameters, metadata=metadata))
+        file.write(save(_tensors(checkpoint), metadata=metadata))
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
@@ -67,10 +72,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            parameters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             raw = json.loads((file.metadata() or {})["records"])
-        if not all(p.dtype == np.float32 and np.isfinite(p).all() for p in parameters.values()):
-            raise ValueError("the model holds values that are not finite float32 numbers")
+        if not all(np.isfinite(array).all() for array in tensors.values()):
+            raise ValueError("it holds values that are not finite")
+        if not all(array.dtype == np.float32 for name, array in tensors.items() if name != _VELOCITY):
+            raise ValueError("the model is not of float32 numbers")
         if type(raw) is not list:
             raise ValueError("the records are no list")
         records = [_read_record(record, number) for number, record in enumerate(raw, start=1)]
@@ -78,7 +85,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise ResumeError(f"{path}: no checkpoint; start the run without --resume") from None
     except (SafetensorError, KeyError, ValueError, TypeError, OSError, RecursionError) as error:
         raise ResumeError(f"{path}: not a checkpoint of this version ({error}); start a run without --resume") from None
-    return Checkpoint(parameters, records)
+    velocity = tensors.pop(_VELOCITY, None)
+    best = {name.removeprefix(_BEST): tensors.pop(name) for name in list(tensors) if name.startswith(_BEST)}
+    return Checkpoint(tensors, records, velocity, best or None)
+
+
+def _tensors(checkpoint: Checkpoint) -> dict[str, NDArray[np.generic]]:
+    """The checkpoint's arrays in one namespace; a model's own names hold no slash."""
+    tensors: dict[str, NDArray[np.generic]] = {**checkpoint.parameters}
+    if checkpoint.velocity is not None:
+        tensors[_VELOCITY] = checkpoint.velocity
+    return tensors | {_BEST + name: array for name, array in (checkpoint.best_parameters or {}).items()}
+
+
+_FIGURES_BY_NAME = ("family_recall", "recall_at_fpr", "fpr_at_threshold")
 
 
 def _read_record(raw: object, number: int) -> RoundRecord:
@@ -94,7 +114,12 @@ def _read_record(raw: object, number: int) -> RoundRecord:
             texts += value.values()
         elif name == "skipped" and value is not None:
             texts.append(value)
-        elif name in ("contributor_ids", "failed") or (value is not None and type(value) not in (int, float)):
+        elif name in _FIGURES_BY_NAME and isinstance(value, dict):
+            if not all(type(figure) in (int, float) for figure in value.values()):
+                raise ValueError(f"record {number} says {name} = {value!r:.80}")
+        elif name in ("contributor_ids", "failed", *_FIGURES_BY_NAME) or (
+            value is not None and type(value) not in (int, float)
+        ):
             raise ValueError(f"record {number} says {name} = {value!r:.80}")
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"record {number} holds something else where it should name clients and reasons")

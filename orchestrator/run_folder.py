@@ -22,7 +22,9 @@ class RoundRecord:
         round: counted from 1.
         contributors: clients whose updates are in the new global model; 0 if the round was skipped.
         failures: chosen clients whose updates are not.
-        loss, accuracy, roc_auc, pr_auc, fpr: of the new global model on the common test set.
+        loss, accuracy, roc_auc, pr_auc, fpr, family_recall, recall_at_fpr, fpr_at_threshold: of the new global model
+            on the common test set; `shared/metrics.py` says what they are.
+        validation_loss: of the new global model on the validation set, which early stopping goes by.
         train_seconds, encrypt_seconds: of the slowest contributor, since that is whom the round waits for.
         aggregate_seconds: checking and adding the encrypted updates.
         decrypt_seconds: decrypting their sum.
@@ -55,6 +57,10 @@ class RoundRecord:
     saturated: int = 0
     client_loss: float | None = None
     client_accuracy: float | None = None
+    validation_loss: float | None = None
+    family_recall: dict[str, float] = field(default_factory=dict)
+    recall_at_fpr: dict[str, float] = field(default_factory=dict)
+    fpr_at_threshold: dict[str, float] = field(default_factory=dict)
 
 
 class RunFolder:

@@ -23,7 +23,7 @@ from orchestrator.run_folder import RoundRecord, RunFolder
 from orchestrator.strategy import EncryptedFedAvg
 from shared.config import Config, split_address
 from shared.console import add_log_file, announce_protection, console
-from shared.data_utils import load_test_data
+from shared.data_utils import load_test_data, load_validation_data
 from shared.errors import AddressInUseError, ConfigError
 from shared.he.paillier import PaillierPublic
 from shared.he_utils import PrivateScheme, make_keys
@@ -60,17 +60,18 @@ def run_server(config: Config, resume: bool = False) -> list[RoundRecord]:
     if admission is None:
         _log.warning("anyone who reaches %s can take part (enrolled_clients is not set)", config.server_address)
     announce_protection(_log, config)
-    test_data = load_test_data(config)
+    validation_data, test_data = load_validation_data(config), load_test_data(config)
     keys = _keys(config)
     aggregator = Aggregator(keys, config.fewest_contributors, config.num_clients, config.weighting, admission)
     roster = Roster(folder.name, session, admission)
-    strategy = EncryptedFedAvg(config, aggregator, _make_aggregation(config, keys, admission), roster, test_data)
+    aggregation = _make_aggregation(config, keys, admission)
+    strategy = EncryptedFedAvg(config, aggregator, aggregation, roster, validation_data, test_data)
     if checkpoint is None:
-        checkpoint = Checkpoint(strategy.parameters)
+        checkpoint = strategy.checkpoint([])
         save_checkpoint(folder.checkpoint, checkpoint)
     else:
-        strategy.restore(checkpoint.parameters)
-        folder.save_model(checkpoint.parameters)  # the kill may have come between the checkpoint and these two
+        strategy.restore(checkpoint)
+        folder.save_model(strategy.final_parameters)  # the kill may have come between the checkpoint and these two
         folder.write_metrics(checkpoint.records)
         _log.info("resuming after round %d of %d", len(checkpoint.records), config.num_rounds)
     server = OrchestratorServer(config, strategy, roster, folder, checkpoint)
@@ -123,12 +124,17 @@ class OrchestratorServer(Server):
         _exit_at_signals()
         start = time.perf_counter()
         first = len(self.records) + 1
-        if first <= num_rounds:
+        if first <= num_rounds and not self.strategy.finished:
             # All clients are awaited once. One that is lost later must not stop the others.
             self._roster.gather(self._config.min_available_clients, self._config.client_wait_timeout)
         self.parameters = self.strategy.initialize_parameters(self.client_manager())
         for number in range(first, num_rounds + 1):
+            if self.strategy.finished:
+                _log.info("no lower validation loss for %d rounds: stopping", self._config.early_stopping_rounds)
+                break
             self._run_round(number, timeout)
+        if self.strategy.best_round:
+            _log.info("the model that is kept is that of round %d, by validation loss", self.strategy.best_round)
         return History(), time.perf_counter() - start
 
     def _run_round(self, number: int, timeout: float | None) -> None:
@@ -142,8 +148,8 @@ class OrchestratorServer(Server):
         record.round_seconds = time.perf_counter() - start
         self.records.append(record)
         # The checkpoint is the commit point; whatever is written after it can be made again from it.
-        save_checkpoint(self._folder.checkpoint, Checkpoint(self.strategy.parameters, self.records))
-        self._folder.save_model(self.strategy.parameters)
+        save_checkpoint(self._folder.checkpoint, self.strategy.checkpoint(self.records))
+        self._folder.save_model(self.strategy.final_parameters)
         self._folder.write_metrics(self.records)
         _log.info(
             "round %d of the global model: loss %s, accuracy %s, ROC-AUC %s (%.1f s)",

@@ -27,8 +27,11 @@ from numpy.typing import NDArray
 from orchestrator.admission import SignedStatement
 from orchestrator.aggregation import Aggregation, Opening
 from orchestrator.aggregator import Aggregator, RoundSum
+from orchestrator.checkpoint import Checkpoint
+from orchestrator.early_stopping import EarlyStopping
 from orchestrator.roster import Roster
 from orchestrator.run_folder import RoundRecord
+from orchestrator.server_optimizer import ServerOptimizer
 from shared.config import Config
 from shared.data_utils import Dataset
 from shared.errors import (
@@ -40,7 +43,7 @@ from shared.errors import (
 )
 from shared.identity import digest_arrays
 from shared.masking.errors import RoundAbandonedError
-from shared.metrics import evaluate
+from shared.metrics import attack_thresholds, evaluate, predict_probabilities, score
 from shared.model import build_model, flatten, get_parameters, set_parameters, unflatten
 
 _log = logging.getLogger("orchestrator")
@@ -57,14 +60,22 @@ class EncryptedFedAvg(Strategy):
     """
 
     def __init__(
-        self, config: Config, aggregator: Aggregator, aggregation: Aggregation, roster: Roster, test_data: Dataset
+        self,
+        config: Config,
+        aggregator: Aggregator,
+        aggregation: Aggregation,
+        roster: Roster,
+        validation_data: Dataset,
+        test_data: Dataset,
     ) -> None:
         self._config = config
         self._aggregator = aggregator
         self._aggregation = aggregation
         self._roster = roster
-        self._test_data = test_data
+        self._validation_data, self._test_data = validation_data, test_data
         self._model = build_model(config)
+        self._optimizer = ServerOptimizer(config.server_momentum)
+        self._early_stopping = EarlyStopping(config.early_stopping_rounds)
         self._chosen: list[ClientProxy] = []
         self._round_sum: RoundSum
         self.record = RoundRecord(round=0)
@@ -74,16 +85,38 @@ class EncryptedFedAvg(Strategy):
         """The global model by the names of its tensors."""
         return dict(zip(self._model.state_dict(), get_parameters(self._model), strict=True))
 
-    def restore(self, parameters: dict[str, NDArray[np.float32]]) -> None:
-        """Go on from this global model.
+    @property
+    def final_parameters(self) -> dict[str, NDArray[np.float32]]:
+        """The model that the run would leave if it ended now: the best one under early stopping, else the last."""
+        return self._early_stopping.final(self.parameters)
+
+    @property
+    def best_round(self) -> int:
+        """The round that `final_parameters` are of under early stopping; 0 where it is off."""
+        return self._early_stopping.best_round
+
+    @property
+    def finished(self) -> bool:
+        """Whether early stopping ends the run."""
+        return self._early_stopping.exhausted
+
+    def checkpoint(self, records: list[RoundRecord]) -> Checkpoint:
+        """All that the next round depends on, with the rounds so far."""
+        return Checkpoint(self.parameters, records, self._optimizer.velocity, self._early_stopping.best_parameters)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from here as if the run had never been interrupted.
 
         Raises:
-            ResumeError: it does not fit the settings.
+            ResumeError: the checkpoint does not fit the settings.
         """
         shapes = {name: array.shape for name, array in self.parameters.items()}
-        if {name: array.shape for name, array in parameters.items()} != shapes:
-            raise ResumeError("the checkpoint's model has other shapes than the settings say; start a new run")
-        set_parameters(self._model, [parameters[name] for name in shapes])
+        for model in (checkpoint.parameters, checkpoint.best_parameters or checkpoint.parameters):
+            if {name: array.shape for name, array in model.items()} != shapes:
+                raise ResumeError("the checkpoint's model has other shapes than the settings say; start a new run")
+        set_parameters(self._model, [checkpoint.parameters[name] for name in shapes])
+        self._optimizer.velocity = checkpoint.velocity
+        self._early_stopping.restore(checkpoint.records, checkpoint.best_parameters)
 
     def initialize_parameters(self, client_manager: ClientManager) -> Parameters:
         """The present global model: made from the seed, or restored. No client is asked for one."""
@@ -115,6 +148,8 @@ class EncryptedFedAvg(Strategy):
             "local_epochs": c.local_epochs,
             "batch_size": c.batch_size,
             "learning_rate": c.learning_rate,
+            "proximal_mu": c.proximal_mu,
+            "class_balance": c.class_balance,
             **encryption,
         }
         try:
@@ -148,10 +183,12 @@ class EncryptedFedAvg(Strategy):
         try:
             unmask = self._aggregation.finish(round_sum.contributors)
             aggregate = round_sum.decrypt_average(unmask)
+            if not (np.abs(aggregate.average_delta) < np.finfo(np.float32).max).all():  # NaN compares False, too
+                raise EncodingError("the average delta is beyond float32: a client's training diverged, or it lies")
         except (TooFewContributorsError, EncodingError, RoundAbandonedError) as error:
             self._skip(error)
             return None, {}
-        new_vector = global_vector + aggregate.average_delta
+        new_vector = self._optimizer.step(global_vector, aggregate.average_delta)
         new_parameters = unflatten(new_vector, like=global_parameters)
         set_parameters(self._model, new_parameters)
 
@@ -173,9 +210,15 @@ class EncryptedFedAvg(Strategy):
         return ndarrays_to_parameters(new_parameters), {}
 
     def evaluate(self, server_round: int, parameters: Parameters) -> tuple[float, dict[str, Scalar]]:
-        """The global model on the common test set."""
+        """The global model on the common test set; thresholds and early stopping go by the validation set alone."""
         set_parameters(self._model, parameters_to_ndarrays(parameters))
-        metrics = evaluate(self._model, self._test_data)
+        validation = self._validation_data
+        probabilities = predict_probabilities(self._model, validation.features)
+        self.record.validation_loss = score(probabilities, validation).loss
+        if self.record.skipped is None:  # a round without an update says nothing about whether training still helps
+            self._early_stopping.note(server_round, self.record.validation_loss, self.parameters)
+        thresholds = attack_thresholds(1.0 - probabilities[validation.labels == 0, 0])
+        metrics = evaluate(self._model, self._test_data, thresholds)
         for name, value in asdict(metrics).items():
             setattr(self.record, name, value)
         return metrics.loss, {"accuracy": metrics.accuracy}

@@ -21,6 +21,7 @@ from shared.yaml_values import UniqueKeyLoader, coerce
 MIN_SECURE_KEY_BITS = 2048  # NIST SP 800-57 part 1, table 2: below this a modulus gives less than 112 bits of strength
 MAX_SLOT_BITS = 54  # a float64 holds integers up to 2**53 exactly; `shared/he/packing.py` sizes its slots by it
 MIN_CONTRIBUTORS = 2  # a sum of one update is that update
+CLASS_BALANCES = ("none", "inverse")
 MIN_MASKED_COHORT = 3  # what `shared/masking` asks for: of a sum of two, each of the two knows the other's update
 
 CLIENT_ID = "{client_id}"  # stands for the client's number in a path
@@ -69,6 +70,8 @@ class Config:
     local_epochs: int = setting(5, "passes over a client's own data in a round", low=1, high=10_000)
     batch_size: int = setting(32, "rows", low=1, high=1_000_000)
     learning_rate: float = setting(0.05, "step size of SGD with momentum", low=1e-9, high=100.0)
+    proximal_mu: float = setting(0.0, "FedProx: pull of local training towards the global model", low=0.0, high=100.0)
+    class_balance: str = setting("none", "how rare classes weigh in a client's loss", choices=CLASS_BALANCES)
 
     # The model
     num_features: int = setting(20, "width of the input", low=1, high=1_000_000)
@@ -119,6 +122,8 @@ class Config:
     secure_aggregation: str = setting("", "who can open a single update", choices=("", "masked", "none"))
     weighting: str = setting("uniform", "how much a client counts", choices=("uniform", "examples"))
     max_examples: int = setting(100_000, "rows that give the full weight under `examples`", low=1, high=10**12)
+    server_momentum: float = setting(0.0, "FedAvgM: share of the last step in the next one", low=0.0, high=0.99)
+    early_stopping_rounds: int = setting(0, "rounds without a better validation loss; 0: off", low=0, high=100_000)
 
     # Where a run leaves its files
     log_dir: str = setting("logs", "folder that holds one folder per run")

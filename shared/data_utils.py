@@ -1,7 +1,7 @@
-"""A client's data and the common test set, by `data_source`. Swap it for another task.
+"""A client's data and the common validation and test sets, by `data_source`. Swap it for another task.
 
 Every source turns records into the same two arrays: float32 features (rows, num_features) and int64 labels (rows,)
-in which class 0 is benign. A new source is a module with the two functions of `DataSource` and a branch in `_source`.
+in which class 0 is benign. A new source is a module with the functions of `DataSource` and a branch in `_source`.
 """
 
 from collections.abc import Iterator
@@ -62,6 +62,9 @@ class DataSource(Protocol):
     def test_rows(self, config: Config) -> Dataset:
         """The common test set, which shares no row with any client."""
 
+    def validation_rows(self, config: Config) -> Dataset:
+        """Public rows that the orchestrator may choose by; they share none with any client or with the test set."""
+
 
 def load_client_data(config: Config, client_id: int) -> ClientData:
     """The rows of one client, split by `holdout_fraction` into two parts that are never empty.
@@ -92,6 +95,15 @@ def load_test_data(config: Config) -> Dataset:
         DataError: the files are missing or malformed.
     """
     return _source(config).test_rows(config)
+
+
+def load_validation_data(config: Config) -> Dataset:
+    """What the orchestrator stops by and sets thresholds by, so that the test set decides nothing that it measures.
+
+    Raises:
+        DataError: the files are missing or malformed.
+    """
+    return _source(config).validation_rows(config)
 
 
 def feature_count(config: Config) -> int:

@@ -76,7 +76,7 @@ class PublicScheme(ABC, Generic[Ciphertext]):
         """The nearest values that the scheme can represent, (size,)."""
 
     def prepare(self, size: int) -> None:
-        """Begin what the next encryption of (size,) values needs and the values don't; returns at once, also twice."""
+        """Begin what the next encryption of (size,) values needs beside them. Returns at once; twice is fine."""
 
     @abstractmethod
     def encrypt(self, vector: Vector, progress: Progress = no_progress) -> Encrypted[Ciphertext]:

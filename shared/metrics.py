@@ -1,15 +1,24 @@
 """How good a detector is, by scikit-learn's definitions. Class 0 is benign; every other class is an attack."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, average_precision_score, confusion_matrix, log_loss, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    confusion_matrix,
+    log_loss,
+    recall_score,
+    roc_auc_score,
+)
 from torch import nn
 
 from shared.data_utils import Dataset
 
+FALSE_POSITIVE_RATES = (0.001, 0.01)  # of every thousand and hundred benign rows, one alarm: what a person can look at
 _BATCH_ROWS = 65_536  # bounds the memory of a forward pass over a large test set
 
 
@@ -23,6 +32,11 @@ class Metrics:
         roc_auc: area under the ROC curve of the attack score, 1 - P(benign).
         pr_auc: average precision of the attack score.
         fpr: share of benign rows that are called an attack (the most probable class isn't 0).
+        family_recall: share of each attack family's rows that are called an attack.
+        recall_at_fpr: share of attacks whose score is above the threshold for a false-positive rate, by that rate; the
+            thresholds come from other rows, see `attack_thresholds`.
+        fpr_at_threshold: the false-positive rate that the same threshold really has on these rows. Where it is far
+            from what it was made for, benign traffic has changed since, and the recall was bought with false alarms.
     """
 
     loss: float
@@ -30,6 +44,9 @@ class Metrics:
     roc_auc: float | None
     pr_auc: float | None
     fpr: float | None
+    family_recall: dict[str, float] = field(default_factory=dict)
+    recall_at_fpr: dict[str, float] = field(default_factory=dict)
+    fpr_at_threshold: dict[str, float] = field(default_factory=dict)
 
 
 def predict_probabilities(model: nn.Module, features: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -43,19 +60,52 @@ def predict_probabilities(model: nn.Module, features: NDArray[np.float32]) -> ND
     return np.concatenate(batches)
 
 
-def evaluate(model: nn.Module, rows: Dataset) -> Metrics:
-    """Score the model on labelled rows (at least one)."""
-    probabilities = predict_probabilities(model, rows.features)
+def attack_thresholds(benign_scores: NDArray[np.float64]) -> dict[str, float]:
+    """For each of `FALSE_POSITIVE_RATES` the lowest attack score that at most that share of benign rows exceeds.
+
+    Args:
+        benign_scores: of rows other than those the thresholds are then judged by, (benign rows,). A threshold fitted to
+            the test set's own benign rows would promise a false-positive rate that no operator can set in advance.
+
+    Returns:
+        Threshold by rate, such as "0.01"; empty if no row is benign.
+    """
+    if not len(benign_scores):
+        return {}
+    # "higher": an observed score, so that no more than the share lies strictly above it.
+    return {f"{rate:g}": float(np.quantile(benign_scores, 1 - rate, method="higher")) for rate in FALSE_POSITIVE_RATES}
+
+
+def evaluate(model: nn.Module, rows: Dataset, thresholds: Mapping[str, float] | None = None) -> Metrics:
+    """Score the model on labelled rows (at least one); see `score`."""
+    return score(predict_probabilities(model, rows.features), rows, thresholds)
+
+
+def score(probabilities: NDArray[np.float64], rows: Dataset, thresholds: Mapping[str, float] | None = None) -> Metrics:
+    """Judge class probabilities, (rows, num_classes), by the rows' true labels.
+
+    Args:
+        probabilities: of any model.
+        rows: what they are about, at least one row.
+        thresholds: from `attack_thresholds` on other rows; None leaves `recall_at_fpr` and `fpr_at_threshold` empty.
+    """
     predicted = probabilities.argmax(axis=1)
     is_attack, called_attack = rows.labels != 0, predicted != 0
-    both = 0 < is_attack.sum() < len(rows)
+    both = bool(0 < is_attack.sum() < len(rows))
     (true_negatives, false_positives), _ = confusion_matrix(is_attack, called_attack, labels=[False, True])
     benign = true_negatives + false_positives
     attack_score = 1.0 - probabilities[:, 0]
+    above = {rate: attack_score > threshold for rate, threshold in (thresholds or {}).items()}
     return Metrics(
         loss=float(log_loss(rows.labels, probabilities, labels=np.arange(probabilities.shape[1]))),
         accuracy=float(accuracy_score(rows.labels, predicted)),
         roc_auc=float(roc_auc_score(is_attack, attack_score)) if both else None,
         pr_auc=float(average_precision_score(is_attack, attack_score)) if both else None,
         fpr=float(false_positives / benign) if benign else None,
+        family_recall={
+            str(family): float(called_attack[rows.families == family].mean())
+            for family in np.unique(rows.families[is_attack])
+        },
+        recall_at_fpr={rate: float(recall_score(is_attack, called)) for rate, called in above.items()} if both else {},
+        fpr_at_threshold={rate: float(called[~is_attack].mean()) for rate, called in above.items()} if both else {},
     )

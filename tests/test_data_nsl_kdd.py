@@ -1,5 +1,6 @@
 """NSL-KDD: what a record becomes, and what each kind of damage is called. The real files are used where they are."""
 
+import dataclasses
 import os
 import threading
 from collections import Counter
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 
 from shared.config import Config
 from shared.data_sources import nsl_kdd
@@ -23,7 +25,7 @@ from shared.data_sources.nsl_kdd_schema import (
     PROTOCOLS,
     SERVICES,
 )
-from shared.data_utils import load_client_data, load_test_data
+from shared.data_utils import load_client_data, load_test_data, load_validation_data
 from shared.errors import DataError
 
 REAL = Path(os.environ.get("THREAT_DATA", Path(__file__).parents[2] / "shared" / "data")) / "nsl-kdd"
@@ -96,8 +98,32 @@ def test_clients_train_on_the_train_file_alone_and_share_no_record(tmp_path: Pat
     column = NUMERIC.index("count")
     parts = [load_client_data(config, client) for client in range(3)]
     held = np.concatenate([rows.features[:, column] for data in parts for rows in (data.train, data.holdout)])
-    assert len(held) == len(np.unique(held)) == 60
-    assert sum(int(rows.labels.sum()) for data in parts for rows in (data.train, data.holdout)) == 40
+    withheld = load_validation_data(config).features[:, column]
+    assert (len(held), len(withheld)) == (54, 6)
+    assert len(np.unique(np.concatenate([held, withheld]))) == 60
+    assert sum(int(rows.labels.sum()) for data in parts for rows in (data.train, data.holdout)) == 36
+
+
+def test_the_validation_rows_are_the_same_for_every_seed_and_partition(tmp_path: Path) -> None:
+    config = settings(write(tmp_path))
+    validation = load_validation_data(config)
+    other = load_validation_data(dataclasses.replace(config, seed=7, partition="family", num_clients=4))
+    assert np.array_equal(validation.features, other.features)
+    assert Counter(validation.families.tolist()) == {"benign": 2, "dos": 1, "probe": 1, "r2l": 1, "u2r": 1}
+
+
+def test_no_client_has_a_say_in_the_scaling(tmp_path: Path) -> None:
+    config = settings(write(tmp_path))
+    before = load_test_data(config).features
+    withheld = set(nsl_kdd._reference_rows(nsl_kdd._records(tmp_path / nsl_kdd.TRAIN_FILE)).tolist())
+
+    def features_with_odd(rows: set[int]) -> NDArray[np.float32]:
+        names = [text.split(",")[-2] for text in train_lines()]
+        odd = [line(count=10**6 if row in rows else row, attack_name=name) for row, name in enumerate(names)]
+        return load_test_data(settings(write(tmp_path, odd))).features
+
+    assert np.array_equal(features_with_odd(set(range(60)) - withheld), before)
+    assert not np.array_equal(features_with_odd({min(withheld)}), before)
 
 
 Damage = Callable[[list[str]], None]
@@ -200,10 +226,10 @@ def test_client_threads_parse_the_file_once_and_a_changed_file_again(
 
     monkeypatch.setattr(nsl_kdd, "_read_table", counted)
     with ThreadPoolExecutor(3) as pool:
-        assert list(pool.map(load, range(3))) == [18, 18, 18]
+        assert list(pool.map(load, range(3))) == [16, 16, 16]
     assert len(reads) == 1
-    write(tmp_path, train_lines()[:30])
-    assert len(load_client_data(config, 0).train) == 9
+    write(tmp_path, train_lines()[:36])
+    assert len(load_client_data(config, 0).train) == 10
     assert len(reads) == 2
 
 
@@ -219,8 +245,9 @@ def test_the_real_test_set() -> None:
 
 @needs_real_files
 @pytest.mark.parametrize("partition", ["even", "dirichlet", "family"])
-def test_real_clients_share_the_whole_train_file(partition: str) -> None:
-    families: Counter[str] = Counter()
+def test_real_clients_and_the_validation_set_share_the_whole_train_file(partition: str) -> None:
+    families: Counter[str] = Counter(load_validation_data(settings(REAL)).families.tolist())
+    assert families == {"benign": 6_734, "dos": 4_593, "probe": 1_166, "r2l": 100, "u2r": 5}
     for client in range(3):
         data = load_client_data(settings(REAL, partition), client)
         assert set(data.train.labels) == {0, 1}

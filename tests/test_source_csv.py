@@ -17,7 +17,7 @@ from shared.config import Config, load_config
 from shared.data_sources import csv
 from shared.data_sources.file_source import FileSource, Inputs, Table
 from shared.data_sources.schema import buckets
-from shared.data_utils import feature_count, load_client_data, load_test_data, stream_features
+from shared.data_utils import feature_count, load_client_data, load_test_data, load_validation_data, stream_features
 from shared.errors import DataError
 from tests.processes import ROOT
 
@@ -261,7 +261,7 @@ def test_each_client_reads_its_own_file(tmp_path: Path) -> None:
     parts = [SOURCE.client_table(config, client) for client in range(3)]
     assert [len(part) for part in parts] == [20, 20, 20]
     assert parts[2].features[0, 0] == pytest.approx(np.log1p(280))
-    assert len(load_test_data(config)) == 30
+    assert len(load_test_data(config)) + len(load_validation_data(config)) == 30
     assert feature_count(config) == 5
 
 

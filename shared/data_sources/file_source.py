@@ -131,7 +131,27 @@ class FileSource:
         Raises:
             DataError: as in `client_rows`.
         """
-        return _scaled_by_itself(self.test_table(config))
+        return _scaled_by_itself(self._halves(config)[1])
+
+    def validation_rows(self, config: Config) -> Dataset:
+        """As many rows beside the test set: of windows the earlier half, of records a random one.
+
+        Raises:
+            DataError: as in `client_rows`.
+        """
+        return _scaled_by_itself(self._halves(config)[0])
+
+    def _halves(self, config: Config) -> tuple[Table, Table]:
+        """What no client has: rows to validate with, and rows to test with."""
+        table = self.test_table(config)
+        if len(table) < 2:
+            raise DataError("1 row to validate and test with; expected at least 2: use more data or a test_path")
+        if table.starts is None:
+            rows = generator(config.seed, Stream.VALIDATION_ROWS).permutation(len(table))
+        else:
+            rows = np.argsort(table.starts, kind="stable")
+        half = len(table) // 2
+        return table.take(np.sort(rows[:half])), table.take(np.sort(rows[half:]))
 
     def client_table(self, config: Config, client_id: int) -> Table:
         """The raw rows of one client: its own files, or its share of the common ones without the test set."""
@@ -155,7 +175,7 @@ class FileSource:
         return train.take(parts[client_id])
 
     def test_table(self, config: Config) -> Table:
-        """The raw rows of the common test set."""
+        """The raw rows that no client has: those to validate with and those to test with."""
         if config.test_path:
             return self._table(config, config.test_path, "test")
         return self._common(config)[1]

@@ -1,11 +1,11 @@
 """NSL-KDD (Tavallaee, Bagheri, Lu, Ghorbani, 2009): network-flow records, benign (0) or attack (1).
 
-Clients share out KDDTrain+ by the setting `partition`; KDDTest+ is the common test set and never trains anything.
+A tenth of KDDTrain+, the same rows in every run, is withheld from all clients: it stands for a public reference sample,
+from which the scaling's mean and standard deviation come and on which the orchestrator validates. Clients share out the
+rest by the setting `partition`. KDDTest+ is the common test set and never trains or chooses anything.
 A record becomes 122 float32 features: 38 scaled numbers, then one-hot protocol (3), service (70) and flag (11).
 
-Known limit: the scaling's mean and standard deviation come from a fixed sample of KDDTrain+ that stands for a public
-reference sample. Tenants with private logs have no such sample, and here some of its rows are also some client's
-training rows.
+Known limit: tenants with private logs may have no such sample.
 """
 
 import csv
@@ -39,8 +39,8 @@ from shared.errors import DataError
 
 TRAIN_FILE = "KDDTrain+.txt"
 TEST_FILE = "KDDTest+.txt"
-REFERENCE_ROWS = 10_000
-REFERENCE_SEED = 0  # fixed, so that runs with different seeds still scale alike
+REFERENCE_SHARE = 0.1  # of the rows of each family
+REFERENCE_SEED = 0  # fixed, so that runs with different seeds still scale and validate alike
 # In standard deviations: a column that is nearly always 0 has a tiny deviation, and one odd record would otherwise
 # outweigh all other features together.
 MAX_SCALED = 10.0
@@ -79,15 +79,16 @@ def client_rows(config: Config, client_id: int) -> Dataset:
         DataError: the file is missing or malformed, or can't be shared out among so many clients.
     """
     train = _records(Path(config.data_path) / TRAIN_FILE)
+    private = np.setdiff1d(np.arange(len(train.families)), _reference_rows(train))
     parts = partition_rows(
         config.partition,
-        train.labels,
-        train.families,
+        train.labels[private],
+        train.families[private],
         config.num_clients,
         dirichlet_alpha=config.dirichlet_alpha,
         seed=config.seed,
     )
-    return _encode(train, parts[client_id], reference=train)
+    return _encode(train, private[parts[client_id]], reference=train)
 
 
 def test_rows(config: Config) -> Dataset:
@@ -98,6 +99,26 @@ def test_rows(config: Config) -> Dataset:
     """
     test = _records(Path(config.data_path) / TEST_FILE)
     return _encode(test, np.arange(len(test.families)), reference=_records(Path(config.data_path) / TRAIN_FILE))
+
+
+def validation_rows(config: Config) -> Dataset:
+    """The rows of KDDTrain+ that no client has.
+
+    Raises:
+        DataError: the file is missing or malformed.
+    """
+    train = _records(Path(config.data_path) / TRAIN_FILE)
+    return _encode(train, _reference_rows(train), reference=train)
+
+
+def _reference_rows(train: _Records) -> NDArray[np.int64]:
+    """Sorted row numbers, about `REFERENCE_SHARE` of all: drawn family by family, so that rare families are in it."""
+    rows = generator(REFERENCE_SEED, Stream.REFERENCE_SAMPLE).permutation(len(train.families))
+    drawn = []
+    for family in np.unique(train.families):
+        of_family = rows[train.families[rows] == family]
+        drawn.append(of_family[: max(round(REFERENCE_SHARE * len(of_family)), 1)])
+    return np.sort(np.concatenate(drawn))
 
 
 def _encode(records: _Records, rows: NDArray[np.int64], reference: _Records) -> Dataset:
@@ -116,9 +137,7 @@ def _encode(records: _Records, rows: NDArray[np.int64], reference: _Records) -> 
 
 def _reference_statistics(train: _Records) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard deviation of each numeric column, (38,) each, over the public reference sample."""
-    rng = generator(REFERENCE_SEED, Stream.REFERENCE_SAMPLE)
-    total = len(train.families)
-    sample = _compressed(train.numbers[rng.choice(total, size=min(REFERENCE_ROWS, total), replace=False)])
+    sample = _compressed(train.numbers[_reference_rows(train)])
     deviation = sample.std(axis=0)
     return sample.mean(axis=0), np.where(deviation > 0, deviation, 1.0)
 

@@ -19,6 +19,7 @@ class Stream(IntEnum):
     HOLDOUT = 4
     REFERENCE_SAMPLE = 5
     TEST_SPLIT = 6
+    VALIDATION_ROWS = 7
 
 
 def generator(seed: int, stream: Stream, client_id: int = 0) -> np.random.Generator:

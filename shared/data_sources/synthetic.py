@@ -18,6 +18,7 @@ from shared.data_sources.streams import Stream, generator
 from shared.data_utils import Dataset
 
 TEST_ROWS = 2000
+VALIDATION_ROWS = 2000
 PAIRS_PER_CLASS = 2
 # In units of the noise. No two clusters are nearer than this, and on separate axes they are sqrt(2) times as far, so
 # that the best possible detector is nearly, but not quite, perfect.
@@ -54,10 +55,18 @@ def client_rows(config: Config, client_id: int) -> Dataset:
 
 def test_rows(config: Config) -> Dataset:
     """`TEST_ROWS` rows of the world's balanced mixture, whatever the clients' skewness."""
+    return _balanced_rows(config, TEST_ROWS, Stream.TEST_ROWS)
+
+
+def validation_rows(config: Config) -> Dataset:
+    """`VALIDATION_ROWS` other rows of the same mixture."""
+    return _balanced_rows(config, VALIDATION_ROWS, Stream.VALIDATION_ROWS)
+
+
+def _balanced_rows(config: Config, rows: int, stream: Stream) -> Dataset:
     world = _world(config)
     shares = np.full(len(world.classes), 1 / len(world.classes))
-    rng = generator(config.seed, Stream.TEST_ROWS)
-    return _draw(world, shares, np.zeros(config.num_features), TEST_ROWS, rng)
+    return _draw(world, shares, np.zeros(config.num_features), rows, generator(config.seed, stream))
 
 
 def _world(config: Config) -> _World:

@@ -1,0 +1,79 @@
+"""What the figures mean: recall by family, thresholds that come from other rows, and sets that determine nothing."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from shared.config import Config
+from shared.data_utils import Dataset
+from shared.metrics import attack_thresholds, evaluate, score
+from shared.model import build_model
+
+
+def dataset(families: list[str]) -> Dataset:
+    names = np.array(families)
+    return Dataset(np.zeros((len(names), 2), np.float32), (names != "benign").astype(np.int64), names)
+
+
+def probabilities(attack_scores: list[float]) -> NDArray[np.float64]:
+    attack = np.array(attack_scores)
+    return np.column_stack([1 - attack, attack])  # (rows, 2)
+
+
+def test_recall_by_family_is_over_the_familys_own_rows() -> None:
+    rows = dataset(["benign", "dos", "dos", "dos", "dos", "u2r"])
+    metrics = score(probabilities([0.9, 0.9, 0.8, 0.7, 0.4, 0.2]), rows)
+    assert metrics.family_recall == {"dos": 0.75, "u2r": 0.0}
+    assert metrics.accuracy == pytest.approx(3 / 6)
+    assert metrics.fpr == 1.0
+
+
+def test_an_attack_taken_for_another_attack_is_still_caught() -> None:
+    rows = Dataset(np.zeros((2, 2), np.float32), np.array([0, 2]), np.array(["benign", "attack-2"]))
+    metrics = score(np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]]), rows)
+    assert (metrics.family_recall, metrics.accuracy) == ({"attack-2": 1.0}, 0.5)
+
+
+def test_no_more_benign_rows_than_asked_lie_above_a_threshold() -> None:
+    scores = np.random.default_rng(0).random(5000)
+    for rate, threshold in attack_thresholds(scores).items():
+        above = int((scores > threshold).sum())
+        assert float(rate) * 5000 - 1 <= above <= float(rate) * 5000
+
+
+def test_equal_scores_do_not_exceed_the_rate() -> None:
+    scores = np.array([0.1] * 900 + [0.7] * 100)
+    assert attack_thresholds(scores) == {"0.001": 0.7, "0.01": 0.7}
+
+
+def test_too_few_benign_rows_for_a_rate_give_their_highest_score() -> None:
+    assert attack_thresholds(np.array([0.2, 0.6, 0.4])) == {"0.001": 0.6, "0.01": 0.6}
+
+
+def test_recall_at_a_rate_uses_the_threshold_that_was_given_and_not_the_rows_own() -> None:
+    rows = dataset(["benign"] * 4 + ["dos"] * 4)
+    scores = probabilities([0.1, 0.2, 0.3, 0.6, 0.4, 0.5, 0.7, 0.8])
+    metrics = score(scores, rows, {"0.01": 0.45})
+    # The rows' own benign scores would have put the threshold at 0.6.
+    assert metrics.recall_at_fpr == {"0.01": 0.75}
+    assert metrics.fpr_at_threshold == {"0.01": 0.25}
+
+
+@pytest.mark.parametrize("families", [["benign", "benign"], ["dos", "dos"]])
+def test_one_class_alone_determines_no_curve(families: list[str]) -> None:
+    metrics = score(probabilities([0.2, 0.9]), dataset(families), {"0.01": 0.5})
+    assert (metrics.roc_auc, metrics.pr_auc, metrics.recall_at_fpr, metrics.fpr_at_threshold) == (None, None, {}, {})
+    assert metrics.fpr == (0.5 if families[0] == "benign" else None)
+    assert metrics.family_recall == ({} if families[0] == "benign" else {"dos": 0.5})
+
+
+def test_without_benign_rows_there_is_no_threshold() -> None:
+    assert attack_thresholds(np.array([])) == {}
+
+
+def test_a_model_is_scored_by_its_probabilities() -> None:
+    config = Config(num_features=2, num_hidden_units=(3,))
+    rows = dataset(["benign", "dos"])
+    metrics = evaluate(build_model(config), rows)
+    assert metrics.roc_auc == 0.5  # both rows are the same point
+    assert metrics.recall_at_fpr == {}

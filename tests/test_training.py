@@ -1,0 +1,155 @@
+"""Local training: what FedProx and the class weights change, and what they must not."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from client.flower_client import _training_settings
+from client.training import MAX_CLASS_WEIGHT, TrainingSettings, row_weights, train
+from shared.config import Config, parse_config
+from shared.data_utils import Dataset, load_client_data
+from shared.errors import ConfigError, RoundRefusedError
+from shared.metrics import evaluate
+from shared.model import build_model, flatten, get_parameters
+
+CONFIG = Config(num_features=6, num_hidden_units=(8,), num_samples_per_client=300, data_skewness=0.8)
+ROWS = load_client_data(CONFIG, 0).train
+
+
+def trained(rows: Dataset = ROWS, seed: tuple[int, ...] = (1, 2), **settings: Any) -> np.ndarray[Any, Any]:
+    """The flat parameters after local training from the initial global model."""
+    model = build_model(CONFIG)
+    train(
+        model, rows, TrainingSettings(**{"local_epochs": 3, "batch_size": 32, "learning_rate": 0.05} | settings), seed
+    )
+    return flatten(get_parameters(model))
+
+
+GLOBAL = flatten(get_parameters(build_model(CONFIG)))
+
+
+def distance(**settings: Any) -> float:
+    return float(np.linalg.norm(trained(**settings) - GLOBAL))
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another() -> None:
+    assert np.array_equal(trained(), trained())
+    assert not np.array_equal(trained(), trained(seed=(1, 3)))
+
+
+def test_without_options_it_is_plain_sgd_with_momentum_on_the_cross_entropy() -> None:
+    model = build_model(CONFIG)
+    features, labels = torch.from_numpy(ROWS.features), torch.from_numpy(ROWS.labels)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    shuffle = np.random.default_rng((1, 2))
+    for _ in range(3):
+        order = shuffle.permutation(len(ROWS))
+        for start in range(0, len(ROWS), 32):
+            batch = torch.from_numpy(order[start : start + 32])
+            optimizer.zero_grad()
+            torch.autograd.backward(F.cross_entropy(model(features[batch]), labels[batch]))
+            optimizer.step()
+    np.testing.assert_allclose(trained(), flatten(get_parameters(model)), atol=1e-6)
+
+
+def test_mu_zero_is_no_fedprox_at_all() -> None:
+    assert np.array_equal(trained(proximal_mu=0.0), trained())
+
+
+def test_the_larger_mu_the_nearer_the_client_stays_to_the_global_model() -> None:
+    distances = [distance(proximal_mu=mu) for mu in (0.0, 0.1, 1.0, 5.0)]
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] < distances[0] / 3
+
+
+def test_the_first_step_is_that_of_plain_training() -> None:
+    """At the global model the proximal term has no gradient."""
+    one_step: dict[str, Any] = {"local_epochs": 1, "batch_size": len(ROWS)}
+    np.testing.assert_allclose(trained(**one_step, proximal_mu=5.0), trained(**one_step), atol=1e-7)
+
+
+def test_the_proximal_term_pulls_with_mu_times_the_distance() -> None:
+    """Two steps on all rows, against the gradient written out by hand."""
+    mu, rate = 2.0, 0.05
+    model = build_model(CONFIG)
+    features, labels = torch.from_numpy(ROWS.features), torch.from_numpy(ROWS.labels)
+    parameters = list(model.parameters())
+    start = [p.detach().clone() for p in parameters]
+    velocity = [torch.zeros_like(p) for p in parameters]
+    for _ in range(2):
+        gradients = torch.autograd.grad(F.cross_entropy(model(features), labels), parameters)
+        with torch.no_grad():
+            for p, v, gradient, start_p in zip(parameters, velocity, gradients, start, strict=True):
+                v.mul_(0.9).add_(gradient + mu * (p - start_p))
+                p.sub_(rate * v)
+    settings: dict[str, Any] = {"local_epochs": 2, "batch_size": len(ROWS), "learning_rate": rate, "proximal_mu": mu}
+    np.testing.assert_allclose(trained(**settings), flatten(get_parameters(model)), atol=1e-6)
+
+
+def test_weights_are_inverse_to_the_clients_own_class_counts() -> None:
+    weights = row_weights(np.array([0, 0, 0, 0, 0, 0, 2, 2, 1]), "inverse")
+    assert weights.mean() == pytest.approx(1)
+    for label in (slice(0, 6), slice(6, 8), slice(8, 9)):
+        assert weights[label].sum() == pytest.approx(3)  # each class counts alike, whatever its rows
+
+
+def test_a_weight_is_capped() -> None:
+    labels = np.zeros(10_000, dtype=np.int64)
+    labels[0] = 1
+    weights = row_weights(labels, "inverse")
+    assert weights.mean() == pytest.approx(1)
+    # The benign class weighs about one half before the cap bites on the other.
+    assert weights[0] / weights[1] == pytest.approx(2 * MAX_CLASS_WEIGHT, rel=1e-3)
+
+
+@pytest.mark.parametrize("balance", ["none", "inverse"])
+def test_balanced_or_single_classes_weigh_one(balance: str) -> None:
+    assert row_weights(np.array([0, 1, 1, 0]), balance) == pytest.approx(1)
+    assert row_weights(np.array([1, 1, 1]), balance) == pytest.approx(1)
+
+
+def test_class_balance_finds_more_of_a_rare_class() -> None:
+    world = Config(num_features=6, num_hidden_units=(8,), num_samples_per_client=4000, data_skewness=0.0)
+    rows = load_client_data(world, 0).train
+    rare = np.concatenate([np.flatnonzero(rows.labels == 0), np.flatnonzero(rows.labels == 1)[:60]])
+    recalls = {}
+    for balance in ("none", "inverse"):
+        model = build_model(world)
+        train(model, rows.take(rare), TrainingSettings(5, 32, 0.02, class_balance=balance), seed=(3,))
+        recalls[balance] = evaluate(model, load_client_data(world, 1).train).family_recall["attack"]
+    assert recalls["inverse"] > recalls["none"] + 0.05
+
+
+ASKED: dict[str, Any] = {
+    "local_epochs": 1,
+    "batch_size": 32,
+    "learning_rate": 0.1,
+    "proximal_mu": 0.5,
+    "class_balance": "inverse",
+}
+
+
+def test_a_client_takes_the_rounds_settings() -> None:
+    assert _training_settings(dict(ASKED)) == TrainingSettings(1, 32, 0.1, 0.5, "inverse")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"proximal_mu": -1.0}, {"proximal_mu": float("nan")}, {"proximal_mu": 1}, {"proximal_mu": "1"},
+        {"class_balance": "other"}, {"class_balance": 1}, {"learning_rate": float("inf")},
+    ],
+)  # fmt: skip
+def test_a_client_refuses_settings_that_make_no_sense(wrong: dict[str, Any]) -> None:
+    with pytest.raises(RoundRefusedError, match=next(iter(wrong))):
+        _training_settings({**ASKED, **wrong})
+
+
+def test_settings_out_of_range_are_refused_at_start(tmp_path: Path) -> None:
+    for raw in ({"proximal_mu": -0.1}, {"class_balance": "effective"}, {"server_momentum": 1.0}):
+        with pytest.raises(ConfigError, match=next(iter(raw))):
+            parse_config(raw)
