@@ -54,6 +54,7 @@ class MaskedAggregation:
     def enter(self, announcement: bytes, scheme: PublicScheme[Any], size: int) -> bytes:
         """Stage 0, with fresh keys."""
         c = self._config
+        self._round = None  # whatever goes wrong from here on, nothing of an earlier round is left to go on with
         self._round_number, self._modulus = RoundTerms.decode(announcement).round_number, int(_paillier(scheme).n)
         plan = VectorPlan(WEIGHTS, self._modulus, scheme.layout(size)[0], c.fewest_contributors)
         # Read anew each round: who was enrolled or revoked meanwhile counts from now on.

@@ -45,7 +45,7 @@ def test_both_commands_end_by_themselves(start: Start, tmp_path: Path, executor:
     run = tmp_path / "logs" / "latest"
     assert {p.name for p in run.iterdir()} == {
         "config.yaml", "server.log", "client-0.log", "client-1.log", "client-2.log", "model.safetensors",
-        "metrics.jsonl",
+        "metrics.jsonl", "checkpoint.safetensors",
     }  # fmt: skip
     assert load_config(run / "config.yaml") == load_config(config)
     assert load_file(run / "model.safetensors")["layers.0.weight"].shape == (3, 6)
