@@ -87,11 +87,11 @@ def columns(lines: list[str]) -> list[str]:
 def test_every_python_command_has_its_script_config_and_options() -> None:
     for document in DOCUMENTS:
         for command in commands(document):
-            _, script, *arguments = shlex.split(command)
+            _, script, *arguments = shlex.split(command, comments=True)
             if script == "-m":
                 script = arguments.pop(0).replace(".", "/") + ".py"
             source = (ROOT / script).read_text(encoding="utf-8")  # read, not run: `--help` loads torch and Flower
-            for argument, value in zip(arguments, [*arguments[1:], ""], strict=True):
+            for argument, value in zip(arguments, [*arguments, ""][1:], strict=True):
                 assert not argument.startswith("--") or f'"{argument}"' in source, f"{document.name}: {command}"
                 if argument == "--config":
                     load_config(ROOT / value)
