@@ -36,7 +36,7 @@ def test_known_answer() -> None:
     assert Rebuilder(3).rebuild("owner", values, lambda _: True) == (1234).to_bytes(32)
 
 
-@pytest.mark.parametrize("secret", [bytes(32), b"\xff" * 32, b"\0" * 31 + b"\1", secrets.token_bytes(32)])
+@pytest.mark.parametrize("secret", [bytes(32), b"\xff" * 32, b"\0" * 31 + b"\1", secrets.token_bytes(32)], ids=range(4))
 def test_every_set_of_t_shares_rebuilds(secret: bytes) -> None:
     shares = dict(enumerate(split(secret, 3, 6), 1))
     for subset in itertools.combinations(shares, 3):
