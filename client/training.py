@@ -47,7 +47,7 @@ def row_weights(labels: NDArray[np.int64], class_balance: str) -> NDArray[np.flo
     """How much each row counts in the loss, (rows,), with mean 1 so that the step size keeps its meaning.
 
     `inverse` weighs a class by rows / (classes * rows of the class), as scikit-learn's `balanced` does, after King and
-    Zeng, "Logistic Regression in Rare Events Data", Political Analysis 2001, and at most by `MAX_CLASS_WEIGHT`. Only this
+    Zeng, "Logistic Regression in Rare Events Data", Political Analysis 2001; `MAX_CLASS_WEIGHT` at most. Only this
     client's own counts are used: nobody learns them, and a class that the client lacks plays no part.
     """
     if class_balance == "none":
