@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 CONFIG ?= config/demo.yaml
 DEMO_PKI := logs/demo-pki
 
-.PHONY: help demo peek test faults fuzz load bench lint format clean
+.PHONY: help demo peek test test_long faults fuzz load bench lint format clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -21,7 +21,10 @@ peek: $(VENV)/installed  ## play an orchestrator that tries to open one client's
 	@$(PY) benchmarks/peek.py
 
 test: $(VENV)/installed-dev  ## run the tests
-	$(PY) -m pytest -n 2
+	$(PY) -m pytest -n 2 -m "not long"
+
+test_long: $(VENV)/installed-dev  ## run the tests of whole federations that fail, restart and mask; some minutes more
+	$(PY) -m pytest -n 2 -m long
 
 fuzz: $(VENV)/installed-dev  ## a million mutated inputs against whatever reads a client's bytes; some minutes
 	$(PY) -m tests.fuzz_decoder --inputs 1000000 --seed 1

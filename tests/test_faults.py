@@ -29,6 +29,8 @@ from tests.forked import Forked
 from tests.one_hot import counts, run_clients
 from tests.processes import write_config
 
+pytestmark = pytest.mark.long
+
 KILLS = int(os.environ.get("FAULT_KILLS", "10"))
 WELL = ("", 0)
 

@@ -12,6 +12,8 @@ from orchestrator.provision import provision
 from tests.conftest import Start
 from tests.processes import read_metrics, write_config
 
+pytestmark = pytest.mark.long
+
 SERVER, CLIENTS, FAULTY = "orchestrator/run_server.py", "client/run_clients.py", "tests/faulty_masked_client.py"
 
 

@@ -4,6 +4,8 @@ import pytest
 
 from tests.conftest import Start
 
+pytestmark = pytest.mark.long
+
 TWIN = "import sys; from benchmarks.peek import main; sys.exit(main(['tests/careless_clients.py', sys.argv[1]]))"
 
 

@@ -10,6 +10,8 @@ import pytest
 from tests.conftest import Start
 from tests.processes import Running, free_port, read_metrics, write_config
 
+pytestmark = pytest.mark.long
+
 SERVER, CLIENTS = "orchestrator/run_server.py", "client/run_clients.py"
 
 
