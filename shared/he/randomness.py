@@ -41,7 +41,8 @@ COMB_ROWS = 8  # bits that one table look-up covers; 8 makes a column of the com
 COMB_BLOCK = 8  # columns that share one table: COMB_BLOCK - 1 squarings a power save this factor in memory
 
 # A multiplication of big numbers keeps Python's interpreter lock, and whoever waits for the lock waits 5 ms each time:
-# measured, a small model trained 50 times slower beside such a loop. A nap after each power hands the lock over.
+# measured, a small model trained 50 times slower beside such a loop. In the background a nap after each power hands
+# the lock over.
 NAP_SECONDS = 1e-6
 
 
@@ -146,11 +147,7 @@ class Randomiser:
         gmpy2's `powmod_exp_list`, which needs neither a table nor the interpreter lock, takes about ten times the
         work: it would only pay on a machine with cores to spare.
         """
-        made = []
-        for _ in range(count):
-            made.append(self.comb.power(secrets.randbits(self.comb.exponent_bits)))
-            time.sleep(NAP_SECONDS)
-        return made
+        return [self.comb.power(secrets.randbits(self.comb.exponent_bits)) for _ in range(count)]
 
 
 class RandomiserPool:
@@ -241,6 +238,7 @@ class RandomiserPool:
                     return
                 self._wanted -= 1
             made = self._randomiser.make(1)
+            time.sleep(NAP_SECONDS)
             with self._lock:
                 if not self._closed:
                     self._ready += made
