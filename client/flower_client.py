@@ -250,7 +250,7 @@ class TenantClient(Client):
         except OrchestratorError as error:
             reason = f"{type(error).__name__}: {error}"
             self.log.error("%s", reason)
-        except Exception as error:
+        except Exception as error:  # a bug or bad data; Flower would end the process, and the next round may go well
             reason = type(error).__name__
             self.log.exception("unexpected error, this round goes on without me")
         # The legacy protocol has no code for "failed"; any code but OK makes the server count a failure.

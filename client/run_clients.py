@@ -89,7 +89,7 @@ def _run_one(config: Config, client_id: int) -> bool:
     except OrchestratorError as error:
         log.error("%s", error)
         return False
-    except Exception:
+    except Exception:  # one client's bug must not take the other threads of this process with it
         log.exception("stopped by an unexpected error")
         return False
     return True
