@@ -32,6 +32,7 @@ from shared.private_files import read_private_file
 _MESSAGE_SLACK_BYTES = 1 << 20
 INTERRUPTED = 130  # 128 + SIGINT, as a shell counts
 _GOODBYE_SECONDS = 5.0
+_WIDE_COLUMNS = 130  # of a terminal that shows the whole table of the rounds
 
 _log = logging.getLogger("orchestrator")
 
@@ -242,6 +243,9 @@ def round_table(records: list[RoundRecord]) -> Table:
             _cell(r.round_seconds, 2),
             "-" if r.upload_bytes_per_client is None else f"{r.upload_bytes_per_client / 1000:,.1f}",
         )  # fmt: skip
+    if console.width < _WIDE_COLUMNS:  # what a narrow terminal has no room for is in metrics.jsonl
+        table.columns[7:11] = []
+        del table.columns[-1]
     return table
 
 
