@@ -1,7 +1,8 @@
 """A client's data and the common validation and test sets, by `data_source`. Swap it for another task.
 
-Every source turns records into the same two arrays: float32 features (rows, num_features) and int64 labels (rows,)
-in which class 0 is benign. A new source is a module with the functions of `DataSource` and a branch in `_source`.
+Every source turns records into the same two arrays: float32 raw features (rows, num_features) and int64 labels (rows,)
+in which class 0 is benign; a `FeatureSchema` says what the columns are. A new source is a module with the functions of
+`DataSource` and a branch in `_source`.
 """
 
 from collections.abc import Iterator
@@ -25,10 +26,10 @@ if TYPE_CHECKING:  # these modules import `Dataset` from here
 
 @dataclass(frozen=True)
 class Dataset:
-    """Rows ready for the model.
+    """Labelled rows.
 
     Attributes:
-        features: float32, (rows, num_features).
+        features: float32, (rows, num_features); as `shared/preprocessing.py` scales them, raw before that.
         labels: int64, (rows,); class 0 is benign.
         families: the attack family of each row ("benign" for class 0), (rows,), for recall by family.
     """
@@ -47,14 +48,18 @@ class Dataset:
 
 @dataclass(frozen=True)
 class ClientData:
-    """What one client has: rows to train on, and rows of its own that it never trains on."""
+    """What one client has: raw rows to train on, and rows of its own that it never trains on."""
 
+    schema: "FeatureSchema"
     train: Dataset
     holdout: Dataset
 
 
 class DataSource(Protocol):
-    """What a module under `shared/data_sources` offers."""
+    """What a module under `shared/data_sources` offers. All features are raw: scaling needs every client's rows."""
+
+    def schema(self, config: Config, client_id: int | None) -> "FeatureSchema":
+        """The columns of a client's rows; for None of the test set's, which must be the same."""
 
     def client_rows(self, config: Config, client_id: int) -> Dataset:
         """All rows of one client: the same on every call, whatever the other clients do."""
@@ -67,7 +72,7 @@ class DataSource(Protocol):
 
 
 def load_client_data(config: Config, client_id: int) -> ClientData:
-    """The rows of one client, split by `holdout_fraction` into two parts that are never empty.
+    """The raw rows of one client, split by `holdout_fraction` into two parts that are never empty.
 
     Raises:
         DataError: `client_id` is not from 0 to num_clients - 1, the files are missing or malformed, or they can't be
@@ -85,11 +90,15 @@ def load_client_data(config: Config, client_id: int) -> ClientData:
         )
     shuffled = generator(config.seed, Stream.HOLDOUT, client_id).permutation(len(rows))
     held_out = min(max(round(len(rows) * config.holdout_fraction), 1), len(rows) - 1)
-    return ClientData(train=rows.take(shuffled[held_out:]), holdout=rows.take(shuffled[:held_out]))
+    return ClientData(
+        schema=_source(config).schema(config, client_id),
+        train=rows.take(shuffled[held_out:]),
+        holdout=rows.take(shuffled[:held_out]),
+    )
 
 
 def load_test_data(config: Config) -> Dataset:
-    """The common test set: the same rows for whoever asks.
+    """The common test set, raw: the same rows for whoever asks.
 
     Raises:
         DataError: the files are missing or malformed.
@@ -106,6 +115,15 @@ def load_validation_data(config: Config) -> Dataset:
     return _source(config).validation_rows(config)
 
 
+def load_schema(config: Config) -> "FeatureSchema":
+    """The columns of the test set's raw features, and so of every client's.
+
+    Raises:
+        DataError: the files are missing or malformed.
+    """
+    return _source(config).schema(config, None)
+
+
 def feature_count(config: Config) -> int:
     """How many features the settings make of the data: what `num_features` must be.
 
@@ -114,9 +132,7 @@ def feature_count(config: Config) -> int:
     Raises:
         DataError: the files are missing or malformed.
     """
-    source = file_source(config)
-    # Otherwise generated to measure, or checked with the settings.
-    return len(source.schema(config)) if source else config.num_features
+    return len(load_schema(config))
 
 
 def stream_features(config: Config, path: Path, schema: "FeatureSchema") -> Iterator[tuple["pd.DataFrame", "Features"]]:

@@ -299,7 +299,7 @@ def test_what_is_no_cloudtrail_is_refused(tmp_path: Path, content: bytes) -> Non
 def test_records_to_score_arrive_in_parts_that_make_the_whole(invictus_folder: Path) -> None:
     config = settings(invictus_folder)
     whole = read(config)
-    parts = list(stream_features(config, invictus_folder, SOURCE.schema(config)))
+    parts = list(stream_features(config, invictus_folder, SOURCE.schema(config, None)))
     assert len(parts) > 5
     assert np.array_equal(np.concatenate([features for _, features in parts]), whole.features)
     meta = pd.concat([meta for meta, _ in parts])
@@ -327,7 +327,7 @@ def test_a_record_beyond_all_patience_makes_a_second_row(tmp_path: Path, caplog:
     write(tmp_path / "1.json", [record(0), record(3000)])
     write(tmp_path / "2.json", [record(10), record(3001)])
     config = settings(tmp_path)
-    parts = list(stream_features(config, tmp_path, SOURCE.schema(config)))
+    parts = list(stream_features(config, tmp_path, SOURCE.schema(config, None)))
     assert list(pd.concat([meta for meta, _ in parts])["events"]) == [1, 1, 2]
     assert "1 records came more than 900 s late" in caplog.text
 

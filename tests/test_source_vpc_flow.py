@@ -214,7 +214,7 @@ def test_parts_to_score_make_the_whole(tmp_path: Path, monkeypatch: pytest.Monke
     config = settings(path)
     whole = read(config).features
     monkeypatch.setattr(vpc_flow, "CHUNK_LINES", 100)
-    parts = list(stream_features(config, path, SOURCE.schema(config)))
+    parts = list(stream_features(config, path, SOURCE.schema(config, None)))
     assert len(parts) > 5
     assert max(len(features) for _, features in parts) < 10  # not all at the end
     assert np.array_equal(np.concatenate([features for _, features in parts]), whole)

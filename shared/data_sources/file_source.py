@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from shared.config import CLIENT_ID, Config
 from shared.data_sources.partition import partition_rows
-from shared.data_sources.scaling import FeatureSums, Scaler
 from shared.data_sources.schema import Features, FeatureSchema
 from shared.data_sources.streams import Stream, generator
 from shared.data_utils import Dataset
@@ -89,9 +88,10 @@ class Table:
         starts = None if self.starts is None else self.starts[rows]
         return Table(self.schema, self.features[rows], self.families[rows], self.groups[rows], starts)
 
-    def scaled(self, scaler: Scaler) -> Dataset:
-        """The rows as the model takes them."""
-        return Dataset(scaler.transform(self.features), self.labels, self.families)
+    @property
+    def rows(self) -> Dataset:
+        """The same rows, labelled."""
+        return Dataset(self.features, self.labels, self.families)
 
 
 class Reader(Protocol):
@@ -114,24 +114,20 @@ class FileSource:
     reader: Reader
 
     def client_rows(self, config: Config, client_id: int) -> Dataset:
-        """The rows of one client, scaled.
-
-        Known limit: every part is scaled with the statistics of its own rows, because a client knows no other's and
-        the orchestrator knows no client's. Equal records of differently skewed clients therefore differ after
-        scaling. Statistics over all clients need `FeatureSums` added up under encryption.
+        """The rows of one client.
 
         Raises:
             DataError: the files are missing or malformed, can't be shared out, or don't have `num_features` features.
         """
-        return _scaled_by_itself(self.client_table(config, client_id))
+        return self.client_table(config, client_id).rows
 
     def test_rows(self, config: Config) -> Dataset:
-        """The common test set, scaled with its own statistics, as a client's rows are.
+        """The common test set.
 
         Raises:
             DataError: as in `client_rows`.
         """
-        return _scaled_by_itself(self._halves(config)[1])
+        return self._halves(config)[1].rows
 
     def validation_rows(self, config: Config) -> Dataset:
         """As many rows beside the test set: of windows the earlier half, of records a random one.
@@ -139,7 +135,7 @@ class FileSource:
         Raises:
             DataError: as in `client_rows`.
         """
-        return _scaled_by_itself(self._halves(config)[0])
+        return self._halves(config)[0].rows
 
     def _halves(self, config: Config) -> tuple[Table, Table]:
         """What no client has: rows to validate with, and rows to test with."""
@@ -159,7 +155,7 @@ class FileSource:
             return self._table(config, config.data_path, str(client_id))
         if config.test_path:
             train = self._table(config, config.data_path, "0")
-            if difference := train.schema.difference(self.schema(config)):
+            if difference := train.schema.difference(self.schema(config, None)):
                 raise DataError(f"data_path and test_path have different features: {difference}")
         else:
             train = self._common(config)[0]
@@ -180,9 +176,11 @@ class FileSource:
             return self._table(config, config.test_path, "test")
         return self._common(config)[1]
 
-    def schema(self, config: Config) -> FeatureSchema:
-        """The columns that the settings make, from the first files that there are: the test set's or client 0's."""
-        if config.test_path:
+    def schema(self, config: Config, client_id: int | None) -> FeatureSchema:
+        """The columns that the settings make of one client's files, or of the test set's."""
+        if client_id is not None and CLIENT_ID in config.data_path:
+            return self.reader.schema(config, _inputs(config, config.data_path, str(client_id)))
+        if client_id is None and config.test_path:
             return self.reader.schema(config, _inputs(config, config.test_path, "test"))
         return self.reader.schema(config, _inputs(config, config.data_path, "0"))
 
@@ -264,7 +262,3 @@ def _split(table: Table, config: Config) -> tuple[NDArray[np.int64], NDArray[np.
             "expected both, so use more data, shorter windows or a test_path"
         )
     return train, test
-
-
-def _scaled_by_itself(table: Table) -> Dataset:
-    return table.scaled(Scaler.from_sums(FeatureSums.of(table.features, table.schema), table.schema))

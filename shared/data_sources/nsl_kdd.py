@@ -1,11 +1,8 @@
 """NSL-KDD (Tavallaee, Bagheri, Lu, Ghorbani, 2009): network-flow records, benign (0) or attack (1).
 
-A tenth of KDDTrain+, the same rows in every run, is withheld from all clients: it stands for a public reference sample,
-from which the scaling's mean and standard deviation come and on which the orchestrator validates. Clients share out the
-rest by the setting `partition`. KDDTest+ is the common test set and never trains or chooses anything.
-A record becomes 122 float32 features: 38 scaled numbers, then one-hot protocol (3), service (70) and flag (11).
-
-Known limit: tenants with private logs may have no such sample.
+A tenth of KDDTrain+, the same rows in every run, is withheld from all clients: the orchestrator validates on it.
+Clients share out the rest by the setting `partition`. KDDTest+ is the common test set: it never trains or chooses.
+A record becomes 122 float32 features: 38 numbers, then one-hot protocol (3), service (70) and flag (11).
 """
 
 import csv
@@ -33,17 +30,15 @@ from shared.data_sources.nsl_kdd_schema import (
     SYMBOLS,
 )
 from shared.data_sources.partition import partition_rows
+from shared.data_sources.schema import FeatureSchema, Kind
 from shared.data_sources.streams import Stream, generator
 from shared.data_utils import Dataset
 from shared.errors import DataError
 
 TRAIN_FILE = "KDDTrain+.txt"
 TEST_FILE = "KDDTest+.txt"
-REFERENCE_SHARE = 0.1  # of the rows of each family
-REFERENCE_SEED = 0  # fixed, so that runs with different seeds still scale and validate alike
-# In standard deviations: a column that is nearly always 0 has a tiny deviation, and one odd record would otherwise
-# outweigh all other features together.
-MAX_SCALED = 10.0
+VALIDATION_SHARE = 0.1  # of the rows of each family
+VALIDATION_SEED = 0  # fixed, so that runs with different seeds still validate alike
 MAX_NUMBER = 1e12  # far above any count in a record, and safe in float32
 
 _GOOD_COPY = (
@@ -72,6 +67,14 @@ class _Records:
         return np.not_equal(self.families, FAMILY_OF[BENIGN_NAME]).astype(np.int64)
 
 
+def schema(config: Config, client_id: int | None) -> FeatureSchema:
+    """The public columns: 38 numbers, and a category for each known value of the 3 symbolic columns."""
+    values = tuple(f"{column}={value}" for column, known in SYMBOLS.items() for value in known)
+    kinds: list[Kind] = ["numeric" for _ in NUMERIC]
+    kinds += ["category" for _ in values]
+    return FeatureSchema("nsl_kdd", (*NUMERIC, *values), tuple(kinds), 0, 0, (ATTACK_NAME, DIFFICULTY))
+
+
 def client_rows(config: Config, client_id: int) -> Dataset:
     """The rows of KDDTrain+ that the setting `partition` gives to one client.
 
@@ -79,7 +82,7 @@ def client_rows(config: Config, client_id: int) -> Dataset:
         DataError: the file is missing or malformed, or can't be shared out among so many clients.
     """
     train = _records(Path(config.data_path) / TRAIN_FILE)
-    private = np.setdiff1d(np.arange(len(train.families)), _reference_rows(train))
+    private = np.setdiff1d(np.arange(len(train.families)), _withheld_rows(train))
     parts = partition_rows(
         config.partition,
         train.labels[private],
@@ -88,17 +91,17 @@ def client_rows(config: Config, client_id: int) -> Dataset:
         dirichlet_alpha=config.dirichlet_alpha,
         seed=config.seed,
     )
-    return _encode(train, private[parts[client_id]], reference=train)
+    return _encode(train, private[parts[client_id]])
 
 
 def test_rows(config: Config) -> Dataset:
     """All of KDDTest+, in the file's order.
 
     Raises:
-        DataError: a file is missing or malformed. KDDTrain+ is needed as well, for the scaling.
+        DataError: the file is missing or malformed.
     """
     test = _records(Path(config.data_path) / TEST_FILE)
-    return _encode(test, np.arange(len(test.families)), reference=_records(Path(config.data_path) / TRAIN_FILE))
+    return _encode(test, np.arange(len(test.families)))
 
 
 def validation_rows(config: Config) -> Dataset:
@@ -108,24 +111,22 @@ def validation_rows(config: Config) -> Dataset:
         DataError: the file is missing or malformed.
     """
     train = _records(Path(config.data_path) / TRAIN_FILE)
-    return _encode(train, _reference_rows(train), reference=train)
+    return _encode(train, _withheld_rows(train))
 
 
-def _reference_rows(train: _Records) -> NDArray[np.int64]:
-    """Sorted row numbers, about `REFERENCE_SHARE` of all: drawn family by family, so that rare families are in it."""
-    rows = generator(REFERENCE_SEED, Stream.REFERENCE_SAMPLE).permutation(len(train.families))
+def _withheld_rows(train: _Records) -> NDArray[np.int64]:
+    """Sorted row numbers, about `VALIDATION_SHARE` of all: drawn family by family, so that rare families are in it."""
+    rows = generator(VALIDATION_SEED, Stream.WITHHELD).permutation(len(train.families))
     drawn = []
     for family in np.unique(train.families):
         of_family = rows[train.families[rows] == family]
-        drawn.append(of_family[: max(round(REFERENCE_SHARE * len(of_family)), 1)])
+        drawn.append(of_family[: max(round(VALIDATION_SHARE * len(of_family)), 1)])
     return np.sort(np.concatenate(drawn))
 
 
-def _encode(records: _Records, rows: NDArray[np.int64], reference: _Records) -> Dataset:
-    mean, deviation = _reference_statistics(reference)
-    scaled = (_compressed(records.numbers[rows]) - mean) / deviation  # (rows, 38)
+def _encode(records: _Records, rows: NDArray[np.int64]) -> Dataset:
     features = np.zeros((len(rows), NUM_FEATURES), dtype=np.float32)
-    features[:, : len(NUMERIC)] = np.clip(scaled, -MAX_SCALED, MAX_SCALED)
+    features[:, : len(NUMERIC)] = _compressed(records.numbers[rows])
     start = len(NUMERIC)
     for column, known in enumerate(SYMBOLS.values()):
         index = records.symbols[rows, column]
@@ -133,13 +134,6 @@ def _encode(records: _Records, rows: NDArray[np.int64], reference: _Records) -> 
         features[present, start + index[present]] = 1.0
         start += len(known)
     return Dataset(features, records.labels[rows], records.families[rows])
-
-
-def _reference_statistics(train: _Records) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation of each numeric column, (38,) each, over the public reference sample."""
-    sample = _compressed(train.numbers[_reference_rows(train)])
-    deviation = sample.std(axis=0)
-    return sample.mean(axis=0), np.where(deviation > 0, deviation, 1.0)
 
 
 def _compressed(numbers: NDArray[np.float64]) -> NDArray[np.float64]:

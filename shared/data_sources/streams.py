@@ -17,7 +17,7 @@ class Stream(IntEnum):
     TEST_ROWS = 2
     PARTITION = 3
     HOLDOUT = 4
-    REFERENCE_SAMPLE = 5
+    WITHHELD = 5
     TEST_SPLIT = 6
     VALIDATION_ROWS = 7
 

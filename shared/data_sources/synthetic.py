@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.config import Config
+from shared.data_sources.schema import FeatureSchema, Kind
 from shared.data_sources.streams import Stream, generator
 from shared.data_utils import Dataset
 
@@ -41,6 +42,13 @@ class _World:
     centres: NDArray[np.float64]
     classes: NDArray[np.int64]
     scale: NDArray[np.float64]
+
+
+def schema(config: Config, client_id: int | None) -> FeatureSchema:
+    """`num_features` numbers without a meaning."""
+    names = tuple(f"feature_{index}" for index in range(config.num_features))
+    kinds: list[Kind] = ["numeric" for _ in names]
+    return FeatureSchema("synthetic", names, tuple(kinds), 0, 0, ())
 
 
 def client_rows(config: Config, client_id: int) -> Dataset:

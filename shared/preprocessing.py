@@ -1,0 +1,113 @@
+"""What lies between a raw feature matrix and the model, learned from all clients' rows and from nobody's alone.
+
+`shared/statistics.py` makes its parts from encrypted sums; the bundle of a run keeps them for scoring new records.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.data_sources.scaling import FeatureSums, Scaler
+from shared.data_sources.schema import Features, FeatureSchema
+from shared.data_utils import Dataset
+from shared.errors import DataError
+
+# Of scaled features: in standard deviations for numeric columns; a category's 0 and 1 fall into bins of their own.
+BIN_EDGES = (-2.0, -1.0, -0.5, -0.1, 0.1, 0.5, 1.0, 2.0)
+BINS = len(BIN_EDGES) + 1
+# A share of 0 would make the index infinite; a bin that one row in 10,000 falls into is as good as empty.
+_SMALLEST_SHARE = 1e-4
+
+
+@dataclass(frozen=True)
+class FeatureHistogram:
+    """How many rows have each feature in each bin.
+
+    Attributes:
+        counts: int64, (features, BINS); each row of it adds up to the same number of rows of data.
+    """
+
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, scaled: Features) -> "FeatureHistogram":
+        """The histogram of a scaled feature matrix, (rows, features)."""
+        features = scaled.shape[1]
+        bins = np.searchsorted(np.array(BIN_EDGES, dtype=np.float32), scaled, side="right")  # (rows, features)
+        flat = (bins + BINS * np.arange(features)).ravel()
+        return cls(np.bincount(flat, minlength=features * BINS).reshape(features, BINS).astype(np.int64))
+
+    def __add__(self, other: "FeatureHistogram") -> "FeatureHistogram":
+        """Of both parties' rows together."""
+        if self.counts.shape != other.counts.shape:
+            raise DataError(
+                f"histograms of {len(self.counts)} and {len(other.counts)} features can't be added; "
+                "compare the two feature schemas"
+            )
+        return FeatureHistogram(self.counts + other.counts)
+
+    @property
+    def rows(self) -> int:
+        """Rows of data that were counted."""
+        return int(self.counts[0].sum())
+
+    def stability_index(self, new: "FeatureHistogram") -> NDArray[np.float64]:
+        """The population stability index (PSI) of each feature between these rows and `new` ones, (features,).
+
+        PSI = sum over bins of (q - p) ln(q / p), with p the share of these rows and q that of the new ones (Siddiqi,
+        "Credit Risk Scorecards", 2006). By the rule of thumb there, below 0.1 nothing changed, above 0.25 much did.
+
+        Raises:
+            DataError: other features, or no rows on one side.
+        """
+        if self.counts.shape != new.counts.shape or not self.rows or not new.rows:
+            raise DataError(f"can't compare a histogram of {self.rows} rows with one of {new.rows}: expected some each")
+        p = np.maximum(self.counts / self.rows, _SMALLEST_SHARE)
+        q = np.maximum(new.counts / new.rows, _SMALLEST_SHARE)
+        return np.asarray(((q - p) * np.log(q / p)).sum(axis=1))
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How raw features become the model's, and what those looked like in training.
+
+    Attributes:
+        scaler: with the schema of the raw features.
+        histogram: of the scaled rows that all clients train on.
+    """
+
+    scaler: Scaler
+    histogram: FeatureHistogram
+
+    def __post_init__(self) -> None:
+        if len(self.histogram.counts) != len(self.schema):
+            raise DataError(
+                f"a histogram of {len(self.histogram.counts)} features for a schema of {len(self.schema)}; "
+                "expected one row for each feature"
+            )
+
+    @property
+    def schema(self) -> FeatureSchema:
+        """Of the raw features."""
+        return self.scaler.schema
+
+    @classmethod
+    def pooled(cls, schema: FeatureSchema, parts: Sequence[Dataset]) -> "Preprocessing":
+        """Made in the open from raw rows, by whoever holds all of them: the reference that encrypted sums must equal.
+
+        Raises:
+            DataError: no rows, or of another width than the schema.
+        """
+        features = np.concatenate([part.features for part in parts])
+        scaler = Scaler.from_sums(FeatureSums.of(features, schema), schema)
+        return cls(scaler, FeatureHistogram.of(scaler.transform(features)))
+
+    def apply(self, rows: Dataset) -> Dataset:
+        """Raw rows as the model takes them.
+
+        Raises:
+            DataError: of another width than the schema.
+        """
+        return Dataset(self.scaler.transform(rows.features), rows.labels, rows.families)
