@@ -37,6 +37,10 @@ class TooFewClientsError(OrchestratorError):
     """Not enough clients connected within `client_wait_timeout`."""
 
 
+class StatisticsError(OrchestratorError):
+    """The clients' feature statistics could not be added up, so there is nothing to scale by."""
+
+
 class AddressInUseError(OrchestratorError):
     """The server can't listen on `server_address`."""
 
