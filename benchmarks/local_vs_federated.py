@@ -18,23 +18,24 @@ from safetensors.torch import load_file
 from client.training import TrainingSettings, train
 from shared.config import Config, load_config
 from shared.console import console
-from shared.data_utils import load_client_data, load_test_data
+from shared.data_utils import load_client_data, load_schema, load_test_data
 from shared.metrics import Metrics, evaluate
 from shared.model import build_model
+from shared.preprocessing import Preprocessing
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def local_model(config: Config, client_id: int) -> Metrics:
+def local_model(config: Config, client_id: int, scaling: Preprocessing) -> Metrics:
     """Train one tenant's own detector and score it on the common test set."""
     model = build_model(config)
     epochs = config.num_rounds * config.local_epochs
     settings = TrainingSettings(epochs, config.batch_size, config.learning_rate)
-    train(model, load_client_data(config, client_id).train, settings, seed=(config.seed, client_id))
-    return evaluate(model, load_test_data(config))
+    train(model, scaling.apply(load_client_data(config, client_id).train), settings, seed=(config.seed, client_id))
+    return evaluate(model, scaling.apply(load_test_data(config)))
 
 
-def federated_model(config: Config, config_path: Path) -> Metrics:
+def federated_model(config: Config, config_path: Path, scaling: Preprocessing) -> Metrics:
     """Run server and clients, then score the model that the run left."""
     server = subprocess.Popen([sys.executable, "orchestrator/run_server.py", "--config", config_path], cwd=ROOT)
     try:
@@ -45,7 +46,7 @@ def federated_model(config: Config, config_path: Path) -> Metrics:
         server.kill()
     model = build_model(config)
     model.load_state_dict(load_file(ROOT / config.log_dir / "latest" / "model.safetensors"))
-    return evaluate(model, load_test_data(config))
+    return evaluate(model, scaling.apply(load_test_data(config)))
 
 
 def main() -> None:
@@ -54,8 +55,10 @@ def main() -> None:
     torch.set_num_threads(1)  # for models this small, more threads only contend
     path = parser.parse_args().config.resolve()
     config = load_config(path)
-    rows = {"federated": federated_model(config, path)}
-    local = [local_model(config, client_id) for client_id in range(config.num_clients)]
+    clients = [load_client_data(config, client_id).train for client_id in range(config.num_clients)]
+    scaling = Preprocessing.pooled(load_schema(config), clients)  # what the run makes from encrypted sums
+    rows = {"federated": federated_model(config, path, scaling)}
+    local = [local_model(config, client_id, scaling) for client_id in range(config.num_clients)]
     rows |= {f"client {i} alone": metrics for i, metrics in enumerate(local)}
     table = Table(title=f"{config.data_source}, partition {config.partition}, seed {config.seed}")
     names = ("loss", "accuracy", "roc_auc", "pr_auc", "fpr")

@@ -30,9 +30,10 @@ from client.training import TrainingSettings, train
 from orchestrator.early_stopping import EarlyStopping
 from orchestrator.server_optimizer import ServerOptimizer
 from shared.config import Config
-from shared.data_utils import Dataset, load_client_data, load_test_data, load_validation_data
+from shared.data_utils import Dataset, load_client_data, load_schema, load_test_data, load_validation_data
 from shared.metrics import attack_thresholds, evaluate, predict_probabilities, score
 from shared.model import build_model, flatten, get_parameters, set_parameters, unflatten
+from shared.preprocessing import Preprocessing
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("THREAT_DATA", ROOT.parent / "shared" / "data")) / "nsl-kdd"
@@ -139,12 +140,12 @@ def boosted(rows: Dataset, seed: int) -> Callable[[NDArray[np.float32]], NDArray
 def run_seed(seed: int) -> list[Result]:
     """All models of one seed."""
     torch.set_num_threads(1)
-    base = replace(PLAIN, seed=seed)
-    validation, test = load_validation_data(base), load_test_data(base)
     results: list[Result] = []
     for case, changes in CASES.items():
         clients_of = config_of(seed, changes)
-        clients = [load_client_data(clients_of, client_id).train for client_id in range(clients_of.num_clients)]
+        # Scaled as a federated run scales: by the statistics of all clients' rows. A client alone would have only its
+        # own; giving it the common ones leaves training as the one difference.
+        clients, validation, test = scaled(clients_of, load_test_data(clients_of))
         if not results:  # whatever the partition, the union is the same but for the rows that clients hold out
             pooled = concatenated(clients)
             results.append(Result("all", POOLED, model_figures(alone(base, pooled, 0), validation, test)))
@@ -166,6 +167,13 @@ def config_of(seed: int, changes: dict[str, Any]) -> Config:
     return replace(PLAIN, seed=seed, **changes)
 
 
+def scaled(c: Config, test: Dataset) -> tuple[list[Dataset], Dataset, Dataset]:
+    """Each client's rows to train on, the validation rows and `test`, by the statistics of all clients' rows."""
+    clients = [load_client_data(c, client_id).train for client_id in range(c.num_clients)]
+    apply = Preprocessing.pooled(load_schema(c), clients).apply
+    return [apply(rows) for rows in clients], apply(load_validation_data(c)), apply(test)
+
+
 def concatenated(parts: Sequence[Dataset]) -> Dataset:
     columns = ([getattr(part, name) for part in parts] for name in ("features", "labels", "families"))
     return Dataset(*(np.concatenate(column) for column in columns))
@@ -177,8 +185,7 @@ def select(candidate: str) -> list[Result]:
     results = []
     for case in ("Dirichlet(0.1), 3 clients", "one family each, 4 clients"):
         c = config_of(SELECTION_SEED, CASES[case] | CANDIDATES[candidate])
-        validation = load_validation_data(c)
-        clients = [load_client_data(c, client_id).train for client_id in range(c.num_clients)]
+        clients, validation, _ = scaled(c, load_validation_data(c))
         last, _ = federated(c, clients, validation)
         results.append(Result(case, candidate, model_figures(last, validation, validation)))
     return results

@@ -115,7 +115,8 @@ class StatisticsCollector:
                 round_sum.add_payload(tenant, payload, signed)
             except UpdateRejectedError as error:
                 _note_failure(tenant, f"{type(error).__name__}: {error}")
-        aggregate = round_sum.decrypt_average(self._aggregation.finish(round_sum.contributors))
+        unmask = self._aggregation.finish(round_sum.contributors)
+        aggregate = round_sum.decrypt_average(unmask)
         count = len(aggregate.contributors)
         _log.info("feature %s: added %d encrypted vectors and decrypted their sum", statistic, count)
         return np.asarray(aggregate.average_delta * count)
