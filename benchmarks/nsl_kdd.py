@@ -148,7 +148,7 @@ def run_seed(seed: int) -> list[Result]:
         clients, validation, test = scaled(clients_of, load_test_data(clients_of))
         if not results:  # whatever the partition, the union is the same but for the rows that clients hold out
             pooled = concatenated(clients)
-            results.append(Result("all", POOLED, model_figures(alone(base, pooled, 0), validation, test)))
+            results.append(Result("all", POOLED, model_figures(alone(clients_of, pooled, 0), validation, test)))
             predict = boosted(pooled, seed)
             on_test, on_validation = predict(test.features), predict(validation.features)
             results.append(Result("all", BOOSTED, figures(on_test, on_validation, validation, test)))
