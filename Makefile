@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 CONFIG ?= config/demo.yaml
 DEMO_PKI := logs/demo-pki
 
-.PHONY: help demo peek test test_long faults fuzz load bench lint format clean
+.PHONY: help demo peek test test_long schedules faults fuzz load bench lint format clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -28,6 +28,9 @@ test_long: $(VENV)/installed-dev  ## run the tests of whole federations that fai
 
 fuzz: $(VENV)/installed-dev  ## a million mutated inputs against whatever reads a client's bytes; some minutes
 	$(PY) -m tests.fuzz_decoder --inputs 1000000 --seed 1
+
+schedules: $(VENV)/installed-dev  ## 2,500 random drop-out schedules of masked rounds of 3 to 12 clients; prints the tally
+	MASKING_SCHEDULES=2500 $(PY) -m pytest -s tests/test_masking_rounds.py -k exact_sum --timeout 3600
 
 faults: $(VENV)/installed-dev  ## the fault simulation at length: a server killed 50 times (minutes)
 	FAULT_KILLS=50 $(PY) -m pytest tests/test_faults.py tests/test_checkpoint.py --timeout 1200
