@@ -16,7 +16,6 @@ from shared.masking import shamir
 from shared.masking.errors import CorruptSharesError, RoundAbandonedError
 from shared.masking.shamir import PRIME, Rebuilder, evaluate, lagrange_at_zero, split
 
-
 # Shares, x = 1 to 6, of two secrets with t = 4, made once by the package `shamirs` 4.0.0 for the modulus 2**256 + 297.
 # The second secret is the largest that there is.
 FOREIGN_SHARES = {
