@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from benchmarks.masking_growth import STAGES
 from benchmarks.results import OPERATIONS, Results
 from shared.console import console
 
@@ -49,7 +50,8 @@ class Sheet:
 def sheets(results: Results) -> list[Sheet]:
     """Every table that this run has figures for."""
     all_sheets = [_ratios(results), _comparisons(results), _medians(results), _combs(results), _rounds(results)]
-    return [sheet for sheet in [*all_sheets, _round_parts(results), _memory(results)] if sheet.rows]
+    all_sheets += [_round_parts(results), _memory(results), _masked(results), _masked_bytes(results), _growth(results)]
+    return [sheet for sheet in all_sheets if sheet.rows]
 
 
 def print_results(results: Results) -> None:
@@ -192,6 +194,7 @@ def _memory(results: Results) -> Sheet:
             f"{p.update_mb:.2f}",
             f"{p.add_mb:.1f}" if p.side == "orchestrator" else "-",
             f"{p.peak_mb:.1f}",
+            f"{p.peak_mb / p.update_mb:.1f}",
             f"{p.peak_mb / (8 * p.parameters / 1e6):.1f}",
         ]
         for p in results.memory
@@ -203,23 +206,89 @@ def _memory(results: Results) -> Sheet:
         "one update MB",
         "peak adding MB",
         "peak MB",
+        "peak / one update",
         "peak / float64 model",
     ]
     return Sheet("Peak memory beyond the process's own (resident, 3072 bits)", columns, rows)
 
 
+def _masked(results: Results) -> Sheet:
+    rows = [
+        [
+            f"{m.clients}",
+            m.data,
+            f"{m.pairs}",
+            f"{m.plain['round']:.2f}",
+            *(f"{m.masked[part]:.2f}" for part in ("before", "fit", "after", "round")),
+            f"{m.over_plain:.3f}",
+            f"{m.lowest:.2f}–{m.highest:.2f}",
+        ]
+        for m in results.masked
+    ]
+    columns = ["clients", "data", "pairs", "plain round s", "masked: before s", "fit s", "after s", "round s"]
+    epochs = ", ".join(dict.fromkeys(f"{m.local_epochs}" for m in results.masked))
+    title = f"A round with masks against the same without, {epochs} local epochs, 3072 bits (seconds of all parties)"
+    return Sheet(title, [*columns, "masked / plain", "of the pairs"], rows)
+
+
+def _masked_bytes(results: Results) -> Sheet:
+    rows = []
+    for m in results.masked:
+        whole, plain = sum(m.masked_bytes.values()), sum(m.plain_bytes.values())
+        stages = [f"{size:,}" for size in m.masked_bytes.values()]
+        rows.append([f"{m.clients}", *stages, f"{whole:,}", f"{plain:,}", f"{whole / plain:.3f}"])
+    stage_names = list(results.masked[0].masked_bytes) if results.masked else []
+    columns = ["clients", *stage_names, "masked in all", "plain in all", "masked / plain"]
+    return Sheet("Bytes of a round with masks, all clients, both ways, without the global model", columns, rows)
+
+
+def _growth(results: Results) -> Sheet:
+    rows = [
+        [
+            f"{g.clients}",
+            f"{g.dropped}",
+            *(f"{g.server[stage]:.3f}" for stage in STAGES),
+            f"{g.server_seconds:.3f}",
+            f"{g.server_seconds / g.clients**2 * 1e6:,.0f}",
+            f"{g.client_seconds:.3f}",
+            f"{g.client_bytes / 1e3:.1f}",
+            f"{g.client_bytes / g.clients:,.0f}",
+        ]
+        for g in results.growth
+    ]
+    columns = ["clients", "lost", *STAGES, "server s", "server µs / N²", "one client s", "its KB", "its bytes / N"]
+    return Sheet("What masking adds by the number of clients (stages: the server's seconds)", columns, rows)
+
+
 def _remarks(results: Results) -> list[str]:
-    machine = results.machine
-    libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
     how = dict.fromkeys(f"{m.name}: {m.how}" for m in results.schemes if m.size == results.settings["ratio_parameters"])
     return [
-        f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}, "
-        f"{libraries}; load average at the start {machine['load_average']}; {machine['date']}.",
+        *_machines(results),
         f"Settings: {results.settings['fractional_bits']} fractional bits, slots for at most "
         f"{results.settings['max_contributors']} contributors; medians of interleaved passes.",
+        *(
+            f"{r.clients} clients, {r.local_epochs} local epochs: {r.rounds} rounds of each kind, each run's first "
+            f"{'left out' if r.left_out else 'counted'}."
+            for r in results.rounds
+        ),
         *how,
         *results.notes,
     ]
+
+
+def _machines(results: Results) -> list[str]:
+    """Each machine that sections were measured on, once, and when and for how long each was."""
+    lines: dict[str, list[str]] = {}
+    for name, section in results.sections.items():
+        machine = section.machine
+        libraries = ", ".join(f"{library} {version}" for library, version in machine["libraries"].items())
+        where = (
+            f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}, {libraries}"
+        )
+        lines.setdefault(where, []).append(
+            f"{name} {section.seconds:.0f} s on {machine['date']}, load average before it {machine['load_average'][0]}"
+        )
+    return [f"Machine: {where}. Measured: {'; '.join(sections)}." for where, sections in lines.items()]
 
 
 def _figure(value: float) -> str:

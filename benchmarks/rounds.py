@@ -19,6 +19,7 @@ from benchmarks.measuring import Passes
 
 ROOT = Path(__file__).resolve().parent.parent
 HIDDEN_UNITS = [64, 32]
+PARAMETERS = sum(w * v + v for w, v in itertools.pairwise([122, *HIDDEN_UNITS, 2]))
 NSL_KDD_ROWS = 125_973  # of KDDTrain+, shared out among the clients
 TIMES = ("round_seconds", "train_seconds", "encrypt_seconds", "aggregate_seconds", "decrypt_seconds")
 _TIMEOUT_SECONDS = 600.0
@@ -28,12 +29,13 @@ Record = dict[str, Any]  # a line of metrics.jsonl
 
 @dataclass(frozen=True)
 class RoundCost:
-    """Medians over all rounds but each run's first, of as many encrypted as plain runs, in turn.
+    """Medians over the rounds of as many encrypted as plain runs, in turn.
 
     Attributes:
         data: where the rows came from.
         parameters: of the model, an MLP 122-64-32-2.
         rounds: timed, of each kind.
+        left_out: a run's first rounds that do not count, since they load and tabulate what the later ones have.
         encrypted, plain: median seconds of the round and of its parts; train and encrypt are the slowest client's.
         over_plain: encrypted round seconds / plain round seconds.
     """
@@ -43,22 +45,21 @@ class RoundCost:
     data: str
     parameters: int
     rounds: int
+    left_out: int
     encrypted: dict[str, float]
     plain: dict[str, float]
     over_plain: float
 
 
-def round_cost(clients: int, local_epochs: int, passes: Passes, rounds: int) -> RoundCost:
+def round_cost(clients: int, local_epochs: int, passes: Passes, rounds: int, left_out: int = 1) -> RoundCost:
     """Run the same training encrypted (3072 bits) and in the clear, in turn, `rounds` timed rounds a run."""
     records: dict[str, list[Record]] = {"none": [], "paillier": []}
     for _ in passes:
         for scheme, collected in records.items():
-            collected += _run(clients, local_epochs, scheme, num_rounds=rounds + 1)[1:]
+            collected += _run(clients, local_epochs, scheme, left_out + rounds)[left_out:]
     encrypted, plain = summary(records["paillier"]), summary(records["none"])
-    widths = [122, *HIDDEN_UNITS, 2]
-    parameters = sum(w * v + v for w, v in itertools.pairwise(widths))
     return RoundCost(
-        clients, local_epochs, _data_settings(clients)["data_source"], parameters, len(records["none"]),
+        clients, local_epochs, data_settings(clients)["data_source"], PARAMETERS, len(records["none"]), left_out,
         encrypted, plain, encrypted["round_seconds"] / plain["round_seconds"],
     )  # fmt: skip
 
@@ -68,25 +69,27 @@ def summary(records: Sequence[Record]) -> dict[str, float]:
     return {name: statistics.median(record[name] for record in records) for name in TIMES}
 
 
-def _data_settings(clients: int) -> Record:
+def data_settings(clients: int) -> Record:
+    """NSL-KDD where its files are, else as many generated rows."""
     folder = Path(os.environ.get("THREAT_DATA", ROOT.parent / "shared" / "data")) / "nsl-kdd"
     if (folder / "KDDTrain+.txt").is_file():
         return {"data_source": "nsl_kdd", "data_path": str(folder.resolve()), "partition": "even"}
     return {"data_source": "synthetic", "num_samples_per_client": NSL_KDD_ROWS // clients}
 
 
+def round_settings(clients: int, local_epochs: int) -> Record:
+    """The settings of config/nsl_kdd.yaml for clients who share its rows evenly; MLP 122-64-32-2, 3072 bits."""
+    settings: Record = yaml.safe_load((ROOT / "config/nsl_kdd.yaml").read_text(encoding="utf-8"))
+    everyone = dict.fromkeys(("num_clients", "min_available_clients"), clients)
+    model = {"num_hidden_units": HIDDEN_UNITS, "he_key_length": 3072}
+    return {**settings, **data_settings(clients), **everyone, "local_epochs": local_epochs, **model}
+
+
 def _run(clients: int, local_epochs: int, scheme: str, num_rounds: int) -> list[Record]:
-    settings = yaml.safe_load((ROOT / "config/nsl_kdd.yaml").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
-        settings |= {
-            **_data_settings(clients),
-            "num_clients": clients,
-            "min_available_clients": clients,
+        settings = round_settings(clients, local_epochs) | {
             "num_rounds": num_rounds,
-            "local_epochs": local_epochs,
-            "num_hidden_units": HIDDEN_UNITS,
             "he_scheme": scheme,
-            "he_key_length": 3072,
             "client_wait_timeout": 300.0,  # a busy machine takes long to start
             "server_wait_timeout": 300.0,
             "server_address": f"127.0.0.1:{_free_port()}",
