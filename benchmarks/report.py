@@ -1,4 +1,4 @@
-"""The results as tables (terminal and markdown) and as a picture."""
+"""The results as tables, for the terminal and as markdown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,33 +74,6 @@ def write_markdown(results: Results, path: Path) -> None:
     if not begin or not end:
         raise SystemExit(f"{path} has no lines {FIGURES_BEGIN} and {FIGURES_END} to put the tables between")
     path.write_text(f"{before}{begin}\n\n" + "\n".join(parts) + f"\n{end}{after}", encoding="utf-8")
-
-
-def draw(results: Results, path: Path) -> None:
-    """Peer / this project against the number of parameters, one panel an operation, both axes logarithmic."""
-    import matplotlib
-
-    matplotlib.use("Agg")  # a file, never a window
-    from matplotlib import pyplot
-
-    panels = ("encrypt", "bytes", "decrypt")
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(15, 4.5), layout="constrained")
-    rows = results.comparisons()
-    for operation, axis in zip(panels, axes, strict=True):
-        for peer, bits in dict.fromkeys((row["peer"], row["key_bits"]) for row in rows):
-            line = [row for row in rows if (row["peer"], row["key_bits"]) == (peer, bits)]
-            axis.plot(
-                [row["parameters"] for row in line],
-                [row[operation] for row in line],
-                marker="o",
-                label=f"{peer} (against {bits} bits)",
-            )
-        axis.axhline(1, color="black", linewidth=0.8, linestyle="--")
-        axis.set(xscale="log", yscale="log", xlabel="parameters", title=operation)
-    axes[0].set_ylabel("peer / this project (above 1: this project is better)")
-    axes[-1].legend(fontsize="x-small")
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 def _ratios(results: Results) -> Sheet:

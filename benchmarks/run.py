@@ -20,7 +20,8 @@ from benchmarks.masked_round import masked_cost
 from benchmarks.masking_growth import growth
 from benchmarks.measuring import Candidate, Passes, interleave
 from benchmarks.memory import peaks
-from benchmarks.report import draw, print_results, write_markdown
+from benchmarks.picture import draw
+from benchmarks.report import print_results, write_markdown
 from benchmarks.results import Results, Section
 from benchmarks.rounds import round_cost
 from benchmarks.schemes import HEU, HeuZPaillier, Ours, PheOnePerValue, TenSealCkks, delta_like
@@ -38,7 +39,13 @@ PASSES = {  # by the number of parameters; the last takes two minutes a pass
 }
 LARGEST_COMPLETE = RATIO_SIZE  # beyond, the subgroup key's and the online figures only grow in proportion
 MEMORY = {10_000: (3, 10, 50), 100_000: (3, 10, 50), 1_000_000: (3, 10)}  # contributors by parameters
-MASKED_PAIRS = {3: Passes(most=5, limit_seconds=75), 10: Passes(most=5, limit_seconds=75), 50: Passes(3, 75)}
+ROUNDS = (  # clients, local epochs, passes, timed rounds of each run
+    (3, 5, Passes(most=2, limit_seconds=200), 2),
+    (3, 1, Passes(most=2, limit_seconds=100), 3),
+    (10, 5, Passes(most=1, limit_seconds=0), 3),
+    (10, 1, Passes(most=2, limit_seconds=100), 3),
+)
+MASKED_PAIRS = {clients: Passes(most=9, limit_seconds=75) for clients in (3, 10, 50)}
 GROWTH_CLIENTS = (3, 10, 50, 100)
 SAMPLE = 24  # values that a peer of one ciphertext per value is measured on in a pass
 COMB_PASSES = 60
@@ -76,10 +83,9 @@ def comb(results: Results) -> None:
 
 def rounds(results: Results) -> None:
     results.rounds = []
-    for clients in (3, 10):
-        for local_epochs, timed in ((5, 2), (1, 4)):
-            console.print(f"rounds of {clients} clients, {local_epochs} local epochs …")
-            results.rounds.append(round_cost(clients, local_epochs, Passes(most=2, limit_seconds=200), rounds=timed))
+    for clients, local_epochs, passes, timed in ROUNDS:
+        console.print(f"rounds of {clients} clients, {local_epochs} local epochs …")
+        results.rounds.append(round_cost(clients, local_epochs, passes, timed))
 
 
 def memory(results: Results) -> None:
@@ -90,10 +96,11 @@ def memory(results: Results) -> None:
 
 
 def masked(results: Results) -> None:
+    """One local epoch: more training would only hide more of what masking costs."""
     results.masked, results.growth = [], []
     for clients, passes in MASKED_PAIRS.items():
         console.print(f"masked against plain rounds, {clients} clients …")
-        results.masked.append(masked_cost(clients, local_epochs=5, passes=passes))
+        results.masked.append(masked_cost(clients, local_epochs=1, passes=passes))
     for clients in GROWTH_CLIENTS:
         console.print(f"the stages of masking, {clients} clients …")
         results.growth += growth(clients, Passes(most=3, limit_seconds=15))

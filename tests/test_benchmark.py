@@ -12,7 +12,8 @@ from benchmarks.masked_round import MaskedCost, masked_cost
 from benchmarks.masking_growth import STAGES, StageCost, growth
 from benchmarks.measuring import Figures, Measured, Passes, interleave, medians, times_better
 from benchmarks.memory import Peak
-from benchmarks.report import FIGURES_BEGIN, FIGURES_END, draw, write_markdown
+from benchmarks.picture import draw
+from benchmarks.report import FIGURES_BEGIN, FIGURES_END, write_markdown
 from benchmarks.results import OPERATIONS, Results, Section
 from benchmarks.rounds import TIMES, RoundCost, summary
 from benchmarks.run import measure
