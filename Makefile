@@ -29,7 +29,7 @@ test_long: $(VENV)/installed-dev  ## run the tests of whole federations that fai
 fuzz: $(VENV)/installed-dev  ## a million mutated inputs against whatever reads a client's bytes; some minutes
 	$(PY) -m tests.fuzz_decoder --inputs 1000000 --seed 1
 
-schedules: $(VENV)/installed-dev  ## 2,500 random drop-out schedules of masked rounds of 3 to 12 clients; prints the tally
+schedules: $(VENV)/installed-dev  ## 2,500 masked rounds of 3 to 12 clients with random losses; prints the tally, 2 minutes
 	MASKING_SCHEDULES=2500 $(PY) -m pytest -s tests/test_masking_rounds.py -k exact_sum --timeout 3600
 
 faults: $(VENV)/installed-dev  ## the fault simulation at length: a server killed 50 times (minutes)
@@ -47,8 +47,8 @@ format: $(VENV)/installed-dev  ## let ruff rewrite what it can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(VENV)/installed-bench  ## measure against phe, TenSEAL and HEU; refreshes docs/performance.*, takes half an hour
-	$(PY) benchmarks/run.py --json docs/performance.json --markdown docs/performance.md --picture docs/performance.png
+bench: $(VENV)/installed-bench  ## measure against phe, TenSEAL and HEU; refreshes docs/performance.*, 25 minutes; ONLY=rounds,memory: these alone
+	$(PY) benchmarks/run.py --only "$(ONLY)" --json docs/performance.json --markdown docs/performance.md --picture docs/performance.png
 
 clean:  ## remove the environment and caches; runs in logs/ stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -72,10 +72,12 @@ class MaskedCost:
         parameters: of the model, an MLP 122-64-32-2.
         pairs: rounds timed, of each kind.
         plain, masked: median seconds of all parties together: `before` (choosing the clients, stages 0 and 1), `fit`
-            (training, masking, encrypting), `after` (adding, stages 3 and 4, decrypting, unmasking), and their `round`.
+            (training, masking, encrypting), `after` (adding, stages 3 and 4, decrypting, unmasking), and their `round`;
+            `cpu`: processor seconds of all threads, the making of the next round's randomisers included.
         over_plain: median of each pair's masked round seconds / plain round seconds: what slows the machine for a while
             slows both of a pair.
         lowest, highest: of those ratios.
+        cpu_over_plain: the same median of processor seconds, which other work on the machine hardly changes.
         plain_bytes, masked_bytes: of all clients' messages of a round, both ways, by stage.
     """
 
@@ -89,6 +91,7 @@ class MaskedCost:
     over_plain: float
     lowest: float
     highest: float
+    cpu_over_plain: float
     plain_bytes: dict[str, int]
     masked_bytes: dict[str, int]
 
@@ -163,10 +166,9 @@ class Federation:
         )
 
     def round(self, number: int) -> Figures:
-        """The seconds of one round and its parts. Randomisers that the round before has ordered are made before it."""
-        wait_for_randomisers()
+        """The seconds of one round and its parts. It ends when the randomisers that it ordered for the next are made."""
         self._traffic.clear()
-        clock = [time.perf_counter()]
+        clock, cpu = [time.perf_counter()], time.process_time()
         instructions = self.strategy.configure_fit(
             number, self.strategy.initialize_parameters(self._roster), self._roster
         )
@@ -177,8 +179,10 @@ class Federation:
         clock.append(time.perf_counter())
         if self.strategy.record.failed or self.strategy.record.skipped:
             raise RuntimeError(f"a round of the benchmark went wrong: {self.strategy.record}")
+        wait_for_randomisers()  # else they would be made, and counted, in the other federation's round
+        cpu = time.process_time() - cpu
         before, fit, after = (later - earlier for earlier, later in itertools.pairwise(clock))
-        return {"before": before, "fit": fit, "after": after, "round": clock[-1] - clock[0]}
+        return {"before": before, "fit": fit, "after": after, "round": clock[-1] - clock[0], "cpu": cpu}
 
     def payload_bytes(self) -> dict[str, int]:
         """Of the last round, by stage."""
@@ -208,10 +212,12 @@ def masked_cost(clients: int, local_epochs: int, passes: Passes) -> MaskedCost:
             raise ArithmeticError(f"rounds with masks and without them made another {key}")
     pairs = list(zip(figures[plain][1:], figures[masked][1:], strict=True))
     ratios = [m["round"] / p["round"] for p, m in pairs]
+    cpu_over_plain = statistics.median(m["cpu"] / p["cpu"] for p, m in pairs)
     return MaskedCost(
         clients, local_epochs, configs["masked"].data_source, PARAMETERS, len(pairs),
         medians([p for p, _ in pairs]), medians([m for _, m in pairs]),
-        statistics.median(ratios), min(ratios), max(ratios), plain.payload_bytes(), masked.payload_bytes(),
+        statistics.median(ratios), min(ratios), max(ratios), cpu_over_plain,
+        plain.payload_bytes(), masked.payload_bytes(),
     )  # fmt: skip
 
 

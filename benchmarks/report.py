@@ -61,9 +61,16 @@ def print_results(results: Results) -> None:
         console.print(line, markup=False)
 
 
-def write_markdown(results: Results, path: Path) -> None:
-    """Put the tables between the two marks of the page at `path`, in place of those of an earlier run."""
+def write_markdown(results: Results, path: Path, picture: Path | None = None) -> None:
+    """Put the tables between the two marks of the page at `path`, in place of those of an earlier run.
+
+    Args:
+        results: what was measured.
+        path: the page.
+        picture: a picture of the results in the page's folder, to be shown above the tables.
+    """
     parts = [
+        *([f"![the ratios as a picture]({picture.name})\n"] if picture else []),
         *(sheet.as_markdown() for sheet in sheets(results)),
         "### How each figure was obtained\n",
         "\n".join(f"- {line}" for line in _remarks(results)) + "\n",
@@ -167,6 +174,7 @@ def _memory(results: Results) -> Sheet:
             f"{p.update_mb:.2f}",
             f"{p.add_mb:.1f}" if p.side == "orchestrator" else "-",
             f"{p.peak_mb:.1f}",
+            f"{p.add_mb / p.update_mb:.1f}" if p.side == "orchestrator" else "-",
             f"{p.peak_mb / p.update_mb:.1f}",
             f"{p.peak_mb / (8 * p.parameters / 1e6):.1f}",
         ]
@@ -179,6 +187,7 @@ def _memory(results: Results) -> Sheet:
         "one update MB",
         "peak adding MB",
         "peak MB",
+        "peak adding / one update",
         "peak / one update",
         "peak / float64 model",
     ]
@@ -195,13 +204,14 @@ def _masked(results: Results) -> Sheet:
             *(f"{m.masked[part]:.2f}" for part in ("before", "fit", "after", "round")),
             f"{m.over_plain:.3f}",
             f"{m.lowest:.2f}–{m.highest:.2f}",
+            f"{m.cpu_over_plain:.3f}",
         ]
         for m in results.masked
     ]
     columns = ["clients", "data", "pairs", "plain round s", "masked: before s", "fit s", "after s", "round s"]
     epochs = ", ".join(dict.fromkeys(f"{m.local_epochs}" for m in results.masked))
-    title = f"A round with masks against the same without, {epochs} local epochs, 3072 bits (seconds of all parties)"
-    return Sheet(title, [*columns, "masked / plain", "of the pairs"], rows)
+    title = f"A round with masks against the same without, local epochs: {epochs}, 3072 bits (seconds of all parties)"
+    return Sheet(title, [*columns, "masked / plain", "of the pairs", "of CPU seconds"], rows)
 
 
 def _masked_bytes(results: Results) -> Sheet:
@@ -239,11 +249,6 @@ def _remarks(results: Results) -> list[str]:
         *_machines(results),
         f"Settings: {results.settings['fractional_bits']} fractional bits, slots for at most "
         f"{results.settings['max_contributors']} contributors; medians of interleaved passes.",
-        *(
-            f"{r.clients} clients, {r.local_epochs} local epochs: {r.rounds} rounds of each kind, each run's first "
-            f"{'left out' if r.left_out else 'counted'}."
-            for r in results.rounds
-        ),
         *how,
         *results.notes,
     ]

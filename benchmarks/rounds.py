@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,19 +24,19 @@ PARAMETERS = sum(w * v + v for w, v in itertools.pairwise([122, *HIDDEN_UNITS, 2
 NSL_KDD_ROWS = 125_973  # of KDDTrain+, shared out among the clients
 TIMES = ("round_seconds", "train_seconds", "encrypt_seconds", "aggregate_seconds", "decrypt_seconds")
 _TIMEOUT_SECONDS = 600.0
+_POLL_SECONDS = 0.2
 
 Record = dict[str, Any]  # a line of metrics.jsonl
 
 
 @dataclass(frozen=True)
 class RoundCost:
-    """Medians over the rounds of as many encrypted as plain runs, in turn.
+    """Medians over all rounds but each run's first, of as many encrypted as plain runs, in turn.
 
     Attributes:
         data: where the rows came from.
         parameters: of the model, an MLP 122-64-32-2.
         rounds: timed, of each kind.
-        left_out: a run's first rounds that do not count, since they load and tabulate what the later ones have.
         encrypted, plain: median seconds of the round and of its parts; train and encrypt are the slowest client's.
         over_plain: encrypted round seconds / plain round seconds.
     """
@@ -45,21 +46,30 @@ class RoundCost:
     data: str
     parameters: int
     rounds: int
-    left_out: int
     encrypted: dict[str, float]
     plain: dict[str, float]
     over_plain: float
 
 
-def round_cost(clients: int, local_epochs: int, passes: Passes, rounds: int, left_out: int = 1) -> RoundCost:
-    """Run the same training encrypted (3072 bits) and in the clear, in turn, `rounds` timed rounds a run."""
+def round_cost(
+    clients: int, local_epochs: int, passes: Passes, rounds: int, run_seconds: float = _TIMEOUT_SECONDS
+) -> RoundCost:
+    """Run the same training encrypted (3072 bits) and in the clear, in turn.
+
+    Args:
+        clients: how many share NSL-KDD's rows.
+        local_epochs: of each round.
+        passes: how many runs of each kind.
+        rounds: timed rounds of a run, after its first, which does not count.
+        run_seconds: a run that takes longer is ended as soon as it has one timed round.
+    """
     records: dict[str, list[Record]] = {"none": [], "paillier": []}
     for _ in passes:
         for scheme, collected in records.items():
-            collected += _run(clients, local_epochs, scheme, left_out + rounds)[left_out:]
+            collected += _run(clients, local_epochs, scheme, rounds + 1, run_seconds)[1:]
     encrypted, plain = summary(records["paillier"]), summary(records["none"])
     return RoundCost(
-        clients, local_epochs, data_settings(clients)["data_source"], PARAMETERS, len(records["none"]), left_out,
+        clients, local_epochs, data_settings(clients)["data_source"], PARAMETERS, min(map(len, records.values())),
         encrypted, plain, encrypted["round_seconds"] / plain["round_seconds"],
     )  # fmt: skip
 
@@ -85,7 +95,7 @@ def round_settings(clients: int, local_epochs: int) -> Record:
     return {**settings, **data_settings(clients), **everyone, "local_epochs": local_epochs, **model}
 
 
-def _run(clients: int, local_epochs: int, scheme: str, num_rounds: int) -> list[Record]:
+def _run(clients: int, local_epochs: int, scheme: str, num_rounds: int, run_seconds: float) -> list[Record]:
     with tempfile.TemporaryDirectory() as folder:
         settings = round_settings(clients, local_epochs) | {
             "num_rounds": num_rounds,
@@ -106,18 +116,36 @@ def _run(clients: int, local_epochs: int, scheme: str, num_rounds: int) -> list[
                 for script in scripts
             ]
             try:
-                codes = [process.wait(timeout=_TIMEOUT_SECONDS) for process in started]
+                codes = wait_for_run(started, Path(folder) / "latest" / "metrics.jsonl", run_seconds)
             finally:
                 for process in started:
                     process.kill()
             if any(codes):
                 output.seek(0)
                 raise RuntimeError(f"a run with he_scheme {scheme} failed:\n{output.read()}")
-        text = (Path(folder) / "latest" / "metrics.jsonl").read_text(encoding="utf-8")
-    records: list[Record] = [json.loads(line) for line in text.splitlines()]
+        records = _finished(Path(folder) / "latest" / "metrics.jsonl")
     if any(record["contributors"] != clients for record in records):
         raise RuntimeError(f"a client was lost in a run with he_scheme {scheme}; its timings would mean nothing")
     return records
+
+
+def wait_for_run(started: Sequence[subprocess.Popen[bytes]], metrics: Path, run_seconds: float) -> list[int]:
+    """The exit codes; none where the time was up and the processes still run, with two rounds behind them."""
+    start = time.perf_counter()
+    while any(process.poll() is None for process in started):
+        taken = time.perf_counter() - start
+        if taken > _TIMEOUT_SECONDS:
+            raise RuntimeError(f"a run of the benchmark has not ended within {_TIMEOUT_SECONDS:g} s")
+        if taken > run_seconds and len(_finished(metrics)) >= 2:
+            return []
+        time.sleep(_POLL_SECONDS)
+    return [process.returncode for process in started]
+
+
+def _finished(metrics: Path) -> list[Record]:
+    """The rounds whose line is complete."""
+    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _free_port() -> int:

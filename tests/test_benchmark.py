@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from benchmarks.memory import Peak
 from benchmarks.picture import draw
 from benchmarks.report import FIGURES_BEGIN, FIGURES_END, write_markdown
 from benchmarks.results import OPERATIONS, Results, Section
-from benchmarks.rounds import TIMES, RoundCost, summary
+from benchmarks.rounds import TIMES, RoundCost, summary, wait_for_run
 from benchmarks.run import measure
 from benchmarks.schemes import OURS, PHE, TENSEAL, HeuZPaillier, Ours, PheOnePerValue, TenSealCkks, delta_like
 
@@ -77,9 +79,9 @@ def _results() -> Results:
             _measured(TENSEAL, 0, 8.0),
         ],
         combs=[CombCost(2048, 1, 128, 1.0, 1.0, 9.0), CombCost(3072, 1, 192, 1.0, 1.0, 1.25)],
-        rounds=[RoundCost(3, 1, "d", 1, 1, 1, times, times, 7.0), RoundCost(3, 5, "d", 1, 1, 1, times, times, 1.5)],
+        rounds=[RoundCost(3, 1, "d", 1, 1, times, times, 7.0), RoundCost(3, 5, "d", 1, 1, times, times, 1.5)],
         memory=[Peak("orchestrator", 10, 3, 1.0, 1.0, 1.0, 1.0)],
-        masked=[MaskedCost(3, 5, "d", 1, 1, parts, parts, 1.01, 1.0, 1.02, {"upload": 9}, {"upload": 10})],
+        masked=[MaskedCost(3, 5, "d", 1, 1, parts, parts, 1.01, 1.0, 1.02, 1.01, {"upload": 9}, {"upload": 10})],
         growth=[StageCost(3, 0, 1, 1, dict.fromkeys(STAGES, 1.0), dict.fromkeys(STAGES[:-1], 1.0), 1.0)],
     )
 
@@ -178,6 +180,22 @@ def test_the_comb_needs_one_multiplication_for_8_bits_of_half_the_key() -> None:
 def test_the_parts_of_a_round_are_medians_over_rounds() -> None:
     records = [dict.fromkeys(TIMES, value) for value in (1.0, 5.0, 2.0)]
     assert summary(records) == dict.fromkeys(TIMES, 2.0)
+
+
+@pytest.mark.parametrize(("rounds", "codes"), [(1, [3]), (2, [])])
+def test_a_run_whose_time_is_up_is_left_as_soon_as_it_has_a_timed_round(
+    tmp_path: Path, rounds: int, codes: list[int]
+) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"round": 1}\n' * rounds + '{"round"', encoding="utf-8")  # the last line is being written
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import sys, time; time.sleep({60 if rounds == 2 else 0}); sys.exit(3)"]
+    )
+    try:
+        assert wait_for_run([process], metrics, run_seconds=0.0) == codes
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_masked_and_plain_rounds_are_timed_in_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
