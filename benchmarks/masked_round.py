@@ -166,7 +166,7 @@ class Federation:
         )
 
     def round(self, number: int) -> Figures:
-        """The seconds of one round and its parts. It ends when the randomisers that it ordered for the next are made."""
+        """The seconds of one round and its parts. Returns when the randomisers for the next one are made, too."""
         self._traffic.clear()
         clock, cpu = [time.perf_counter()], time.process_time()
         instructions = self.strategy.configure_fit(
