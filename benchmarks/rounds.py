@@ -120,6 +120,7 @@ def _run(clients: int, local_epochs: int, scheme: str, num_rounds: int, run_seco
             finally:
                 for process in started:
                     process.kill()
+                    process.wait()  # it may be writing into the folder that is removed next
             if any(codes):
                 output.seek(0)
                 raise RuntimeError(f"a run with he_scheme {scheme} failed:\n{output.read()}")
