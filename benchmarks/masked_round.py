@@ -49,6 +49,7 @@ from shared.data_utils import ClientData, load_client_data, load_test_data, load
 from shared.he.paillier import PaillierPrivate
 from shared.he_utils import PrivateScheme, make_keys
 from shared.identity import ClientIdentity
+from shared.preprocessing import Preprocessing
 
 SESSION = "5e" * 16
 RUN = "20260101-000000-abcdef"
@@ -164,6 +165,7 @@ class Federation:
         self.strategy = EncryptedFedAvg(
             config, aggregator, aggregation, self._roster, load_validation_data(config), load_test_data(config)
         )
+        self.strategy.scale_by(Preprocessing.pooled(rows[0].schema, [own.train for own in rows]))
 
     def round(self, number: int) -> Figures:
         """The seconds of one round and its parts. Returns when the randomisers for the next one are made, too."""

@@ -12,6 +12,7 @@ from orchestrator.admission import SignedStatement
 from orchestrator.aggregator import Aggregator, RoundSum
 from shared.config import Config
 from shared.he_utils import PrivateScheme, make_keys
+from shared.masking import WEIGHTS
 from shared.wire import dump_update, load_update, unwrap_tensor, wrap_array
 
 FEW, MANY = 3, 12
@@ -40,7 +41,7 @@ def keys() -> PrivateScheme[Any]:
 @pytest.fixture(scope="module")
 def update(keys: PrivateScheme[Any]) -> bytes:
     """One client's update, as Flower hands it on."""
-    round_sum = RoundSum(keys, Aggregator(keys, 2, MANY), 1, SIZE, "")
+    round_sum = RoundSum(keys, Aggregator(keys, 2, MANY), 1, SIZE, "", WEIGHTS)
     ciphertexts = keys.public.encrypt(np.random.default_rng(0).normal(0, 0.05, SIZE)).ciphertexts
     buffer = io.BytesIO()
     np.save(buffer, wrap_array(dump_update(round_sum.header, keys.public.to_bytes(ciphertexts))))
@@ -63,9 +64,9 @@ def test_a_twin_that_keeps_every_update_is_found_out(keys: PrivateScheme[Any], u
 
 def peak_in_updates(kind: Callable[..., RoundSum], keys: PrivateScheme[Any], update: bytes, contributors: int) -> float:
     """The most that was allocated at a time while so many updates were added, over the bytes of one update."""
-    round_sum = kind(keys, Aggregator(keys, 2, MANY), 1, SIZE, "")
+    round_sum = kind(keys, Aggregator(keys, 2, MANY), 1, SIZE, "", WEIGHTS)
     round_sum.add("first", update)  # what is made once and kept, such as the expected length, is not the round's
-    round_sum = kind(keys, Aggregator(keys, 2, MANY), 1, SIZE, "")
+    round_sum = kind(keys, Aggregator(keys, 2, MANY), 1, SIZE, "", WEIGHTS)
     tracemalloc.start()
     try:
         for client in range(contributors):
