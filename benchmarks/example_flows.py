@@ -3,7 +3,7 @@
     python benchmarks/example_flows.py --out data/example
 
 `tenant-0.csv` to `tenant-2.csv` are what each tenant has, `public.csv` is the labelled set that the orchestrator judges
-by, and `today.csv` is unlabelled and to be scored. The flows are made up; they show how things fit together, and not how
+by, and `today.csv` is unlabelled and to be scored. The flows are made up: they show how things fit together, not how
 good a detector is.
 """
 
