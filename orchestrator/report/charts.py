@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 WIDTH, HEIGHT = 360, 216
 COLOURS = 8
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 12, 36
+_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 10, 24, 34
 _MARKED_POINTS = 30  # more markers than this on one line would touch
 _TICKS = 5
 
@@ -180,7 +180,7 @@ def _axes(
         place = Markup('<text class="tick middle" x="{}" y="{}">{}</text>')
         parts.append(place.format(plot.across(tick), floor + 14, x_format(tick)))
     parts.append(Markup('<text class="label end" x="{}" y="{}">{}</text>').format(right, HEIGHT - 5, x_label))
-    parts.append(Markup('<text class="label" x="{}" y="{}">{}</text>').format(left, HEIGHT - 5, y_label))
+    parts.append(Markup('<text class="label" x="{}" y="{}">{}</text>').format(4, 11, y_label))
     return parts
 
 

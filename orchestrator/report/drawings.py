@@ -10,7 +10,7 @@ from orchestrator.report.charts import Mark, Series, line_chart, number_ticks, s
 from orchestrator.report.evaluation import Evaluation
 from orchestrator.report.figures import TIME_PARTS, time_parts
 from orchestrator.report.run_data import shown_text
-from orchestrator.report.words import client_order, count, share
+from orchestrator.report.words import client_order, count, rate_text, share
 from orchestrator.run_folder import RoundRecord
 
 _FEW_CLIENTS = 6  # more lines than this can't be told apart
@@ -36,18 +36,22 @@ class Drawing:
 
 
 def of_rounds(rounds: Sequence[RoundRecord]) -> list[Drawing]:
-    """How the model changed from round to round."""
-    drawings = [
-        _global(rounds, "Loss of the global model", "mean cross-entropy", [
-            ("test set", "loss"), ("validation rows", "validation_loss"), ("clients' own rows, mean", "client_loss"),
-        ]),
-        _global(rounds, "How well it ranks attacks first", "area under the curve", [
-            ("ROC-AUC", "roc_auc"), ("PR-AUC", "pr_auc"),
-        ]),
+    """How the global model changed from round to round."""
+    lines = [("test set", "loss"), ("validation rows", "validation_loss"), ("clients' own rows, mean", "client_loss")]
+    areas = [("ROC-AUC", "roc_auc"), ("PR-AUC", "pr_auc")]
+    return _present(
+        _global(rounds, "Loss", "mean cross-entropy", lines),
+        _global(rounds, "How well it ranks attacks first", "area under the curve, test set", areas),
+        _recalls(rounds),
+    )
+
+
+def of_clients(rounds: Sequence[RoundRecord]) -> list[Drawing]:
+    """The global model as each client found it on rows of its own."""
+    return _present(
         _clients(rounds, "Accuracy on each client's own rows", "accuracy"),
         _clients(rounds, "Loss on each client's own rows", "loss"),
-    ]  # fmt: skip
-    return [drawing for drawing in drawings if drawing is not None]
+    )
 
 
 def of_quality(e: Evaluation) -> list[Drawing]:
@@ -88,8 +92,27 @@ def of_time(rounds: Sequence[RoundRecord]) -> Drawing | None:
         parts = [fmean(values) for values in zip(*map(time_parts, group), strict=True)]
         columns.append((f"{group[0].round}" if width == 1 else f"{group[0].round}–{group[-1].round}", parts))
     chart = stacked_columns("Seconds of each round", columns, TIME_PARTS, x_label="round", y_label="seconds")
-    note = f"Each column is the mean of {width} rounds." if width > 1 else ""
+    note = "Colours as in the bars over the whole run."
+    if width > 1:
+        note = f"Each column is the mean of {width} rounds. {note}"
     return Drawing("Seconds of each round", chart, note=note)
+
+
+def _present(*drawings: Drawing | None) -> list[Drawing]:
+    return [drawing for drawing in drawings if drawing is not None]
+
+
+def _recalls(rounds: Sequence[RoundRecord]) -> Drawing | None:
+    """Recall at each false-positive rate that thresholds are set for."""
+    rates = sorted({rate for record in rounds for rate in record.recall_at_fpr}, key=float, reverse=True)
+    lines = [
+        Series(f"at {rate_text(rate)}", [(r.round, r.recall_at_fpr.get(rate)) for r in _thinned(rounds)], colour)
+        for colour, rate in enumerate(rates, start=1)
+    ]
+    if not lines:
+        return None
+    title = "Attacks caught, by false alarms allowed"
+    return Drawing(title, _over_rounds(title, "recall, test set", lines, rounds), _legend(lines))
 
 
 def _global(

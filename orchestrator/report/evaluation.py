@@ -15,7 +15,7 @@ from shared.data_utils import Dataset
 from shared.metrics import attack_thresholds, predict_probabilities, score
 
 CURVE_POINTS = 500  # more than a chart has pixels
-ALERT_RATE = "0.01"  # the false-positive rate that the alert threshold is made for, unless a threshold is given
+ALERT_RATE = 0.01  # the share of benign rows that may be alerts
 _NO_BENIGN_ROWS = 0.5
 
 
@@ -105,31 +105,22 @@ class Evaluation:
         return self.true_positives / alerts if alerts else None
 
 
-def evaluate_final(
-    model: nn.Module,
-    validation: Dataset,
-    test: Dataset,
-    threshold: float | None = None,
-    threshold_rule: str = "the threshold of the model bundle",
-) -> Evaluation:
+def evaluate_final(model: nn.Module, validation: Dataset, test: Dataset, alert_rate: float = ALERT_RATE) -> Evaluation:
     """Judge a model on scaled rows.
 
     Args:
         model: any that `shared/model.py` builds.
         validation: rows that thresholds may be chosen by.
         test: rows that decide nothing.
-        threshold: of an alert; None: the one that 1 % of the benign validation rows exceed.
-        threshold_rule: how a given threshold was chosen.
+        alert_rate: the share of the benign validation rows that may be alerts.
     """
-    known = 1.0 - predict_probabilities(model, validation.features)[:, 0]
-    thresholds = attack_thresholds(known[validation.labels == 0])
-    if threshold is None:
-        threshold = thresholds.get(ALERT_RATE, _NO_BENIGN_ROWS)
-        threshold_rule = (
-            f"at most {float(ALERT_RATE):.0%} of the benign validation rows score above it".replace("%", " %")
-            if thresholds
-            else "the middle of the scale, since no validation row is benign"
-        )
+    scores = 1.0 - predict_probabilities(model, validation.features)[validation.labels == 0, 0]
+    thresholds = attack_thresholds(scores)
+    threshold, rule = _NO_BENIGN_ROWS, "the middle of the scale, since no validation row is benign"
+    if benign := len(scores):
+        # "higher": an observed score, so that no more than the share lies strictly above it.
+        threshold = float(np.quantile(scores, 1 - alert_rate, method="higher"))
+        rule = f"at most {100 * alert_rate:g} % of the {benign:,} benign validation rows score above it"
     probabilities = predict_probabilities(model, test.features)
     metrics = score(probabilities, test, thresholds)
     attack_score, is_attack = 1.0 - probabilities[:, 0], test.labels != 0
@@ -137,9 +128,9 @@ def evaluate_final(
     roc_fpr, roc_tpr, pr_recall, pr_precision = _curves(is_attack, attack_score)
     return Evaluation(
         threshold=threshold,
-        threshold_rule=threshold_rule,
+        threshold_rule=rule,
         validation_rows=len(validation),
-        validation_benign=int((validation.labels == 0).sum()),
+        validation_benign=benign,
         test_rows=len(test),
         loss=metrics.loss,
         accuracy=metrics.accuracy,

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from orchestrator.report.evaluation import Evaluation
 from orchestrator.report.run_data import Comparison, Run, shown_text
-from orchestrator.report.words import client_order, count, figure, final_round, numbers, seconds, share, size
+from orchestrator.report.words import client_order, count, figure, final_round, numbers, rate_text, seconds, share, size
 from orchestrator.run_folder import RoundRecord
 from shared.model import build_model
 
@@ -138,9 +138,10 @@ def compared(e: Evaluation, comparison: Comparison) -> str:
         return "The test set holds one class alone, so that areas under the ROC curve can't be compared."
     mean = fmean(alone)
     better = sum(e.roc_auc > value for value in alone)
+    named = f"all {len(alone)} of them" if better == len(alone) else f"{better} of the {len(alone)}"
     return (
         f"By ROC-AUC the federated model, {e.roc_auc:.3f}, is {_apart(e.roc_auc, mean)} the mean of the clients alone, "
-        f"{mean:.3f}, and better than {better} of the {len(alone)}; it is {_apart(e.roc_auc, pooled)} training on all "
+        f"{mean:.3f}, and better than {named}; it is {_apart(e.roc_auc, pooled)} training on all "
         f"rows in one place, {pooled:.3f}."
     )
 
@@ -186,12 +187,12 @@ def _caveats_of_evaluation(e: Evaluation) -> list[str]:
         wanted = float(rate)
         if wanted * e.validation_benign < _FEW_ALARMS:
             notes.append(
-                f"The threshold for {share(wanted)} false positives rests on about "
+                f"The threshold for {rate_text(rate)} false positives rests on about "
                 f"{count(round(wanted * e.validation_benign), 'benign validation row')}."
             )
         elif at.fpr > _FAR * wanted:
             notes.append(
-                f"At the threshold made for {share(wanted)} false positives {share(at.fpr)} of the test set's benign "
+                f"At the threshold made for {rate_text(rate)} false positives {share(at.fpr)} of the test set's benign "
                 "records are alerts: they differ from the validation rows, and the recall was bought with that."
             )
     if e.attacks and e.benign:

@@ -63,7 +63,7 @@ def render(run: Run) -> str:
     environment = Environment(
         loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    for name in ("share", "figure", "seconds", "size"):
+    for name in ("share", "figure", "seconds", "size", "rate_text"):
         environment.filters[name] = getattr(words, name)
     environment.filters["shown"] = shown_text
     totals = [sum(values) for values in zip(*map(figures.time_parts, run.rounds), strict=True)]
@@ -83,6 +83,7 @@ def render(run: Run) -> str:
         contenders=contenders,
         shown_contenders=_picked(contenders),
         compared=figures.compared(run.evaluation, run.comparison) if run.evaluation and run.comparison else "",
+        client_drawings=drawings.of_clients(run.rounds),
         time_drawing=drawings.of_time(run.rounds),
         time_totals=list(zip(figures.TIME_PARTS, totals, strict=False)),
         clients=figures.client_rows(run),

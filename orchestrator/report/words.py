@@ -6,6 +6,7 @@ from orchestrator.report.run_data import Run
 from orchestrator.run_folder import RoundRecord
 
 DASH = "–"
+NARROW = "\u00a0"  # between a number and its sign, so that no line ends there
 
 
 def share(value: float | None) -> str:
@@ -13,10 +14,15 @@ def share(value: float | None) -> str:
     if value is None:
         return DASH
     if value in (0.0, 1.0):
-        return f"{value:.0%}".replace("%", " %")
+        return f"{value:.0%}".replace("%", f"{NARROW}%")
     nearest = min(value, 1.0 - value)
     digits = 1 if nearest >= 0.01 else min(-1 - math.floor(math.log10(nearest)), 6)  # two digits of what is small
-    return f"{100 * value:.{digits}f} %"
+    return f"{100 * value:.{digits}f}{NARROW}%"
+
+
+def rate_text(rate: str) -> str:
+    """A false-positive rate that was asked for, such as "0.001", as a percentage."""
+    return f"{100 * float(rate):g}{NARROW}%"
 
 
 def figure(value: float | None, digits: int = 3) -> str:
