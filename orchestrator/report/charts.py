@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 WIDTH, HEIGHT = 360, 216
 COLOURS = 8
-_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 10, 24, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 24, 34
 _MARKED_POINTS = 30  # more markers than this on one line would touch
 _TICKS = 5
 
@@ -71,9 +71,9 @@ def line_chart(
     x_label: str,
     y_label: str,
     x: Range,
-    y: Range,
     x_ticks: Sequence[float],
     x_format: Callable[[float], str],
+    y_ticks: Sequence[float],
     band: Sequence[tuple[float, float, float]] = (),
     marks: Sequence[Mark] = (),
     shaded: Sequence[float] = (),
@@ -85,17 +85,18 @@ def line_chart(
         title: for whoever hears the page read out.
         series: the lines.
         x_label, y_label: of the axes.
-        x, y: ranges of the axes, of positive length.
-        x_ticks: where the x axis is labelled.
+        x: range of the x axis, of positive length.
+        x_ticks: where it is labelled.
         x_format: how.
+        y_ticks: where the y axis is labelled; it reaches from the first to the last.
         band: (x, low, high), filled, below the lines.
         marks: points of their own.
         shaded: values of x, a unit wide, with a grey ground.
         diagonal: draw y = x, what guessing gives.
     """
-    plot = Plot(x, y)
+    plot = Plot(x, (y_ticks[0], y_ticks[-1]))
     parts = [_shade(plot, value) for value in shaded]
-    parts += _axes(plot, ticks(*y), x_ticks, x_format, x_label, y_label)
+    parts += _axes(plot, y_ticks, x_ticks, x_format, x_label, y_label)
     if diagonal:
         (x1, y1), (x2, y2) = plot.at(0.0, 0.0), plot.at(1.0, 1.0)
         parts.append(Markup('<line class="guess" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(x1, y1, x2, y2))
@@ -113,10 +114,11 @@ def stacked_columns(
 ) -> Markup:
     """One column for each (label, parts), the parts on top of each other in the order of `names`."""
     highest = max([sum(parts) for _, parts in columns] + [1e-9])
-    plot = Plot((0.0, float(len(columns))), (0.0, ticks(0.0, highest)[-1]))
-    step = max(1, math.ceil(len(columns) / 10))
+    y_ticks = ticks(0.0, highest)
+    plot = Plot((0.0, float(len(columns))), (0.0, y_ticks[-1]))
+    step = max(1, math.ceil(len(columns) / 8))
     positions = [index + 0.5 for index in range(0, len(columns), step)]
-    drawn = _axes(plot, ticks(*plot.y), positions, lambda at: columns[int(at)][0], x_label, y_label)
+    drawn = _axes(plot, y_ticks, positions, lambda at: columns[int(at)][0].partition("–")[0], x_label, y_label)
     width = round(min((plot.across(1.0) - plot.across(0.0)) * 0.72, 44.0), 2)
     for index, (label, parts) in enumerate(columns):
         left, base = round(plot.across(index + 0.5) - width / 2, 1), 0.0
@@ -170,11 +172,10 @@ def _axes(
     left, right, floor = _LEFT, WIDTH - _RIGHT, HEIGHT - _BOTTOM
     digits = max((len(f"{tick:.10g}".partition(".")[2]) for tick in y_ticks), default=0)
     for tick in y_ticks:
-        if plot.y[0] - 1e-9 <= tick <= plot.y[1] + 1e-9:
-            at = plot.down(tick)
-            parts.append(Markup('<line class="gridline" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(left, at, right, at))
-            label = Markup('<text class="tick end" x="{}" y="{}">{:,.{}f}</text>')
-            parts.append(label.format(left - 6, at + 3.5, tick, digits))
+        at = plot.down(tick)
+        parts.append(Markup('<line class="gridline" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(left, at, right, at))
+        label = Markup('<text class="tick end" x="{}" y="{}">{:,.{}f}</text>')
+        parts.append(label.format(left - 6, at + 3.5, tick, digits))
     parts.append(Markup('<line class="axis" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(left, floor, right, floor))
     for tick in x_ticks:
         place = Markup('<text class="tick middle" x="{}" y="{}">{}</text>')

@@ -58,20 +58,12 @@ def of_quality(e: Evaluation) -> list[Drawing]:
     """The ROC and the precision-recall curve, with the alert threshold on them."""
     if not e.roc_fpr or e.recall is None or e.fpr is None:
         return []
-    unit = (0.0, 1.0)
     marks = [Mark(e.fpr, e.recall, "alert threshold")]
-    roc = line_chart(
-        "ROC curve of the final model on the test set",
-        [Series("ROC curve", list(zip(e.roc_fpr, e.roc_tpr, strict=True)))],
-        x_label="false-positive rate", y_label="recall", x=unit, y=unit, x_ticks=_UNIT_TICKS, x_format=_tenths,
-        marks=marks, diagonal=True,
-    )  # fmt: skip
+    points = list(zip(e.roc_fpr, e.roc_tpr, strict=True))
+    roc = _unit_square("ROC curve", points, "false-positive rate", "recall", marks, diagonal=True)
     marks = [Mark(e.recall, e.precision, "alert threshold")] if e.precision is not None else []
-    pr = line_chart(
-        "Precision-recall curve of the final model on the test set",
-        [Series("precision-recall curve", list(zip(e.pr_recall, e.pr_precision, strict=True)))],
-        x_label="recall", y_label="precision", x=unit, y=unit, x_ticks=_UNIT_TICKS, x_format=_tenths, marks=marks,
-    )  # fmt: skip
+    points = list(zip(e.pr_recall, e.pr_precision, strict=True))
+    pr = _unit_square("precision-recall curve", points, "recall", "precision", marks)
     return [
         Drawing("ROC curve", roc, [(1, "area", f"{e.roc_auc:.3f}")], "The dashed line is what guessing gives."),
         Drawing(
@@ -96,6 +88,28 @@ def of_time(rounds: Sequence[RoundRecord]) -> Drawing | None:
     if width > 1:
         note = f"Each column is the mean of {width} rounds. {note}"
     return Drawing("Seconds of each round", chart, note=note)
+
+
+def _unit_square(
+    name: str,
+    points: Sequence[tuple[float, float]],
+    x_label: str,
+    y_label: str,
+    marks: Sequence[Mark],
+    diagonal: bool = False,
+) -> Markup:
+    return line_chart(
+        f"{name} of the final model on the test set",
+        [Series(name, points)],
+        x_label=x_label,
+        y_label=y_label,
+        x=(0.0, 1.0),
+        x_ticks=_UNIT_TICKS,
+        x_format=lambda at: f"{at:.1f}",
+        y_ticks=_UNIT_TICKS,
+        marks=marks,
+        diagonal=diagonal,
+    )
 
 
 def _present(*drawings: Drawing | None) -> list[Drawing]:
@@ -159,10 +173,9 @@ def _over_rounds(
 ) -> Markup:
     values = [y for line in lines for _, y in line.points if y is not None] + [y for _, *pair in band for y in pair]
     low, high = min(values), max(values)
-    margin = max((high - low) * 0.08, abs(high) * 0.002, 1e-6)
+    margin = max((high - low) * 0.08, abs(high) * 0.02, 1e-6)
     low = max(low - margin, 0.0)  # no figure here can be below 0
     high = min(high + margin, 1.0) if "loss" not in title.lower() else high + margin
-    marks = ticks(low, high)
     last = rounds[-1].round
     half = 0.5 if last < 20 else last / 40  # room for the first and the last point
     return line_chart(
@@ -171,7 +184,7 @@ def _over_rounds(
         x_label="round",
         y_label=y_label,
         x=(1 - half, last + half),
-        y=(marks[0], marks[-1]),
+        y_ticks=ticks(low, high),
         x_ticks=number_ticks(last),
         x_format=lambda at: f"{at:.0f}",
         band=band,
@@ -188,7 +201,3 @@ def _thinned(rounds: Sequence[RoundRecord]) -> list[RoundRecord]:
     """Evenly spaced rounds, the first and the last among them."""
     step = -(-len(rounds) // _MOST_POINTS)
     return [record for index, record in enumerate(rounds) if index % step == 0 or index == len(rounds) - 1]
-
-
-def _tenths(value: float) -> str:
-    return f"{value:.1f}"

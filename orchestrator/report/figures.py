@@ -12,6 +12,7 @@ from shared.model import build_model
 
 TIME_PARTS = ("train", "encrypt", "transfer and wait", "add", "decrypt", "evaluate")
 _FEW_ROWS = 30  # of a family: one row more or less moves its recall by three points
+_FEW_NAMES = 5
 _FEW_ALARMS = 10  # benign validation rows above a threshold: fewer say little about the rate it was made for
 _FAR = 3.0  # a real false-positive rate so many times the one that was asked for is worth a warning
 
@@ -138,7 +139,7 @@ def compared(e: Evaluation, comparison: Comparison) -> str:
         return "The test set holds one class alone, so that areas under the ROC curve can't be compared."
     mean = fmean(alone)
     better = sum(e.roc_auc > value for value in alone)
-    named = f"all {len(alone)} of them" if better == len(alone) else f"{better} of the {len(alone)}"
+    named = f"{ {0: 'none', len(alone): 'all'}.get(better, better) } of the {len(alone)}"
     return (
         f"By ROC-AUC the federated model, {e.roc_auc:.3f}, is {_apart(e.roc_auc, mean)} the mean of the clients alone, "
         f"{mean:.3f}, and better than {named}; it is {_apart(e.roc_auc, pooled)} training on all "
@@ -164,6 +165,8 @@ def caveats(run: Run) -> list[str]:
         notes.append(f"{len(run.rounds)} of {count(c.num_rounds, 'round')} were run: {ended}.")
     if len(done) < len(run.rounds):
         notes.append(f"{count(len(run.rounds) - len(done), 'round')} of {len(run.rounds)} left the model as it was.")
+    if c.fraction_fit == 1 and (absent := _absent(run, len(done))):
+        notes.append(absent)
     if len(run.starts) > 1:
         notes.append(f"The server was started {len(run.starts)} times; the run went on from its last finished round.")
     if saturated := sum(record.saturated for record in run.rounds):
@@ -175,6 +178,15 @@ def caveats(run: Run) -> list[str]:
         notes.append("The final model was not measured: the run did not come to its end.")
         return notes
     return notes + _caveats_of_evaluation(run.evaluation)
+
+
+def _absent(run: Run, done: int) -> str:
+    """Who is not in every round's model."""
+    parts = [f"client {row.client} is in {row.rounds_in}" for row in client_rows(run) if row.rounds_in < done]
+    if not parts:
+        return ""
+    named = ", ".join(parts) if len(parts) <= _FEW_NAMES else f"{len(parts)} clients are not in all"
+    return f"Of the {count(done, 'round')} that moved the model {named}."
 
 
 def _caveats_of_evaluation(e: Evaluation) -> list[str]:

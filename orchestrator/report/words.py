@@ -16,7 +16,9 @@ def share(value: float | None) -> str:
     if value in (0.0, 1.0):
         return f"{value:.0%}".replace("%", f"{NARROW}%")
     nearest = min(value, 1.0 - value)
-    digits = 1 if nearest >= 0.01 else min(-1 - math.floor(math.log10(nearest)), 6)  # two digits of what is small
+    digits = (
+        1 if nearest >= 0.01 else min(-1 - math.floor(math.log10(nearest) + 1e-9), 6)
+    )  # two digits of what is small
     return f"{100 * value:.{digits}f}{NARROW}%"
 
 
