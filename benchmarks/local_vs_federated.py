@@ -1,75 +1,98 @@
-"""One detector for all tenants against one of each tenant's own, on the common test set.
+"""A run's federated model beside one of each client's own rows, and one of all rows in one place.
 
-    python benchmarks/local_vs_federated.py --config config/nsl_kdd.yaml
+    python benchmarks/local_vs_federated.py --run logs/latest
 
-The federated model is that of a real run of the two scripts. Each local model starts from the same weights and sees its
-tenant's rows as often as the federated run does: `num_rounds * local_epochs` epochs.
+For simulations, where all clients' rows are on this machine: in a real federation nobody could do it. Each model has
+the run's settings, starts from the same weights, takes rows scaled as the federation scales them, and sees its rows as
+often as a client of the run did: `local_epochs` for each round that was run. It is judged on the run's test rows, at a
+threshold from the run's validation rows. The result goes into the run's folder and its report.
 """
 
 import argparse
-import subprocess
+import logging
 import sys
 from pathlib import Path
 
 import torch
 from rich.table import Table
-from safetensors.torch import load_file
 
+from benchmarks.simulation import concatenated
 from client.training import TrainingSettings, train
-from shared.config import Config, load_config
-from shared.console import console
-from shared.data_utils import load_client_data, load_schema, load_test_data
-from shared.metrics import Metrics, evaluate
+from orchestrator.report.evaluation import Evaluation, evaluate_final
+from orchestrator.report.page import write_report
+from orchestrator.report.run_data import COMPARISON, Comparison, Rival, read_run, write_json
+from shared.config import CLIENT_ID, Config
+from shared.console import console, setup_logging, track
+from shared.data_utils import Dataset, load_client_data, load_test_data, load_validation_data
+from shared.errors import OrchestratorError, ReportError
 from shared.model import build_model
 from shared.preprocessing import Preprocessing
 
-ROOT = Path(__file__).resolve().parent.parent
+_log = logging.getLogger("orchestrator")
 
 
-def local_model(config: Config, client_id: int, scaling: Preprocessing) -> Metrics:
-    """Train one tenant's own detector and score it on the common test set."""
-    model = build_model(config)
-    epochs = config.num_rounds * config.local_epochs
-    settings = TrainingSettings(epochs, config.batch_size, config.learning_rate)
-    train(model, scaling.apply(load_client_data(config, client_id).train), settings, seed=(config.seed, client_id))
-    return evaluate(model, scaling.apply(load_test_data(config)))
+def compare(config: Config, epochs: int) -> Comparison:
+    """Train and judge the models that need no federation.
+
+    Args:
+        config: of the run.
+        epochs: passes of each model over its rows.
+
+    Raises:
+        DataError: not all clients' rows are on this machine.
+    """
+    clients = [load_client_data(config, client_id) for client_id in range(config.num_clients)]
+    preprocessing = Preprocessing.pooled(clients[0].schema, [client.train for client in clients])
+    parts = [preprocessing.apply(client.train) for client in clients]
+    validation, test = (preprocessing.apply(rows) for rows in (load_validation_data(config), load_test_data(config)))
+
+    def rival(name: str, rows: Dataset, stream: int) -> Rival:
+        model = build_model(config)
+        settings = TrainingSettings(
+            epochs, config.batch_size, config.learning_rate, class_balance=config.class_balance
+        )  # FedProx pulls towards the global model of a round; a model that is trained alone has none
+        with track(_log, f"training {name}", epochs) as on_epoch:
+            train(model, rows, settings, (config.seed, stream), on_epoch)
+        return Rival(name, len(rows), evaluate_final(model, validation, test))
+
+    alone = [rival(f"client {client_id} alone", rows, client_id) for client_id, rows in enumerate(parts)]
+    return Comparison(epochs, rival("pooled", concatenated(parts), config.num_clients), alone)
 
 
-def federated_model(config: Config, config_path: Path, scaling: Preprocessing) -> Metrics:
-    """Run server and clients, then score the model that the run left."""
-    server = subprocess.Popen([sys.executable, "orchestrator/run_server.py", "--config", config_path], cwd=ROOT)
-    try:
-        subprocess.run([sys.executable, "client/run_clients.py", "--config", config_path], cwd=ROOT, check=True)
-        if server.wait(timeout=60) != 0:
-            raise SystemExit("the server failed; see its output above")
-    finally:
-        server.kill()
-    model = build_model(config)
-    model.load_state_dict(load_file(ROOT / config.log_dir / "latest" / "model.safetensors"))
-    return evaluate(model, scaling.apply(load_test_data(config)))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Federated against local training, on the common test set.")
-    parser.add_argument("--config", type=Path, default=ROOT / "config/nsl_kdd.yaml")
-    torch.set_num_threads(1)  # for models this small, more threads only contend
-    path = parser.parse_args().config.resolve()
-    config = load_config(path)
-    clients = [load_client_data(config, client_id).train for client_id in range(config.num_clients)]
-    scaling = Preprocessing.pooled(load_schema(config), clients)  # what the run makes from encrypted sums
-    rows = {"federated": federated_model(config, path, scaling)}
-    local = [local_model(config, client_id, scaling) for client_id in range(config.num_clients)]
-    rows |= {f"client {i} alone": metrics for i, metrics in enumerate(local)}
-    table = Table(title=f"{config.data_source}, partition {config.partition}, seed {config.seed}")
-    names = ("loss", "accuracy", "roc_auc", "pr_auc", "fpr")
-    for column in ("model", *names):
+def _table(federated: Evaluation, comparison: Comparison) -> Table:
+    table = Table(title="on the common test set")
+    for column in ("model", "rows", "loss", "accuracy", "ROC-AUC", "PR-AUC", "recall", "false alarms"):
         table.add_column(column, justify="left" if column == "model" else "right")
-    for label, metrics in rows.items():
-        table.add_row(label, *(f"{getattr(metrics, name):.4f}" for name in names))
-    means = [sum(getattr(m, name) for m in local) / len(local) for name in names]
-    table.add_row("mean of the clients alone", *(f"{mean:.4f}" for mean in means))
-    console.print(table)
+    rivals = [comparison.pooled, *comparison.alone]
+    named = [("federated", "", federated), *((r.name, f"{r.rows:,}", r.evaluation) for r in rivals)]
+    for name, rows, e in named:
+        figures = (e.loss, e.accuracy, e.roc_auc, e.pr_auc, e.recall, e.fpr)
+        table.add_row(name, rows, *("-" if value is None else f"{value:.4f}" for value in figures))
+    return table
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compare, write it down, and make the report anew."""
+    parser = argparse.ArgumentParser(description="A run's federated model against local and pooled training.")
+    parser.add_argument("--run", type=Path, default=Path("logs/latest"), help="its folder (default: %(default)s)")
+    args = parser.parse_args(argv)
+    setup_logging()
+    torch.set_num_threads(1)  # for models this small, more threads only contend
+    try:
+        run = read_run(args.run)
+        if run.evaluation is None:
+            raise ReportError(f"{args.run}: the run has no evaluation.json; let it come to its end (--resume)")
+        if CLIENT_ID in run.config.data_path:
+            _log.info("expecting each client's files on this machine, at %s", run.config.data_path)
+        comparison = compare(run.config, len(run.rounds) * run.config.local_epochs)
+        write_json(args.run / COMPARISON, comparison)
+        console.print(_table(run.evaluation, comparison))
+        console.print(f"open {write_report(args.run)}", soft_wrap=True)
+    except (OrchestratorError, OSError) as error:
+        _log.error("%s", error)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -87,7 +87,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise ValueError("the model is not of float32 numbers")
         if type(raw) is not list:
             raise ValueError("the records are no list")
-        records = [_read_record(record, number) for number, record in enumerate(raw, start=1)]
+        records = [read_record(record, number) for number, record in enumerate(raw, start=1)]
     except FileNotFoundError:
         raise ResumeError(f"{path}: no checkpoint; start the run without --resume") from None
     except (SafetensorError, KeyError, ValueError, TypeError, OSError, RecursionError) as error:
@@ -109,8 +109,12 @@ def _tensors(checkpoint: Checkpoint) -> dict[str, NDArray[np.generic]]:
 _FIGURES_BY_NAME = ("family_recall", "recall_at_fpr", "fpr_at_threshold")
 
 
-def _read_record(raw: object, number: int) -> RoundRecord:
-    """The record of round `number` from parsed JSON; ValueError if it is not one."""
+def read_record(raw: object, number: int) -> RoundRecord:
+    """The record of round `number` from parsed JSON.
+
+    Raises:
+        ValueError: it is not one.
+    """
     if not isinstance(raw, dict) or raw.get("round") != number or type(raw["round"]) is not int:
         raise ValueError(f"record {number} is not of round {number}")
     record = RoundRecord(**{f.name: raw[f.name] for f in fields(RoundRecord) if f.name in raw})
@@ -123,15 +127,22 @@ def _read_record(raw: object, number: int) -> RoundRecord:
         elif name == "skipped" and value is not None:
             texts.append(value)
         elif name in _FIGURES_BY_NAME and isinstance(value, dict):
-            if not all(type(figure) in (int, float) for figure in value.values()):
+            if not _are_figures(value):
                 raise ValueError(f"record {number} says {name} = {value!r:.80}")
-        elif name in ("contributor_ids", "failed", *_FIGURES_BY_NAME) or (
+        elif name == "clients" and isinstance(value, dict):
+            if not all(isinstance(figures, dict) and _are_figures(figures) for figures in value.values()):
+                raise ValueError(f"record {number} says {name} = {value!r:.80}")
+        elif name in ("contributor_ids", "failed", "clients", *_FIGURES_BY_NAME) or (
             value is not None and type(value) not in (int, float)
         ):
             raise ValueError(f"record {number} says {name} = {value!r:.80}")
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"record {number} holds something else where it should name clients and reasons")
     return record
+
+
+def _are_figures(named: dict[object, object]) -> bool:
+    return all(type(figure) in (int, float) for figure in named.values())
 
 
 def check_same_settings(run: Path, config: Config) -> None:

@@ -35,6 +35,8 @@ class RoundRecord:
         skipped: why the round left the global model as it was.
         saturated: values beyond the fixed-point range, over all contributors.
         client_loss, client_accuracy: mean over the clients, each on held-out rows of its own.
+        clients: client id -> its own `loss` and `accuracy` on those rows, as it says.
+        evaluate_seconds: scoring the new global model, here and then by the clients.
     """
 
     round: int
@@ -61,6 +63,8 @@ class RoundRecord:
     family_recall: dict[str, float] = field(default_factory=dict)
     recall_at_fpr: dict[str, float] = field(default_factory=dict)
     fpr_at_threshold: dict[str, float] = field(default_factory=dict)
+    clients: dict[str, dict[str, float]] = field(default_factory=dict)
+    evaluate_seconds: float | None = None
 
 
 class RunFolder:

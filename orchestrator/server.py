@@ -19,6 +19,7 @@ from orchestrator.aggregator import Aggregator
 from orchestrator.checkpoint import Checkpoint, check_same_settings, load_checkpoint, save_checkpoint
 from orchestrator.feature_statistics import StatisticsCollector
 from orchestrator.masked_round import MaskedAggregation
+from orchestrator.report.run_data import EVALUATION, Start, add_start, write_json
 from orchestrator.roster import Roster
 from orchestrator.run_folder import RoundRecord, RunFolder
 from orchestrator.strategy import EncryptedFedAvg
@@ -65,6 +66,7 @@ def run_server(config: Config, resume: bool = False) -> list[RoundRecord]:
     announce_protection(_log, config)
     validation_data, test_data = load_validation_data(config), load_test_data(config)
     keys = _keys(config)
+    add_start(folder.path, Start.now(_fingerprint(keys), admission.public_keys() if admission else ()))
     aggregator = Aggregator(keys, config.fewest_contributors, config.num_clients, config.weighting, admission)
     roster = Roster(folder.name, session, admission)
     aggregation = _make_aggregation(config, keys, admission)
@@ -90,7 +92,8 @@ def run_server(config: Config, resume: bool = False) -> list[RoundRecord]:
         certificates=certificates,
     )
     console.print(round_table(server.records))
-    console.print(f"everything of this run is in {folder.path}", soft_wrap=True)
+    report = _report(folder, strategy)
+    console.print(f"everything of this run is in {folder.path}{f'; open {report}' if report else ''}", soft_wrap=True)
     return server.records
 
 
@@ -158,9 +161,11 @@ class OrchestratorServer(Server):
         fitted = self.fit_round(number, timeout)
         if fitted is not None and fitted[0] is not None:
             self.parameters = fitted[0]
+        evaluating = time.perf_counter()
         self.strategy.evaluate(number, self.parameters)
         self.evaluate_round(number, timeout)
         record = self.strategy.record
+        record.evaluate_seconds = time.perf_counter() - evaluating
         record.round_seconds = time.perf_counter() - start
         self.records.append(record)
         # The checkpoint is the commit point; whatever is written after it can be made again from it.
@@ -200,6 +205,26 @@ def _keys(config: Config) -> PrivateScheme[Any]:
     keys = make_keys(config)
     _log.info("public key %s… (%.1f s)", keys.public.fingerprint()[:16], time.perf_counter() - start)
     return keys
+
+
+def _fingerprint(keys: PrivateScheme[Any]) -> str:
+    return "" if keys.public.name == "none" else keys.public.fingerprint()
+
+
+def _report(folder: RunFolder, strategy: EncryptedFedAvg) -> Path | None:
+    """Measure the model that is kept and write the report. Without one the run is whole all the same."""
+    try:
+        # Loaded only now: the templates are of no use to a server that is still at work.
+        from orchestrator.report.page import write_report
+
+        write_json(folder.path / EVALUATION, strategy.final_evaluation())
+        return write_report(folder.path)
+    except Exception as error:  # whatever it is: model and metrics are written, and a report can be made at any time
+        _log.warning(
+            "no report (%s: %s); the run is whole, make it with: python orchestrator/make_report.py --run %s",
+            type(error).__name__, error, folder.path,
+        )  # fmt: skip
+        return None
 
 
 def _make_aggregation(config: Config, keys: PrivateScheme[Any], admission: Admission | None) -> Aggregation:

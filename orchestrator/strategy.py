@@ -29,6 +29,7 @@ from orchestrator.aggregation import Aggregation, Opening
 from orchestrator.aggregator import Aggregator, RoundSum
 from orchestrator.checkpoint import Checkpoint
 from orchestrator.early_stopping import EarlyStopping
+from orchestrator.report.evaluation import Evaluation, evaluate_final
 from orchestrator.roster import Roster
 from orchestrator.run_folder import RoundRecord
 from orchestrator.server_optimizer import ServerOptimizer
@@ -261,6 +262,11 @@ class EncryptedFedAvg(Strategy):
             setattr(self.record, name, value)
         return metrics.loss, {"accuracy": metrics.accuracy}
 
+    def final_evaluation(self) -> Evaluation:
+        """What the report shows of the model that the run leaves: curves, and each family at the alert threshold."""
+        set_parameters(self._model, list(self.final_parameters.values()))
+        return evaluate_final(self._model, self._validation_data, self._test_data)
+
     def configure_evaluate(
         self, server_round: int, parameters: Parameters, client_manager: ClientManager
     ) -> list[tuple[ClientProxy, EvaluateIns]]:
@@ -282,11 +288,16 @@ class EncryptedFedAvg(Strategy):
     ) -> tuple[float | None, dict[str, Scalar]]:
         """The plain mean over clients: weights would need to know how many rows each has."""
         # An answer without an accuracy is none: to Flower, an answer to another request looks like a loss of 0.
-        answers = [res for _, res in results if "accuracy" in res.metrics and np.isfinite(res.loss)]
+        answers = [(c, res) for c, res in results if "accuracy" in res.metrics and np.isfinite(res.loss)]
         if not answers:
             return None, {}
-        self.record.client_loss = float(np.mean([res.loss for res in answers]))
-        self.record.client_accuracy = float(np.mean([_number(res.metrics, "accuracy") for res in answers]))
+        figures = {
+            self._roster.tenant_of(client): {"loss": float(res.loss), "accuracy": _number(res.metrics, "accuracy")}
+            for client, res in answers
+        }
+        self.record.clients = dict(sorted(figures.items()))
+        self.record.client_loss = float(np.mean([f["loss"] for f in figures.values()]))
+        self.record.client_accuracy = float(np.mean([f["accuracy"] for f in figures.values()]))
         return self.record.client_loss, {"accuracy": self.record.client_accuracy}
 
     @property

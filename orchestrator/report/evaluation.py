@@ -1,0 +1,177 @@
+"""What a report shows of one model: curves, and the alerts at a threshold that the test set had no part in.
+
+The threshold comes from validation rows, everything else from test rows. A record is an alert if its attack score,
+1 - P(benign), is above the threshold.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import precision_recall_curve, roc_curve
+from torch import nn
+
+from shared.data_utils import Dataset
+from shared.metrics import attack_thresholds, predict_probabilities, score
+
+CURVE_POINTS = 500  # more than a chart has pixels
+ALERT_RATE = 0.01  # the share of benign rows that may be alerts
+_NO_BENIGN_ROWS = 0.5
+
+
+@dataclass(frozen=True)
+class AtRate:
+    """A threshold for a false-positive rate on validation rows, and what it does on the test set.
+
+    Attributes:
+        threshold: of the attack score.
+        recall: share of the test set's attacks above it.
+        fpr: share of the test set's benign rows that really are above it.
+    """
+
+    threshold: float
+    recall: float
+    fpr: float
+
+
+@dataclass(frozen=True)
+class Family:
+    """One attack family of the test set: its rows, and the share of them that is an alert."""
+
+    rows: int
+    recall: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model on the test set; `evaluation.json` holds it for the model that a run leaves.
+
+    Attributes:
+        threshold: of an alert.
+        threshold_rule: how it was chosen, in words.
+        validation_rows, validation_benign, test_rows: sizes.
+        loss, accuracy, roc_auc, pr_auc: as in `shared/metrics.py`.
+        true_negatives, false_positives, false_negatives, true_positives: alerts on the test set.
+        roc_fpr, roc_tpr: the ROC curve, at most `CURVE_POINTS` points; empty if one class alone is there.
+        pr_recall, pr_precision: the precision-recall curve, likewise.
+        families: recall of each attack family at the threshold.
+        at_rates: by false-positive rate, such as "0.01".
+    """
+
+    threshold: float
+    threshold_rule: str
+    validation_rows: int
+    validation_benign: int
+    test_rows: int
+    loss: float
+    accuracy: float
+    roc_auc: float | None
+    pr_auc: float | None
+    true_negatives: int
+    false_positives: int
+    false_negatives: int
+    true_positives: int
+    roc_fpr: list[float]
+    roc_tpr: list[float]
+    pr_recall: list[float]
+    pr_precision: list[float]
+    families: dict[str, Family]
+    at_rates: dict[str, AtRate]
+
+    @property
+    def attacks(self) -> int:
+        """Attacks in the test set."""
+        return self.true_positives + self.false_negatives
+
+    @property
+    def benign(self) -> int:
+        """Benign rows in the test set."""
+        return self.true_negatives + self.false_positives
+
+    @property
+    def recall(self) -> float | None:
+        """Share of the attacks that is an alert."""
+        return self.true_positives / self.attacks if self.attacks else None
+
+    @property
+    def fpr(self) -> float | None:
+        """Share of the benign rows that is an alert."""
+        return self.false_positives / self.benign if self.benign else None
+
+    @property
+    def precision(self) -> float | None:
+        """Share of the alerts that is an attack."""
+        alerts = self.true_positives + self.false_positives
+        return self.true_positives / alerts if alerts else None
+
+
+def evaluate_final(model: nn.Module, validation: Dataset, test: Dataset, alert_rate: float = ALERT_RATE) -> Evaluation:
+    """Judge a model on scaled rows.
+
+    Args:
+        model: any that `shared/model.py` builds.
+        validation: rows that thresholds may be chosen by.
+        test: rows that decide nothing.
+        alert_rate: the share of the benign validation rows that may be alerts.
+    """
+    scores = 1.0 - predict_probabilities(model, validation.features)[validation.labels == 0, 0]
+    thresholds = attack_thresholds(scores)
+    threshold, rule = _NO_BENIGN_ROWS, "the middle of the scale, since no validation row is benign"
+    if benign := len(scores):
+        # "higher": an observed score, so that no more than the share lies strictly above it.
+        threshold = float(np.quantile(scores, 1 - alert_rate, method="higher"))
+        rule = f"at most {100 * alert_rate:g} % of the {benign:,} benign validation rows score above it"
+    probabilities = predict_probabilities(model, test.features)
+    metrics = score(probabilities, test, thresholds)
+    attack_score, is_attack = 1.0 - probabilities[:, 0], test.labels != 0
+    alert = attack_score > threshold
+    roc_fpr, roc_tpr, pr_recall, pr_precision = _curves(is_attack, attack_score)
+    return Evaluation(
+        threshold=threshold,
+        threshold_rule=rule,
+        validation_rows=len(validation),
+        validation_benign=benign,
+        test_rows=len(test),
+        loss=metrics.loss,
+        accuracy=metrics.accuracy,
+        roc_auc=metrics.roc_auc,
+        pr_auc=metrics.pr_auc,
+        true_negatives=int((~alert & ~is_attack).sum()),
+        false_positives=int((alert & ~is_attack).sum()),
+        false_negatives=int((~alert & is_attack).sum()),
+        true_positives=int((alert & is_attack).sum()),
+        roc_fpr=roc_fpr,
+        roc_tpr=roc_tpr,
+        pr_recall=pr_recall,
+        pr_precision=pr_precision,
+        families={
+            str(family): Family(int((test.families == family).sum()), float(alert[test.families == family].mean()))
+            for family in np.unique(test.families[is_attack])
+        },
+        at_rates={
+            rate: AtRate(thresholds[rate], metrics.recall_at_fpr[rate], metrics.fpr_at_threshold[rate])
+            for rate in metrics.recall_at_fpr
+        },
+    )
+
+
+def _curves(is_attack: NDArray[np.bool_], attack_score: NDArray[np.float64]) -> tuple[list[float], ...]:
+    """ROC as (false-positive rate, recall), then precision-recall as (recall, precision)."""
+    if not 0 < is_attack.sum() < len(is_attack):
+        return [], [], [], []
+    fpr, tpr, _ = roc_curve(is_attack, attack_score)
+    precision, recall, _ = precision_recall_curve(is_attack, attack_score)
+    return (*_thin(fpr, tpr), *_thin(recall[::-1], precision[::-1]))
+
+
+def _thin(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[list[float], list[float]]:
+    """At most `CURVE_POINTS` of a curve's points, its ends included, evenly spaced along its length.
+
+    By index, a steep part with few points would lose its corners.
+    """
+    if len(x) <= CURVE_POINTS:
+        return x.tolist(), y.tolist()
+    length = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
+    keep = np.unique(np.searchsorted(length, np.linspace(0.0, length[-1], CURVE_POINTS - 1)))
+    keep = np.unique(np.append(keep, len(x) - 1))
+    return x[keep].tolist(), y[keep].tolist()

@@ -1,0 +1,134 @@
+"""The page: a run's data through the template, and the file it is written to.
+
+The template escapes whatever it is given that is not markup of this package's own, and the page's content security
+policy lets a browser run no script and load nothing.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from orchestrator.report import drawings, figures, privacy, words
+from orchestrator.report.evaluation import Evaluation
+from orchestrator.report.run_data import Run, began, read_run, shown_text
+from shared.config import Config
+
+REPORT = "report.html"
+_MOST_TABLE_ROUNDS = 200
+_FEW = 12  # clients whose table is open at once
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of the run."""
+
+    name: str
+    value: str
+    meaning: str
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One model of the comparison."""
+
+    name: str
+    rows: str
+    evaluation: Evaluation
+    kind: str  # "federated", "pooled" or "alone"
+
+
+def write_report(folder: Path) -> Path:
+    """Make the report of a run's folder, anew if there is one.
+
+    Returns:
+        Its path.
+
+    Raises:
+        ReportError: the folder holds no run, or a file of it is damaged.
+        ConfigError: its config.yaml can't be used.
+        OSError: the file can't be written.
+    """
+    page = render(read_run(folder))
+    part = folder / f"{REPORT}.part"
+    part.write_text(page, encoding="utf-8")
+    return part.replace(folder / REPORT)
+
+
+def render(run: Run) -> str:
+    """The whole page as text."""
+    here = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    for name in ("share", "figure", "seconds", "size", "rate_text"):
+        environment.filters[name] = getattr(words, name)
+    environment.filters["shown"] = shown_text
+    totals = [sum(values) for values in zip(*map(figures.time_parts, run.rounds), strict=True)]
+    contenders = _contenders(run)
+    return environment.get_template("page.html").render(
+        style=Markup((here / "style.css").read_text(encoding="utf-8")),  # noqa: S704 (this package's own file)
+        run=run,
+        e=run.evaluation,
+        date=_date(run),
+        headline=figures.headline(run),
+        privacy_sentence=privacy.in_one_sentence(run),
+        tiles=figures.tiles(run),
+        caveats=figures.caveats(run),
+        round_drawings=drawings.of_rounds(run.rounds),
+        rounds_table=run.rounds[:: max(1, -(-len(run.rounds) // _MOST_TABLE_ROUNDS))],
+        quality_drawings=drawings.of_quality(run.evaluation) if run.evaluation else [],
+        contenders=contenders,
+        shown_contenders=_picked(contenders),
+        compared=figures.compared(run.evaluation, run.comparison) if run.evaluation and run.comparison else "",
+        client_drawings=drawings.of_clients(run.rounds),
+        time_drawing=drawings.of_time(run.rounds),
+        time_totals=list(zip(figures.TIME_PARTS, totals, strict=False)),
+        clients=figures.client_rows(run),
+        few=_FEW,
+        model_bytes=figures.model_bytes(run),
+        losses=figures.losses(run),
+        skipped=figures.skipped(run),
+        seen=privacy.who_could_see_what(run),
+        facts=privacy.key_and_channel(run),
+        settings=_settings(run.config),
+    )
+
+
+def _date(run: Run) -> str:
+    start = began(run)
+    return "" if start is None else f"{start.day} {start:%B %Y, %H:%M}" + (" UTC" if start.tzinfo else "")
+
+
+def _settings(config: Config) -> list[Setting]:
+    """All settings; those that differ from the defaults are marked."""
+    result = []
+    for field in fields(Config):
+        value = getattr(config, field.name)
+        text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        result.append(Setting(field.name, text or "–", field.metadata["doc"], value != field.default))
+    return result
+
+
+def _contenders(run: Run) -> list[Contender]:
+    """The federated model, the pooled one, and each client's own."""
+    if run.evaluation is None or run.comparison is None:
+        return []
+    pooled, alone = run.comparison.pooled, run.comparison.alone
+    return [
+        Contender("federated", "", run.evaluation, "federated"),
+        Contender(pooled.name, f"{pooled.rows:,}", pooled.evaluation, "pooled"),
+        *(Contender(shown_text(rival.name), f"{rival.rows:,}", rival.evaluation, "alone") for rival in alone),
+    ]
+
+
+def _picked(contenders: list[Contender]) -> list[Contender]:
+    """All of a few; of many clients the best, the one in the middle and the worst."""
+    if len(contenders) <= _FEW:
+        return contenders
+    alone = sorted(contenders[2:], key=lambda c: -(c.evaluation.roc_auc or 0.0))
+    named = (("best", alone[0]), ("median", alone[len(alone) // 2]), ("worst", alone[-1]))
+    picked = [Contender(f"{c.name} ({what})", c.rows, c.evaluation, c.kind) for what, c in named]
+    return [*contenders[:2], *picked]

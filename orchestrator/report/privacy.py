@@ -1,0 +1,126 @@
+"""Who could see what in a run, in plain words. `docs/privacy.md` has the same for every mode, and the reasons."""
+
+from orchestrator.report.run_data import Run
+from shared.config import is_loopback, split_address
+
+Statement = tuple[str, str]
+
+
+def in_one_sentence(run: Run) -> str:
+    """What a run's mode amounts to."""
+    c = run.config
+    if c.he_scheme == "none":
+        return "Encryption was off: the orchestrator received every client's update in the clear."
+    if c.masked:
+        return (
+            f"Updates were encrypted and masked: the orchestrator could open sums of at least {c.fewest_contributors} "
+            "clients, and no single update, even had its code been changed."
+        )
+    return (
+        f"Updates were encrypted, and the orchestrator held the key: that it opened only sums of at least "
+        f"{c.fewest_contributors} clients is a promise of its code. Masked updates would make it mathematics."
+    )
+
+
+def who_could_see_what(run: Run) -> list[Statement]:
+    """One line for each party that might be curious."""
+    c = run.config
+    plain, masked = c.he_scheme == "none", c.masked
+    each = "each client's update"
+    lines = [
+        ("Log records", "Nobody but the client they belong to: they never leave it."),
+        (
+            "The orchestrator, running this code",
+            f"{each}, in the clear" if plain else f"sums of at least {c.fewest_contributors} updates",
+        ),
+        (
+            "The orchestrator, had its code been changed",
+            "one sum a round over a large part of the clients, and no single update" if masked else each,
+        ),
+        (
+            "The same, siding with some clients",
+            "that sum, less the updates of those clients" if masked else each,
+        ),
+        ("Each client", _seen_by_a_client(run)),
+        ("Somebody on the network", _seen_on_the_network(run)),
+        (
+            "A stranger who connects",
+            "is refused: only enrolled clients take part" if c.enrolled_clients else "could take part as a client",
+        ),
+    ]
+    if not plain:
+        lines.append(
+            (
+                "Who steals the private key later, with a recording of the traffic",
+                "nothing more than the sums" if masked else f"{each} in the recording",
+            )
+        )
+    if masked:
+        lines.append(
+            (
+                "Who made the identities, if copies were kept",
+                "could play all clients but one, and so read that one's update",
+            )
+        )
+    elif c.enrolled_clients:
+        lines.append(("Who made the identities, if copies were kept", "could sign as any client"))
+    return [*lines, ("Sent in the clear", _in_the_clear(run))]
+
+
+def key_and_channel(run: Run) -> list[Statement]:
+    """The cryptographic facts of a run."""
+    c = run.config
+    facts = []
+    if c.he_scheme == "paillier":
+        facts.append(("Encryption", f"Paillier, {c.he_key_length:,}-bit key of kind {c.he_key_kind}"))
+        if c.allow_insecure_key:
+            facts.append(("", "allow_insecure_key was set: a short key, for tests alone"))
+    else:
+        facts.append(("Encryption", "none" if c.he_scheme == "none" else c.he_scheme.upper()))
+    prints = list(dict.fromkeys(start.key_fingerprint for start in run.starts if start.key_fingerprint))
+    if prints:
+        facts.append(("Public key, SHA-256" if len(prints) == 1 else "Public keys, SHA-256", ", ".join(prints)))
+        facts.append(("Private key", "kept in a file" if c.he_key_file else "made for this run, never written down"))
+    facts.append(("Channel", "TLS" if c.tls_ca else f"no TLS, at {c.server_address}"))
+    if c.enrolled_clients:
+        names = run.starts[-1].enrolled if run.starts else []
+        facts.append(("Enrolled clients", ", ".join(names) or "by list"))
+    else:
+        facts.append(("Enrolled clients", "none: anyone who reached the server could take part"))
+    return facts
+
+
+def _seen_by_a_client(run: Run) -> str:
+    text = "the global model, before and after each round"
+    pairs = [record.round for record in run.rounds if record.contributors == 2]
+    if pairs:
+        named = "one round" if len(pairs) == 1 else f"{len(pairs)} rounds"
+        text += f"; in {named} two clients alone were in the sum, so each could work out the other's update"
+    return text
+
+
+def _seen_on_the_network(run: Run) -> str:
+    c = run.config
+    if c.tls_ca:
+        return "that there was a run, and nothing of it (TLS)"
+    if c.he_scheme == "none":
+        seen = "everything: each update and the global models"
+    elif c.masked:
+        seen = "ciphertexts of masked values, which no key opens, and the global models"
+    else:
+        seen = (
+            "ciphertexts and the global models; whoever can change the traffic could put in a key of its own and read "
+            "the updates of clients that pin none (pinned_key_fingerprint)"
+        )
+    if is_loopback(split_address(c.server_address)[0]):
+        return f"nobody: the traffic stayed on one machine ({c.server_address}). On a network without TLS: {seen}"
+    return seen
+
+
+def _in_the_clear(run: Run) -> str:
+    text = "who took part and when, and seconds of training and encrypting"
+    if not run.config.masked:
+        text += ", and how many values saturated"
+    if run.config.fraction_evaluate:
+        text += "; each client's loss and accuracy on its own held-out rows, as shown above"
+    return text

@@ -1,0 +1,195 @@
+"""A run's folder as typed data: what a report is made from, and nothing else.
+
+The files are the server's own, but texts in them come from clients: whoever shows one has to escape it.
+"""
+
+import json
+import re
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from orchestrator.checkpoint import read_record
+from orchestrator.report.evaluation import Evaluation
+from orchestrator.run_folder import RoundRecord
+from shared.config import Config, load_config
+from shared.errors import ReportError
+from shared.strict_json import parse_strict_json
+
+STARTS, EVALUATION, COMPARISON = "starts.jsonl", "evaluation.json", "comparison.json"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of the server; a resumed run has several.
+
+    Attributes:
+        time: in UTC, ISO 8601.
+        key_fingerprint: of the public key, SHA-256 in hex; empty without encryption.
+        enrolled: names of the clients whose updates are taken; empty where anyone may take part.
+    """
+
+    time: str
+    key_fingerprint: str
+    enrolled: list[str]
+
+    @classmethod
+    def now(cls, key_fingerprint: str, enrolled: typing.Iterable[str]) -> "Start":
+        """A start at this moment."""
+        return cls(datetime.now(UTC).isoformat(timespec="seconds"), key_fingerprint, sorted(enrolled))
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A model to compare the federated one with.
+
+    Attributes:
+        name: as the report shows it.
+        rows: that it was trained on.
+        evaluation: on the same rows as the federated model, with thresholds chosen in the same way.
+    """
+
+    name: str
+    rows: int
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Models of the same shape, trained with the same settings without a federation.
+
+    Attributes:
+        epochs: passes over its rows of each, as many as the federation made.
+        pooled: of all clients' rows in one place.
+        alone: one for each client, of its own rows alone.
+    """
+
+    epochs: int
+    pooled: Rival
+    alone: list[Rival]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the files of a run's folder say; `None` for those that are not there."""
+
+    name: str
+    config: Config
+    rounds: list[RoundRecord]
+    starts: list[Start]
+    evaluation: Evaluation | None
+    comparison: Comparison | None
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run's folder, finished or not.
+
+    Raises:
+        ReportError: it is no run's folder, or a file of it is damaged.
+        ConfigError: its config.yaml can't be used.
+    """
+    folder = folder.resolve()  # `latest` is a link, and the run's name is that of the folder
+    if not (folder / "config.yaml").is_file():
+        raise ReportError(f"{folder}: no config.yaml in it; expected the folder of a run, such as logs/latest")
+    return Run(
+        name=folder.name,
+        config=load_config(folder / "config.yaml"),
+        rounds=_lines(folder / "metrics.jsonl", read_record),
+        starts=_lines(folder / STARTS, lambda raw, _: from_plain(Start, raw)),
+        evaluation=_whole(folder / EVALUATION, Evaluation),
+        comparison=_whole(folder / COMPARISON, Comparison),
+    )
+
+
+def write_json(path: Path, value: Evaluation | Comparison) -> None:
+    """Write a file of a run's folder, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(asdict(value), allow_nan=False, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def add_start(folder: Path, start: Start) -> None:
+    """Note one more start of the server."""
+    with (folder / STARTS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(start)) + "\n")
+
+
+def began(run: Run) -> datetime | None:
+    """When the run began: by its first start, else by its name."""
+    try:
+        if run.starts:
+            return datetime.fromisoformat(run.starts[0].time)
+        return datetime.strptime(run.name[:15], "%Y%m%d-%H%M%S")  # without a time zone
+    except ValueError:
+        return None
+
+
+def from_plain(cls: type[T], raw: object) -> T:
+    """Parsed JSON as a value of this type: a dataclass, a list, a dict by text, an optional, or a plain value.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    origin, arguments = typing.get_origin(cls), typing.get_args(cls)
+    result: Any
+    if is_dataclass(cls) and isinstance(raw, dict):
+        hints = typing.get_type_hints(cls)
+        if set(raw) != {f.name for f in fields(cls)}:
+            raise ValueError(f"its fields are not those of {cls.__name__}")
+        result = cls(**{name: from_plain(hints[name], value) for name, value in raw.items()})
+    elif origin is list and isinstance(raw, list):
+        result = [from_plain(arguments[0], value) for value in raw]
+    elif origin is dict and isinstance(raw, dict):
+        result = {str(name): from_plain(arguments[1], value) for name, value in raw.items()}
+    elif type(None) in arguments:
+        result = None if raw is None else from_plain(arguments[0], raw)
+    elif cls is float and type(raw) in (int, float):
+        result = float(typing.cast(float, raw))
+    elif type(raw) is cls:
+        result = raw
+    else:
+        raise ValueError(f"found {raw!r:.80}, expected {getattr(cls, '__name__', cls)}")
+    return typing.cast(T, result)
+
+
+def _whole(path: Path, cls: type[T]) -> T | None:
+    try:
+        return from_plain(cls, parse_strict_json(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise ReportError(f"{path}: {error}; remove it, or make it anew") from None
+
+
+def _lines(path: Path, read: Callable[[object, int], T]) -> list[T]:
+    try:
+        lines = path.read_bytes().splitlines()
+        return [read(parse_strict_json(line), number) for number, line in enumerate(lines, start=1)]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError) as error:
+        raise ReportError(f"{path}: {error}; is it of this version?") from None
+
+
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]+")
+_LONGEST = 300
+
+
+def shown_text(text: str) -> str:
+    """A client's text as a report shows it: of bounded length, and without what would hide or reorder it.
+
+    The template escapes it like all else.
+    """
+    clean = _UNSEEN.sub("�", text[: 2 * _LONGEST]).strip()
+    return clean if len(clean) <= _LONGEST else clean[:_LONGEST] + " … (cut; the whole text is in server.log)"
+
+
+def median_of(values: Mapping[str, float]) -> tuple[str, float]:
+    """The name and the value in the middle of these, at least one."""
+    ordered = sorted(values.items(), key=lambda pair: pair[1])
+    return ordered[(len(ordered) - 1) // 2]

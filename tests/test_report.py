@@ -1,0 +1,325 @@
+"""The report: what it says is what the run's files say, whatever texts clients sent, and it needs nothing else."""
+
+import json
+import re
+from dataclasses import asdict, replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from benchmarks.local_vs_federated import compare
+from orchestrator.make_report import main as make_report
+from orchestrator.report.charts import number_ticks, ticks
+from orchestrator.report.evaluation import CURVE_POINTS, Evaluation, evaluate_final
+from orchestrator.report.figures import caveats, headline, losses, time_parts
+from orchestrator.report.page import REPORT, write_report
+from orchestrator.report.privacy import who_could_see_what
+from orchestrator.report.run_data import COMPARISON, EVALUATION, from_plain, read_run, shown_text, write_json
+from orchestrator.report.words import numbers, share
+from orchestrator.run_folder import RoundRecord
+from shared.config import Config
+from shared.errors import ReportError
+from shared.metrics import predict_probabilities
+from shared.model import build_model
+from tests.browser import find_browser, look_at
+from tests.run_folders import FINGERPRINT, NAME, example_evaluation, example_rounds, example_rows, write_run
+
+ATTACK = "<script>document.title='taken over'</script><img src=x onerror=alert(1)>{{ 7 * 7 }}\u202e"
+PHONE, DESKTOP = 375, 1280
+
+
+class _Page(HTMLParser):
+    """The tags of a page, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data + " "
+
+
+def hostile_rounds() -> list[RoundRecord]:
+    rounds = example_rounds(3, skipped=[2])
+    rounds[0].failed = {"7": ATTACK, ATTACK: "x" * 5000}
+    rounds[1].skipped = ATTACK
+    rounds[2].clients[ATTACK] = {"loss": 0.5, "accuracy": 0.5}
+    return rounds
+
+
+def scenario(name: str, parent: Path) -> Path:
+    """A run's folder of the kinds that a report has to look right for."""
+    config = Config(num_rounds=100)
+    match name:
+        case "no rounds":
+            return write_run(parent, config, [])
+        case "one round":
+            return write_run(parent, config, example_rounds(1), example_evaluation())
+        case "all skipped":
+            return write_run(parent, config, example_rounds(4, skipped=[1, 2, 3, 4]), example_evaluation())
+        case "100 rounds of 50 clients":
+            secure = replace(config, enrolled_clients="enrolled.json", tls_ca="ca.pem", num_clients=50)
+            folder = write_run(parent, secure, example_rounds(100, 50, skipped=[30, 31]), example_evaluation())
+            comparison = compare(replace(config, num_samples_per_client=20, num_clients=50), epochs=1)
+            write_json(folder / COMPARISON, comparison)
+            return folder
+        case "hostile texts":
+            e = example_evaluation()
+            return write_run(parent, config, hostile_rounds(), replace(e, families={ATTACK: e.families["dos"]}))
+        case "one class":
+            plain = replace(config, he_scheme="none")
+            return write_run(parent, plain, example_rounds(2), example_evaluation(attacks=False))
+    raise ValueError(name)
+
+
+SCENARIOS = ("no rounds", "one round", "all skipped", "100 rounds of 50 clients", "hostile texts", "one class")
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_report_needs_nothing_but_itself(name: str, tmp_path: Path) -> None:
+    page = write_report(scenario(name, tmp_path)).read_text(encoding="utf-8")
+    assert not re.search(r"https?://|@import|url\(", page)
+    for tag, attributes in _Page(page).tags:
+        assert tag not in {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
+        assert not [key for key in attributes if key.startswith("on") or key in ("src", "href")]
+    assert "default-src 'none'" in page
+    assert "None" not in re.sub(r"<[^>]+>", "", page)
+
+
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_in_a_browser(name: str, width: int, tmp_path: Path) -> None:
+    browser = find_browser()
+    if browser is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    seen = look_at(browser, write_report(scenario(name, tmp_path)), width, tmp_path)
+    assert seen.console == []
+    assert seen.requests == []
+    assert seen.measured["inner"] == width
+    assert seen.measured["scroll"] <= width, "the page scrolls sideways"
+    assert seen.measured["wide"] == []
+    assert seen.measured["flat"] == 0
+    assert seen.measured["scripts"] == 0
+    assert seen.measured["title"] == f"Run {NAME}"
+    assert seen.measured["svgs"] >= (0 if name == "no rounds" else 5)
+
+
+def test_the_browser_would_have_found_it(tmp_path: Path) -> None:
+    browser = find_browser()
+    if browser is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    page = tmp_path / "bad.html"
+    page.write_text(
+        '<meta charset="utf-8"><title>mine</title><div style="width:900px">x</div><img src="http://127.0.0.1:9/x.png">'
+        "<script>document.title = 'taken over'; console.error('oh')</script><svg style='width:0'></svg>"
+    )
+    seen = look_at(browser, page, PHONE, tmp_path)
+    assert seen.requests == ["http://127.0.0.1:9/x.png"]
+    assert any("oh" in line for line in seen.console)
+    assert seen.measured["scroll"] > PHONE
+    assert "DIV." in seen.measured["wide"]
+    assert (seen.measured["flat"], seen.measured["scripts"], seen.measured["title"]) == (1, 2, "taken over")
+
+
+def test_texts_of_clients_are_shown_and_do_nothing(tmp_path: Path) -> None:
+    page = write_report(scenario("hostile texts", tmp_path)).read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "\u202e" not in page, "it would turn round what follows it"
+    text = _Page(page).text
+    assert "<script>document.title='taken over'</script>" in text
+    assert "{{ 7 * 7 }}" in text
+    assert "x" * 301 not in text
+    assert "the whole text is in server.log" in text
+
+
+def test_the_figures_are_those_of_the_files(tmp_path: Path) -> None:
+    rounds, e = example_rounds(3), example_evaluation()
+    folder = write_run(tmp_path, Config(num_rounds=3), rounds, e)
+    text = " ".join(_Page(write_report(folder).read_text(encoding="utf-8")).text.split())
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    for line in map(json.loads, lines):
+        row = (line["round"], line["contributors"], line["loss"], line["accuracy"], line["roc_auc"], line["pr_auc"])
+        assert "{} {} {:.3f} {:.3f} {:.3f} {:.3f}".format(*row) in text
+    assert e.recall is not None
+    assert f"{e.true_positives:,} caught" in text
+    assert f"{e.false_positives:,} false alarms" in text
+    assert f"catches {share(e.recall)} of the attacks, with false alarms on {share(e.fpr)}" in headline(
+        read_run(folder)
+    )
+    for family in e.families.values():
+        assert " ".join(share(family.recall).split()) in text
+    assert FINGERPRINT in text
+    assert "client 0 0.100" in text
+    assert "Nobody was lost or refused" in text
+    assert "local_vs_federated.py --run" in text
+
+
+def test_alerts_are_counted_at_a_threshold_from_validation_rows() -> None:
+    model = build_model(Config())
+    validation, test = example_rows(2000, 5), example_rows(4000, 6)
+    e = evaluate_final(model, validation, test, alert_rate=0.05)
+    score = 1 - predict_probabilities(model, test.features)[:, 0]
+    known = 1 - predict_probabilities(model, validation.features)[validation.labels == 0, 0]
+    assert 0.045 < (known > e.threshold).mean() <= 0.05
+    alert, attack = score > e.threshold, test.labels != 0
+    assert e.true_positives == (alert & attack).sum()
+    assert (e.attacks, e.benign) == (2000, 2000)
+    assert e.recall == alert[attack].mean()
+    assert e.fpr == alert[~attack].mean()
+    assert e.families["dos"].recall == alert[test.families == "dos"].mean()
+    assert set(e.families) == {"dos", "probe"}
+    assert e.roc_auc == roc_auc_score(attack, score)
+    assert set(e.at_rates) == {"0.001", "0.01"}
+
+
+def test_a_thinned_curve_keeps_its_ends_and_its_area() -> None:
+    e = example_evaluation()
+    assert CURVE_POINTS / 2 < len(e.roc_fpr) == len(e.roc_tpr) <= CURVE_POINTS
+    assert (e.roc_fpr[0], e.roc_tpr[0], e.roc_fpr[-1], e.roc_tpr[-1]) == (0, 0, 1, 1)
+    assert np.trapezoid(e.roc_tpr, e.roc_fpr) == pytest.approx(e.roc_auc, abs=0.003)
+    assert len(e.pr_recall) == len(e.pr_precision) <= CURVE_POINTS
+    assert (e.pr_recall[0], e.pr_recall[-1]) == (0, 1)
+
+
+def test_what_is_written_comes_back(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, Config(), example_rounds(2), example_evaluation())
+    assert read_run(folder).evaluation == example_evaluation()
+    assert read_run(folder).rounds == example_rounds(2)
+    assert read_run(folder).comparison is None
+    assert read_run(folder).starts[0].key_fingerprint == FINGERPRINT
+
+
+@pytest.mark.parametrize("change", [{"test_rows": "many"}, {"roc_fpr": 3}, {"families": {"dos": 1}}, {"more": 1}])
+def test_a_damaged_evaluation_is_refused(change: dict[str, object], tmp_path: Path) -> None:
+    folder = write_run(tmp_path, Config(), example_rounds(1))
+    (folder / EVALUATION).write_text(json.dumps(asdict(example_evaluation()) | change))
+    with pytest.raises(ReportError, match=r"evaluation\.json.*make it anew"):
+        read_run(folder)
+
+
+def test_what_is_no_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert make_report(["--run", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "expected the folder of a run, such as logs/latest" in line
+
+
+def test_a_report_can_be_made_anew(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, Config(), example_rounds(2), example_evaluation())
+    link = tmp_path / "latest"
+    link.symlink_to(folder.name)
+    assert make_report(["--run", str(link)]) == 0
+    first = (folder / REPORT).read_text(encoding="utf-8")
+    assert f"<title>Run {NAME}</title>" in first
+    assert make_report(["--run", str(link)]) == 0
+    assert (folder / REPORT).read_text(encoding="utf-8") == first
+
+
+def test_a_loss_is_told_once_for_all_its_rounds(tmp_path: Path) -> None:
+    rounds = example_rounds(6)
+    for number in (2, 3, 5):
+        rounds[number - 1].failed = {"10": "lost", "2": "BadSignatureError: forged"}
+    rounds[5].failed = {"2": "lost"}
+    found = losses(read_run(write_run(tmp_path, Config(), rounds)))
+    assert [(loss.client, loss.rounds, loss.reason) for loss in found] == [
+        ("2", "2–3, 5", "BadSignatureError: forged"), ("10", "2–3, 5", "lost"), ("2", "6", "lost"),
+    ]  # fmt: skip
+
+
+def test_the_time_of_a_round_adds_up() -> None:
+    (record,) = example_rounds(1)
+    assert time_parts(record) == [1.5, 0.25, 4.0 - 2.625, 0.125, 0.5, 0.25]
+    record.train_seconds = 9.0  # another client's than the slowest encryption: no time is negative
+    assert min(time_parts(record)) == 0
+    assert time_parts(RoundRecord(round=1)) == [0.0] * 6
+
+
+def test_caveats_say_what_the_figures_rest_on(tmp_path: Path) -> None:
+    rounds = example_rounds(5, skipped=[4])
+    rounds[0].saturated = 3
+    folder = write_run(tmp_path, Config(num_rounds=9), rounds, example_evaluation())
+    said = "\n".join(caveats(read_run(folder)))
+    for text in (
+        "easy on purpose", "5 of 9 rounds", "1 round of 5 left the model", "3 values of updates", "about 1 benign val",
+    ):  # fmt: skip
+        assert text in said
+    e = example_evaluation()
+    few = replace(e, families={"u2r": replace(e.families["dos"], rows=7)}, at_rates={
+        "0.01": replace(e.at_rates["0.01"], fpr=0.2)
+    })  # fmt: skip
+    write_json(folder / EVALUATION, few)
+    said = "\n".join(caveats(read_run(folder)))
+    assert "u2r (7)" in said
+    assert "At the threshold made for 1\u00a0% false positives 20.0\u00a0%" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "says", "says_not"),
+    [
+        ({}, ["each client's update", "could take part", "127.0.0.1:8080"], ["in the clear"]),
+        ({"he_scheme": "none"}, ["each client's update, in the clear", "everything"], ["steals"]),
+        (
+            {"enrolled_clients": "e.json", "num_clients": 4},
+            ["no single update", "sums of at least 3", "is refused", "nothing more than the sums", "but one"],
+            ["each client's update"],
+        ),
+        (
+            {"enrolled_clients": "e.json", "secure_aggregation": "none", "tls_ca": "ca.pem", "fraction_evaluate": 0.0},
+            ["each client's update", "is refused", "nothing of it (TLS)", "could sign as any client"],
+            ["own held-out rows"],
+        ),
+    ],
+)  # fmt: skip
+def test_who_could_see_what_follows_the_mode(
+    changes: dict[str, object], says: list[str], says_not: list[str], tmp_path: Path
+) -> None:
+    run = read_run(write_run(tmp_path, Config(**changes), example_rounds(2)))  # type: ignore[arg-type]
+    said = "\n".join(f"{who}: {what}" for who, what in who_could_see_what(run) if who != "Sent in the clear")
+    clear = dict(who_could_see_what(run))["Sent in the clear"]
+    assert all(text in said for text in says), said
+    assert not any(text in said + clear for text in says_not), said
+
+
+def test_a_sum_of_two_is_told(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path, Config(), example_rounds(2, clients=2)))
+    assert "each could work out the other's update" in dict(who_could_see_what(run))["Each client"]
+
+
+def test_local_and_pooled_models_are_judged_like_the_federated_one() -> None:
+    config = Config(num_samples_per_client=60, num_clients=2, min_available_clients=2)
+    comparison = compare(config, epochs=2)
+    assert [rival.name for rival in comparison.alone] == ["client 0 alone", "client 1 alone"]
+    assert comparison.pooled.rows == sum(rival.rows for rival in comparison.alone)
+    assert len({rival.evaluation.test_rows for rival in (comparison.pooled, *comparison.alone)}) == 1
+    assert comparison == compare(config, epochs=2), "the same settings give the same figures"
+    assert from_plain(type(comparison), json.loads(json.dumps(asdict(comparison)))) == comparison
+
+
+def test_numbers_as_a_person_reads_them() -> None:
+    shares = (0.0, 1.0, 0.5, 0.0012, 0.99999, None)
+    expected = ["0 %", "100 %", "50.0 %", "0.12 %", "99.9990 %", "–"]
+    assert [share(value).replace("\u00a0", " ") for value in shares] == expected
+    assert numbers([1, 3, 4, 5, 9]) == "1, 3–5, 9"
+    assert shown_text("a\x00\u202eb") == "a�b"
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.93, 0.951), (0.0, 1e-6), (3.0, 3.0), (0.0, 12345.0)])
+def test_ticks_enclose_what_they_are_for(low: float, high: float) -> None:
+    marks = ticks(low, high)
+    assert marks[0] <= low <= high <= marks[-1]
+    assert 3 <= len(marks) <= 8
+    assert len(number_ticks(100)) <= 10
+    assert number_ticks(1) == [1.0]
+
+
+def test_an_evaluation_of_one_class_has_no_curves() -> None:
+    e: Evaluation = example_evaluation(attacks=False)
+    assert (e.roc_fpr, e.roc_auc, e.recall, e.families, e.at_rates) == ([], None, None, {}, {})
