@@ -53,6 +53,10 @@ class ResumeError(OrchestratorError):
     """There is no checkpoint to go on from, or it belongs to other settings."""
 
 
+class BundleError(OrchestratorError):
+    """What a run left of its model is missing, damaged, or does not fit together; nothing is scored with it."""
+
+
 class RefusedByServerError(OrchestratorError):
     """The server does not take this client; its message says why."""
 

@@ -88,13 +88,15 @@ def schema(config: Config, inputs: Inputs) -> FeatureSchema:
     )
 
 
-def stream(config: Config, inputs: Inputs, schema: FeatureSchema) -> Iterator[Chunk]:
+def stream(
+    config: Config, inputs: Inputs, schema: FeatureSchema, broken: BrokenLines | None = None
+) -> Iterator[Chunk]:
     """The rows of all files. `meta` has `file` and `row`, which counts the file's well-formed rows from 1.
 
     Raises:
         DataError: a column is missing, a file is damaged, or too many rows are broken.
     """
-    broken = BrokenLines(inputs.path, config.max_broken_share)
+    broken = broken or BrokenLines(inputs.path, config.max_broken_share)
     seen: set[int] = set()
     repeated = 0
     for path in files(inputs.path):

@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shared.config import CLIENT_ID, Config
+from shared.data_sources.files import BrokenLines
 from shared.data_sources.partition import partition_rows
 from shared.data_sources.schema import Features, FeatureSchema
 from shared.data_sources.streams import Stream, generator
@@ -100,8 +101,10 @@ class Reader(Protocol):
     def schema(self, config: Config, inputs: Inputs) -> FeatureSchema:
         """The columns that these settings make of these files. Reads no more than the first lines."""
 
-    def stream(self, config: Config, inputs: Inputs, schema: FeatureSchema) -> Iterator[Chunk]:
-        """All rows, in bounded memory where `inputs.labelled` is False."""
+    def stream(
+        self, config: Config, inputs: Inputs, schema: FeatureSchema, broken: BrokenLines | None = None
+    ) -> Iterator[Chunk]:
+        """All rows, in bounded memory where `inputs.labelled` is False; `broken` counts lines, if the caller asks."""
 
     def files(self, path: Path) -> list[Path]:
         """The files that `stream` reads, in that order."""
