@@ -53,9 +53,7 @@ def schema_like(config: Config, path: Path, learned: FeatureSchema) -> FeatureSc
     return cloudtrail_features.schema(learned.excluded, learned.hash_width, learned.window_minutes)
 
 
-def stream(
-    config: Config, inputs: Inputs, schema: FeatureSchema, broken: BrokenLines | None = None
-) -> Iterator[Chunk]:
+def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: BrokenLines | None = None) -> Iterator[Chunk]:
     """One row per principal and window. `meta` has `start` and `end` (seconds since 1970), `principal`, `account`,
     `events`, `first_event_id` and, of records to score, `apis` and `addresses`, the most frequent first.
 

@@ -73,9 +73,7 @@ def schema_like(config: Config, path: Path, learned: FeatureSchema) -> FeatureSc
     return vpc_flow_features.schema(learned.excluded, learned.window_minutes)
 
 
-def stream(
-    config: Config, inputs: Inputs, schema: FeatureSchema, broken: BrokenLines | None = None
-) -> Iterator[Chunk]:
+def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: BrokenLines | None = None) -> Iterator[Chunk]:
     """One row per source address and window of flow starts. `meta` has `start` and `end` (seconds since 1970),
     `source`, `flows` and, of flows to score, `destinations`, address and port, the most frequent first.
 
