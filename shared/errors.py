@@ -61,6 +61,10 @@ class ReportError(OrchestratorError):
     """A run's folder holds no run, or a file in it is damaged, so that no report can be made of it."""
 
 
+class BundleError(OrchestratorError):
+    """What a run left of its model is missing, damaged, or does not fit together; nothing is scored with it."""
+
+
 class RefusedByServerError(OrchestratorError):
     """The server does not take this client; its message says why."""
 
