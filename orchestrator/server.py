@@ -6,6 +6,7 @@ import secrets
 import signal
 import socket
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,6 +24,7 @@ from orchestrator.report.run_data import EVALUATION, Start, add_start, write_jso
 from orchestrator.roster import Roster
 from orchestrator.run_folder import RoundRecord, RunFolder
 from orchestrator.strategy import EncryptedFedAvg
+from shared.bundle import save_bundle
 from shared.config import Config, split_address
 from shared.console import add_log_file, announce_protection, console
 from shared.data_utils import load_schema, load_test_data, load_validation_data
@@ -78,10 +80,9 @@ def run_server(config: Config, resume: bool = False) -> list[RoundRecord]:
         save_checkpoint(folder.checkpoint, checkpoint)
     else:
         strategy.restore(checkpoint, schema)
-        folder.save_model(strategy.final_parameters)  # the kill may have come between the checkpoint and these two
-        folder.write_metrics(checkpoint.records)
         _log.info("resuming after round %d of %d", len(checkpoint.records), config.num_rounds)
     server = OrchestratorServer(config, strategy, statistics, roster, folder, checkpoint)
+    server.write_results()  # of a run that was killed between the checkpoint and these files
     server.set_max_workers(config.num_clients)  # Flower's default works on a few clients at a time
     _log.info("listening on %s, TLS %s", config.server_address, "on" if certificates else "off")
     start_server(
@@ -170,12 +171,27 @@ class OrchestratorServer(Server):
         self.records.append(record)
         # The checkpoint is the commit point; whatever is written after it can be made again from it.
         save_checkpoint(self._folder.checkpoint, self.strategy.checkpoint(self.records))
-        self._folder.save_model(self.strategy.final_parameters)
-        self._folder.write_metrics(self.records)
+        self.write_results()
         _log.info(
             "round %d of the global model: loss %s, accuracy %s, ROC-AUC %s (%.1f s)",
             number, _cell(record.loss), _cell(record.accuracy), _cell(record.roc_auc), record.round_seconds,
         )  # fmt: skip
+
+    def write_results(self) -> None:
+        """What others read of the rounds so far: the model, the bundle that makes it ready for use, and the metrics."""
+        strategy = self.strategy
+        self._folder.save_model(strategy.final_parameters)
+        if self.records and strategy.preprocessing is not None:
+            save_bundle(
+                self._folder.path,
+                self._config,
+                strategy.preprocessing,
+                strategy.final_parameters,
+                strategy.validation_data,
+                asdict(self.records[(strategy.best_round or len(self.records)) - 1]),
+                self._folder.name,
+            )
+        self._folder.write_metrics(self.records)
 
     def disconnect_all_clients(self, timeout: float | None) -> None:
         """Say goodbye; a client that hangs does not hold back the end of the run."""

@@ -62,6 +62,7 @@ class EncryptedFedAvg(Strategy):
 
     Attributes:
         record: what happened in the current round; `orchestrator/server.py` completes it and writes it down.
+        validation_data: the rows that early stopping and thresholds go by; raw before `scale_by`.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class EncryptedFedAvg(Strategy):
         self._aggregator = aggregator
         self._aggregation = aggregation
         self._roster = roster
-        self._validation_data, self._test_data = validation_data, test_data
+        self.validation_data, self._test_data = validation_data, test_data
         self._model = build_model(config)
         self._optimizer = ServerOptimizer(config.server_momentum)
         self._early_stopping = EarlyStopping(config.early_stopping_rounds)
@@ -103,7 +104,7 @@ class EncryptedFedAvg(Strategy):
     def scale_by(self, preprocessing: Preprocessing) -> None:
         """Scale the orchestrator's own rows, once, and have the clients scale theirs alike."""
         self._preprocessing = preprocessing
-        self._validation_data = preprocessing.apply(self._validation_data)
+        self.validation_data = preprocessing.apply(self.validation_data)
         self._test_data = preprocessing.apply(self._test_data)
 
     @property
@@ -251,7 +252,7 @@ class EncryptedFedAvg(Strategy):
     def evaluate(self, server_round: int, parameters: Parameters) -> tuple[float, dict[str, Scalar]]:
         """The global model on the common test set; thresholds and early stopping go by the validation set alone."""
         set_parameters(self._model, parameters_to_ndarrays(parameters))
-        validation = self._validation_data
+        validation = self.validation_data
         probabilities = predict_probabilities(self._model, validation.features)
         self.record.validation_loss = score(probabilities, validation).loss
         if self.record.skipped is None:  # a round without an update says nothing about whether training still helps
@@ -265,7 +266,7 @@ class EncryptedFedAvg(Strategy):
     def final_evaluation(self) -> Evaluation:
         """What the report shows of the model that the run leaves: curves, and each family at the alert threshold."""
         set_parameters(self._model, list(self.final_parameters.values()))
-        return evaluate_final(self._model, self._validation_data, self._test_data)
+        return evaluate_final(self._model, self.validation_data, self._test_data)
 
     def configure_evaluate(
         self, server_round: int, parameters: Parameters, client_manager: ClientManager
