@@ -11,6 +11,7 @@ threshold from the run's validation rows. The result goes into the run's folder 
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -64,11 +65,25 @@ def _table(federated: Evaluation, comparison: Comparison) -> Table:
     for column in ("model", "rows", "loss", "accuracy", "ROC-AUC", "PR-AUC", "recall", "false alarms"):
         table.add_column(column, justify="left" if column == "model" else "right")
     rivals = [comparison.pooled, *comparison.alone]
-    named = [("federated", "", federated), *((r.name, f"{r.rows:,}", r.evaluation) for r in rivals)]
-    for name, rows, e in named:
-        figures = (e.loss, e.accuracy, e.roc_auc, e.pr_auc, e.recall, e.fpr)
-        table.add_row(name, rows, *("-" if value is None else f"{value:.4f}" for value in figures))
+    table.add_row("federated", "", *map(_cell, _figures(federated)))
+    for rival in rivals:
+        table.add_row(rival.name, f"{rival.rows:,}", *map(_cell, _figures(rival.evaluation)))
+    columns = zip(*(_figures(rival.evaluation) for rival in comparison.alone), strict=True)
+    table.add_row("mean of the clients alone", "", *(_cell(_mean(column)) for column in columns))
     return table
+
+
+def _figures(e: Evaluation) -> tuple[float | None, ...]:
+    return e.loss, e.accuracy, e.roc_auc, e.pr_auc, e.recall, e.fpr
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""One client that goes wrong in a given round: it raises, exits or hangs.
+"""One client that goes wrong in a given round: it raises, exits, hangs or blames a script.
 
 python tests/faulty_client.py CONFIG CLIENT_ID FAULT ROUND
 """
@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from flwr.common import FitIns, FitRes
+from flwr.common import Code, FitIns, FitRes, Parameters, Status
 
 from client.connection import run_client
 from client.flower_client import TenantClient
@@ -26,6 +26,9 @@ class FaultyClient(TenantClient):
                 os._exit(7)
             if self.fault == "hang":
                 time.sleep(3600)
+            if self.fault == "script":
+                status = Status(Code.FIT_NOT_IMPLEMENTED, "<script>document.title = 'mine'</script>")
+                return FitRes(status, Parameters([], ""), 0, {})
             if self.fault == "raise":
                 data, self._data = self._data, None  # type: ignore[assignment]
                 try:

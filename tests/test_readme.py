@@ -68,7 +68,7 @@ def test_the_two_terminals_as_written(start: Start) -> None:
     server, clients = (start(*shlex.split(command)[1:]) for command in (SERVER, CLIENTS))
     client_end, server_end = clients.finish(), server.finish()
     assert (server_end.code, client_end.code) == (0, 0), server_end.output + client_end.output
-    folder = re.search(r"everything of this run is in (\S+)", server_end.output)
+    folder = re.search(r"everything of this run is in (\S+); open \1/report.html", server_end.output)
     assert folder, server_end.output
     lines = (ROOT / folder[1] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rounds = [json.loads(line) for line in lines]

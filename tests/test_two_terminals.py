@@ -15,7 +15,8 @@ from tests.processes import read_metrics, write_config
 SERVER, CLIENTS, FAULTY = "orchestrator/run_server.py", "client/run_clients.py", "tests/faulty_client.py"
 ROUND_KEYS = {
     "round", "contributors", "failures", "loss", "accuracy", "roc_auc", "pr_auc", "fpr", "train_seconds",
-    "encrypt_seconds", "aggregate_seconds", "decrypt_seconds", "round_seconds", "upload_bytes_per_client",
+    "encrypt_seconds", "aggregate_seconds", "decrypt_seconds", "evaluate_seconds", "round_seconds",
+    "upload_bytes_per_client", "clients",
 }  # fmt: skip
 
 
@@ -45,7 +46,7 @@ def test_both_commands_end_by_themselves(start: Start, tmp_path: Path, executor:
     run = tmp_path / "logs" / "latest"
     assert {p.name for p in run.iterdir()} == {
         "config.yaml", "server.log", "client-0.log", "client-1.log", "client-2.log", "model.safetensors",
-        "metrics.jsonl", "checkpoint.safetensors",
+        "metrics.jsonl", "checkpoint.safetensors", "starts.jsonl", "evaluation.json", "report.html",
     }  # fmt: skip
     assert load_config(run / "config.yaml") == load_config(config)
     assert load_file(run / "model.safetensors")["layers.0.weight"].shape == (3, 6)

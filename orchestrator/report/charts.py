@@ -116,7 +116,7 @@ def stacked_columns(
     highest = max([sum(parts) for _, parts in columns] + [1e-9])
     y_ticks = ticks(0.0, highest)
     plot = Plot((0.0, float(len(columns))), (0.0, y_ticks[-1]))
-    step = max(1, math.ceil(len(columns) / 8))
+    step = max(1, math.ceil(len(columns) / 12))
     positions = [index + 0.5 for index in range(0, len(columns), step)]
     drawn = _axes(plot, y_ticks, positions, lambda at: columns[int(at)][0].partition("–")[0], x_label, y_label)
     width = round(min((plot.across(1.0) - plot.across(0.0)) * 0.72, 44.0), 2)

@@ -14,7 +14,7 @@ from orchestrator.report.words import client_order, count, rate_text, share
 from orchestrator.run_folder import RoundRecord
 
 _FEW_CLIENTS = 6  # more lines than this can't be told apart
-_QUIET_POINTS = 20_000  # beyond it a line for each client would make the page slow
+_QUIET_POINTS = 1_500  # beyond it the lines of the clients would hide the band
 _MOST_POINTS = 400  # of one line; a chart has no more pixels
 _MOST_COLUMNS = 60
 _UNIT_TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -173,7 +173,7 @@ def _over_rounds(
 ) -> Markup:
     values = [y for line in lines for _, y in line.points if y is not None] + [y for _, *pair in band for y in pair]
     low, high = min(values), max(values)
-    margin = max((high - low) * 0.08, abs(high) * 0.02, 1e-6)
+    margin = max((high - low) * 0.08, abs(high) * 0.005, 1e-6)
     low = max(low - margin, 0.0)  # no figure here can be below 0
     high = min(high + margin, 1.0) if "loss" not in title.lower() else high + margin
     last = rounds[-1].round

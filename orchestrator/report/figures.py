@@ -139,11 +139,11 @@ def compared(e: Evaluation, comparison: Comparison) -> str:
         return "The test set holds one class alone, so that areas under the ROC curve can't be compared."
     mean = fmean(alone)
     better = sum(e.roc_auc > value for value in alone)
-    named = f"{ {0: 'none', len(alone): 'all'}.get(better, better) } of the {len(alone)}"
+    how_many = {0: "none", len(alone): "all"}.get(better, str(better))
     return (
         f"By ROC-AUC the federated model, {e.roc_auc:.3f}, is {_apart(e.roc_auc, mean)} the mean of the clients alone, "
-        f"{mean:.3f}, and better than {named}; it is {_apart(e.roc_auc, pooled)} training on all "
-        f"rows in one place, {pooled:.3f}."
+        f"{mean:.3f}, and better than {how_many} of the {len(alone)}; it is {_apart(e.roc_auc, pooled)} training on "
+        f"all rows in one place, {pooled:.3f}."
     )
 
 
