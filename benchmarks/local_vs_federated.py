@@ -54,7 +54,7 @@ def compare(config: Config, epochs: int) -> Comparison:
         )  # FedProx pulls towards the global model of a round; a model that is trained alone has none
         with track(_log, f"training {name}", epochs) as on_epoch:
             train(model, rows, settings, (config.seed, stream), on_epoch)
-        return Rival(name, len(rows), evaluate_final(model, validation, test))
+        return Rival(name, len(rows), evaluate_final(config, model, validation, test))
 
     alone = [rival(f"client {client_id} alone", rows, client_id) for client_id, rows in enumerate(parts)]
     return Comparison(epochs, rival("pooled", concatenated(parts), config.num_clients), alone)

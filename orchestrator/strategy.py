@@ -266,7 +266,7 @@ class EncryptedFedAvg(Strategy):
     def final_evaluation(self) -> Evaluation:
         """What the report shows of the model that the run leaves: curves, and each family at the alert threshold."""
         set_parameters(self._model, list(self.final_parameters.values()))
-        return evaluate_final(self._model, self.validation_data, self._test_data)
+        return evaluate_final(self._config, self._model, self.validation_data, self._test_data)
 
     def configure_evaluate(
         self, server_round: int, parameters: Parameters, client_manager: ClientManager

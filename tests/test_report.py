@@ -166,7 +166,7 @@ def test_the_figures_are_those_of_the_files(tmp_path: Path) -> None:
 def test_alerts_are_counted_at_a_threshold_from_validation_rows() -> None:
     model = build_model(Config())
     validation, test = example_rows(2000, 5), example_rows(4000, 6)
-    e = evaluate_final(model, validation, test, alert_rate=0.05)
+    e = evaluate_final(Config(alert_fpr=0.05), model, validation, test)
     score = 1 - predict_probabilities(model, test.features)[:, 0]
     known = 1 - predict_probabilities(model, validation.features)[validation.labels == 0, 0]
     assert 0.045 < (known > e.threshold).mean() <= 0.05

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 from torch import nn
 
+from shared.config import Config
 from shared.data_utils import Dataset
 from shared.metrics import attack_thresholds, predict_probabilities, score
+from shared.threshold import choose_threshold
 
 CURVE_POINTS = 500  # more than a chart has pixels
-ALERT_RATE = 0.01  # the share of benign rows that may be alerts
-_NO_BENIGN_ROWS = 0.5
 
 
 @dataclass(frozen=True)
@@ -105,32 +105,34 @@ class Evaluation:
         return self.true_positives / alerts if alerts else None
 
 
-def evaluate_final(model: nn.Module, validation: Dataset, test: Dataset, alert_rate: float = ALERT_RATE) -> Evaluation:
-    """Judge a model on scaled rows.
+def evaluate_final(config: Config, model: nn.Module, validation: Dataset, test: Dataset) -> Evaluation:
+    """Judge a model on scaled rows, at the threshold that its bundle has.
 
     Args:
+        config: says how many benign rows may be alerts.
         model: any that `shared/model.py` builds.
         validation: rows that thresholds may be chosen by.
         test: rows that decide nothing.
-        alert_rate: the share of the benign validation rows that may be alerts.
     """
     scores = 1.0 - predict_probabilities(model, validation.features)[validation.labels == 0, 0]
     thresholds = attack_thresholds(scores)
-    threshold, rule = _NO_BENIGN_ROWS, "the middle of the scale, since no validation row is benign"
-    if benign := len(scores):
-        # "higher": an observed score, so that no more than the share lies strictly above it.
-        threshold = float(np.quantile(scores, 1 - alert_rate, method="higher"))
-        rule = f"at most {100 * alert_rate:g} % of the {benign:,} benign validation rows score above it"
+    chosen = choose_threshold(config, model, validation)
+    rule = "the middle of the scale, since no validation row is benign"
+    if chosen.benign_rows:
+        share = f"{100 * chosen.target_rate:g} %"
+        rule = f"at most {share} of the {chosen.benign_rows:,} benign validation rows score above it"
+    if chosen.benign_rows and not chosen.resolved:
+        rule += f", too few rows for {share} to be seen, so expect another rate"
     probabilities = predict_probabilities(model, test.features)
     metrics = score(probabilities, test, thresholds)
     attack_score, is_attack = 1.0 - probabilities[:, 0], test.labels != 0
-    alert = attack_score > threshold
+    alert = attack_score > chosen.score
     roc_fpr, roc_tpr, pr_recall, pr_precision = _curves(is_attack, attack_score)
     return Evaluation(
-        threshold=threshold,
+        threshold=chosen.score,
         threshold_rule=rule,
         validation_rows=len(validation),
-        validation_benign=benign,
+        validation_benign=chosen.benign_rows,
         test_rows=len(test),
         loss=metrics.loss,
         accuracy=metrics.accuracy,
