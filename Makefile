@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 CONFIG ?= config/demo.yaml
 DEMO_PKI := logs/demo-pki
 
-.PHONY: help demo peek test test_long faults fuzz load bench lint format clean
+.PHONY: help demo peek test test_long schedules faults fuzz load bench lint format clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -29,6 +29,9 @@ test_long: $(VENV)/installed-dev  ## run the tests of whole federations that fai
 fuzz: $(VENV)/installed-dev  ## a million mutated inputs against whatever reads a client's bytes; some minutes
 	$(PY) -m tests.fuzz_decoder --inputs 1000000 --seed 1
 
+schedules: $(VENV)/installed-dev  ## 2,500 masked rounds of 3 to 12 clients with random losses; prints the tally, 2 minutes
+	MASKING_SCHEDULES=2500 $(PY) -m pytest -s tests/test_masking_rounds.py -k exact_sum --timeout 3600
+
 faults: $(VENV)/installed-dev  ## the fault simulation at length: a server killed 50 times (minutes)
 	FAULT_KILLS=50 $(PY) -m pytest tests/test_faults.py tests/test_checkpoint.py --timeout 1200
 
@@ -44,8 +47,8 @@ format: $(VENV)/installed-dev  ## let ruff rewrite what it can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(VENV)/installed-bench  ## measure against phe, TenSEAL and HEU; refreshes docs/performance.*, takes half an hour
-	$(PY) benchmarks/run.py --json docs/performance.json --markdown docs/performance.md --picture docs/performance.png
+bench: $(VENV)/installed-bench  ## measure against phe, TenSEAL and HEU; refreshes docs/performance.*, 25 minutes; ONLY=rounds,memory: these alone
+	$(PY) benchmarks/run.py --only "$(ONLY)" --json docs/performance.json --markdown docs/performance.md --picture docs/performance.png
 
 clean:  ## remove the environment and caches; runs in logs/ stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -14,10 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.table import Table
 
+from benchmarks.simulation import concatenated
 from client.training import TrainingSettings, train
 from orchestrator.report.evaluation import Evaluation, evaluate_final
 from orchestrator.report.page import write_report
@@ -54,15 +54,10 @@ def compare(config: Config, epochs: int) -> Comparison:
         )  # FedProx pulls towards the global model of a round; a model that is trained alone has none
         with track(_log, f"training {name}", epochs) as on_epoch:
             train(model, rows, settings, (config.seed, stream), on_epoch)
-        return Rival(name, len(rows), evaluate_final(model, validation, test))
+        return Rival(name, len(rows), evaluate_final(model, validation, test, config.alert_rate))
 
     alone = [rival(f"client {client_id} alone", rows, client_id) for client_id, rows in enumerate(parts)]
-    return Comparison(epochs, rival("pooled", _concatenated(parts), config.num_clients), alone)
-
-
-def _concatenated(parts: Sequence[Dataset]) -> Dataset:
-    columns = ([getattr(part, name) for part in parts] for name in ("features", "labels", "families"))
-    return Dataset(*(np.concatenate(column) for column in columns))
+    return Comparison(epochs, rival("pooled", concatenated(parts), config.num_clients), alone)
 
 
 def _table(federated: Evaluation, comparison: Comparison) -> Table:

@@ -1,20 +1,19 @@
-"""What masking costs: one round with masks against the same round without, by the number of clients.
+"""What masking costs a whole round: with masks against the same round without, by the number of clients.
 
-    python benchmarks/masked_round.py --clients 3 10 50
-
-The server's strategy and real clients work in this one process, with no network between them: seconds are the sum of
-all parties' work on this machine, and bytes are those of the messages' payloads. Prints a table, and one line of JSON.
+The server's strategy and real clients work in this one process, with no network between them, and the clients train
+one after the other: seconds are the sum of all parties' work, and bytes are those of the messages' payloads.
+Both kinds start from one model and train on the same rows. Their models have to stay equal to the last bit, or there
+are no figures.
 """
 
-import argparse
-import json
+import itertools
 import logging
+import statistics
 import tempfile
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,9 @@ from flwr.common import (
 )
 from flwr.common.typing import DisconnectRes, ReconnectIns
 from flwr.server.client_proxy import ClientProxy
-from rich.table import Table
 
+from benchmarks.measuring import Figures, Passes, medians, wait_for_randomisers
+from benchmarks.rounds import PARAMETERS, round_settings
 from client.flower_client import TenantClient
 from client.training import warm_up
 from orchestrator.admission import Admission
@@ -45,36 +45,56 @@ from orchestrator.provision import provision
 from orchestrator.roster import Roster
 from orchestrator.strategy import EncryptedFedAvg
 from shared.config import Config, parse_config
-from shared.console import console
-from shared.data_utils import load_client_data, load_test_data, load_validation_data
+from shared.data_utils import ClientData, load_client_data, load_test_data, load_validation_data
 from shared.he.paillier import PaillierPrivate
 from shared.he_utils import PrivateScheme, make_keys
 from shared.identity import ClientIdentity
+from shared.preprocessing import Preprocessing
 
 SESSION = "5e" * 16
 RUN = "20260101-000000-abcdef"
-STAGES = ("advertise", "share", "boxes", "upload", "confirm", "reveal")
+STAGES = (  # of the messages; boxes and upload travel with the request to train and its answer
+    "advertise",
+    "share",
+    "boxes",
+    "upload",
+    "confirm",
+    "reveal",
+)
 
 
 @dataclass(frozen=True)
-class Figures:
-    """One round. Seconds are of all parties together, bytes of all clients' messages in both directions.
+class MaskedCost:
+    """Medians over pairs of rounds, one with masks and one without, in turn and in changing order.
 
     Attributes:
         clients: N.
-        masked: with masks or without.
-        before_seconds: choosing the clients, and stages 0 and 1.
-        fit_seconds: training, masking and encrypting.
-        after_seconds: adding, stages 3 and 4, decrypting, unmasking.
-        payload_bytes: by stage; `boxes` and `upload` travel with the training's request and answer.
+        data: where the rows came from.
+        parameters: of the model, an MLP 122-64-32-2.
+        pairs: rounds timed, of each kind.
+        plain, masked: median seconds of all parties together: `before` (choosing the clients, stages 0 and 1), `fit`
+            (training, masking, encrypting), `after` (adding, stages 3 and 4, decrypting, unmasking), and their `round`;
+            `cpu`: processor seconds of all threads, the making of the next round's randomisers included.
+        over_plain: median of each pair's masked round seconds / plain round seconds: what slows the machine for a while
+            slows both of a pair.
+        lowest, highest: of those ratios.
+        cpu_over_plain: the same median of processor seconds, which other work on the machine hardly changes.
+        plain_bytes, masked_bytes: of all clients' messages of a round, both ways, by stage.
     """
 
     clients: int
-    masked: bool
-    before_seconds: float
-    fit_seconds: float
-    after_seconds: float
-    payload_bytes: dict[str, int]
+    local_epochs: int
+    data: str
+    parameters: int
+    pairs: int
+    plain: dict[str, float]
+    masked: dict[str, float]
+    over_plain: float
+    lowest: float
+    highest: float
+    cpu_over_plain: float
+    plain_bytes: dict[str, int]
+    masked_bytes: dict[str, int]
 
 
 class LocalProxy(ClientProxy):
@@ -124,84 +144,94 @@ def _payload(values: dict[str, Scalar]) -> int:
     return sum(len(value) for value in values.values() if isinstance(value, bytes))
 
 
-def settings(folder: Path, clients: int, masked: bool) -> Config:
-    """NSL-KDD's shape, 122 features and an MLP of 64 and 32; few generated rows, since training is not the subject."""
-    everyone = dict.fromkeys(("num_clients", "min_available_clients", "min_fit_clients"), clients)
-    return parse_config(
-        {
-            **everyone, "num_features": 122, "num_hidden_units": [64, 32], "num_samples_per_client": 50,
-            "local_epochs": 1, "fraction_evaluate": 0.0, "log_dir": str(folder / "logs"),
-            "enrolled_clients": str(folder / "pki/enrolled.json"),
-            "client_identity": str(folder / "pki/clients/client-{client_id}.key"),
-            "secure_aggregation": "masked" if masked else "none",
-        }
+class Federation:
+    """A server and its clients for as many rounds as are asked for, all with or all without masks."""
+
+    def __init__(self, config: Config, keys: PrivateScheme[Any], rows: Sequence[ClientData]) -> None:
+        admission = Admission(config.enrolled_clients, SESSION)
+        self._traffic: Counter[str] = Counter()
+        proxies = []
+        for i, own in enumerate(rows):
+            identity = ClientIdentity.load(config.client_identity.format(client_id=i), f"client-{i}")
+            client = TenantClient(config, i, own, identity)
+            greeting: dict[str, Scalar] = {"run": RUN, "session": SESSION, "nonce": admission.greeting_nonce()}
+            client.get_properties(GetPropertiesIns(greeting))
+            proxies.append(LocalProxy(client, self._traffic))
+        aggregation: Aggregation = PlainAggregation()
+        if config.masked and isinstance(keys, PaillierPrivate):
+            aggregation = MaskedAggregation(config, keys.public, admission)
+        aggregator = Aggregator(keys, config.fewest_contributors, config.num_clients, config.weighting, admission)
+        self._roster = LocalRoster(proxies, admission)
+        self.strategy = EncryptedFedAvg(
+            config, aggregator, aggregation, self._roster, load_validation_data(config), load_test_data(config)
+        )
+        self.strategy.scale_by(Preprocessing.pooled(rows[0].schema, [own.train for own in rows]))
+
+    def round(self, number: int) -> Figures:
+        """The seconds of one round and its parts. Returns when the randomisers for the next one are made, too."""
+        self._traffic.clear()
+        clock, cpu = [time.perf_counter()], time.process_time()
+        instructions = self.strategy.configure_fit(
+            number, self.strategy.initialize_parameters(self._roster), self._roster
+        )
+        clock.append(time.perf_counter())
+        results = [(client, client.fit(ins, None, None)) for client, ins in instructions]
+        clock.append(time.perf_counter())
+        self.strategy.aggregate_fit(number, [r for r in results if r[1].status.code == Code.OK], [])
+        clock.append(time.perf_counter())
+        if self.strategy.record.failed or self.strategy.record.skipped:
+            raise RuntimeError(f"a round of the benchmark went wrong: {self.strategy.record}")
+        wait_for_randomisers()  # else they would be made, and counted, in the other federation's round
+        cpu = time.process_time() - cpu
+        before, fit, after = (later - earlier for earlier, later in itertools.pairwise(clock))
+        return {"before": before, "fit": fit, "after": after, "round": clock[-1] - clock[0], "cpu": cpu}
+
+    def payload_bytes(self) -> dict[str, int]:
+        """Of the last round, by stage."""
+        return {stage: self._traffic[stage] for stage in STAGES}
+
+
+def masked_cost(clients: int, local_epochs: int, passes: Passes) -> MaskedCost:
+    """Train NSL-KDD with and without masks, a round each in turn; 3072 bits. A first pair is not timed."""
+    torch.set_num_threads(1)  # as the launcher of the clients does
+    warm_up()
+    log = logging.getLogger("orchestrator")
+    propagated, log.propagate = log.propagate, False
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        provision(folder / "pki", clients, [])
+        configs = {kind: _settings(folder, clients, local_epochs, kind) for kind in ("none", "masked")}
+        keys = make_keys(configs["masked"])
+        rows = [load_client_data(configs["masked"], i) for i in range(clients)]
+        plain, masked = (Federation(config, keys, rows) for config in configs.values())
+        figures: dict[Federation, list[Figures]] = {plain: [], masked: []}
+        for number in itertools.chain([-1], passes):
+            for federation in (plain, masked) if number % 2 else (masked, plain):
+                figures[federation].append(federation.round(number + 2))
+    log.propagate = propagated
+    for key, array in plain.strategy.parameters.items():
+        if not (array == masked.strategy.parameters[key]).all():
+            raise ArithmeticError(f"rounds with masks and without them made another {key}")
+    pairs = list(zip(figures[plain][1:], figures[masked][1:], strict=True))
+    ratios = [m["round"] / p["round"] for p, m in pairs]
+    cpu_over_plain = statistics.median(m["cpu"] / p["cpu"] for p, m in pairs)
+    return MaskedCost(
+        clients, local_epochs, configs["masked"].data_source, PARAMETERS, len(pairs),
+        medians([p for p, _ in pairs]), medians([m for _, m in pairs]),
+        statistics.median(ratios), min(ratios), max(ratios), cpu_over_plain,
+        plain.payload_bytes(), masked.payload_bytes(),
     )  # fmt: skip
 
 
-def measure(config: Config, keys: PrivateScheme[Any], number: int) -> Figures:
-    """One round of fresh clients."""
-    admission = Admission(config.enrolled_clients, SESSION)
-    traffic: Counter[str] = Counter()
-    proxies = []
-    for i in range(config.num_clients):
-        identity = ClientIdentity.load(config.client_identity.format(client_id=i), f"client-{i}")
-        client = TenantClient(config, i, load_client_data(config, i), identity)
-        client.get_properties(GetPropertiesIns({"run": RUN, "session": SESSION, "nonce": admission.greeting_nonce()}))
-        proxies.append(LocalProxy(client, traffic))
-    aggregation: Aggregation = PlainAggregation()
-    if config.masked and isinstance(keys, PaillierPrivate):
-        aggregation = MaskedAggregation(config, keys.public, admission)
-    aggregator = Aggregator(keys, config.fewest_contributors, config.num_clients, config.weighting, admission)
-    roster = LocalRoster(proxies, admission)
-    strategy = EncryptedFedAvg(
-        config, aggregator, aggregation, roster, load_validation_data(config), load_test_data(config)
+def _settings(folder: Path, clients: int, local_epochs: int, kind: str) -> Config:
+    return parse_config(
+        {
+            **round_settings(clients, local_epochs),
+            "min_fit_clients": clients,
+            "fraction_evaluate": 0.0,
+            "log_dir": str(folder / kind),
+            "enrolled_clients": str(folder / "pki/enrolled.json"),
+            "client_identity": str(folder / "pki/clients/client-{client_id}.key"),
+            "secure_aggregation": kind,
+        }
     )
-
-    clock = [time.perf_counter()]
-    instructions = strategy.configure_fit(number, strategy.initialize_parameters(roster), roster)
-    clock.append(time.perf_counter())
-    with ThreadPoolExecutor(config.num_clients) as pool:
-        results = list(pool.map(lambda asked: (asked[0], asked[0].fit(asked[1], None, None)), instructions))
-    clock.append(time.perf_counter())
-    strategy.aggregate_fit(number, [r for r in results if r[1].status.code == Code.OK], [])
-    clock.append(time.perf_counter())
-    if strategy.record.contributors != config.num_clients:
-        raise SystemExit(f"the round went wrong: {strategy.record}")
-    before, fit, after = (later - earlier for earlier, later in pairwise(clock))
-    return Figures(config.num_clients, config.masked, before, fit, after, {s: traffic[s] for s in STAGES})
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="One masked round against one without masks.")
-    parser.add_argument("--clients", type=int, nargs="+", default=[3, 10, 50])
-    parser.add_argument("--rounds", type=int, default=3, help="repetitions, of which the fastest counts")
-    args = parser.parse_args()
-    logging.getLogger("orchestrator").propagate = False
-    torch.set_num_threads(1)
-    warm_up()
-    figures = []
-    with tempfile.TemporaryDirectory() as name:
-        for clients in args.clients:
-            folder = Path(name) / str(clients)
-            provision(folder / "pki", clients, [])
-            keys = make_keys(settings(folder, clients, masked=True))
-            for masked in (False, True):
-                config = settings(folder, clients, masked)
-                runs = [measure(config, keys, number) for number in range(1, args.rounds + 1)]
-                figures.append(min(runs, key=lambda f: f.before_seconds + f.fit_seconds + f.after_seconds))
-    table = Table(title="one round, 3072-bit Paillier, MLP 122-64-32-2; seconds of all parties, bytes of all clients")
-    for column in ("N", "masked", "before s", "fit s", "after s", "round s", "ratio", *(f"{s} B" for s in STAGES)):
-        table.add_column(column, justify="right", no_wrap=True)
-    plain_seconds = 0.0
-    for f in figures:
-        seconds = f.before_seconds + f.fit_seconds + f.after_seconds
-        plain_seconds = plain_seconds if f.masked else seconds
-        times = (f"{s:.3f}" for s in (f.before_seconds, f.fit_seconds, f.after_seconds, seconds))
-        volumes = (f"{f.payload_bytes[s]:,}" for s in STAGES)
-        table.add_row(str(f.clients), "yes" if f.masked else "no", *times, f"{seconds / plain_seconds:.2f}", *volumes)
-    console.print(table)
-    print(json.dumps([asdict(f) for f in figures]))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,7 @@
 """How everything here is measured: interleaved passes, medians, ratios."""
 
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -81,3 +82,10 @@ def times_better(ours: Measured, peer: Measured, operation: str) -> float:
     """The peer's figure over ours: above 1 ours is better. A peer without `online` encrypts then, too."""
     theirs = peer.median["encrypt"] if operation == "online" and "online" not in peer.median else peer.median[operation]
     return theirs / ours.median[operation]
+
+
+def wait_for_randomisers() -> None:
+    """Until the pools' background threads have made all that was ordered, and ended."""
+    for thread in threading.enumerate():
+        if thread.name == "randomisers":
+            thread.join()

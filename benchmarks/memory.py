@@ -5,7 +5,7 @@ import multiprocessing
 import resource
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,6 @@ from shared.config import Config
 from shared.he_utils import PrivateScheme, make_keys, public_scheme
 from shared.wire import Header, dump_update, wrap_array
 
-CONTRIBUTORS = (3, 10)
 MB = 1e6
 
 Arguments = ParamSpec("Arguments")
@@ -48,20 +47,20 @@ class Peak:
     peak_mb: float
 
 
-def peaks(parameters: int) -> list[Peak]:
-    """A client's peak, and the orchestrator's for 3 and for 10 contributors; 3072 bits, slots for 10 contributors.
+def peaks(parameters: int, contributors: Sequence[int]) -> list[Peak]:
+    """A client's peak, and the orchestrator's for each number of contributors; 3072 bits, slots for the most of them.
 
     The key is of kind `subgroup`: as much memory as `blum`, and minutes less time at a million parameters.
 
     The orchestrator reads its updates one at a time from a file that the client wrote: the same ciphertexts under
     different ids, which cost as much to check and add as different ones.
     """
-    config = Config(num_clients=max(CONTRIBUTORS), he_key_kind="subgroup")
+    config = Config(num_clients=max(contributors), he_key_kind="subgroup")
     keys = make_keys(config)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "update"
         measured = [_fresh(_client, config, keys.public.public_bytes(), parameters, path)]
-        measured += [_fresh(_orchestrator, keys, parameters, count, path) for count in CONTRIBUTORS]
+        measured += [_fresh(_orchestrator, keys, parameters, count, path) for count in contributors]
     return measured
 
 

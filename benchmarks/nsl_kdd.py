@@ -3,9 +3,7 @@
     python benchmarks/nsl_kdd.py --markdown tables.md     # the tables of docs/learning.md
     python benchmarks/nsl_kdd.py --select                 # how the settings for skew were chosen: validation rows alone
 
-Federated rounds run in this process: the client's `train`, the server's `ServerOptimizer`, and the plain mean of float
-deltas between them. The encrypted run computes the same mean, exact but for rounding each value of a delta to the
-fixed-point grid, as `tests/test_two_terminals.py` checks; leaving the ciphertexts out saves the time alone.
+Federated rounds run in this process, without ciphertexts: see `benchmarks/simulation.py`.
 
 The files are looked for in $THREAT_DATA/nsl-kdd, else in ../shared/data/nsl-kdd beside the repository.
 """
@@ -26,13 +24,10 @@ import torch
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from client.training import TrainingSettings, train
-from orchestrator.early_stopping import EarlyStopping
-from orchestrator.server_optimizer import ServerOptimizer
+from benchmarks.simulation import alone, concatenated, federated, scaled
 from shared.config import Config
-from shared.data_utils import Dataset, load_client_data, load_test_data, load_validation_data
-from shared.metrics import attack_thresholds, evaluate, predict_probabilities, score
-from shared.model import build_model, flatten, get_parameters, set_parameters, unflatten
+from shared.data_utils import Dataset, load_test_data, load_validation_data
+from shared.metrics import attack_thresholds, predict_probabilities, score
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("THREAT_DATA", ROOT.parent / "shared" / "data")) / "nsl-kdd"
@@ -99,37 +94,6 @@ def model_figures(model: torch.nn.Module, known: Dataset, rows: Dataset) -> Figu
     return figures(on_rows, on_known, known, rows)
 
 
-def settings_of(c: Config) -> TrainingSettings:
-    return TrainingSettings(c.local_epochs, c.batch_size, c.learning_rate, c.proximal_mu, c.class_balance)
-
-
-def federated(c: Config, clients: Sequence[Dataset], validation: Dataset) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """The model after the last round, and that of the round with the lowest validation loss."""
-    model, best = build_model(c), build_model(c)
-    optimizer, stopping = ServerOptimizer(c.server_momentum), EarlyStopping(patience=c.num_rounds)
-    like = get_parameters(model)
-    vector = flatten(like)  # (size,)
-    for server_round in range(1, c.num_rounds + 1):
-        total = np.zeros_like(vector)
-        for client_id, rows in enumerate(clients):
-            set_parameters(model, unflatten(vector, like))
-            train(model, rows, settings_of(c), (c.seed, client_id, server_round))
-            total += flatten(get_parameters(model)) - vector
-        vector = optimizer.step(vector, total / len(clients))
-        set_parameters(model, unflatten(vector, like))
-        named = dict(zip(model.state_dict(), get_parameters(model), strict=True))
-        stopping.note(server_round, evaluate(model, validation).loss, named)
-    set_parameters(best, list((stopping.best_parameters or named).values()))
-    return model, best
-
-
-def alone(c: Config, rows: Dataset, client_id: int) -> torch.nn.Module:
-    """A model of these rows only, which sees them as often as a federated client does."""
-    model = build_model(c)
-    train(model, rows, replace(settings_of(c), local_epochs=c.num_rounds * c.local_epochs), (c.seed, client_id))
-    return model
-
-
 def boosted(rows: Dataset, seed: int) -> Callable[[NDArray[np.float32]], NDArray[np.float64]]:
     """A strong reference that can't be federated by averaging: scikit-learn's gradient boosting with its defaults."""
     forest = HistGradientBoostingClassifier(random_state=seed).fit(rows.features, rows.labels)
@@ -139,15 +103,15 @@ def boosted(rows: Dataset, seed: int) -> Callable[[NDArray[np.float32]], NDArray
 def run_seed(seed: int) -> list[Result]:
     """All models of one seed."""
     torch.set_num_threads(1)
-    base = replace(PLAIN, seed=seed)
-    validation, test = load_validation_data(base), load_test_data(base)
     results: list[Result] = []
     for case, changes in CASES.items():
         clients_of = config_of(seed, changes)
-        clients = [load_client_data(clients_of, client_id).train for client_id in range(clients_of.num_clients)]
+        # Scaled as a federated run scales: by the statistics of all clients' rows. A client alone would have only its
+        # own; giving it the common ones leaves training as the one difference.
+        clients, validation, test = scaled(clients_of, load_test_data(clients_of))
         if not results:  # whatever the partition, the union is the same but for the rows that clients hold out
             pooled = concatenated(clients)
-            results.append(Result("all", POOLED, model_figures(alone(base, pooled, 0), validation, test)))
+            results.append(Result("all", POOLED, model_figures(alone(clients_of, pooled, 0), validation, test)))
             predict = boosted(pooled, seed)
             on_test, on_validation = predict(test.features), predict(validation.features)
             results.append(Result("all", BOOSTED, figures(on_test, on_validation, validation, test)))
@@ -166,19 +130,13 @@ def config_of(seed: int, changes: dict[str, Any]) -> Config:
     return replace(PLAIN, seed=seed, **changes)
 
 
-def concatenated(parts: Sequence[Dataset]) -> Dataset:
-    columns = ([getattr(part, name) for part in parts] for name in ("features", "labels", "families"))
-    return Dataset(*(np.concatenate(column) for column in columns))
-
-
 def select(candidate: str) -> list[Result]:
     """One candidate on the two most uneven partitions, judged by validation rows; KDDTest+ is not even read."""
     torch.set_num_threads(1)
     results = []
     for case in ("Dirichlet(0.1), 3 clients", "one family each, 4 clients"):
         c = config_of(SELECTION_SEED, CASES[case] | CANDIDATES[candidate])
-        validation = load_validation_data(c)
-        clients = [load_client_data(c, client_id).train for client_id in range(c.num_clients)]
+        clients, validation, _ = scaled(c, load_validation_data(c))
         last, _ = federated(c, clients, validation)
         results.append(Result(case, candidate, model_figures(last, validation, validation)))
     return results

@@ -41,12 +41,13 @@ from shared.errors import OrchestratorError, UpdateRejectedError
 from shared.he.packing import PackingLayout
 from shared.he.paillier import PaillierPrivate
 from shared.he_utils import PrivateScheme, Unmask, Vector, make_keys
-from shared.masking import ServerRound, agreement
+from shared.masking import WEIGHTS, ServerRound, agreement
 from shared.masking.errors import RoundAbandonedError
 from shared.masking.messages import RevealRequest, encode_survivors
 from shared.masking.shamir import Rebuilder
 from shared.masking.stream import MaskSum
 from shared.model import build_model, flatten, get_parameters, set_parameters
+from shared.preprocessing import Preprocessing
 from shared.wire import load_update, unwrap_tensor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,6 +65,7 @@ class Loot:
 
     Attributes:
         keys: its private key.
+        preprocessing: how features are scaled.
         models: the global model of each round.
         updates: the plaintexts of one client's update, by (round, tenant).
         averages: the average delta that each round's sum yields, which it may know.
@@ -72,6 +74,7 @@ class Loot:
     """
 
     keys: list[PaillierPrivate] = field(default_factory=list)
+    preprocessing: Preprocessing | None = None
     models: dict[int, list[NDArray[np.float32]]] = field(default_factory=dict)
     updates: dict[tuple[int, str], list[int]] = field(default_factory=dict)
     averages: dict[int, Vector] = field(default_factory=dict)
@@ -103,8 +106,9 @@ def spies(loot: Loot) -> Iterable[tuple[str, Any]]:
             return aggregate
 
     class CuriousAggregator(Aggregator):
-        def open_round(self, round_number: int, size: int, model_sha256: str = "") -> RoundSum:
-            return CuriousSum(self._keys, self, round_number, size, model_sha256)
+        def open_round(self, round_number: int, size: int, model_sha256: str = "", bucket: str = WEIGHTS) -> RoundSum:
+            kind = CuriousSum if bucket == WEIGHTS else RoundSum
+            return kind(self._keys, self, round_number, size, model_sha256, bucket)
 
     class CuriousStrategy(EncryptedFedAvg):
         """Remembers each round's model."""
@@ -113,12 +117,15 @@ def spies(loot: Loot) -> Iterable[tuple[str, Any]]:
             self, server_round: int, parameters: Parameters, client_manager: ClientManager
         ) -> list[tuple[ClientProxy, FitIns]]:
             loot.models[server_round] = get_parameters(self._model)
+            loot.preprocessing = self.preprocessing
             return super().configure_fit(server_round, parameters, client_manager)
 
     class CuriousRound(ServerRound):
         """Keeps every mask that the revealed shares rebuild, by client."""
 
         def unmask(self, masked_sum: Sequence[int]) -> list[int]:
+            if self._terms.bucket != WEIGHTS:
+                return super().unmask(masked_sum)
             rebuilder = Rebuilder(self._terms.threshold)
             for name in self._uploads:
                 mask = self._mask_of(name)
@@ -148,12 +155,11 @@ def spies(loot: Loot) -> Iterable[tuple[str, Any]]:
 
         def finish(self, contributors: Sequence[str]) -> Unmask:
             number = self._opening.round_number
-            if (
-                number == FALSE_LOSS
-            ):  # "the last one's update never came": its masks are rebuilt, in front of its update
-                return super().finish(contributors[:-1])
-            if number == CURIOUS:
+            if self._opening.bucket != WEIGHTS or number == CURIOUS:
                 return super().finish(contributors)
+            if number == FALSE_LOSS:
+                # "The last one's update never came": its masks are rebuilt, in front of its update.
+                return super().finish(contributors[:-1])
             names = [identity_name(tenant) for tenant in contributors]
             lie = self._split_view if number == SPLIT_VIEW else self._ask_both_shares
             loot.words[number] = lie(names)
@@ -238,7 +244,10 @@ def true_delta(config: Config, loot: Loot, tenant: int, number: int) -> Vector:
     model = build_model(config)
     set_parameters(model, loot.models[number])
     settings = TrainingSettings(config.local_epochs, config.batch_size, config.learning_rate)
-    train(model, load_client_data(config, tenant).train, settings, (config.seed, tenant, number))
+    if loot.preprocessing is None:
+        raise TypeError("expected features that are scaled")
+    rows = loot.preprocessing.apply(load_client_data(config, tenant).train)
+    train(model, rows, settings, (config.seed, tenant, number))
     return flatten(get_parameters(model)) - flatten(loot.models[number])
 
 

@@ -1,4 +1,4 @@
-"""The results as tables (terminal and markdown) and as a picture."""
+"""The results as tables, for the terminal and as markdown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from benchmarks.masking_growth import STAGES
 from benchmarks.results import OPERATIONS, Results
 from shared.console import console
 
@@ -49,7 +50,8 @@ class Sheet:
 def sheets(results: Results) -> list[Sheet]:
     """Every table that this run has figures for."""
     all_sheets = [_ratios(results), _comparisons(results), _medians(results), _combs(results), _rounds(results)]
-    return [sheet for sheet in [*all_sheets, _round_parts(results), _memory(results)] if sheet.rows]
+    all_sheets += [_round_parts(results), _memory(results), _masked(results), _masked_bytes(results), _growth(results)]
+    return [sheet for sheet in all_sheets if sheet.rows]
 
 
 def print_results(results: Results) -> None:
@@ -59,9 +61,16 @@ def print_results(results: Results) -> None:
         console.print(line, markup=False)
 
 
-def write_markdown(results: Results, path: Path) -> None:
-    """Put the tables between the two marks of the page at `path`, in place of those of an earlier run."""
+def write_markdown(results: Results, path: Path, picture: Path | None = None) -> None:
+    """Put the tables between the two marks of the page at `path`, in place of those of an earlier run.
+
+    Args:
+        results: what was measured.
+        path: the page.
+        picture: a picture of the results in the page's folder, to be shown above the tables.
+    """
     parts = [
+        *([f"![the ratios as a picture]({picture.name})\n"] if picture else []),
         *(sheet.as_markdown() for sheet in sheets(results)),
         "### How each figure was obtained\n",
         "\n".join(f"- {line}" for line in _remarks(results)) + "\n",
@@ -72,33 +81,6 @@ def write_markdown(results: Results, path: Path) -> None:
     if not begin or not end:
         raise SystemExit(f"{path} has no lines {FIGURES_BEGIN} and {FIGURES_END} to put the tables between")
     path.write_text(f"{before}{begin}\n\n" + "\n".join(parts) + f"\n{end}{after}", encoding="utf-8")
-
-
-def draw(results: Results, path: Path) -> None:
-    """Peer / this project against the number of parameters, one panel an operation, both axes logarithmic."""
-    import matplotlib
-
-    matplotlib.use("Agg")  # a file, never a window
-    from matplotlib import pyplot
-
-    panels = ("encrypt", "bytes", "decrypt")
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(15, 4.5), layout="constrained")
-    rows = results.comparisons()
-    for operation, axis in zip(panels, axes, strict=True):
-        for peer, bits in dict.fromkeys((row["peer"], row["key_bits"]) for row in rows):
-            line = [row for row in rows if (row["peer"], row["key_bits"]) == (peer, bits)]
-            axis.plot(
-                [row["parameters"] for row in line],
-                [row[operation] for row in line],
-                marker="o",
-                label=f"{peer} (against {bits} bits)",
-            )
-        axis.axhline(1, color="black", linewidth=0.8, linestyle="--")
-        axis.set(xscale="log", yscale="log", xlabel="parameters", title=operation)
-    axes[0].set_ylabel("peer / this project (above 1: this project is better)")
-    axes[-1].legend(fontsize="x-small")
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 def _ratios(results: Results) -> Sheet:
@@ -192,6 +174,8 @@ def _memory(results: Results) -> Sheet:
             f"{p.update_mb:.2f}",
             f"{p.add_mb:.1f}" if p.side == "orchestrator" else "-",
             f"{p.peak_mb:.1f}",
+            f"{p.add_mb / p.update_mb:.1f}" if p.side == "orchestrator" else "-",
+            f"{p.peak_mb / p.update_mb:.1f}",
             f"{p.peak_mb / (8 * p.parameters / 1e6):.1f}",
         ]
         for p in results.memory
@@ -203,23 +187,86 @@ def _memory(results: Results) -> Sheet:
         "one update MB",
         "peak adding MB",
         "peak MB",
+        "peak adding / one update",
+        "peak / one update",
         "peak / float64 model",
     ]
     return Sheet("Peak memory beyond the process's own (resident, 3072 bits)", columns, rows)
 
 
+def _masked(results: Results) -> Sheet:
+    rows = [
+        [
+            f"{m.clients}",
+            m.data,
+            f"{m.pairs}",
+            f"{m.plain['round']:.2f}",
+            *(f"{m.masked[part]:.2f}" for part in ("before", "fit", "after", "round")),
+            f"{m.over_plain:.3f}",
+            f"{m.lowest:.2f}–{m.highest:.2f}",
+            f"{m.cpu_over_plain:.3f}",
+        ]
+        for m in results.masked
+    ]
+    columns = ["clients", "data", "pairs", "plain round s", "masked: before s", "fit s", "after s", "round s"]
+    epochs = ", ".join(dict.fromkeys(f"{m.local_epochs}" for m in results.masked))
+    title = f"A round with masks against the same without, local epochs: {epochs}, 3072 bits (seconds of all parties)"
+    return Sheet(title, [*columns, "masked / plain", "of the pairs", "of CPU seconds"], rows)
+
+
+def _masked_bytes(results: Results) -> Sheet:
+    rows = []
+    for m in results.masked:
+        whole, plain = sum(m.masked_bytes.values()), sum(m.plain_bytes.values())
+        stages = [f"{size:,}" for size in m.masked_bytes.values()]
+        rows.append([f"{m.clients}", *stages, f"{whole:,}", f"{plain:,}", f"{whole / plain:.3f}"])
+    stage_names = list(results.masked[0].masked_bytes) if results.masked else []
+    columns = ["clients", *stage_names, "masked in all", "plain in all", "masked / plain"]
+    return Sheet("Bytes of a round with masks, all clients, both ways, without the global model", columns, rows)
+
+
+def _growth(results: Results) -> Sheet:
+    rows = [
+        [
+            f"{g.clients}",
+            f"{g.dropped}",
+            *(f"{g.server[stage]:.3f}" for stage in STAGES),
+            f"{g.server_seconds:.3f}",
+            f"{g.server_seconds / g.clients**2 * 1e6:,.0f}",
+            f"{g.client_seconds:.3f}",
+            f"{g.client_bytes / 1e3:.1f}",
+            f"{g.client_bytes / g.clients:,.0f}",
+        ]
+        for g in results.growth
+    ]
+    columns = ["clients", "lost", *STAGES, "server s", "server µs / N²", "one client s", "its KB", "its bytes / N"]
+    return Sheet("What masking adds by the number of clients (stages: the server's seconds)", columns, rows)
+
+
 def _remarks(results: Results) -> list[str]:
-    machine = results.machine
-    libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
     how = dict.fromkeys(f"{m.name}: {m.how}" for m in results.schemes if m.size == results.settings["ratio_parameters"])
     return [
-        f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}, "
-        f"{libraries}; load average at the start {machine['load_average']}; {machine['date']}.",
+        *_machines(results),
         f"Settings: {results.settings['fractional_bits']} fractional bits, slots for at most "
         f"{results.settings['max_contributors']} contributors; medians of interleaved passes.",
         *how,
         *results.notes,
     ]
+
+
+def _machines(results: Results) -> list[str]:
+    """Each machine that sections were measured on, once, and when and for how long each was."""
+    lines: dict[str, list[str]] = {}
+    for name, section in results.sections.items():
+        machine = section.machine
+        libraries = ", ".join(f"{library} {version}" for library, version in machine["libraries"].items())
+        where = (
+            f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}, {libraries}"
+        )
+        lines.setdefault(where, []).append(
+            f"{name} {section.seconds:.0f} s on {machine['date']}, load average before it {machine['load_average'][0]}"
+        )
+    return [f"Machine: {where}. Measured: {'; '.join(sections)}." for where, sections in lines.items()]
 
 
 def _figure(value: float) -> str:

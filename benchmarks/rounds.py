@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,11 @@ from benchmarks.measuring import Passes
 
 ROOT = Path(__file__).resolve().parent.parent
 HIDDEN_UNITS = [64, 32]
+PARAMETERS = sum(w * v + v for w, v in itertools.pairwise([122, *HIDDEN_UNITS, 2]))
 NSL_KDD_ROWS = 125_973  # of KDDTrain+, shared out among the clients
 TIMES = ("round_seconds", "train_seconds", "encrypt_seconds", "aggregate_seconds", "decrypt_seconds")
 _TIMEOUT_SECONDS = 600.0
+_POLL_SECONDS = 0.2
 
 Record = dict[str, Any]  # a line of metrics.jsonl
 
@@ -48,17 +51,25 @@ class RoundCost:
     over_plain: float
 
 
-def round_cost(clients: int, local_epochs: int, passes: Passes, rounds: int) -> RoundCost:
-    """Run the same training encrypted (3072 bits) and in the clear, in turn, `rounds` timed rounds a run."""
+def round_cost(
+    clients: int, local_epochs: int, passes: Passes, rounds: int, run_seconds: float = _TIMEOUT_SECONDS
+) -> RoundCost:
+    """Run the same training encrypted (3072 bits) and in the clear, in turn.
+
+    Args:
+        clients: how many share NSL-KDD's rows.
+        local_epochs: of each round.
+        passes: how many runs of each kind.
+        rounds: timed rounds of a run, after its first, which does not count.
+        run_seconds: a run that takes longer is ended as soon as it has one timed round.
+    """
     records: dict[str, list[Record]] = {"none": [], "paillier": []}
     for _ in passes:
         for scheme, collected in records.items():
-            collected += _run(clients, local_epochs, scheme, num_rounds=rounds + 1)[1:]
+            collected += _run(clients, local_epochs, scheme, rounds + 1, run_seconds)[1:]
     encrypted, plain = summary(records["paillier"]), summary(records["none"])
-    widths = [122, *HIDDEN_UNITS, 2]
-    parameters = sum(w * v + v for w, v in itertools.pairwise(widths))
     return RoundCost(
-        clients, local_epochs, _data_settings(clients)["data_source"], parameters, len(records["none"]),
+        clients, local_epochs, data_settings(clients)["data_source"], PARAMETERS, min(map(len, records.values())),
         encrypted, plain, encrypted["round_seconds"] / plain["round_seconds"],
     )  # fmt: skip
 
@@ -68,25 +79,27 @@ def summary(records: Sequence[Record]) -> dict[str, float]:
     return {name: statistics.median(record[name] for record in records) for name in TIMES}
 
 
-def _data_settings(clients: int) -> Record:
+def data_settings(clients: int) -> Record:
+    """NSL-KDD where its files are, else as many generated rows."""
     folder = Path(os.environ.get("THREAT_DATA", ROOT.parent / "shared" / "data")) / "nsl-kdd"
     if (folder / "KDDTrain+.txt").is_file():
         return {"data_source": "nsl_kdd", "data_path": str(folder.resolve()), "partition": "even"}
     return {"data_source": "synthetic", "num_samples_per_client": NSL_KDD_ROWS // clients}
 
 
-def _run(clients: int, local_epochs: int, scheme: str, num_rounds: int) -> list[Record]:
-    settings = yaml.safe_load((ROOT / "config/nsl_kdd.yaml").read_text(encoding="utf-8"))
+def round_settings(clients: int, local_epochs: int) -> Record:
+    """The settings of config/nsl_kdd.yaml for clients who share its rows evenly; MLP 122-64-32-2, 3072 bits."""
+    settings: Record = yaml.safe_load((ROOT / "config/nsl_kdd.yaml").read_text(encoding="utf-8"))
+    everyone = dict.fromkeys(("num_clients", "min_available_clients"), clients)
+    model = {"num_hidden_units": HIDDEN_UNITS, "he_key_length": 3072}
+    return {**settings, **data_settings(clients), **everyone, "local_epochs": local_epochs, **model}
+
+
+def _run(clients: int, local_epochs: int, scheme: str, num_rounds: int, run_seconds: float) -> list[Record]:
     with tempfile.TemporaryDirectory() as folder:
-        settings |= {
-            **_data_settings(clients),
-            "num_clients": clients,
-            "min_available_clients": clients,
+        settings = round_settings(clients, local_epochs) | {
             "num_rounds": num_rounds,
-            "local_epochs": local_epochs,
-            "num_hidden_units": HIDDEN_UNITS,
             "he_scheme": scheme,
-            "he_key_length": 3072,
             "client_wait_timeout": 300.0,  # a busy machine takes long to start
             "server_wait_timeout": 300.0,
             "server_address": f"127.0.0.1:{_free_port()}",
@@ -103,18 +116,37 @@ def _run(clients: int, local_epochs: int, scheme: str, num_rounds: int) -> list[
                 for script in scripts
             ]
             try:
-                codes = [process.wait(timeout=_TIMEOUT_SECONDS) for process in started]
+                codes = wait_for_run(started, Path(folder) / "latest" / "metrics.jsonl", run_seconds)
             finally:
                 for process in started:
                     process.kill()
+                    process.wait()  # it may be writing into the folder that is removed next
             if any(codes):
                 output.seek(0)
                 raise RuntimeError(f"a run with he_scheme {scheme} failed:\n{output.read()}")
-        text = (Path(folder) / "latest" / "metrics.jsonl").read_text(encoding="utf-8")
-    records: list[Record] = [json.loads(line) for line in text.splitlines()]
+        records = _finished(Path(folder) / "latest" / "metrics.jsonl")
     if any(record["contributors"] != clients for record in records):
         raise RuntimeError(f"a client was lost in a run with he_scheme {scheme}; its timings would mean nothing")
     return records
+
+
+def wait_for_run(started: Sequence[subprocess.Popen[bytes]], metrics: Path, run_seconds: float) -> list[int]:
+    """The exit codes; none where the time was up and the processes still run, with two rounds behind them."""
+    start = time.perf_counter()
+    while any(process.poll() is None for process in started):
+        taken = time.perf_counter() - start
+        if taken > _TIMEOUT_SECONDS:
+            raise RuntimeError(f"a run of the benchmark has not ended within {_TIMEOUT_SECONDS:g} s")
+        if taken > run_seconds and len(_finished(metrics)) >= 2:
+            return []
+        time.sleep(_POLL_SECONDS)
+    return [process.returncode for process in started]
+
+
+def _finished(metrics: Path) -> list[Record]:
+    """The rounds whose line is complete."""
+    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _free_port() -> int:

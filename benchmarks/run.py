@@ -1,22 +1,28 @@
 """Measure this project against its peers, as ratios.
 
-    python benchmarks/run.py --quick --json quick.json     # two minutes: the nine ratios that matter
+    python benchmarks/run.py --quick --json quick.json     # under three minutes: the nine ratios that matter
     python benchmarks/run.py --json bench.json --markdown docs/performance.md --picture docs/performance.png
+    python benchmarks/run.py --only memory,masked --json bench.json     # these anew, the others as the file has them
 
-Needs benchmarks/requirements.txt; `make bench` installs it and runs the long form, about half an hour.
+Needs benchmarks/requirements.txt; `make bench` installs it and runs the long form, about 25 minutes on 2 cores.
 """
 
 import argparse
 import importlib.util
 import json
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks.comb import comb_over_limit
 from benchmarks.machine import machine_facts
+from benchmarks.masked_round import masked_cost
+from benchmarks.masking_growth import growth
 from benchmarks.measuring import Candidate, Passes, interleave
 from benchmarks.memory import peaks
-from benchmarks.report import draw, print_results, write_markdown
-from benchmarks.results import Results
+from benchmarks.picture import draw
+from benchmarks.report import print_results, write_markdown
+from benchmarks.results import Results, Section
 from benchmarks.rounds import round_cost
 from benchmarks.schemes import HEU, HeuZPaillier, Ours, PheOnePerValue, TenSealCkks, delta_like
 from shared.config import Config
@@ -25,49 +31,91 @@ from shared.he_utils import Vector
 
 KEY_BITS = (2048, 3072)
 RATIO_SIZE = 100_000  # parameters that `ratios` is about
-SIZES = (1_000, 10_000, 100_000, 1_000_000)
-LARGEST_SUBGROUP = 100_000  # beyond, the subgroup key's figures only grow in proportion
-MEMORY_SIZES = (10_000, 100_000, 1_000_000)
+PASSES = {  # by the number of parameters; the last takes two minutes a pass
+    1_000: Passes(most=7, limit_seconds=40),
+    10_000: Passes(most=7, limit_seconds=40),
+    RATIO_SIZE: Passes(most=5, limit_seconds=60),
+    1_000_000: Passes(most=2, limit_seconds=200),
+}
+LARGEST_COMPLETE = RATIO_SIZE  # beyond, the subgroup key's and the online figures only grow in proportion
+MEMORY = {10_000: (3, 10, 50), 100_000: (3, 10, 50), 1_000_000: (3, 10)}  # contributors by parameters
+ROUNDS = (  # clients, local epochs, passes, timed rounds of each run
+    (3, 5, Passes(most=2, limit_seconds=200), 2),
+    (3, 1, Passes(most=2, limit_seconds=100), 3),
+    (10, 5, Passes(most=1, limit_seconds=0), 3),
+    (10, 1, Passes(most=2, limit_seconds=100), 3),
+)
+MASKED_PAIRS = {clients: Passes(most=9, limit_seconds=75) for clients in (3, 10, 50)}
+GROWTH_CLIENTS = (3, 10, 50, 100)
 SAMPLE = 24  # values that a peer of one ciphertext per value is measured on in a pass
 COMB_PASSES = 60
+QUICK_RUN_SECONDS = 50.0  # of server and clients, start included; there are two such runs in the three minutes
 
 
-def quick() -> Results:
-    """The figures of `ratios` alone, for a machine that may be busy: sections stop early rather than late."""
-    results = _new_results()
+def quick_schemes(results: Results) -> None:
     vector = delta_like(RATIO_SIZE)
     candidates: list[Candidate] = [
         *(Ours(bits, "blum", vector, online=bits == 3072) for bits in KEY_BITS),
         *(PheOnePerValue(bits, vector, SAMPLE) for bits in KEY_BITS),
         TenSealCkks(vector),
     ]
-    results.schemes = interleave(candidates, RATIO_SIZE, Passes(most=3, limit_seconds=28))
+    results.schemes = interleave(candidates, RATIO_SIZE, Passes(most=3, limit_seconds=25))
+
+
+def quick_comb(results: Results) -> None:
     results.combs = [comb_over_limit(3072, COMB_PASSES)]
-    results.rounds = [round_cost(clients=3, local_epochs=5, passes=Passes(most=2, limit_seconds=40), rounds=3)]
-    return results
 
 
-def full() -> Results:
-    """Everything."""
-    results = _new_results()
-    for size in SIZES:
+def quick_rounds(results: Results) -> None:
+    results.rounds = [round_cost(3, 5, Passes(most=1, limit_seconds=0), rounds=3, run_seconds=QUICK_RUN_SECONDS)]
+
+
+def schemes(results: Results) -> None:
+    results.schemes, results.notes = [], []
+    for size, passes in PASSES.items():
         console.print(f"schemes, {size:,} parameters …")
-        results.schemes += interleave(_candidates(delta_like(size), results), size, Passes(most=5, limit_seconds=60))
-    console.print("comb …")
+        results.schemes += interleave(_candidates(delta_like(size), results), size, passes)
+
+
+def comb(results: Results) -> None:
     results.combs = [comb_over_limit(bits, COMB_PASSES) for bits in KEY_BITS]
-    for clients in (3, 10):
-        for local_epochs in (5, 1):
-            console.print(f"rounds of {clients} clients, {local_epochs} local epochs …")
-            results.rounds.append(round_cost(clients, local_epochs, Passes(most=3, limit_seconds=60), rounds=3))
-    for parameters in MEMORY_SIZES:
+
+
+def rounds(results: Results) -> None:
+    results.rounds = []
+    for clients, local_epochs, passes, timed in ROUNDS:
+        console.print(f"rounds of {clients} clients, {local_epochs} local epochs …")
+        results.rounds.append(round_cost(clients, local_epochs, passes, timed))
+
+
+def memory(results: Results) -> None:
+    results.memory = []
+    for parameters, contributors in MEMORY.items():
         console.print(f"memory, {parameters:,} parameters …")
-        results.memory += peaks(parameters)
-    return results
+        results.memory += peaks(parameters, contributors)
 
 
-def _new_results() -> Results:
+def masked(results: Results) -> None:
+    """One local epoch: more training would only hide more of what masking costs."""
+    results.masked, results.growth = [], []
+    for clients, passes in MASKED_PAIRS.items():
+        console.print(f"masked against plain rounds, {clients} clients …")
+        results.masked.append(masked_cost(clients, local_epochs=1, passes=passes))
+    for clients in GROWTH_CLIENTS:
+        console.print(f"the stages of masking, {clients} clients …")
+        results.growth += growth(clients, Passes(most=3, limit_seconds=15))
+
+
+QUICK: dict[str, Callable[[Results], None]] = {"schemes": quick_schemes, "comb": quick_comb, "rounds": quick_rounds}
+FULL: dict[str, Callable[[Results], None]] = {
+    "schemes": schemes, "comb": comb, "rounds": rounds, "memory": memory, "masked": masked,
+}  # fmt: skip
+
+
+def settings() -> dict[str, object]:
+    """What all figures have in common."""
     config = Config()
-    settings = {
+    return {
         "ratio_parameters": RATIO_SIZE,
         "fractional_bits": config.he_precision_bits,
         "integer_bits": config.he_integer_bits,
@@ -75,12 +123,23 @@ def _new_results() -> Results:
         "phe": f"measured on {SAMPLE} values a pass and scaled to all of them",
         "round_model": "round_vs_plain is of an MLP 122-64-32-2 (10,018 parameters), whatever ratio_parameters says",
     }
-    return Results(machine_facts(), settings)
+
+
+def measure(plan: Mapping[str, Callable[[Results], None]], results: Results, json_path: Path | None) -> None:
+    """Run the sections of the plan, each in place of what the results have of it, and keep each as soon as it ends."""
+    for name, section in plan.items():
+        facts, start = machine_facts(), time.perf_counter()
+        section(results)
+        results.sections[name] = Section(facts, time.perf_counter() - start)
+        console.print(f"{name}: {results.sections[name].seconds:.0f} s")
+        if json_path:
+            json_path.write_text(json.dumps(results.as_json(), indent=1) + "\n", encoding="utf-8")
 
 
 def _candidates(vector: Vector, results: Results) -> list[Candidate]:
-    kinds = ("blum", "subgroup") if len(vector) <= LARGEST_SUBGROUP else ("blum",)
-    candidates: list[Candidate] = [Ours(bits, kind, vector) for bits in KEY_BITS for kind in kinds]
+    complete = len(vector) <= LARGEST_COMPLETE
+    kinds = ("blum", "subgroup") if complete else ("blum",)
+    candidates: list[Candidate] = [Ours(bits, kind, vector, online=complete) for bits in KEY_BITS for kind in kinds]
     candidates += [PheOnePerValue(bits, vector, SAMPLE) for bits in KEY_BITS]
     candidates.append(TenSealCkks(vector))
     try:
@@ -91,23 +150,36 @@ def _candidates(vector: Vector, results: Results) -> list[Candidate]:
 
 
 def main() -> None:
+    start = time.perf_counter()
     parser = argparse.ArgumentParser(description="Measure this project against its peers, as ratios.")
-    parser.add_argument("--quick", action="store_true", help="two minutes: only the ratios that matter")
-    parser.add_argument("--json", type=Path, help="write every figure to this file")
+    parser.add_argument("--quick", action="store_true", help="under three minutes: only the ratios that matter")
+    parser.add_argument(
+        "--only",
+        default="",
+        help=f"measure these sections alone, of {','.join(FULL)}; --json keeps the others' figures",
+    )
+    parser.add_argument("--json", type=Path, help="write every figure to this file, after each section")
     parser.add_argument("--markdown", type=Path, help="put the tables into this page")
     parser.add_argument("--picture", type=Path, help="draw the ratios into this PNG file")
     args = parser.parse_args()
     missing = [name for name in ("tenseal", "psutil", "matplotlib") if importlib.util.find_spec(name) is None]
     if missing:
         raise SystemExit(f"not installed: {', '.join(missing)}; pip install -r benchmarks/requirements.txt")
-    results = quick() if args.quick else full()
-    if args.json:
-        args.json.write_text(json.dumps(results.as_json(), indent=1) + "\n", encoding="utf-8")
+    plan = QUICK if args.quick else FULL
+    names = args.only.split(",") if args.only else list(plan)
+    if unknown := set(names) - set(plan):
+        parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(plan)}")
+    results = Results(settings())
+    if args.only and args.json and args.json.exists():
+        results = Results.from_json(json.loads(args.json.read_text(encoding="utf-8")))
+    measure({name: plan[name] for name in plan if name in names}, results, args.json)
     if args.markdown:
-        write_markdown(results, args.markdown)
+        write_markdown(results, args.markdown, args.picture)
     if args.picture:
         draw(results, args.picture)
     print_results(results)
+    minutes, seconds = divmod(round(time.perf_counter() - start), 60)
+    console.print(f"took {minutes}:{seconds:02} min")
 
 
 if __name__ == "__main__":

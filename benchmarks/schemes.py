@@ -4,14 +4,13 @@ The peers run as their own documentation shows. What they do one value at a time
 and scaled to all of it, since the whole would take hours; `how` says so.
 """
 
-import threading
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from phe import paillier
 
-from benchmarks.measuring import Figures, seconds
+from benchmarks.measuring import Figures, seconds, wait_for_randomisers
 from shared.config import Config
 from shared.he.fixed_point import FixedPoint
 from shared.he.paillier import PaillierPublic
@@ -69,7 +68,7 @@ class Ours:
         figures = {"encrypt": seconds(lambda: update.extend(public.to_bytes(public.encrypt(self._vector).ciphertexts)))}
         if self._online:
             public.prepare(size)
-            _wait_for_randomisers()
+            wait_for_randomisers()
             figures["online"] = seconds(lambda: public.to_bytes(public.encrypt(self._vector).ciphertexts))
         a, b = public.from_bytes(update), public.from_bytes(update)
         figures["sum"] = seconds(lambda: public.add(a, b))
@@ -198,10 +197,3 @@ def _integers(vector: Vector) -> list[int]:
 def _check_sums(sums: list[Any], values: list[int]) -> None:
     if [int(s) for s in sums] != [2 * value for value in values]:
         raise ArithmeticError("a peer's decrypted sum is not the sum; its timings would mean nothing")
-
-
-def _wait_for_randomisers() -> None:
-    """Until the pools' background threads have made all that was ordered, and ended."""
-    for thread in threading.enumerate():
-        if thread.name == "randomisers":
-            thread.join()

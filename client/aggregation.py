@@ -1,9 +1,11 @@
 """How a client's update is made to add up: as plain ciphertexts, or masked (`client/masked_round.py`)."""
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from shared.errors import RoundRefusedError
 from shared.he_utils import Encrypted, Progress, PublicScheme, Vector
+from shared.masking import WEIGHTS
 
 _UNLIKE = (
     "the server masks updates and this client doesn't; both sides need the same secure_aggregation, and masking needs "
@@ -14,8 +16,13 @@ _UNLIKE = (
 class Aggregation(Protocol):
     """A client's part in it beside training and encrypting. Whatever is raised, the client is out of this round."""
 
-    def enter(self, announcement: bytes, scheme: PublicScheme[Any], size: int) -> bytes:
-        """Enter a masked round in which this client will encrypt (size,) values with `scheme`.
+    def enter(self, announcement: bytes, scheme: PublicScheme[Any], sizes: Mapping[str, int]) -> bytes:
+        """Enter a masked round in which this client will encrypt one of its vectors with `scheme`.
+
+        Args:
+            announcement: the round's terms; they name the vector.
+            scheme: what it will encrypt with.
+            sizes: values of each vector that it has, by name ("weights" and those of `shared/feature_statistics.py`).
 
         Raises:
             OrchestratorError: the client refuses.
@@ -29,16 +36,23 @@ class Aggregation(Protocol):
         """
 
     def encrypt(
-        self, scheme: PublicScheme[Any], vector: Vector, round_number: int, boxes: object, progress: Progress
+        self,
+        scheme: PublicScheme[Any],
+        vector: Vector,
+        round_number: int,
+        boxes: object,
+        progress: Progress,
+        bucket: str = WEIGHTS,
     ) -> Encrypted[Any]:
         """The vector, (size,), as the ciphertexts to send.
 
         Args:
             scheme: what to encrypt with.
-            vector: the delta, weighted.
+            vector: the delta, weighted; or statistics.
             round_number: which round it answers.
             boxes: what the server sent along for masking; None where it sent nothing.
             progress: called with the number of ciphertexts just made.
+            bucket: the vector's name.
 
         Raises:
             OrchestratorError: the client refuses.
@@ -48,13 +62,19 @@ class Aggregation(Protocol):
 class PlainAggregation:
     """Nothing but ciphertexts: the holder of the private key could open each of them."""
 
-    def enter(self, announcement: bytes, scheme: PublicScheme[Any], size: int) -> bytes:
+    def enter(self, announcement: bytes, scheme: PublicScheme[Any], sizes: Mapping[str, int]) -> bytes:
         raise RoundRefusedError(_UNLIKE)
 
     def answer(self, stage: str, payload: bytes) -> bytes:
         raise RoundRefusedError(_UNLIKE)
 
     def encrypt(
-        self, scheme: PublicScheme[Any], vector: Vector, round_number: int, boxes: object, progress: Progress
+        self,
+        scheme: PublicScheme[Any],
+        vector: Vector,
+        round_number: int,
+        boxes: object,
+        progress: Progress,
+        bucket: str = WEIGHTS,
     ) -> Encrypted[Any]:
         return scheme.encrypt(vector, progress)

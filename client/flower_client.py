@@ -26,18 +26,20 @@ from flwr.common import (
 )
 from numpy.typing import NDArray
 
+from client.feature_statistics import ScaledData
 from client.masked_round import make_aggregation
 from client.training import TrainingSettings, train
 from shared.config import CLASS_BALANCES, Config
 from shared.console import add_log_file, check_run_name, track
 from shared.data_utils import ClientData
 from shared.errors import KeyMaterialError, OrchestratorError, RefusedByServerError, RoundRefusedError
-from shared.he_utils import PublicScheme, public_scheme
-from shared.identity import ClientIdentity, UpdateStatement, digest_arrays
+from shared.he_utils import Encrypted, PublicScheme, no_progress, public_scheme
+from shared.identity import ClientIdentity, UpdateStatement, digest_model
+from shared.masking import WEIGHTS
 from shared.metrics import evaluate
 from shared.model import build_model, flatten, get_parameters, set_parameters
 from shared.weighting import encrypted_size, weigh
-from shared.wire import Header, dump_update, wrap_array
+from shared.wire import Header, dump_update, vector_encoding, wrap_array
 
 _OK = Status(Code.OK, "")
 
@@ -63,7 +65,7 @@ class TenantClient(Client):
         self.client_id = client_id
         self.log = logging.getLogger(f"client.{client_id}")
         self.welcome = False  # whether the server has taken this client on this connection
-        self._data = data
+        self._data = ScaledData(config, data)
         self._identity = identity
         self._aggregation = make_aggregation(config, identity)
         self._session = ""
@@ -75,7 +77,7 @@ class TenantClient(Client):
     def get_properties(self, ins: GetPropertiesIns) -> GetPropertiesRes:
         """The greeting: the server names its run, the client says who it is; or the server says why it won't have it.
 
-        Also the stages of a masked round that are not the training.
+        Also the stages of a masked round that are not the training, and the feature statistics.
 
         Raises:
             RefusedByServerError: out of Flower's loop, which ends the connection.
@@ -86,7 +88,7 @@ class TenantClient(Client):
         self.welcome = True
         if "stage" in ins.config:
             return self._answer(
-                lambda: GetPropertiesRes(_OK, {"payload": self._answer_stage(ins.config)}),
+                lambda: GetPropertiesRes(_OK, self._answer_stage(ins.config)),
                 lambda status: GetPropertiesRes(status, {}),
             )
 
@@ -94,7 +96,7 @@ class TenantClient(Client):
             run = check_run_name(ins.config.get("run"))
             if run != self._run:
                 add_log_file(self.log, Path(self.config.log_dir) / run / f"client-{self.client_id}.log")
-                self.log.info("found run %s; %d rows to train on", run, len(self._data.train))
+                self.log.info("found run %s; %d rows to train on", run, self._data.examples)
                 self._run = run
             properties: dict[str, Scalar] = {"client_id": self.client_id}
             if self._identity is not None:
@@ -126,29 +128,44 @@ class TenantClient(Client):
 
         def respond() -> EvaluateRes:
             self._load(parameters_to_ndarrays(ins.parameters))
-            metrics = evaluate(self._model, self._data.holdout)
+            _, holdout = self._data.scaled(_bytes(ins.config, "scaler"))
+            metrics = evaluate(self._model, holdout)
             self.log.info("global model on my held-out rows: accuracy %.3f, loss %.3f", metrics.accuracy, metrics.loss)
             return EvaluateRes(_OK, loss=metrics.loss, num_examples=1, metrics={"accuracy": metrics.accuracy})
 
         return self._answer(respond, lambda status: EvaluateRes(status, 0.0, 0, {}))
 
-    def _answer_stage(self, config: dict[str, Scalar]) -> bytes:
-        """One stage of a masked round: bytes in, bytes out."""
-        stage, payload = _text(config, "stage"), _bytes(config, "payload")
+    def _answer_stage(self, config: dict[str, Scalar]) -> dict[str, Scalar]:
+        """The feature statistics, or one stage of a masked round: bytes in, bytes out."""
+        stage = _text(config, "stage")
+        if stage == "statistics":
+            return self._statistics(config)
+        payload = _bytes(config, "payload")
         if stage != "advertise":
-            return self._aggregation.answer(stage, payload)
+            return {"payload": self._aggregation.answer(stage, payload)}
         size = encrypted_size(sum(p.size for p in get_parameters(self._model)), self.config.weighting)
-        return self._aggregation.enter(payload, self._scheme(config), size)
+        sizes = {WEIGHTS: size, **self._data.sizes}
+        return {"payload": self._aggregation.enter(payload, self._scheme(config), sizes)}
+
+    def _statistics(self, config: dict[str, Scalar]) -> dict[str, Scalar]:
+        """What this client adds to a sum over its features, encrypted."""
+        statistic, attempt = _text(config, "statistic"), _integer(config, "round")
+        self._check_cohort(config)
+        scheme = self._scheme(config)
+        schema, scaler = _text(config, "schema"), _bytes(config, "scaler")
+        vector, about = self._data.vector(statistic, self._run, schema, scaler)
+        boxes = config.get("boxes")
+        encrypted = self._aggregation.encrypt(scheme, vector, attempt, boxes, no_progress, statistic)
+        payload = _seal(scheme, encrypted, attempt, len(vector), statistic)
+        self.log.info("sending my features' %s, encrypted: %s bytes", statistic, f"{len(payload):,}")
+        return {"payload": payload, **self._sign(config, attempt, scheme.fingerprint(), about, payload)}
 
     def _update(self, ins: FitIns) -> _Update:
         round_number = _integer(ins.config, "round")
         settings = _training_settings(ins.config)
-        cohort = _integer(ins.config, "cohort")
-        if cohort < self.config.fewest_contributors:
-            raise RoundRefusedError(
-                f"the server asks {cohort} clients in this round; with fewer than {self.config.fewest_contributors} "
-                "(min_contributors) the sum would show too much of mine"
-            )
+        self._check_cohort(ins.config)
+        scaler = _bytes(ins.config, "scaler")
+        rows, _ = self._data.scaled(scaler)
         self.log.info("round %d: training, local epochs: %d", round_number, settings.local_epochs)
 
         received = parameters_to_ndarrays(ins.parameters)
@@ -159,19 +176,16 @@ class TenantClient(Client):
 
         start = time.perf_counter()
         with track(self.log, "local epochs", settings.local_epochs) as on_epoch:
-            train(self._model, self._data.train, settings, (self.config.seed, self.client_id, round_number), on_epoch)
+            train(self._model, rows, settings, (self.config.seed, self.client_id, round_number), on_epoch)
         train_seconds = time.perf_counter() - start
 
         delta = flatten(get_parameters(self._model)) - flatten(received)  # (size,)
 
         start = time.perf_counter()
         with track(self.log, "encrypting", scheme.layout(size)[0]) as progress:
-            weighted = weigh(delta, len(self._data.train), self.config, scheme)
+            weighted = weigh(delta, self._data.examples, self.config, scheme)
             encrypted = self._aggregation.encrypt(scheme, weighted, round_number, ins.config.get("boxes"), progress)
-        header = Header(
-            scheme=scheme.name, round=round_number, key=scheme.fingerprint(), size=size, encoding=scheme.encoding_name
-        )
-        payload = dump_update(header, scheme.to_bytes(encrypted.ciphertexts))
+        payload = _seal(scheme, encrypted, round_number, size, WEIGHTS)
         encrypt_seconds = time.perf_counter() - start
 
         if encrypted.saturated:
@@ -181,16 +195,21 @@ class TenantClient(Client):
             round_number, train_seconds, encrypt_seconds, f"{len(payload):,}",
         )  # fmt: skip
         scheme.prepare(size)  # for the next round, while the orchestrator works on this one
-        signature = self._sign(ins.config, round_number, header.key, received, payload)
+        trained_from = digest_model(received, scaler)
+        signature = self._sign(ins.config, round_number, scheme.fingerprint(), trained_from, payload)
         return _Update(payload, train_seconds, encrypt_seconds, encrypted.saturated, signature)
 
+    def _check_cohort(self, config: dict[str, Scalar]) -> None:
+        """Refuse to be in a sum of too few."""
+        cohort = _integer(config, "cohort")
+        if cohort < self.config.fewest_contributors:
+            raise RoundRefusedError(
+                f"the server asks {cohort} clients in this round; with fewer than {self.config.fewest_contributors} "
+                "(min_contributors) the sum would show too much of mine"
+            )
+
     def _sign(
-        self,
-        config: dict[str, Scalar],
-        round_number: int,
-        key_fingerprint: str,
-        received: list[NDArray[np.float32]],
-        payload: bytes,
+        self, config: dict[str, Scalar], round_number: int, key_fingerprint: str, about: str, payload: bytes
     ) -> dict[str, Scalar]:
         """Sign for what this update answers; nothing where this client has no identity."""
         if self._identity is None:
@@ -201,7 +220,7 @@ class TenantClient(Client):
             nonce=_bytes(config, "nonce"),
             client_id=self._identity.client_id,
             key_fingerprint=key_fingerprint,
-            model_sha256=digest_arrays(received),
+            model_sha256=about,
             payload_sha256=hashlib.sha256(payload).hexdigest(),
         )
         return {"statement": statement.to_bytes(), "signature": self._identity.sign(statement)}
@@ -255,6 +274,18 @@ class TenantClient(Client):
             self.log.exception("unexpected error, this round goes on without me")
         # The legacy protocol has no code for "failed"; any code but OK makes the server count a failure.
         return fail(Status(Code.FIT_NOT_IMPLEMENTED, reason))
+
+
+def _seal(scheme: PublicScheme[Any], encrypted: Encrypted[Any], round_number: int, size: int, bucket: str) -> bytes:
+    """Step 7: the list of ciphertexts, pickled."""
+    header = Header(
+        scheme=scheme.name,
+        round=round_number,
+        key=scheme.fingerprint(),
+        size=size,
+        encoding=vector_encoding(scheme, bucket),
+    )
+    return dump_update(header, scheme.to_bytes(encrypted.ciphertexts))
 
 
 def _training_settings(config: dict[str, Scalar]) -> TrainingSettings:

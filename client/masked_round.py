@@ -3,6 +3,7 @@
 Free of Flower. The order of the calls and everything that the server says is judged in `shared/masking/client.py`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +48,19 @@ class MaskedAggregation:
         make_private_folder(folder)
         self._memory = RoundMemory(folder / f"{identity.client_id}.json")
         self._round: ClientRound | None = None
-        self._round_number = 0
+        self._round_number, self._bucket = 0, ""
         self._modulus = 0
         Enrolment.load(config.enrolled_clients)  # a missing or malformed list is told at the start
 
-    def enter(self, announcement: bytes, scheme: PublicScheme[Any], size: int) -> bytes:
+    def enter(self, announcement: bytes, scheme: PublicScheme[Any], sizes: Mapping[str, int]) -> bytes:
         """Stage 0, with fresh keys."""
         c = self._config
         self._round = None  # whatever goes wrong from here on, nothing of an earlier round is left to go on with
-        self._round_number, self._modulus = RoundTerms.decode(announcement).round_number, int(_paillier(scheme).n)
-        plan = VectorPlan(WEIGHTS, self._modulus, scheme.layout(size)[0], c.fewest_contributors)
+        terms, self._modulus = RoundTerms.decode(announcement), int(_paillier(scheme).n)
+        self._round_number, self._bucket = terms.round_number, terms.bucket
+        if terms.bucket not in sizes:
+            raise RoundRefusedError(f"the server asks for a vector {terms.bucket!r:.80}; is it of the same version?")
+        plan = VectorPlan(terms.bucket, self._modulus, scheme.layout(sizes[terms.bucket])[0], c.fewest_contributors)
         # Read anew each round: who was enrolled or revoked meanwhile counts from now on.
         peers = Enrolment.load(c.enrolled_clients).public_keys()
         self._round = ClientRound(self._identity.client_id, self._identity.signing_key, peers, plan, self._memory)
@@ -74,7 +78,13 @@ class MaskedAggregation:
         raise RoundRefusedError(f"the server asks for a stage {stage!r:.80}; is it of the same version?")
 
     def encrypt(
-        self, scheme: PublicScheme[Any], vector: Vector, round_number: int, boxes: object, progress: Progress
+        self,
+        scheme: PublicScheme[Any],
+        vector: Vector,
+        round_number: int,
+        boxes: object,
+        progress: Progress,
+        bucket: str = WEIGHTS,
     ) -> Encrypted[Any]:
         """Stage 2: mask the plaintexts, then encrypt them."""
         if type(boxes) is not bytes:
@@ -83,8 +93,10 @@ class MaskedAggregation:
                 "(secure_aggregation)"
             )
         paillier, current = _paillier(scheme), self._current()
-        if (round_number, int(paillier.n)) != (self._round_number, self._modulus):
-            raise RoundRefusedError("the server asks for an update of another round or key than its masks are for")
+        if (bucket, round_number, int(paillier.n)) != (self._bucket, self._round_number, self._modulus):
+            raise RoundRefusedError(
+                "the server asks for another vector, or one of another round or key, than its masks are for"
+            )
         plaintexts, saturated = paillier.encoding.pack(vector)
         masked = current.mask(boxes, [int(plaintext) for plaintext in plaintexts])
         return Encrypted(paillier.encrypt_plaintexts(masked, progress), saturated)

@@ -8,6 +8,7 @@ from flwr.common import Scalar
 from flwr.server.client_proxy import ClientProxy
 
 from shared.he_utils import Unmask
+from shared.masking import WEIGHTS
 
 Extras = dict[str, dict[str, Scalar]]  # tenant id -> what its FitIns holds in addition
 
@@ -17,11 +18,12 @@ class Opening:
     """A round that is about to begin.
 
     Attributes:
-        round_number: counted from 1.
+        round_number: counted from 1; of the feature statistics it counts the attempts.
         clients: the chosen ones' connections, by tenant id.
         ciphertexts: length of each update.
         encryption: what a client has to know to encrypt one, as `FitIns.config` holds it.
         note_failure: takes a tenant's id and why it is left out.
+        bucket: which vector is added up: deltas, or one of the statistics in `shared/feature_statistics.py`.
     """
 
     round_number: int
@@ -29,6 +31,12 @@ class Opening:
     ciphertexts: int
     encryption: Mapping[str, Scalar]
     note_failure: Callable[[str, str], None]
+    bucket: str = WEIGHTS
+
+    @property
+    def title(self) -> str:
+        """For the log."""
+        return f"round {self.round_number}" if self.bucket == WEIGHTS else f"feature {self.bucket}"
 
 
 class Aggregation(Protocol):

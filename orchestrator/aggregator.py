@@ -4,6 +4,7 @@ The private key is used in one place, `RoundSum.decrypt_average`, on the sum of 
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,9 @@ from orchestrator.admission import Admission, SignedStatement
 from shared.config import MIN_CONTRIBUTORS
 from shared.errors import ContributorLimitError, DuplicateUpdateError, TooFewContributorsError
 from shared.he_utils import PrivateScheme, Unmask
+from shared.masking import WEIGHTS
 from shared.weighting import average, encrypted_size
-from shared.wire import Header, load_update, tensor_length, unwrap_tensor
+from shared.wire import Header, check_length, load_update, tensor_length, unwrap_tensor, vector_encoding
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,20 @@ class Aggregator:
         self.weighting = weighting
         self.admission = admission
 
-    def open_round(self, round_number: int, size: int, model_sha256: str = "") -> "RoundSum":
-        """Begin the encrypted sum of one round's deltas of `size` values, trained from the model of this digest."""
-        return RoundSum(self._keys, self, round_number, size, model_sha256)
+    def open_round(self, round_number: int, size: int, model_sha256: str = "", bucket: str = WEIGHTS) -> "RoundSum":
+        """Begin the encrypted sum of one round's vectors.
 
-    def update_bytes(self, size: int) -> int:
+        Args:
+            round_number: from 1; of the feature statistics it counts the attempts.
+            size: values of a delta, or of the other vector.
+            model_sha256: digest of the model that the deltas are trained from, or of what the other vector is about.
+            bucket: what is added up: deltas, or one of the statistics in `shared/feature_statistics.py`.
+        """
+        return RoundSum(self._keys, self, round_number, size, model_sha256, bucket)
+
+    def update_bytes(self, size: int, bucket: str = WEIGHTS) -> int:
         """The length of one honest update, as it travels inside Flower's message."""
-        round_sum = self.open_round(1, size)
+        round_sum = self.open_round(1, size, bucket=bucket)
         return tensor_length(round_sum.header, round_sum.layout)
 
 
@@ -79,11 +88,13 @@ class RoundSum:
     """The running encrypted sum of one round: memory for one vector of ciphertexts, however many clients add to it."""
 
     def __init__(
-        self, keys: PrivateScheme[Any], limits: Aggregator, round_number: int, size: int, model_sha256: str
+        self, keys: PrivateScheme[Any], limits: Aggregator, round_number: int, size: int, model_sha256: str, bucket: str
     ) -> None:
         self._keys = keys
         self._limits = limits
-        self._size = encrypted_size(size, limits.weighting)
+        # Statistics are sums: a client's weight is in them already.
+        self._weighting = limits.weighting if bucket == WEIGHTS else "uniform"
+        self._size = encrypted_size(size, self._weighting)
         self._sum: list[Any] | None = None
         self._seconds = 0.0
         self.contributors: list[str] = []
@@ -92,7 +103,7 @@ class RoundSum:
             round=round_number,
             key=keys.public.fingerprint(),
             size=self._size,
-            encoding=keys.public.encoding_name,
+            encoding=vector_encoding(keys.public, bucket),
         )
         self.layout = keys.public.layout(self._size)
         self._admission = (
@@ -112,13 +123,25 @@ class RoundSum:
         Raises:
             UpdateRejectedError: one of its subclasses says why.
         """
+        self._add(client_id, lambda: unwrap_tensor(tensor, self.header, self.layout), signed)
+
+    def add_payload(self, client_id: str, payload: bytes, signed: SignedStatement | None = None) -> None:
+        """The same for an update that comes without an array around it.
+
+        Raises:
+            UpdateRejectedError: as in `add`.
+        """
+        self._add(client_id, lambda: payload, signed)
+
+    def _add(self, client_id: str, unwrap: Callable[[], bytes], signed: SignedStatement | None) -> None:
         start = time.perf_counter()
         try:
             if client_id in self.contributors:
                 raise DuplicateUpdateError(f"client {client_id} has sent an update in this round already")
             if len(self.contributors) == self._limits.max_contributors:
                 raise ContributorLimitError(f"the sum has its {len(self.contributors)} contributors already")
-            payload = unwrap_tensor(tensor, self.header, self.layout)
+            payload = unwrap()
+            check_length(payload, self.header, self.layout)
             if self._admission is not None:
                 self._admission.check(client_id, payload, signed or SignedStatement(None, None))
             blobs = load_update(payload, self.header, self.layout)
@@ -150,7 +173,7 @@ class RoundSum:
         else:
             total = self._keys.decrypt_masked_sum(self._sum, self._size, count, unmask)
         return Aggregate(
-            average_delta=average(total, count, self._limits.weighting),
+            average_delta=average(total, count, self._weighting),
             contributors=tuple(self.contributors),
             aggregate_seconds=self._seconds,
             decrypt_seconds=time.perf_counter() - start,

@@ -17,7 +17,7 @@ from orchestrator.run_folder import RoundRecord
 from shared.config import Config, load_config
 from shared.errors import ResumeError
 
-_VELOCITY, _BEST = "server/velocity", "best/"
+_VELOCITY, _BEST, _PREPROCESSING = "server/velocity", "best/", "preprocessing/"
 # Settings that a resumed run may change: they decide neither what is trained nor who can read it.
 _FREE_TO_CHANGE = {
     "server_address", "num_rounds", "client_wait_timeout", "server_wait_timeout", "round_timeout", "stage_timeout",
@@ -35,12 +35,14 @@ class Checkpoint:
         records: one per finished round; their `contributor_ids` are the accepted (client, round) pairs.
         velocity: of the server's momentum, float64, (size,); None where there is none.
         best_parameters: the model of the best round under early stopping; None where there is none.
+        preprocessing: `Preprocessing.arrays`; None before the clients' statistics are added up.
     """
 
     parameters: dict[str, NDArray[np.float32]]
     records: list[RoundRecord] = field(default_factory=list)
     velocity: NDArray[np.float64] | None = None
     best_parameters: dict[str, NDArray[np.float32]] | None = None
+    preprocessing: dict[str, NDArray[np.generic]] | None = None
 
     @property
     def accepted(self) -> set[tuple[str, int]]:
@@ -76,6 +78,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raw = json.loads((file.metadata() or {})["records"])
         if not all(np.isfinite(array).all() for array in tensors.values()):
             raise ValueError("it holds values that are not finite")
+        preprocessing = {
+            name.removeprefix(_PREPROCESSING): tensors.pop(name)
+            for name in list(tensors)
+            if name.startswith(_PREPROCESSING)
+        }
         if not all(array.dtype == np.float32 for name, array in tensors.items() if name != _VELOCITY):
             raise ValueError("the model is not of float32 numbers")
         if type(raw) is not list:
@@ -87,7 +94,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise ResumeError(f"{path}: not a checkpoint of this version ({error}); start a run without --resume") from None
     velocity = tensors.pop(_VELOCITY, None)
     best = {name.removeprefix(_BEST): tensors.pop(name) for name in list(tensors) if name.startswith(_BEST)}
-    return Checkpoint(tensors, records, velocity, best or None)
+    return Checkpoint(tensors, records, velocity, best or None, preprocessing or None)
 
 
 def _tensors(checkpoint: Checkpoint) -> dict[str, NDArray[np.generic]]:
@@ -95,7 +102,8 @@ def _tensors(checkpoint: Checkpoint) -> dict[str, NDArray[np.generic]]:
     tensors: dict[str, NDArray[np.generic]] = {**checkpoint.parameters}
     if checkpoint.velocity is not None:
         tensors[_VELOCITY] = checkpoint.velocity
-    return tensors | {_BEST + name: array for name, array in (checkpoint.best_parameters or {}).items()}
+    tensors |= {_BEST + name: array for name, array in (checkpoint.best_parameters or {}).items()}
+    return tensors | {_PREPROCESSING + name: array for name, array in (checkpoint.preprocessing or {}).items()}
 
 
 _FIGURES_BY_NAME = ("family_recall", "recall_at_fpr", "fpr_at_threshold")

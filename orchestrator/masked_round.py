@@ -19,7 +19,7 @@ from shared.config import Config
 from shared.errors import UpdateRejectedError
 from shared.he.paillier import PaillierPublic
 from shared.he_utils import Unmask
-from shared.masking import WEIGHTS, RoundTerms, ServerRound, minimum_threshold, modulus_digest
+from shared.masking import RoundTerms, ServerRound, minimum_threshold, modulus_digest
 
 _DONE = {
     "advertise": "made fresh keys for this round",
@@ -57,7 +57,7 @@ class MaskedAggregation:
         terms = RoundTerms(
             session=bytes.fromhex(self._admission.session),
             round_number=opening.round_number,
-            bucket=WEIGHTS,
+            bucket=opening.bucket,
             modulus_digest=modulus_digest(int(self._public.n)),
             threshold=minimum_threshold(len(opening.clients)),
             n_min=self._config.fewest_contributors,
@@ -93,7 +93,7 @@ class MaskedAggregation:
                 good += 1
             except UpdateRejectedError as error:
                 self._opening.note_failure(self._tenants[name], f"at {stage}: {error}")
-        _log.info("round %d: %d of %d clients %s", self._opening.round_number, good, len(requests), _DONE[stage])
+        _log.info("%s: %d of %d clients %s", self._opening.title, good, len(requests), _DONE[stage])
 
     def _request(self, name: str, stage: str, payload: bytes) -> bytes:
         config: dict[str, Scalar] = {"stage": stage, "payload": payload}

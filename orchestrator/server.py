@@ -6,6 +6,7 @@ import secrets
 import signal
 import socket
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,15 +18,18 @@ from orchestrator.admission import Admission
 from orchestrator.aggregation import Aggregation, PlainAggregation
 from orchestrator.aggregator import Aggregator
 from orchestrator.checkpoint import Checkpoint, check_same_settings, load_checkpoint, save_checkpoint
+from orchestrator.feature_statistics import StatisticsCollector
 from orchestrator.masked_round import MaskedAggregation
 from orchestrator.report.run_data import EVALUATION, Start, add_start, write_json
 from orchestrator.roster import Roster
 from orchestrator.run_folder import RoundRecord, RunFolder
 from orchestrator.strategy import EncryptedFedAvg
+from shared.bundle import save_bundle
 from shared.config import Config, split_address
 from shared.console import add_log_file, announce_protection, console
-from shared.data_utils import load_test_data, load_validation_data
+from shared.data_utils import load_schema, load_test_data, load_validation_data
 from shared.errors import AddressInUseError, ConfigError
+from shared.feature_statistics import StatisticsCode
 from shared.he.paillier import PaillierPublic
 from shared.he_utils import PrivateScheme, make_keys
 from shared.private_files import read_private_file
@@ -69,22 +73,23 @@ def run_server(config: Config, resume: bool = False) -> list[RoundRecord]:
     roster = Roster(folder.name, session, admission)
     aggregation = _make_aggregation(config, keys, admission)
     strategy = EncryptedFedAvg(config, aggregator, aggregation, roster, validation_data, test_data)
+    schema = load_schema(config)
+    statistics = StatisticsCollector(config, aggregator, aggregation, roster, schema, strategy.encryption)
     if checkpoint is None:
         checkpoint = strategy.checkpoint([])
         save_checkpoint(folder.checkpoint, checkpoint)
     else:
-        strategy.restore(checkpoint)
-        folder.save_model(strategy.final_parameters)  # the kill may have come between the checkpoint and these two
-        folder.write_metrics(checkpoint.records)
+        strategy.restore(checkpoint, schema)
         _log.info("resuming after round %d of %d", len(checkpoint.records), config.num_rounds)
-    server = OrchestratorServer(config, strategy, roster, folder, checkpoint)
+    server = OrchestratorServer(config, strategy, statistics, roster, folder, checkpoint)
+    server.write_results()  # of a run that was killed between the checkpoint and these files
     server.set_max_workers(config.num_clients)  # Flower's default works on a few clients at a time
     _log.info("listening on %s, TLS %s", config.server_address, "on" if certificates else "off")
     start_server(
         server_address=config.server_address,
         server=server,
         config=ServerConfig(num_rounds=config.num_rounds, round_timeout=config.round_timeout),
-        grpc_max_message_length=_message_limit(aggregator, strategy),
+        grpc_max_message_length=_message_limit(aggregator, strategy, StatisticsCode(config, schema)),
         certificates=certificates,
     )
     console.print(round_table(server.records))
@@ -101,13 +106,14 @@ def _open_run(config: Config, resume: bool) -> tuple[RunFolder, Checkpoint | Non
     return folder, load_checkpoint(folder.checkpoint)
 
 
-def _message_limit(aggregator: Aggregator, strategy: EncryptedFedAvg) -> int:
+def _message_limit(aggregator: Aggregator, strategy: EncryptedFedAvg, statistics: StatisticsCode) -> int:
     """The longest message, in bytes, that gRPC takes from a client before this project sees it.
 
-    An honest one holds a model or an update, and some kilobytes beside it.
+    An honest one holds a model, an update or statistics, and some kilobytes beside it.
     """
     size = sum(parameter.size for parameter in strategy.parameters.values())
-    return max(4 * size, aggregator.update_bytes(size)) + _MESSAGE_SLACK_BYTES
+    of_statistics = [aggregator.update_bytes(length, name) for name, length in statistics.sizes.items()]
+    return max(4 * size, aggregator.update_bytes(size), *of_statistics) + _MESSAGE_SLACK_BYTES
 
 
 class OrchestratorServer(Server):
@@ -116,10 +122,17 @@ class OrchestratorServer(Server):
     strategy: EncryptedFedAvg
 
     def __init__(
-        self, config: Config, strategy: EncryptedFedAvg, roster: Roster, folder: RunFolder, checkpoint: Checkpoint
+        self,
+        config: Config,
+        strategy: EncryptedFedAvg,
+        statistics: StatisticsCollector,
+        roster: Roster,
+        folder: RunFolder,
+        checkpoint: Checkpoint,
     ) -> None:
         super().__init__(client_manager=roster, strategy=strategy)
         self._config = config
+        self._statistics = statistics
         self._roster, self._folder = roster, folder
         self.records = checkpoint.records
 
@@ -131,6 +144,9 @@ class OrchestratorServer(Server):
         if first <= num_rounds and not self.strategy.finished:
             # All clients are awaited once. One that is lost later must not stop the others.
             self._roster.gather(self._config.min_available_clients, self._config.client_wait_timeout)
+            if self.strategy.preprocessing is None:
+                self.strategy.scale_by(self._statistics.collect())
+                save_checkpoint(self._folder.checkpoint, self.strategy.checkpoint(self.records))
         self.parameters = self.strategy.initialize_parameters(self.client_manager())
         for number in range(first, num_rounds + 1):
             if self.strategy.finished:
@@ -155,12 +171,27 @@ class OrchestratorServer(Server):
         self.records.append(record)
         # The checkpoint is the commit point; whatever is written after it can be made again from it.
         save_checkpoint(self._folder.checkpoint, self.strategy.checkpoint(self.records))
-        self._folder.save_model(self.strategy.final_parameters)
-        self._folder.write_metrics(self.records)
+        self.write_results()
         _log.info(
             "round %d of the global model: loss %s, accuracy %s, ROC-AUC %s (%.1f s)",
             number, _cell(record.loss), _cell(record.accuracy), _cell(record.roc_auc), record.round_seconds,
         )  # fmt: skip
+
+    def write_results(self) -> None:
+        """What others read of the rounds so far: the model, the bundle that makes it ready for use, and the metrics."""
+        strategy = self.strategy
+        self._folder.save_model(strategy.final_parameters)
+        if self.records and strategy.preprocessing is not None:
+            save_bundle(
+                self._folder.path,
+                self._config,
+                strategy.preprocessing,
+                strategy.final_parameters,
+                strategy.validation_data,
+                asdict(self.records[(strategy.best_round or len(self.records)) - 1]),
+                self._folder.name,
+            )
+        self._folder.write_metrics(self.records)
 
     def disconnect_all_clients(self, timeout: float | None) -> None:
         """Say goodbye; a client that hangs does not hold back the end of the run."""

@@ -34,18 +34,22 @@ from orchestrator.roster import Roster
 from orchestrator.run_folder import RoundRecord
 from orchestrator.server_optimizer import ServerOptimizer
 from shared.config import Config
+from shared.data_sources.schema import FeatureSchema
 from shared.data_utils import Dataset
 from shared.errors import (
+    DataError,
     EncodingError,
     OrchestratorError,
     ResumeError,
+    StatisticsError,
     TooFewContributorsError,
     UpdateRejectedError,
 )
-from shared.identity import digest_arrays
+from shared.identity import digest_model
 from shared.masking.errors import RoundAbandonedError
 from shared.metrics import attack_thresholds, evaluate, predict_probabilities, score
 from shared.model import build_model, flatten, get_parameters, set_parameters, unflatten
+from shared.preprocessing import Preprocessing
 
 _log = logging.getLogger("orchestrator")
 _MOST = 1e12  # no client's seconds, saturated values or accuracy are more
@@ -58,6 +62,7 @@ class EncryptedFedAvg(Strategy):
 
     Attributes:
         record: what happened in the current round; `orchestrator/server.py` completes it and writes it down.
+        validation_data: the rows that early stopping and thresholds go by; raw before `scale_by`.
     """
 
     def __init__(
@@ -73,13 +78,34 @@ class EncryptedFedAvg(Strategy):
         self._aggregator = aggregator
         self._aggregation = aggregation
         self._roster = roster
-        self._validation_data, self._test_data = validation_data, test_data
+        self.validation_data, self._test_data = validation_data, test_data
         self._model = build_model(config)
         self._optimizer = ServerOptimizer(config.server_momentum)
         self._early_stopping = EarlyStopping(config.early_stopping_rounds)
         self._chosen: list[ClientProxy] = []
         self._round_sum: RoundSum
+        self._preprocessing: Preprocessing | None = None
         self.record = RoundRecord(round=0)
+
+    @property
+    def encryption(self) -> dict[str, Scalar]:
+        """What a client has to know to encrypt."""
+        return {
+            "public_key": self._aggregator.public.public_bytes(),
+            "encoding": self._aggregator.public.encoding_name,
+            "max_contributors": self._config.num_clients,
+        }
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How features are scaled; None before the clients' statistics are added up."""
+        return self._preprocessing
+
+    def scale_by(self, preprocessing: Preprocessing) -> None:
+        """Scale the orchestrator's own rows, once, and have the clients scale theirs alike."""
+        self._preprocessing = preprocessing
+        self.validation_data = preprocessing.apply(self.validation_data)
+        self._test_data = preprocessing.apply(self._test_data)
 
     @property
     def parameters(self) -> dict[str, NDArray[np.float32]]:
@@ -103,10 +129,20 @@ class EncryptedFedAvg(Strategy):
 
     def checkpoint(self, records: list[RoundRecord]) -> Checkpoint:
         """All that the next round depends on, with the rounds so far."""
-        return Checkpoint(self.parameters, records, self._optimizer.velocity, self._early_stopping.best_parameters)
+        return Checkpoint(
+            self.parameters,
+            records,
+            self._optimizer.velocity,
+            self._early_stopping.best_parameters,
+            self._preprocessing.arrays() if self._preprocessing else None,
+        )
 
-    def restore(self, checkpoint: Checkpoint) -> None:
+    def restore(self, checkpoint: Checkpoint, schema: FeatureSchema) -> None:
         """Go on from here as if the run had never been interrupted.
+
+        Args:
+            checkpoint: of the run.
+            schema: of the raw features.
 
         Raises:
             ResumeError: the checkpoint does not fit the settings.
@@ -118,6 +154,11 @@ class EncryptedFedAvg(Strategy):
         set_parameters(self._model, [checkpoint.parameters[name] for name in shapes])
         self._optimizer.velocity = checkpoint.velocity
         self._early_stopping.restore(checkpoint.records, checkpoint.best_parameters)
+        if checkpoint.preprocessing is not None:
+            try:
+                self.scale_by(Preprocessing.from_arrays(schema, checkpoint.preprocessing))
+            except DataError as error:
+                raise ResumeError(f"the checkpoint does not fit the features: {error}; start a new run") from None
 
     def initialize_parameters(self, client_manager: ClientManager) -> Parameters:
         """The present global model: made from the seed, or restored. No client is asked for one."""
@@ -137,12 +178,9 @@ class EncryptedFedAvg(Strategy):
         clients = {self._roster.tenant_of(client): client for client in self._chosen}
         global_parameters = get_parameters(self._model)
         size = sum(p.size for p in global_parameters)
-        self._round_sum = self._aggregator.open_round(server_round, size, digest_arrays(global_parameters))
-        encryption: dict[str, Scalar] = {
-            "public_key": self._aggregator.public.public_bytes(),
-            "encoding": self._aggregator.public.encoding_name,
-            "max_contributors": c.num_clients,
-        }
+        trained_from = digest_model(global_parameters, self._scaler)
+        self._round_sum = self._aggregator.open_round(server_round, size, trained_from)
+        encryption = self.encryption
         settings: dict[str, Scalar] = {
             "round": server_round,
             "cohort": len(self._chosen),
@@ -151,6 +189,7 @@ class EncryptedFedAvg(Strategy):
             "learning_rate": c.learning_rate,
             "proximal_mu": c.proximal_mu,
             "class_balance": c.class_balance,
+            "scaler": self._scaler,
             **encryption,
         }
         try:
@@ -213,7 +252,7 @@ class EncryptedFedAvg(Strategy):
     def evaluate(self, server_round: int, parameters: Parameters) -> tuple[float, dict[str, Scalar]]:
         """The global model on the common test set; thresholds and early stopping go by the validation set alone."""
         set_parameters(self._model, parameters_to_ndarrays(parameters))
-        validation = self._validation_data
+        validation = self.validation_data
         probabilities = predict_probabilities(self._model, validation.features)
         self.record.validation_loss = score(probabilities, validation).loss
         if self.record.skipped is None:  # a round without an update says nothing about whether training still helps
@@ -227,7 +266,7 @@ class EncryptedFedAvg(Strategy):
     def final_evaluation(self) -> Evaluation:
         """What the report shows of the model that the run leaves: curves, and each family at the alert threshold."""
         set_parameters(self._model, list(self.final_parameters.values()))
-        return evaluate_final(self._model, self._validation_data, self._test_data)
+        return evaluate_final(self._model, self.validation_data, self._test_data, self._config.alert_rate)
 
     def configure_evaluate(
         self, server_round: int, parameters: Parameters, client_manager: ClientManager
@@ -240,7 +279,7 @@ class EncryptedFedAvg(Strategy):
             _log.warning("round %d: too few clients left for an evaluation by clients", server_round)
             return []
         chosen = self._choose(c.fraction_evaluate, c.min_evaluate_clients, -server_round)
-        return [(client, EvaluateIns(parameters, {"round": server_round})) for client in chosen]
+        return [(client, EvaluateIns(parameters, {"round": server_round, "scaler": self._scaler})) for client in chosen]
 
     def aggregate_evaluate(
         self,
@@ -261,6 +300,13 @@ class EncryptedFedAvg(Strategy):
         self.record.client_loss = float(np.mean([f["loss"] for f in figures.values()]))
         self.record.client_accuracy = float(np.mean([f["accuracy"] for f in figures.values()]))
         return self.record.client_loss, {"accuracy": self.record.client_accuracy}
+
+    @property
+    def _scaler(self) -> bytes:
+        """As a client takes it."""
+        if self._preprocessing is None:
+            raise StatisticsError("a round begins before the features' statistics are known; call `scale_by` first")
+        return self._preprocessing.scaler.to_bytes()
 
     def _choose(self, fraction: float, at_least: int, stream: int) -> list[ClientProxy]:
         """A reproducible choice among the connected clients, at most as many as a sum may hold."""

@@ -125,6 +125,11 @@ class Config:
     server_momentum: float = setting(0.0, "FedAvgM: share of the last step in the next one", low=0.0, high=0.99)
     early_stopping_rounds: int = setting(0, "rounds without a better validation loss; 0: off", low=0, high=100_000)
 
+    # When the finished model alerts
+    alert_fpr: float = setting(0.01, "share of benign records that may alert", low=1e-7, high=0.5)
+    alerts_per_day: float = setting(0.0, "instead: false alerts a day; 0: by alert_fpr", low=0.0, high=1e12)
+    records_per_day: float = setting(0.0, "records (of logs: windows) that alerts_per_day is about", low=0.0, high=1e15)
+
     # Where a run leaves its files
     log_dir: str = setting("logs", "folder that holds one folder per run")
 
@@ -143,6 +148,11 @@ class Config:
     def fewest_contributors(self) -> int:
         """Updates that a sum must hold before it is decrypted."""
         return max(self.min_contributors, MIN_MASKED_COHORT) if self.masked else self.min_contributors
+
+    @property
+    def alert_rate(self) -> float:
+        """The share of benign records that may alert, 0 to 0.5."""
+        return self.alerts_per_day / self.records_per_day if self.alerts_per_day else self.alert_fpr
 
     def as_yaml(self) -> str:
         """The resolved settings as YAML that `load_config` reads back to an equal `Config`."""
@@ -269,6 +279,11 @@ def _check_combinations(c: Config) -> None:
         _check_masked(c)
     if c.he_key_length % 16:
         raise ConfigError(f"he_key_length = {c.he_key_length}: expected a multiple of 16")
+    if bool(c.alerts_per_day) != bool(c.records_per_day) or not 1e-7 <= c.alert_rate <= 0.5:
+        raise ConfigError(
+            f"alerts_per_day = {c.alerts_per_day:g}, records_per_day = {c.records_per_day:g}: give both or none; their "
+            "ratio is the share of records that may alert, expected 1e-07 to 0.5"
+        )
     _check_data(c)
 
 

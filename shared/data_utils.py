@@ -20,7 +20,8 @@ from shared.errors import DataError
 if TYPE_CHECKING:  # these modules import `Dataset` from here
     import pandas as pd
 
-    from shared.data_sources.file_source import FileSource
+    from shared.data_sources.file_source import FileSource, RecordReader
+    from shared.data_sources.files import BrokenLines
     from shared.data_sources.schema import Features, FeatureSchema
 
 
@@ -135,7 +136,9 @@ def feature_count(config: Config) -> int:
     return len(load_schema(config))
 
 
-def stream_features(config: Config, path: Path, schema: "FeatureSchema") -> Iterator[tuple["pd.DataFrame", "Features"]]:
+def stream_features(
+    config: Config, path: Path, schema: "FeatureSchema", broken: "BrokenLines | None" = None
+) -> Iterator[tuple["pd.DataFrame", "Features"]]:
     """New records, a part at a time, for scoring: where each row comes from, and its raw features.
 
     The files need no labels. What is held in memory is one part of a CSV or Parquet file, or the records of a window
@@ -145,22 +148,35 @@ def stream_features(config: Config, path: Path, schema: "FeatureSchema") -> Iter
         config: `data_source` and how to read its files.
         path: a file or a folder.
         schema: of the data that the model learned from; the features are exactly its columns.
+        broken: counts lines and broken ones, for whoever wants to know; None: they are counted, and logged, all the
+            same.
 
     Yields:
         A table for a person, (rows, ...), and the raw features, float32, (rows, len(schema)).
 
     Raises:
-        DataError: the files are missing or malformed, or `schema` is of another source.
+        DataError: the files are missing or malformed, or don't have the columns of `schema`.
     """
     from shared.data_sources.file_source import Inputs
 
     source = file_source(config)
-    if source is None or schema.source != config.data_source:
+    reader: RecordReader
+    if schema.source != config.data_source:
+        raise DataError(f"data_source = {config.data_source!r}: records of {schema.source!r} were learned from")
+    if source is not None:
+        reader = source.reader
+    elif config.data_source == "nsl_kdd":
+        from shared.data_sources import nsl_kdd_stream
+
+        reader = nsl_kdd_stream
+    else:
         raise DataError(
-            f"data_source = {config.data_source!r}: records of {schema.source!r} were learned from; expected the same "
-            f"source, and one of {', '.join(FILE_SOURCES)}"
+            f"data_source = {config.data_source!r}: its records are made on the fly and come in no files; expected one "
+            f"of nsl_kdd, {', '.join(FILE_SOURCES)}"
         )
-    for chunk in source.reader.stream(config, Inputs(path, labelled=False), schema):
+    if difference := schema.difference(reader.schema_like(config, path, schema)):
+        raise DataError(f"{path}: does not fit the model ('here' is the model, 'there' the file): {difference}")
+    for chunk in reader.stream(config, Inputs(path, labelled=False), schema, broken):
         if len(chunk.features):
             yield chunk.meta, chunk.features
 

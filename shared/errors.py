@@ -37,6 +37,10 @@ class TooFewClientsError(OrchestratorError):
     """Not enough clients connected within `client_wait_timeout`."""
 
 
+class StatisticsError(OrchestratorError):
+    """The clients' feature statistics could not be added up, so there is nothing to scale by."""
+
+
 class AddressInUseError(OrchestratorError):
     """The server can't listen on `server_address`."""
 
@@ -55,6 +59,10 @@ class ResumeError(OrchestratorError):
 
 class ReportError(OrchestratorError):
     """A run's folder holds no run, or a file in it is damaged, so that no report can be made of it."""
+
+
+class BundleError(OrchestratorError):
+    """What a run left of its model is missing, damaged, or does not fit together; nothing is scored with it."""
 
 
 class RefusedByServerError(OrchestratorError):

@@ -47,6 +47,11 @@ def digest_arrays(arrays: Iterable[NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
+def digest_model(parameters: Iterable[NDArray[Any]], scaler: bytes) -> str:
+    """SHA-256 in hex of what a client trains from: the global model, and the scaler of its features."""
+    return digest_arrays([*parameters, np.frombuffer(scaler, dtype=np.uint8)])
+
+
 @dataclass(frozen=True, kw_only=True)
 class UpdateStatement:
     """What a client says about its update, and signs.
@@ -57,7 +62,7 @@ class UpdateStatement:
         nonce: `NONCE_BYTES` random bytes that the server made for this client in this round.
         client_id: who signs; the same form as `run_id`.
         key_fingerprint: of the public key that the payload is encrypted under, SHA-256 in hex.
-        model_sha256: of the global model that the client received (`digest_arrays`), in hex.
+        model_sha256: of the global model that the client received (`digest_model`), in hex.
         payload_sha256: of the payload's bytes, in hex.
 
     Raises:

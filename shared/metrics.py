@@ -60,6 +60,17 @@ def predict_probabilities(model: nn.Module, features: NDArray[np.float32]) -> ND
     return np.concatenate(batches)
 
 
+def attack_scores(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 - P(benign) of class probabilities, (rows, num_classes) -> (rows,)."""
+    return np.asarray(1.0 - probabilities[:, 0])
+
+
+def threshold_at(benign_scores: NDArray[np.float64], rate: float) -> float:
+    """The lowest of these attack scores, (benign rows,), that at most the share `rate` of them exceeds."""
+    # "higher": an observed score, so that no more than the share lies strictly above it.
+    return float(np.quantile(benign_scores, 1 - rate, method="higher"))
+
+
 def attack_thresholds(benign_scores: NDArray[np.float64]) -> dict[str, float]:
     """For each of `FALSE_POSITIVE_RATES` the lowest attack score that at most that share of benign rows exceeds.
 
@@ -72,8 +83,7 @@ def attack_thresholds(benign_scores: NDArray[np.float64]) -> dict[str, float]:
     """
     if not len(benign_scores):
         return {}
-    # "higher": an observed score, so that no more than the share lies strictly above it.
-    return {f"{rate:g}": float(np.quantile(benign_scores, 1 - rate, method="higher")) for rate in FALSE_POSITIVE_RATES}
+    return {f"{rate:g}": threshold_at(benign_scores, rate) for rate in FALSE_POSITIVE_RATES}
 
 
 def evaluate(model: nn.Module, rows: Dataset, thresholds: Mapping[str, float] | None = None) -> Metrics:
@@ -94,7 +104,7 @@ def score(probabilities: NDArray[np.float64], rows: Dataset, thresholds: Mapping
     both = bool(0 < is_attack.sum() < len(rows))
     (true_negatives, false_positives), _ = confusion_matrix(is_attack, called_attack, labels=[False, True])
     benign = true_negatives + false_positives
-    attack_score = 1.0 - probabilities[:, 0]
+    attack_score = attack_scores(probabilities)
     above = {rate: attack_score > threshold for rate, threshold in (thresholds or {}).items()}
     return Metrics(
         loss=float(log_loss(rows.labels, probabilities, labels=np.arange(probabilities.shape[1]))),

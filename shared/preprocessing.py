@@ -1,9 +1,9 @@
 """What lies between a raw feature matrix and the model, learned from all clients' rows and from nobody's alone.
 
-`shared/statistics.py` makes its parts from encrypted sums; the bundle of a run keeps them for scoring new records.
+Encrypted sums make its parts (`shared/feature_statistics.py`); a run keeps them for scoring new records.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,6 +103,32 @@ class Preprocessing:
         features = np.concatenate([part.features for part in parts])
         scaler = Scaler.from_sums(FeatureSums.of(features, schema), schema)
         return cls(scaler, FeatureHistogram.of(scaler.transform(features)))
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """What it holds beside the schema, by name: `mean` and `variance`, (numeric features,), and `counts`."""
+        return {"mean": self.scaler.mean, "variance": self.scaler.variance, "counts": self.histogram.counts}
+
+    @classmethod
+    def from_arrays(cls, schema: FeatureSchema, arrays: Mapping[str, NDArray[np.generic]]) -> "Preprocessing":
+        """The inverse of `arrays`.
+
+        Raises:
+            DataError: an array is missing, or of another type, shape or range than rows of this schema could give.
+        """
+        numeric = int(schema.numeric.sum())
+        expected = {
+            "mean": (np.dtype(np.float64), (numeric,)),
+            "variance": (np.dtype(np.float64), (numeric,)),
+            "counts": (np.dtype(np.int64), (len(schema), BINS)),
+        }
+        found = {name: (array.dtype, array.shape) for name, array in arrays.items()}
+        if found != expected:
+            raise DataError(f"preprocessing of {found}; expected {expected} for {len(schema)} features")
+        counts: NDArray[np.int64] = arrays["counts"].astype(np.int64)
+        if (counts < 0).any():
+            raise DataError("a histogram with a count below 0")
+        scaler = np.concatenate([arrays["mean"], arrays["variance"]]).astype("<f8").tobytes()
+        return cls(Scaler.from_bytes(scaler, schema), FeatureHistogram(counts))
 
     def apply(self, rows: Dataset) -> Dataset:
         """Raw rows as the model takes them.

@@ -28,6 +28,8 @@ from shared.errors import (
     MalformedPayloadError,
     PayloadLengthError,
 )
+from shared.he_utils import PublicScheme
+from shared.masking import WEIGHTS
 
 FORMAT = 1
 _PROTOCOL = 4  # the first with framing and 8-bit counts; fixed, so that the length of a payload is
@@ -42,7 +44,7 @@ class Header:
         round: the round that the update answers, counted from 1.
         key: fingerprint of the public key, SHA-256 in hex.
         size: values in the encrypted vector.
-        encoding: how values lie in ciphertexts (`PublicScheme.encoding_name`); unlike ones would add up to nonsense.
+        encoding: how values lie in ciphertexts (`vector_encoding`); unlike ones would add up to nonsense.
         format: version of this layout.
     """
 
@@ -52,6 +54,11 @@ class Header:
     size: int
     encoding: str
     format: int = FORMAT
+
+
+def vector_encoding(scheme: PublicScheme[Any], bucket: str) -> str:
+    """What a header says of the vector: the scheme's encoding, and which vector it is unless it is a model's delta."""
+    return scheme.encoding_name if bucket == WEIGHTS else f"{bucket}: {scheme.encoding_name}"
 
 
 def dump_update(header: Header, ciphertexts: list[bytes]) -> bytes:
@@ -67,6 +74,17 @@ def payload_length(header: Header, layout: tuple[int, int]) -> int:
     return len(dump_update(header, [bytes(width) for _ in range(count)]))
 
 
+def check_length(payload: bytes, expected: Header, layout: tuple[int, int]) -> None:
+    """The first thing that is asked of a payload, and the cheapest.
+
+    Raises:
+        PayloadLengthError: not exactly the expected number of bytes.
+    """
+    length = payload_length(expected, layout)
+    if len(payload) != length:
+        raise PayloadLengthError(f"the payload has {len(payload)} bytes; an update of this round has exactly {length}")
+
+
 def load_update(payload: bytes, expected: Header, layout: tuple[int, int]) -> list[bytes]:
     """The ciphertexts of an update from an untrusted client, as `layout[0]` byte strings of `layout[1]` bytes.
 
@@ -77,9 +95,7 @@ def load_update(payload: bytes, expected: Header, layout: tuple[int, int]) -> li
             `dump_update` writes it.
         HeaderMismatchError: of another round, key, scheme, size, encoding or format.
     """
-    length = payload_length(expected, layout)
-    if len(payload) != length:
-        raise PayloadLengthError(f"the payload has {len(payload)} bytes; an update of this round has exactly {length}")
+    check_length(payload, expected, layout)
     _check_opcodes(payload, ciphertexts=layout[0])
     try:
         content = _PlainUnpickler(io.BytesIO(payload)).load()

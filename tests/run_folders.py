@@ -28,7 +28,7 @@ def example_rows(rows: int, seed: int, attacks: bool = True) -> Dataset:
 
 def example_evaluation(seed: int = 1, attacks: bool = True) -> Evaluation:
     """Of a model of random weights."""
-    return evaluate_final(build_model(Config(seed=seed)), example_rows(2000, 5), example_rows(4000, 6, attacks))
+    return evaluate_final(build_model(Config(seed=seed)), example_rows(2000, 5), example_rows(4000, 6, attacks), 0.01)
 
 
 def example_rounds(rounds: int, clients: int = 3, skipped: Sequence[int] = ()) -> list[RoundRecord]:

@@ -2,16 +2,23 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from benchmarks.comb import CombCost, comb_over_limit
+from benchmarks.masked_round import MaskedCost, masked_cost
+from benchmarks.masking_growth import STAGES, StageCost, growth
 from benchmarks.measuring import Figures, Measured, Passes, interleave, medians, times_better
-from benchmarks.report import FIGURES_BEGIN, FIGURES_END, draw, write_markdown
-from benchmarks.results import OPERATIONS, Results
-from benchmarks.rounds import TIMES, RoundCost, summary
+from benchmarks.memory import Peak
+from benchmarks.picture import draw
+from benchmarks.report import FIGURES_BEGIN, FIGURES_END, write_markdown
+from benchmarks.results import OPERATIONS, Results, Section
+from benchmarks.rounds import TIMES, RoundCost, summary, wait_for_run
+from benchmarks.run import measure
 from benchmarks.schemes import OURS, PHE, TENSEAL, HeuZPaillier, Ours, PheOnePerValue, TenSealCkks, delta_like
 
 MISSING = [name for name in ("tenseal", "heu", "matplotlib") if importlib.util.find_spec(name) is None]
@@ -30,6 +37,11 @@ RATIO_KEYS = [
     "comb_vs_limit_3072",
     "round_vs_plain_3_clients",
 ]
+
+
+MACHINE = {
+    "cpu": "c", "cores": 2, "system": "s", "python": "3", "libraries": {}, "load_average": [1.0], "date": "d",
+}  # fmt: skip
 
 
 class Counting:
@@ -55,17 +67,9 @@ def _measured(name: str, key_bits: int, factor: float) -> Measured:
 
 
 def _results() -> Results:
-    times = dict.fromkeys(TIMES, 1.0)
+    times, parts = dict.fromkeys(TIMES, 1.0), dict.fromkeys(("before", "fit", "after", "round"), 1.0)
     return Results(
-        machine={
-            "cpu": "c",
-            "cores": 2,
-            "system": "s",
-            "python": "3",
-            "libraries": {},
-            "load_average": [],
-            "date": "d",
-        },
+        sections={"schemes": Section(MACHINE, 60.0), "comb": Section(MACHINE | {"cpu": "other"}, 1.0)},
         settings={"ratio_parameters": 10, "fractional_bits": 16, "max_contributors": 3},
         schemes=[
             _measured(OURS["blum"], 2048, 1.0),
@@ -76,6 +80,9 @@ def _results() -> Results:
         ],
         combs=[CombCost(2048, 1, 128, 1.0, 1.0, 9.0), CombCost(3072, 1, 192, 1.0, 1.0, 1.25)],
         rounds=[RoundCost(3, 1, "d", 1, 1, times, times, 7.0), RoundCost(3, 5, "d", 1, 1, times, times, 1.5)],
+        memory=[Peak("orchestrator", 10, 3, 1.0, 1.0, 1.0, 1.0)],
+        masked=[MaskedCost(3, 5, "d", 1, 1, parts, parts, 1.01, 1.0, 1.02, 1.01, {"upload": 9}, {"upload": 10})],
+        growth=[StageCost(3, 0, 1, 1, dict.fromkeys(STAGES, 1.0), dict.fromkeys(STAGES[:-1], 1.0), 1.0)],
     )
 
 
@@ -124,6 +131,28 @@ def test_the_files_hold_every_ratio(tmp_path: Path) -> None:
     assert (tmp_path / "figures.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_section_measured_anew_leaves_the_others_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps(_results().as_json()), encoding="utf-8")
+    results = Results.from_json(json.loads(path.read_text(encoding="utf-8")))
+    assert results == _results()
+
+    def slower(results: Results) -> None:
+        results.combs = [CombCost(3072, 1, 192, 1.0, 1.0, 1.4)]
+
+    measure({"comb": slower}, results, path)
+    after = json.loads(path.read_text(encoding="utf-8"))
+    assert after["ratios"] == _results().ratios() | {"comb_vs_limit_3072": 1.4}
+    assert after["sections"]["schemes"] == {"machine": MACHINE, "seconds": 60.0}
+    assert after["sections"]["comb"]["machine"]["cpu"] != "other"
+
+
+def test_a_run_of_few_sections_has_their_ratios_alone() -> None:
+    results = _results()
+    results.schemes, results.rounds = [], []
+    assert results.ratios() == {"comb_vs_limit_3072": 1.25}
+
+
 @pytest.mark.parametrize("kind", ["blum", "subgroup"])
 def test_ours_measures_every_operation(kind: str) -> None:
     figures = Ours(512, kind, delta_like(60)).measure()
@@ -151,3 +180,40 @@ def test_the_comb_needs_one_multiplication_for_8_bits_of_half_the_key() -> None:
 def test_the_parts_of_a_round_are_medians_over_rounds() -> None:
     records = [dict.fromkeys(TIMES, value) for value in (1.0, 5.0, 2.0)]
     assert summary(records) == dict.fromkeys(TIMES, 2.0)
+
+
+@pytest.mark.parametrize(("rounds", "codes"), [(1, [3]), (2, [])])
+def test_a_run_whose_time_is_up_is_left_as_soon_as_it_has_a_timed_round(
+    tmp_path: Path, rounds: int, codes: list[int]
+) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"round": 1}\n' * rounds + '{"round"', encoding="utf-8")  # the last line is being written
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import sys, time; time.sleep({60 if rounds == 2 else 0}); sys.exit(3)"]
+    )
+    try:
+        assert wait_for_run([process], metrics, run_seconds=0.0) == codes
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_masked_and_plain_rounds_are_timed_in_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"num_clients": 3, "min_available_clients": 3, "num_samples_per_client": 20, "local_epochs": 1}
+    key = {"he_key_length": 512, "allow_insecure_key": True}
+    monkeypatch.setattr("benchmarks.masked_round.round_settings", lambda clients, local_epochs: {**small, **key})
+    cost = masked_cost(3, local_epochs=1, passes=Passes(2, 60.0))
+    assert cost.pairs == 2
+    assert cost.lowest <= cost.over_plain <= cost.highest
+    assert [stage for stage, size in cost.plain_bytes.items() if size] == ["upload"]
+    assert all(cost.masked_bytes.values())
+
+
+def test_the_stages_of_masking_are_measured_with_and_without_losses() -> None:
+    whole, lossy = growth(4, Passes(1, 60.0))
+    assert (whole.dropped, lossy.dropped) == (0, 1)
+    assert all(lossy.server[stage] > 0 for stage in STAGES)
+    assert whole.client_seconds == pytest.approx(sum(whole.client.values()))
+    (three,) = growth(3, Passes(1, 60.0))
+    assert three.dropped == 0
+    assert whole.client_bytes > three.client_bytes

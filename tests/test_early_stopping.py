@@ -28,16 +28,18 @@ from orchestrator.aggregation import PlainAggregation
 from orchestrator.aggregator import Aggregator
 from orchestrator.checkpoint import load_checkpoint, save_checkpoint
 from orchestrator.early_stopping import EarlyStopping
+from orchestrator.feature_statistics import StatisticsCollector
 from orchestrator.roster import Roster
 from orchestrator.run_folder import RoundRecord, RunFolder
 from orchestrator.server import OrchestratorServer
 from orchestrator.strategy import EncryptedFedAvg
 from shared.config import Config
-from shared.data_utils import load_client_data, load_test_data, load_validation_data
+from shared.data_utils import load_client_data, load_schema, load_test_data, load_validation_data
 from shared.errors import ResumeError
 from shared.he_utils import make_keys
 from shared.metrics import evaluate
 from shared.model import build_model, set_parameters
+from shared.preprocessing import Preprocessing
 
 SMALL: dict[str, Any] = {
     "num_features": 6, "num_hidden_units": (4,), "num_samples_per_client": 60, "local_epochs": 1, "num_rounds": 6,
@@ -80,8 +82,11 @@ def serve(config: Config, folder: RunFolder, resume: bool = False) -> Orchestrat
     )
     checkpoint = load_checkpoint(folder.checkpoint) if resume else strategy.checkpoint([])
     if resume:
-        strategy.restore(checkpoint)
-    server = OrchestratorServer(config, strategy, roster, folder, checkpoint)
+        strategy.restore(checkpoint, load_schema(config))
+    statistics = StatisticsCollector(
+        config, aggregator, PlainAggregation(), roster, load_schema(config), strategy.encryption
+    )
+    server = OrchestratorServer(config, strategy, statistics, roster, folder, checkpoint)
     server.fit(config.num_rounds, timeout=None)
     return server
 
@@ -137,8 +142,9 @@ def test_the_recorded_loss_is_on_the_validation_set_and_not_on_the_test_set(tmp_
     model = build_model(config)
     kept = load_file(folder.path / "model.safetensors")
     set_parameters(model, [kept[name] for name in model.state_dict()])
-    assert record.validation_loss == evaluate(model, load_validation_data(config)).loss
-    assert record.loss == evaluate(model, load_test_data(config)).loss
+    scaling = Preprocessing.from_arrays(load_schema(config), load_checkpoint(folder.checkpoint).preprocessing or {})
+    assert record.validation_loss == evaluate(model, scaling.apply(load_validation_data(config))).loss
+    assert record.loss == evaluate(model, scaling.apply(load_test_data(config))).loss
     assert record.loss != record.validation_loss
     assert list(record.family_recall) == ["attack"]
     assert list(record.recall_at_fpr) == list(record.fpr_at_threshold) == ["0.001", "0.01"]

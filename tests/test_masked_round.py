@@ -24,6 +24,7 @@ from shared.errors import ConfigError, EncodingError, OrchestratorError, RoundRe
 from shared.he.paillier import PaillierPrivate
 from shared.he_utils import make_keys, no_progress
 from shared.identity import ClientIdentity, UpdateStatement
+from shared.masking import WEIGHTS
 from shared.masking.errors import RoundAbandonedError
 from shared.wire import dump_update
 from tests.test_aggregator import npy
@@ -47,7 +48,7 @@ class Proxy(ClientProxy):
         try:
             if stage == "advertise":
                 assert ins.config["public_key"] == self.scheme.public_bytes()
-                message = self.client.enter(payload, self.scheme, SIZE)
+                message = self.client.enter(payload, self.scheme, {WEIGHTS: SIZE})
             else:
                 message = self.client.answer(stage, payload)
             answer = GetPropertiesRes(Status(Code.OK, ""), {"payload": message})

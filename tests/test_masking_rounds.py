@@ -106,6 +106,7 @@ class Schedule:
 
 def test_exact_sum_or_clean_abort() -> None:
     tally: Counter[str] = Counter()
+    by_count: dict[int, Counter[str]] = {}
     for seed in range(SCHEDULES):
         schedule = Schedule(seed)
         simulation = Simulation(schedule.count, schedule.terms, lost=schedule.lost, tamper=schedule.tamper())
@@ -114,14 +115,19 @@ def test_exact_sum_or_clean_abort() -> None:
         except RoundAbandonedError as error:
             if schedule.should_succeed():
                 pytest.fail(f"schedule {seed} was abandoned: {error}")
-            tally[type(error).__name__] += 1
+            outcome = type(error).__name__
         else:
             assert schedule.should_succeed(), f"schedule {seed} gave a sum in spite of too few honest clients"
             assert result == simulation.expected(), f"schedule {seed} gave a wrong sum"
-            tally["dropped" if len(simulation.masked) < schedule.count else "complete"] += 1
-    print(f"{SCHEDULES} schedules: {dict(tally)}")
+            outcome = "dropped" if len(simulation.masked) < schedule.count else "complete"
+        tally[outcome] += 1
+        by_count.setdefault(schedule.count, Counter())[outcome] += 1
+    print(f"\n{SCHEDULES} schedules: {dict(tally)}")
+    for count, outcomes in sorted(by_count.items()):  # `make schedules` shows it; docs/reliability.md has a run
+        print(f"N = {count:2}: {outcomes.total():4} schedules, " + str(dict(sorted(outcomes.items()))))
     if SCHEDULES >= 150:
         assert all(tally[outcome] > 0 for outcome in ("complete", "dropped", "RoundAbandonedError"))
+        assert set(by_count) == set(range(3, 13))
 
 
 @pytest.mark.parametrize(("count", "tolerated"), [(3, 0), (4, 1), (10, 3), (12, 3)])

@@ -5,6 +5,7 @@ import gzip
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -179,11 +180,11 @@ def test_chunks_make_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     whole = table(config).features
     monkeypatch.setattr(csv, "CHUNK_BYTES", 4096)
     monkeypatch.setattr(csv, "CHUNK_ROWS", 70)
-    for file in (path, tmp_path / "a.parquet"):
+    for file, first in ((path, 2), (tmp_path / "a.parquet", 1)):  # the header is line 1 of a text
         parts = list(stream_features(config, file, schema))
         assert len(parts) > 4
         assert np.array_equal(np.concatenate([features for _, features in parts]), whole)
-        assert list(pd.concat([meta for meta, _ in parts])["row"]) == list(range(1, 601))
+        assert list(pd.concat([meta for meta, _ in parts])["line"]) == list(range(first, first + 600))
 
 
 def test_records_to_score_need_neither_label_nor_dropped_columns(tmp_path: Path) -> None:
@@ -192,7 +193,53 @@ def test_records_to_score_need_neither_label_nor_dropped_columns(tmp_path: Path)
     bare = [",".join(line.split(",")[1:6]) for line in unsw()]
     ((meta, features),) = stream_features(config, write(tmp_path / "new.csv", bare), schema)
     assert np.array_equal(features, table(config).features)
-    assert list(meta.columns) == ["file", "row"]
+    assert list(meta.columns) == ["file", "line", "proto", "service", "state"]
+
+
+def test_a_person_sees_what_is_no_feature_but_not_the_label(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", unsw())
+    config = unsw_settings(path)
+    schema = csv.schema(config, Inputs(path))
+    ((meta, _),) = stream_features(config, path, schema)
+    assert list(meta.columns) == ["file", "line", "proto", "service", "state", "id"]
+    assert list(meta["id"].iloc[:3]) == ["0", "1", "2"]
+
+
+def test_skipped_and_repeated_lines_do_not_shift_the_numbers_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = unsw(400)
+    for at in (1, 2, 7, 150, 300):
+        lines.insert(at, "too,few")
+    path = write(tmp_path / "a.csv", lines)
+    config = unsw_settings(path, max_broken_share=0.5)
+    monkeypatch.setattr(csv, "CHUNK_BYTES", 4096)
+    parts = list(stream_features(config, path, csv.schema(config, Inputs(path))))
+    assert len(parts) > 3
+    meta = pd.concat([meta for meta, _ in parts])
+    numbered = {number: line.split(",")[0] for number, line in enumerate(lines, start=1) if number > 1}
+    assert [numbered[line] for line in meta["line"]] == [str(row) for row in range(400)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda line: line.split(",", 2)[2], "26 features here and 25 there; only here: dur"),
+        (lambda line: line.replace("dur", "duration"), "only here: dur"),
+        (lambda line: line if "dur" in line else ",".join([*line.split(",")[:1], "x", *line.split(",")[2:]]),
+         "only here: dur; only there: dur#0"),
+        (lambda line: "other,names" if "dur" in line else "1,2", "none of the columns that the model learned from"),
+    ],
+)  # fmt: skip
+def test_files_that_do_not_fit_the_model_are_refused_with_the_difference(
+    tmp_path: Path, change: Callable[[str], str], message: str
+) -> None:
+    config = unsw_settings(write(tmp_path / "a.csv", unsw()))
+    schema = csv.schema(config, Inputs(Path(config.data_path)))
+    other = write(tmp_path / "other.csv", [change(line) for line in unsw()])
+    with pytest.raises(DataError) as refusal:
+        list(stream_features(config, other, schema))
+    assert message in str(refusal.value)
 
 
 def test_broken_rows_are_skipped_and_named_and_too_many_refused(

@@ -218,7 +218,7 @@ def test_parts_to_score_make_the_whole(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(parts) > 5
     assert max(len(features) for _, features in parts) < 10  # not all at the end
     assert np.array_equal(np.concatenate([features for _, features in parts]), whole)
-    assert list(parts[0][0].columns) == ["start", "end", "source", "flows"]
+    assert list(parts[0][0].columns) == ["start", "end", "source", "flows", "destinations"]
 
 
 def test_clients_share_by_account_and_are_tested_on_later_windows(tmp_path: Path) -> None:

@@ -12,11 +12,10 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from torch import nn
 
 from shared.data_utils import Dataset
-from shared.metrics import attack_thresholds, predict_probabilities, score
+from shared.metrics import attack_scores, attack_thresholds, predict_probabilities, score, threshold_at
+from shared.threshold import UNCHOSEN
 
 CURVE_POINTS = 500  # more than a chart has pixels
-ALERT_RATE = 0.01  # the share of benign rows that may be alerts
-_NO_BENIGN_ROWS = 0.5
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class Evaluation:
         return self.true_positives / alerts if alerts else None
 
 
-def evaluate_final(model: nn.Module, validation: Dataset, test: Dataset, alert_rate: float = ALERT_RATE) -> Evaluation:
+def evaluate_final(model: nn.Module, validation: Dataset, test: Dataset, alert_rate: float) -> Evaluation:
     """Judge a model on scaled rows.
 
     Args:
@@ -114,16 +113,15 @@ def evaluate_final(model: nn.Module, validation: Dataset, test: Dataset, alert_r
         test: rows that decide nothing.
         alert_rate: the share of the benign validation rows that may be alerts.
     """
-    scores = 1.0 - predict_probabilities(model, validation.features)[validation.labels == 0, 0]
+    scores = attack_scores(predict_probabilities(model, validation.features))[validation.labels == 0]
     thresholds = attack_thresholds(scores)
-    threshold, rule = _NO_BENIGN_ROWS, "the middle of the scale, since no validation row is benign"
+    threshold, rule = UNCHOSEN, "the middle of the scale, since no validation row is benign"
     if benign := len(scores):
-        # "higher": an observed score, so that no more than the share lies strictly above it.
-        threshold = float(np.quantile(scores, 1 - alert_rate, method="higher"))
+        threshold = threshold_at(scores, alert_rate)
         rule = f"at most {100 * alert_rate:g} % of the {benign:,} benign validation rows score above it"
     probabilities = predict_probabilities(model, test.features)
     metrics = score(probabilities, test, thresholds)
-    attack_score, is_attack = 1.0 - probabilities[:, 0], test.labels != 0
+    attack_score, is_attack = attack_scores(probabilities), test.labels != 0
     alert = attack_score > threshold
     roc_fpr, roc_tpr, pr_recall, pr_precision = _curves(is_attack, attack_score)
     return Evaluation(

@@ -48,9 +48,14 @@ def schema(config: Config, inputs: Inputs) -> FeatureSchema:
     return cloudtrail_features.schema(excluded, config.hash_width, config.window_minutes)
 
 
-def stream(config: Config, inputs: Inputs, schema: FeatureSchema) -> Iterator[Chunk]:
+def schema_like(config: Config, path: Path, learned: FeatureSchema) -> FeatureSchema:
+    """The columns that this code makes of new records, by the settings that `learned` was made with."""
+    return cloudtrail_features.schema(learned.excluded, learned.hash_width, learned.window_minutes)
+
+
+def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: BrokenLines | None = None) -> Iterator[Chunk]:
     """One row per principal and window. `meta` has `start` and `end` (seconds since 1970), `principal`, `account`,
-    `events` and `first_event_id`.
+    `events`, `first_event_id` and, of records to score, `apis` and `addresses`, the most frequent first.
 
     A window is an attack if any of its events is; its family is that of the first such event. Records to score are
     held for `LATENESS` seconds; to learn from, all are read before the first row, whatever their order.
@@ -58,7 +63,7 @@ def stream(config: Config, inputs: Inputs, schema: FeatureSchema) -> Iterator[Ch
     Raises:
         DataError: a file is damaged, or too many records are broken.
     """
-    broken = BrokenLines(inputs.path, config.max_broken_share)
+    broken = broken or BrokenLines(inputs.path, config.max_broken_share)
     frames = _frames(config, inputs, broken)
     rules = load_label_rules(config, inputs.label_path) if inputs.labelled else None
     memory = cloudtrail_features.Memory()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from shared.data_sources.file_source import Chunk
 from shared.data_sources.schema import FeatureSchema, Kind, bucket_names, buckets
-from shared.data_sources.windows import window_families
+from shared.data_sources.windows import most_frequent, window_families
 
 IDENTITY_TYPES = ("Root", "IAMUser", "AssumedRole", "FederatedUser", "AWSAccount", "AWSService")
 # Calls that switch off or blind the watching (MITRE ATT&CK T1562.008, T1070), whatever the service.
@@ -200,6 +200,9 @@ def chunk(records: pd.DataFrame, schema: FeatureSchema, memory: Memory, *, label
             "first_event_id": first["event_id"].to_numpy(),
         }
     )
+    if not labelled:
+        meta["apis"] = most_frequent(rows, records["api"], len(first))
+        meta["addresses"] = most_frequent(rows, records["address"], len(first))
     features = np.column_stack([columns[name] for name in schema.names]).astype(np.float32)
     families = window_families(records["family"], rows, len(first)) if labelled else np.full(len(first), "")
     return Chunk(meta, features, families, first["group"].to_numpy(dtype=np.str_))

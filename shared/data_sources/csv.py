@@ -13,7 +13,7 @@ import difflib
 import io
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from shared.config import Config
 from shared.data_sources import files as data_files
 from shared.data_sources.file_source import Chunk, Inputs
 from shared.data_sources.files import BrokenLines, Utf8Stream, opened_text
-from shared.data_sources.schema import FeatureSchema, Kind, bucket_names, buckets, compressed
+from shared.data_sources.schema import SCHEMA_VERSION, FeatureSchema, Kind, bucket_names, buckets, compressed
 from shared.errors import DataError
 
 _log = logging.getLogger("data")
@@ -41,9 +41,9 @@ NUMERIC_SHARE = 0.5
 
 @dataclass(frozen=True)
 class _Batch:
-    """Some rows of a file as Arrow columns; `first` is the number of the first one among the file's good rows."""
+    """Some rows of a file as Arrow columns; `lines`, (rows,), where they are in it: Parquet rows count from 1."""
 
-    first: int
+    lines: NDArray[np.int64]
     columns: dict[str, pa.Array]
     rows: int
 
@@ -88,13 +88,37 @@ def schema(config: Config, inputs: Inputs) -> FeatureSchema:
     )
 
 
-def stream(config: Config, inputs: Inputs, schema: FeatureSchema) -> Iterator[Chunk]:
-    """The rows of all files. `meta` has `file` and `row`, which counts the file's well-formed rows from 1.
+def schema_like(config: Config, path: Path, learned: FeatureSchema) -> FeatureSchema:
+    """The columns of `learned` that the first file has, in the order of `learned`: a numeric one whose first rows hold
+    texts becomes a category. Columns that no feature is made of don't matter.
+
+    Raises:
+        DataError: no file, or no column of it is known.
+    """
+    first = files(path)[0]
+    names = set(_header(first))
+    kinds = {_column_of(learned, name): kind for name, kind in zip(learned.names, learned.kinds, strict=True)}
+    used = [column for column in kinds if column in names]
+    if not used:
+        raise DataError(f"{first}: none of the columns that the model learned from, such as {next(iter(kinds))!r}")
+    rows = next(_batches(first, used, None), None)
+    found: dict[str, Kind] = {}
+    for column in used:
+        if kinds[column] == "category" or (rows is not None and _holds_names(rows.columns[column])):
+            found |= dict.fromkeys(bucket_names(column, learned.hash_width), "category")
+        else:
+            found[column] = "numeric"
+    return replace(learned, names=tuple(found), kinds=tuple(found.values()), version=SCHEMA_VERSION)
+
+
+def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: BrokenLines | None = None) -> Iterator[Chunk]:
+    """The rows of all files. `meta` has `file` and `line` (of Parquet: the row); of records to score also the text of
+    each column of names, and of each column that is no feature and no label: addresses, times.
 
     Raises:
         DataError: a column is missing, a file is damaged, or too many rows are broken.
     """
-    broken = BrokenLines(inputs.path, config.max_broken_share)
+    broken = broken or BrokenLines(inputs.path, config.max_broken_share)
     seen: set[int] = set()
     repeated = 0
     for path in files(inputs.path):
@@ -102,7 +126,11 @@ def stream(config: Config, inputs: Inputs, schema: FeatureSchema) -> Iterator[Ch
         if inputs.labelled:
             label_columns = (config.csv_label_column, config.csv_family_column, config.partition_column)
             needed = list(dict.fromkeys([*needed, *(name for name in label_columns if name)]))
-        _require(path, _header(path), needed)
+        header = _header(path)
+        _require(path, header, needed)
+        if not inputs.labelled:
+            told = {config.csv_label_column, config.csv_family_column, *needed}
+            needed += [name for name in header if name not in told]
         for batch in _batches(path, needed, broken):
             chunk = _chunk(config, inputs, schema, path, batch, broken)
             if inputs.labelled:
@@ -145,11 +173,15 @@ def _chunk(
             bucket = buckets(column, _texts(batch.columns[column]), schema.hash_width)
             features[np.arange(batch.rows), index + bucket] = 1.0
     for row in np.flatnonzero(~good & ~header_again):
-        # The header is line 1. Where lines before it were skipped, the true number is higher by as many.
-        broken.add(path, batch.first + int(row) + 1, reasons.get(int(row), "broken"))
+        broken.add(path, int(batch.lines[row]), reasons.get(int(row), "broken"))
     broken.seen(batch.rows)
     good = good & ~header_again
-    meta = pd.DataFrame({"file": path.name, "row": np.arange(batch.first, batch.first + batch.rows)})
+    meta = pd.DataFrame({"file": path.name, "line": batch.lines})
+    if not inputs.labelled:
+        numeric = {name for name, kind in zip(schema.names, schema.kinds, strict=True) if kind == "numeric"}
+        shown = {name: column for name, column in batch.columns.items() if name not in (*numeric, "file", "line")}
+        # As Arrow has them: of most rows nobody will look at the texts.
+        meta = meta.assign(**{name: pd.arrays.ArrowExtensionArray(column) for name, column in shown.items()})
     return _taken(Chunk(meta, features, families, groups), good)
 
 
@@ -229,12 +261,19 @@ def _parquet(path: Path) -> pq.ParquetFile:
 
 
 def _batches(path: Path, needed: Sequence[str], broken: BrokenLines | None) -> Iterator[_Batch]:
-    first = 1
-    batches = _parquet_batches(path) if path.name.lower().endswith(".parquet") else _csv_batches(path, needed, broken)
+    good_before = 0
+    skipped: list[int] = []
+    parquet = path.name.lower().endswith(".parquet")
+    batches = _parquet_batches(path) if parquet else _csv_batches(path, needed, broken, skipped)
     try:
         for names, batch in batches:
-            yield _Batch(first, {name: batch.column(names.index(name)) for name in needed}, batch.num_rows)
-            first += batch.num_rows
+            lines = np.arange(good_before, good_before + batch.num_rows)  # the rank among good rows, from 0
+            if not parquet:
+                # Skipped line number k (from 0) stands before the good row of rank line - 2 - k.
+                ranks = np.array(skipped, dtype=np.int64) - 2 - np.arange(len(skipped))
+                lines = lines + 1 + np.searchsorted(ranks, lines, side="right")  # the header is line 1
+            yield _Batch(lines + 1, {name: batch.column(names.index(name)) for name in needed}, batch.num_rows)
+            good_before += batch.num_rows
     except pa.ArrowInvalid as error:
         raise DataError(f"{path}: {' '.join(str(error).split())[:200]}; expected well-formed rows") from None
 
@@ -247,11 +286,13 @@ def _parquet_batches(path: Path) -> Iterator[tuple[list[str], pa.RecordBatch]]:
 
 
 def _csv_batches(
-    path: Path, needed: Sequence[str], broken: BrokenLines | None
+    path: Path, needed: Sequence[str], broken: BrokenLines | None, skipped: list[int]
 ) -> Iterator[tuple[list[str], pa.RecordBatch]]:
+    """Columns as texts. The numbers of lines that were skipped are appended to `skipped`."""
     names, delimiter = _csv_header(path)
 
     def skip(row: pacsv.InvalidRow) -> str:
+        skipped.append(row.number or 0)
         if broken is not None:
             broken.add(path, row.number or 0, f"{row.actual_columns} cells, expected {row.expected_columns}")
             broken.seen(1)

@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shared.config import CLIENT_ID, Config
+from shared.data_sources.files import BrokenLines
 from shared.data_sources.partition import partition_rows
 from shared.data_sources.schema import Features, FeatureSchema
 from shared.data_sources.streams import Stream, generator
@@ -94,14 +95,23 @@ class Table:
         return Dataset(self.features, self.labels, self.families)
 
 
-class Reader(Protocol):
+class RecordReader(Protocol):
+    """What scoring needs of a source."""
+
+    def schema_like(self, config: Config, path: Path, learned: FeatureSchema) -> FeatureSchema:
+        """The columns that new records would have: `learned`, unless they don't fit it."""
+
+    def stream(
+        self, config: Config, inputs: Inputs, schema: FeatureSchema, broken: BrokenLines | None = None
+    ) -> Iterator[Chunk]:
+        """All rows, in bounded memory where `inputs.labelled` is False; `broken` counts lines, if the caller asks."""
+
+
+class Reader(RecordReader, Protocol):
     """What `csv`, `cloudtrail` and `vpc_flow` offer."""
 
     def schema(self, config: Config, inputs: Inputs) -> FeatureSchema:
         """The columns that these settings make of these files. Reads no more than the first lines."""
-
-    def stream(self, config: Config, inputs: Inputs, schema: FeatureSchema) -> Iterator[Chunk]:
-        """All rows, in bounded memory where `inputs.labelled` is False."""
 
     def files(self, path: Path) -> list[Path]:
         """The files that `stream` reads, in that order."""

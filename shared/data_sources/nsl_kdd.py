@@ -125,15 +125,21 @@ def _withheld_rows(train: _Records) -> NDArray[np.int64]:
 
 
 def _encode(records: _Records, rows: NDArray[np.int64]) -> Dataset:
-    features = np.zeros((len(rows), NUM_FEATURES), dtype=np.float32)
-    features[:, : len(NUMERIC)] = _compressed(records.numbers[rows])
+    features = raw_features(records.numbers[rows], records.symbols[rows])
+    return Dataset(features, records.labels[rows], records.families[rows])
+
+
+def raw_features(numbers: NDArray[np.float64], symbols: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The features, (rows, 122), of numbers as in the file, (rows, 38), and indices of symbols, (rows, 3)."""
+    features = np.zeros((len(numbers), NUM_FEATURES), dtype=np.float32)
+    features[:, : len(NUMERIC)] = _compressed(numbers)
     start = len(NUMERIC)
     for column, known in enumerate(SYMBOLS.values()):
-        index = records.symbols[rows, column]
+        index = symbols[:, column]
         present = np.flatnonzero(index >= 0)
         features[present, start + index[present]] = 1.0
         start += len(known)
-    return Dataset(features, records.labels[rows], records.families[rows])
+    return features
 
 
 def _compressed(numbers: NDArray[np.float64]) -> NDArray[np.float64]:

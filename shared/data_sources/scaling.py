@@ -86,6 +86,25 @@ class Scaler:
         variance = mean_square - mean**2
         return cls(schema, mean, np.where(variance > CONSTANT * np.maximum(mean_square, 1e-12), variance, 1.0))
 
+    def to_bytes(self) -> bytes:
+        """Mean and variance as little-endian float64: all that a client with the same schema lacks."""
+        return np.concatenate([self.mean, self.variance]).astype("<f8").tobytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, schema: FeatureSchema) -> "Scaler":
+        """The scaler that a server sent.
+
+        Raises:
+            DataError: not of this schema's length, or values that no rows have.
+        """
+        numeric = int(schema.numeric.sum())
+        if len(data) != 16 * numeric:
+            raise DataError(f"a scaler of {len(data)} bytes; expected {16 * numeric} for {numeric} numeric features")
+        mean, variance = np.frombuffer(data, dtype="<f8").astype(np.float64).reshape(2, numeric)
+        if not (np.isfinite(mean).all() and np.isfinite(variance).all() and (variance > 0).all()):
+            raise DataError("a scaler whose means or variances are not finite, or a variance that is not above 0")
+        return cls(schema, mean, variance)
+
     def transform(self, features: Features) -> Features:
         """A scaled copy of a raw feature matrix, float32, (rows, features), within ± `MAX_SCALED`.
 

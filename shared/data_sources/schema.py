@@ -127,8 +127,10 @@ def _shown(value: object, most: int = 5) -> str:
 
 def compressed(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
     """sign(x) log(1 + |x|), of the same shape: NaN becomes 0 and infinities `MAX_NUMBER`."""
-    finite = np.nan_to_num(numbers, nan=0.0, posinf=MAX_NUMBER, neginf=-MAX_NUMBER).clip(-MAX_NUMBER, MAX_NUMBER)
-    return np.asarray(np.sign(finite) * np.log1p(np.abs(finite)))
+    finite = np.clip(numbers, -MAX_NUMBER, MAX_NUMBER)
+    result = np.copysign(np.log1p(np.abs(finite)), finite)
+    result[np.isnan(result)] = 0.0
+    return np.asarray(result)
 
 
 def buckets(column: str, values: pd.Series, width: int) -> NDArray[np.int64]:

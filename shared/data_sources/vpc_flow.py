@@ -68,9 +68,14 @@ def schema(config: Config, inputs: Inputs) -> FeatureSchema:
     return vpc_flow_features.schema(excluded, config.window_minutes)
 
 
-def stream(config: Config, inputs: Inputs, schema: FeatureSchema) -> Iterator[Chunk]:
+def schema_like(config: Config, path: Path, learned: FeatureSchema) -> FeatureSchema:
+    """The columns that this code makes of new flows, by the settings that `learned` was made with."""
+    return vpc_flow_features.schema(learned.excluded, learned.window_minutes)
+
+
+def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: BrokenLines | None = None) -> Iterator[Chunk]:
     """One row per source address and window of flow starts. `meta` has `start` and `end` (seconds since 1970),
-    `source` and `flows`.
+    `source`, `flows` and, of flows to score, `destinations`, address and port, the most frequent first.
 
     A window is an attack if any of its flows is. Flows to score are held for `LATENESS` seconds; to learn from, all
     are read before the first row, whatever their order.
@@ -78,7 +83,7 @@ def stream(config: Config, inputs: Inputs, schema: FeatureSchema) -> Iterator[Ch
     Raises:
         DataError: a file is damaged or lacks a field, or too many lines are broken.
     """
-    broken = BrokenLines(inputs.path, config.max_broken_share)
+    broken = broken or BrokenLines(inputs.path, config.max_broken_share)
     rules = load_label_rules(config, inputs.label_path) if inputs.labelled else None
     frames = _frames(config, inputs, broken)
     for flows in closed_windows(frames, schema.window_minutes, None if inputs.labelled else LATENESS):

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from shared.data_sources.file_source import Chunk
 from shared.data_sources.schema import FeatureSchema, Kind
-from shared.data_sources.windows import window_families
+from shared.data_sources.windows import most_frequent, window_families
 
 TCP, UDP, ICMP = 6, 17, (1, 58)
 WELL_KNOWN_PORTS = 1024
@@ -102,6 +102,9 @@ def chunk(flows: pd.DataFrame, schema: FeatureSchema, *, labelled: bool) -> Chun
             "flows": count.astype(np.int64),
         }
     )
+    if not labelled:
+        destinations = flows["dstaddr"] + " " + flows["dstport"].astype(str)
+        meta["destinations"] = most_frequent(rows, destinations, len(count))
     features = np.column_stack([columns[name] for name in schema.names]).astype(np.float32)
     families = window_families(flows["family"], rows, len(count)) if labelled else np.full(len(count), "")
     return Chunk(meta, features, families, first["group"].to_numpy(dtype=np.str_))

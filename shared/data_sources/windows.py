@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 _log = logging.getLogger("data")
 # AWS delivers CloudTrail within about 15 minutes of the event, and VPC flow logs within about 10.
 LATENESS = 15 * 60
+NAMED_VALUES = 20
 
 
 def closed_windows(frames: Iterable[pd.DataFrame], minutes: int, lateness: int | None) -> Iterator[pd.DataFrame]:
@@ -58,6 +59,16 @@ def window_families(families: pd.Series, rows: NDArray[np.int64], num_rows: int)
     attacks = np.flatnonzero((families != "benign").to_numpy())[::-1]
     result[rows[attacks]] = families.to_numpy(dtype=object)[attacks]  # of equal indices the last one counts
     return result.astype(np.str_)
+
+
+def most_frequent(rows: NDArray[np.int64], values: pd.Series, num_rows: int) -> list[list[str]]:
+    """The values of each row, the most frequent first and at most `NAMED_VALUES` of them, for a person to read."""
+    counts = pd.DataFrame({"row": rows, "value": values.to_numpy()}).value_counts(sort=True)
+    named: list[list[str]] = [[] for _ in range(num_rows)]
+    for row, value in counts.index:
+        if len(named[row]) < NAMED_VALUES:
+            named[row].append(str(value))
+    return named
 
 
 def _sorted(records: pd.DataFrame) -> pd.DataFrame:

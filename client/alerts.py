@@ -1,0 +1,198 @@
+"""An alert as an OCSF Detection Finding (class 2004, schema 1.5.0): what security lakes and SIEMs take in as it is.
+
+The schema is at https://schema.ocsf.io; docs/scoring.md says what is in each field here.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from client.explain import Driver
+from client.tactics import ATTACK_VERSION, tactics_of
+from shared.bundle import ModelBundle
+
+OCSF_VERSION = "1.5.0"
+_MEDIUM, _HIGH = (3, "Medium"), (4, "High")
+_LEARNING = (4, "Learning (ML/DL)")  # of `analytic`
+_IP_ADDRESS, _USER_NAME = (2, "IP Address"), (4, "User Name")  # of `observables`
+_PRODUCT = {
+    "name": "Autonomous Cloud Security Orchestrator",
+    "vendor_name": "Autonomous Cloud Security Orchestrator",
+    "version": importlib.metadata.version("cloud-security-orchestrator"),
+}
+# What CSV flow records call the two ends, in lower case, without blanks, dots and underscores.
+_SOURCE_NAMES, _DESTINATION_NAMES = (
+    ("srcip", "sourceip", "srcaddr", "saddr"),
+    ("dstip", "destinationip", "dstaddr", "daddr"),
+)
+_SOURCE_PORTS, _DESTINATION_PORTS = (
+    ("srcport", "sourceport", "sport"),
+    ("dstport", "destinationport", "dport", "dsport"),
+)
+
+
+class Findings:
+    """Makes findings of what one model scores."""
+
+    def __init__(self, bundle: ModelBundle, threshold: float) -> None:
+        self._bundle = bundle
+        self._threshold = threshold
+        self._model = {
+            "run": bundle.run,
+            "round": bundle.round,
+            "schema_sha256": bundle.schema.hash(),
+            "model_sha256": bundle.model_sha256,
+        }
+
+    def finding(
+        self, source: Mapping[str, Any], score: float, drivers: Sequence[Driver], created: int
+    ) -> dict[str, Any]:
+        """One alert.
+
+        Args:
+            source: where the record comes from: one row of what `stream_features` yields first.
+            score: of the record, above the threshold.
+            drivers: of the score, the largest first.
+            created: now, in milliseconds since 1970.
+        """
+        source = {name: _plain(value) for name, value in source.items()}
+        severity_id, severity = self._severity(score)
+        uid = self._uid(source)
+        apis = source.get("apis", [])
+        title = f"{self._subject(source)}: attack score {score:.4f}"
+        info: dict[str, Any] = {
+            "uid": uid,
+            "title": title,
+            "types": ["Anomaly" if not apis else "Suspicious API activity"],
+            "created_time": created,
+            "analytic": {
+                "name": "federated threat detector",
+                "uid": self._bundle.run,
+                "version": str(self._bundle.round),
+                "type_id": _LEARNING[0],
+                "type": _LEARNING[1],
+            },
+        }
+        tactics = tactics_of(apis)
+        if tactics:
+            info["attacks"] = [
+                {"tactic": {"uid": uid, "name": name}, "version": ATTACK_VERSION} for uid, name in tactics
+            ]
+        finding: dict[str, Any] = {
+            "activity_id": 1,
+            "activity_name": "Create",
+            "category_uid": 2,
+            "category_name": "Findings",
+            "class_uid": 2004,
+            "class_name": "Detection Finding",
+            "type_uid": 200401,
+            "type_name": "Detection Finding: Create",
+            "time": created,
+            "severity_id": severity_id,
+            "severity": severity,
+            "status_id": 1,
+            "status": "New",
+            "is_alert": True,
+            "message": f"{title}, above the threshold of {self._threshold:.4f}",
+            "metadata": {
+                "version": OCSF_VERSION,
+                "product": _PRODUCT,
+                "log_name": self._bundle.config.data_source,
+                "uid": uid,
+            },
+            "finding_info": info,
+            "evidences": _evidences(source, tactics),
+            "unmapped": {
+                "score": score,
+                "threshold": self._threshold,
+                "model": self._model,
+                "drivers": [_shown(driver, source) for driver in drivers],
+            },
+        }
+        if "start" in source:
+            info["first_seen_time"], info["last_seen_time"] = source["start"] * 1000, source["end"] * 1000
+            finding["start_time"], finding["end_time"] = source["start"] * 1000, source["end"] * 1000
+        if observables := _observables(source):
+            finding["observables"] = observables
+        return finding
+
+    def _severity(self, score: float) -> tuple[int, str]:
+        """High above all benign records that the threshold was chosen on, where those were enough to tell."""
+        chosen = self._bundle.threshold
+        above_all = chosen.resolved and chosen.highest_benign is not None and score > chosen.highest_benign
+        return _HIGH if above_all else _MEDIUM
+
+    def _uid(self, source: Mapping[str, Any]) -> str:
+        """The same for the same record and model, so that a second scoring makes no second finding."""
+        named = json.dumps([self._model, source], sort_keys=True, default=str)
+        return hashlib.sha256(named.encode()).hexdigest()[:32]
+
+    @staticmethod
+    def _subject(source: Mapping[str, Any]) -> str:
+        if "principal" in source:
+            return f"{source['principal']}, {source['events']} API calls"
+        if "source" in source:
+            return f"{source['source']}, {source['flows']} flows"
+        return f"{source['file']}, line {source['line']}"
+
+
+def _evidences(source: Mapping[str, Any], tactics: Mapping[tuple[str, str], list[str]]) -> list[dict[str, Any]]:
+    evidence: dict[str, Any] = {"data": dict(source)}
+    if "principal" in source:
+        user = {"name": source["principal"], "account": {"uid": source["account"]}}
+        evidence["actor"] = {"user": {key: value for key, value in user.items() if value != {"uid": ""}}}
+        calls = [api for apis in tactics.values() for api in apis]
+        told = [_call(api) for api in calls]
+        return [evidence, *({"api": call} for call in told)]
+    if ends := _ends(source):
+        evidence |= ends
+    return [evidence]
+
+
+def _call(api: str) -> dict[str, Any]:
+    service, _, operation = api.rpartition(":")
+    return {"operation": operation, "service": {"name": service}}
+
+
+def _ends(source: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """`src_endpoint` and `dst_endpoint`, as far as the record names them."""
+    if "source" in source and "flows" in source:
+        return {"src_endpoint": {"ip": source["source"]}}
+    by_name = {"".join(c for c in name.casefold() if c.isalnum()): value for name, value in source.items()}
+    ends: dict[str, dict[str, Any]] = {}
+    for end, addresses, ports in (
+        ("src_endpoint", _SOURCE_NAMES, _SOURCE_PORTS),
+        ("dst_endpoint", _DESTINATION_NAMES, _DESTINATION_PORTS),
+    ):
+        address = next((by_name[name] for name in addresses if by_name.get(name)), None)
+        port = next((by_name[name] for name in ports if str(by_name.get(name, "")).isdecimal()), None)
+        if address:
+            ends[end] = {"ip": address} | ({"port": int(port)} if port is not None else {})
+    return ends
+
+
+def _observables(source: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found = []
+    if "principal" in source:
+        found.append(("evidences[0].actor.user.name", _USER_NAME, source["principal"]))
+        found += [("evidences[0].data.addresses", _IP_ADDRESS, address) for address in source.get("addresses", [])]
+    for end, endpoint in _ends(source).items():
+        found.append((f"evidences[0].{end}.ip", _IP_ADDRESS, endpoint["ip"]))
+    return [{"name": name, "type_id": type_id, "type": kind, "value": value} for name, (type_id, kind), value in found]
+
+
+def _shown(driver: Driver, source: Mapping[str, Any]) -> dict[str, Any]:
+    # A hashed column only knows a bucket; the record itself says which name fell into it.
+    value = source[driver.name] if isinstance(driver.value, str) and driver.name in source else driver.value
+    return {"feature": driver.name, "value": value, "contribution": driver.contribution}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: a NumPy scalar as Python's, a missing text as an empty one."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    return "" if value is None or value != value else value

@@ -1,0 +1,135 @@
+"""Which features drove a score: integrated gradients of the log odds of attack, from the average training record.
+
+    contribution_j = (x_j - mean_j) * average over the straight path from mean to x of d logodds / d x_j
+
+after Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks", ICML 2017, by the midpoint rule. What it
+is: an account of the model, whose contributions add up to how much more the record's log odds are than those of the
+average training record. What it is not: a cause, a rule, or what would have to change for the alert to go away; and of
+two features that always go together, it may name either.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from shared.data_sources.nsl_kdd_schema import HEAVY_TAILED
+from shared.data_sources.schema import Features, FeatureSchema
+from shared.preprocessing import BIN_EDGES, Preprocessing
+
+STEPS = 16
+_BATCH_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Driver:
+    """One field of a record and its part in the score.
+
+    Attributes:
+        name: of the feature; of a field that became several columns, the field.
+        value: as a person knows it: counts and amounts as such, not their logarithms; None for a field of names whose
+            value is in none of its columns.
+        contribution: to the log odds of attack, in nats; negative where it speaks for a benign record.
+    """
+
+    name: str
+    value: float | str | None
+    contribution: float
+
+
+class Explainer:
+    """Explains scores of one model."""
+
+    def __init__(self, model: nn.Module, preprocessing: Preprocessing) -> None:
+        self._model = model
+        self._schema = preprocessing.schema
+        self._baseline = torch.from_numpy(average_record(preprocessing))  # (F,)
+        self._fields, self._field_of = _fields(self._schema)
+        self._adds_to = np.equal.outer(self._field_of, np.arange(len(self._fields))).astype(np.float64)  # (F, fields)
+
+    def contributions(self, scaled: Features) -> NDArray[np.float64]:
+        """Of each feature of scaled records, (rows, features)."""
+        parts = [self._batch(scaled[start : start + _BATCH_ROWS]) for start in range(0, len(scaled), _BATCH_ROWS)]
+        return np.concatenate(parts)
+
+    def _batch(self, scaled: Features) -> NDArray[np.float64]:
+        difference = torch.from_numpy(scaled) - self._baseline  # (B, F)
+        total = torch.zeros_like(difference)
+        for step in range(STEPS):
+            point = (self._baseline + (step + 0.5) / STEPS * difference).requires_grad_()  # (B, F)
+            # Records don't touch each other, so the gradient of the sum is each one's own.
+            (gradient,) = torch.autograd.grad(log_odds(self._model(point)).sum(), point)
+            total += gradient
+        return (difference * total / STEPS).double().numpy()
+
+    def drivers(self, scaled: Features, raw: Features, most: int) -> list[list[Driver]]:
+        """Of each record the fields with the largest contributions, of either sign, largest first.
+
+        Args:
+            scaled: as the model takes them, (rows, features).
+            raw: the same records before scaling, (rows, features).
+            most: how many fields of a record.
+        """
+        by_field = self.contributions(scaled) @ self._adds_to  # (rows, fields)
+        order = np.argsort(-np.abs(by_field), axis=1, kind="stable")[:, :most]  # (rows, most)
+        return [
+            [
+                Driver(self._fields[field], self._value(row, int(field)), round(float(own[field]), 4))
+                for field in largest
+                if own[field]
+            ]
+            for row, own, largest in zip(raw, by_field, order, strict=True)
+        ]
+
+    def _value(self, raw: NDArray[np.float32], field: int) -> float | str | None:
+        columns = np.flatnonzero(self._field_of == field)
+        column = int(columns[0])
+        if self._schema.names[column] == self._fields[field]:
+            return _natural(self._schema, column, float(raw[column]))
+        present = [self._schema.names[int(column)] for column in columns if raw[column]]
+        return present[0].removeprefix(self._fields[field]).lstrip("=#") if present else None
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """log(P(attack) / P(benign)) of logits, (B, classes) -> (B,); class 0 is benign."""
+    return torch.logsumexp(logits[:, 1:], dim=1) - logits[:, 0]
+
+
+def average_record(preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """The mean of the scaled training rows, float32, (features,), by the histogram.
+
+    Exact for numeric columns, whose mean is 0 by scaling, and for categories, which are 0 or 1; for cyclic ones 0, the
+    middle of the circle.
+    """
+    kinds = np.array(preprocessing.schema.kinds)
+    counts = preprocessing.histogram.counts
+    first = int(np.searchsorted(BIN_EDGES, 0.5, side="right"))
+    shares = counts[:, first:].sum(axis=1) / max(preprocessing.histogram.rows, 1)
+    return np.where(kinds == "category", shares, 0.0).astype(np.float32)
+
+
+def _fields(schema: FeatureSchema) -> tuple[list[str], NDArray[np.int64]]:
+    """The names of the fields, and which one each column belongs to, (features,): a category's columns go together."""
+    names: dict[str, int] = {}
+    of_column = []
+    for name, kind in zip(schema.names, schema.kinds, strict=True):
+        separator = {"csv": "#", "nsl_kdd": "="}.get(schema.source)
+        field = name.rpartition(separator)[0] if separator and kind == "category" else name
+        of_column.append(names.setdefault(field, len(names)))
+    return list(names), np.array(of_column)
+
+
+def _natural(schema: FeatureSchema, column: int, value: float) -> float:
+    """The inverse of the logarithm that the source took, if it took one."""
+    name, kind = schema.names[column], schema.kinds[column]
+    compressed = {
+        "csv": True,
+        "nsl_kdd": name in HEAVY_TAILED,
+        "cloudtrail": not name.endswith("_share"),
+        "vpc_flow": not name.endswith(("_share", "_entropy")),
+    }.get(schema.source, False)
+    if kind == "numeric" and compressed:
+        value = float(np.sign(value) * np.expm1(abs(value)))
+    return float(f"{value:.5g}")

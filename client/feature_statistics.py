@@ -1,0 +1,112 @@
+"""A client's part in private scaling: its own statistics for the encrypted sums, and its rows scaled by the result.
+
+Free of Flower.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from shared.config import Config
+from shared.data_sources.scaling import FeatureSums, Scaler
+from shared.data_sources.schema import FeatureSchema
+from shared.data_utils import ClientData, Dataset
+from shared.errors import DataError, RoundRefusedError
+from shared.feature_statistics import ATTEMPTS, HISTOGRAM, MOMENTS, StatisticsCode
+from shared.he_utils import Vector
+from shared.preprocessing import FeatureHistogram
+
+
+class ScaledData:
+    """One client's rows, raw and as the model takes them.
+
+    Args:
+        config: the settings.
+        data: the client's own rows, raw.
+    """
+
+    def __init__(self, config: Config, data: ClientData) -> None:
+        self._data = data
+        self._code = StatisticsCode(config, data.schema)
+        self._answered: Counter[tuple[str, str]] = Counter()
+        self._scaler = b"none yet"
+        self._scaled: tuple[Dataset, Dataset]
+
+    @property
+    def schema(self) -> FeatureSchema:
+        """Of the raw features."""
+        return self._data.schema
+
+    @property
+    def examples(self) -> int:
+        """Rows that the client trains on."""
+        return len(self._data.train)
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Values of each vector of statistics, by its name."""
+        return self._code.sizes
+
+    def vector(self, statistic: str, run: str, schema: str, scaler: bytes) -> tuple[Vector, str]:
+        """What this client adds to a sum, and the digest of what the sum is about.
+
+        Args:
+            statistic: `moments` or `histogram`.
+            run: in which it is asked; in one run no statistic is given more than `ATTEMPTS` times. A client's
+                statistics do not change, so two sums over cohorts that differ in one client would show that client's.
+            schema: of the server's features, as JSON.
+            scaler: of the histogram's features, as `Scaler.to_bytes` makes it; empty for the moments.
+
+        Raises:
+            RoundRefusedError: the server's features are others, it asks for something else, or too often.
+            DataError: the sums are too large.
+        """
+        theirs = _parsed(schema)
+        if difference := self.schema.difference(theirs):
+            raise RoundRefusedError(
+                f"the server's features differ from this client's: {difference}; the settings of the data must be the "
+                "same on both sides, and the files of the same form"
+            )
+        if statistic not in self.sizes:
+            raise RoundRefusedError(f"the server asks for a statistic {statistic!r:.80}; is it of the same version?")
+        self._answered[run, statistic] += 1
+        if self._answered[run, statistic] > ATTEMPTS:
+            raise RoundRefusedError(
+                f"the server asks for the features' {statistic} more than {ATTEMPTS} times in a run; sums over "
+                "changing cohorts would show a single client's"
+            )
+        rows = self._data.train.features
+        if statistic == MOMENTS:
+            return self._code.encode_moments(FeatureSums.of(rows, self.schema)), self._code.digest(MOMENTS, None)
+        wanted = self._scaler_of(scaler)
+        histogram = FeatureHistogram.of(wanted.transform(rows))
+        return self._code.encode_histogram(histogram), self._code.digest(HISTOGRAM, wanted)
+
+    def scaled(self, scaler: bytes) -> tuple[Dataset, Dataset]:
+        """The rows to train on and the held-out ones, scaled; kept until another scaler comes.
+
+        Raises:
+            RoundRefusedError: it does not fit the features.
+        """
+        if scaler != self._scaler:
+            transform = self._scaler_of(scaler).transform
+            train, holdout = (
+                Dataset(transform(rows.features), rows.labels, rows.families)
+                for rows in (self._data.train, self._data.holdout)
+            )
+            self._scaled, self._scaler = (train, holdout), scaler
+        return self._scaled
+
+    def _scaler_of(self, scaler: bytes) -> Scaler:
+        try:
+            return Scaler.from_bytes(scaler, self.schema)
+        except DataError as error:
+            raise RoundRefusedError(
+                f"the server sent {error}; the data's settings must be the same on both sides"
+            ) from None
+
+
+def _parsed(schema: str) -> FeatureSchema:
+    try:
+        return FeatureSchema.from_json(schema)
+    except DataError as error:
+        raise RoundRefusedError(f"the server sent no feature schema: {error}") from None

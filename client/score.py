@@ -1,0 +1,77 @@
+"""Score new logs with the model of a run, in the tenant's own place: alerts as OCSF Detection Findings, one a line.
+
+python client/score.py --model logs/latest --input data/new-flows.csv --output alerts.jsonl
+python client/score.py --model logs/latest --input data/mon data/tue.json.gz --output alerts.jsonl --threshold 0.9
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from client.scoring import Summary, score_files
+from shared.bundle import ModelBundle
+from shared.console import setup_logging
+from shared.errors import ConfigError, OrchestratorError
+
+_log = logging.getLogger("score")
+_INTERRUPTED = 130  # 128 + SIGINT, as a shell counts
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Score, and tell what came of it; 0 if everything was scored, with alerts or without."""
+    parser = argparse.ArgumentParser(description="Score new logs with the model of a run.")
+    parser.add_argument("--model", required=True, help="folder of a run, such as logs/latest")
+    parser.add_argument(
+        "--input", required=True, nargs="+", help="files or folders, of the kind the model learned from"
+    )
+    parser.add_argument("--output", required=True, help="file of the alerts, JSON lines")
+    parser.add_argument("--threshold", type=float, help="score from 0 to 1 above which to alert (default: the model's)")
+    args = parser.parse_args(argv)
+    setup_logging()
+    try:
+        if args.threshold is not None and not 0 <= args.threshold <= 1:
+            raise ConfigError(f"--threshold {args.threshold}: expected 0 to 1")
+        bundle = ModelBundle.load(args.model)
+        threshold = bundle.threshold.score if args.threshold is None else args.threshold
+        _announce(bundle, threshold, chosen=args.threshold is None)
+        summary = score_files(bundle, [Path(path) for path in args.input], Path(args.output), threshold)
+    except ConfigError as error:
+        _log.error("%s", error)
+        return 2
+    except OrchestratorError as error:
+        _log.error("%s", error)
+        return 1
+    except KeyboardInterrupt:
+        _log.warning("interrupted: what was found so far is in %s.part", args.output)
+        return _INTERRUPTED
+    _report(summary, bundle, args.output)
+    return 0
+
+
+def _announce(bundle: ModelBundle, threshold: float, *, chosen: bool) -> None:
+    _log.info("model of run %s after round %d, schema %s…", bundle.run, bundle.round, bundle.schema.hash()[:16])
+    if not chosen:
+        _log.info("alerts are for scores above %.6g, as asked", threshold)
+        return
+    _log.info(
+        "alerts are for scores above %.6g, chosen on %d benign validation rows for a false-positive rate of %.4g",
+        threshold, bundle.threshold.benign_rows, bundle.threshold.target_rate,
+    )  # fmt: skip
+    if doubt := bundle.threshold.doubt():
+        _log.warning("%s", doubt)
+
+
+def _report(summary: Summary, bundle: ModelBundle, output: str) -> None:
+    rate = summary.records / summary.seconds if summary.seconds else 0.0
+    share = summary.alerts / summary.records if summary.records else 0.0
+    _log.info("%d lines or records read, %d of them broken and skipped", summary.lines, summary.broken)
+    what = "windows" if bundle.schema.window_minutes else "records"
+    _log.info("%d %s scored in %.1f s (%.0f a second)", summary.records, what, summary.seconds, rate)
+    _log.info("%d alerts (%.2f %%) in %s", summary.alerts, 100 * share, output)
+    note = summary.drift_note(bundle)
+    (_log.warning if summary.drifted else _log.info)("%s", note)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

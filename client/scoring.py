@@ -1,0 +1,143 @@
+"""New records scored by the model of a run, a part at a time, and the alerts written as they come."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from client.alerts import Findings
+from client.explain import Explainer
+from shared.bundle import ModelBundle
+from shared.data_sources.files import BrokenLines
+from shared.data_utils import stream_features
+from shared.errors import ConfigError, DataError
+from shared.metrics import attack_scores, predict_probabilities
+from shared.preprocessing import BINS, FeatureHistogram
+
+DRIVERS = 5  # of an alert: as many as a person reads
+DRIFTED = 0.25  # of the stability index: "much changed", by the rule of thumb
+# With fewer rows an unchanged feature's index is large by chance alone: about BINS * (1 / rows + 1 / learned rows).
+FEWEST_ROWS_FOR_DRIFT = 200
+_PART_ROWS = 2_000  # alerts that are made at once
+
+_log = logging.getLogger("score")
+
+
+@dataclass
+class Summary:
+    """What was scored.
+
+    Attributes:
+        records: rows that were scored: records, or windows of a principal or an address.
+        alerts: those above the threshold.
+        lines: that were read, with the broken ones among them.
+        broken: lines that were skipped.
+        seconds: from the first byte to the last alert.
+        histogram: of the scaled rows.
+    """
+
+    histogram: FeatureHistogram
+    records: int = 0
+    alerts: int = 0
+    lines: int = 0
+    broken: int = 0
+    seconds: float = 0.0
+    drifted: list[tuple[str, float]] = field(default_factory=list)
+
+    def drift_note(self, bundle: ModelBundle) -> str:
+        """Whether the records still look like those the model learned from, in one line."""
+        if self.records < FEWEST_ROWS_FOR_DRIFT:
+            return f"drift: {self.records} records are too few to tell (from {FEWEST_ROWS_FOR_DRIFT} on)"
+        index = bundle.preprocessing.histogram.stability_index(self.histogram)
+        order = np.argsort(-index)
+        self.drifted = [(bundle.schema.names[i], float(index[i])) for i in order if index[i] > DRIFTED]
+        if not self.drifted:
+            return f"drift: none, no feature's stability index (PSI) is above {DRIFTED}"
+        shown = ", ".join(f"{name} {value:.2f}" for name, value in self.drifted[:10])
+        more = f" and {len(self.drifted) - 10} more" if len(self.drifted) > 10 else ""
+        return (
+            f"DRIFT: {len(self.drifted)} of {len(index)} features no longer look like the training data (PSI above "
+            f"{DRIFTED}): {shown}{more}; scores and the rate of false alerts may be off, so train anew"
+        )
+
+
+def score_files(bundle: ModelBundle, inputs: Sequence[Path], output: Path, threshold: float) -> Summary:
+    """Score files and write an alert, one line of JSON, for each record above the threshold.
+
+    Alerts are written, and flushed, part by part into `<output>.part`, where they can be followed; at the end the file
+    gets its name. What stays behind with that ending is of a scoring that did not finish.
+
+    Args:
+        bundle: the model.
+        inputs: files or folders.
+        output: of the alerts; replaced if it exists.
+        threshold: 0 to 1.
+
+    Raises:
+        DataError: a file is missing, malformed or does not fit the model.
+        ConfigError: the output can't be written.
+    """
+    _check_output(inputs, output)
+    part = output.with_name(f"{output.name}.part")
+    start = time.perf_counter()
+    try:
+        stream = part.open("w", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--output {output}: {error.strerror}; expected a file that can be written") from None
+    scorer = _Scorer(bundle, threshold)
+    with stream:
+        for path in inputs:
+            scorer.score(path, stream)
+    part.replace(output)
+    scorer.summary.seconds = time.perf_counter() - start
+    return scorer.summary
+
+
+class _Scorer:
+    def __init__(self, bundle: ModelBundle, threshold: float) -> None:
+        self._bundle = bundle
+        self._threshold = threshold
+        self._model = bundle.build_model()
+        self._explainer = Explainer(self._model, bundle.preprocessing)
+        self._findings = Findings(bundle, threshold)
+        self.summary = Summary(FeatureHistogram(np.zeros((len(bundle.schema), BINS), dtype=np.int64)))
+
+    def score(self, path: Path, stream: TextIO) -> None:
+        broken = BrokenLines(path, self._bundle.config.max_broken_share)
+        scaler = self._bundle.preprocessing.scaler
+        for meta, raw in stream_features(self._bundle.config, path, self._bundle.schema, broken):
+            scaled = scaler.transform(raw)  # (rows, F)
+            scores = attack_scores(predict_probabilities(self._model, scaled))  # (rows,)
+            self.summary.histogram += FeatureHistogram.of(scaled)
+            self.summary.records += len(scores)
+            alerts = np.flatnonzero(scores > self._threshold)
+            self.summary.alerts += len(alerts)
+            for rows in _parts(alerts):
+                drivers = self._explainer.drivers(scaled[rows], raw[rows], DRIVERS)
+                sources = meta.iloc[rows].to_dict("records")
+                created = time.time_ns() // 1_000_000
+                for source, row, own in zip(sources, rows, drivers, strict=True):
+                    finding = self._findings.finding(source, float(scores[row]), own, created)
+                    stream.write(json.dumps(finding, allow_nan=False) + "\n")
+            stream.flush()
+        self.summary.lines += broken.lines
+        self.summary.broken += broken.broken
+
+
+def _parts(rows: np.ndarray) -> Iterator[np.ndarray]:
+    return (rows[start : start + _PART_ROWS] for start in range(0, len(rows), _PART_ROWS))
+
+
+def _check_output(inputs: Sequence[Path], output: Path) -> None:
+    for path in inputs:
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder to score")
+        if output.resolve() == path.resolve() or (path.is_dir() and path.resolve() in output.resolve().parents):
+            raise ConfigError(f"--output {output}: is, or is in, what is scored: {path}; write the alerts elsewhere")
+    if output.is_dir():
+        raise ConfigError(f"--output {output}: is a folder; expected a file")

@@ -1,0 +1,278 @@
+"""What a run leaves so that its model can be used: `bundle.json`, beside `model.safetensors` in the run's folder.
+
+The model's numbers are in the one, all else that scoring needs is in the other: how raw features become the model's,
+what they were in training, how new files are read, and above which score to alert. Both are data that no code runs
+from, and whatever is read from them is checked.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from torch import nn
+
+from shared.config import FILE_SOURCES, Config, parse_config
+from shared.data_sources.scaling import Scaler
+from shared.data_sources.schema import FeatureSchema
+from shared.data_utils import Dataset
+from shared.errors import BundleError, ConfigError, DataError
+from shared.model import build_model, get_parameters, set_parameters
+from shared.preprocessing import BINS, FeatureHistogram, Preprocessing
+from shared.strict_json import parse_strict_json
+from shared.threshold import AlertThreshold, choose_threshold
+
+_log = logging.getLogger("bundle")
+
+FORMAT = 1
+BUNDLE_FILE, MODEL_FILE = "bundle.json", "model.safetensors"
+# What building the model and reading new files go by. A setting that either comes to need belongs here.
+_MODEL_SETTINGS = ("num_features", "num_hidden_units", "num_classes")
+_READING_SETTINGS = (
+    "data_source", "csv_label_column", "csv_benign_values", "csv_family_column", "csv_drop_columns",
+    "csv_categorical_columns", "label_path", "label_field", "label_patterns", "window_minutes", "vpc_fields",
+    "hash_width", "max_broken_share",
+)  # fmt: skip
+_ENTRIES = {
+    "format", "run", "round", "model", "schema", "schema_sha256", "scaler", "histogram", "settings", "threshold",
+    "metrics", "sha256",
+}  # fmt: skip
+_NO_PATH = "-"  # never read: the files to score are named when they are
+_ADVICE = "take the folder of a finished run, or run the training again"
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """A model ready for use.
+
+    Attributes:
+        run: name of the run.
+        round: after which the model was saved.
+        config: what the model and new files are read by; every other setting has its default.
+        preprocessing: schema, scaler and histogram of the training rows.
+        parameters: the model's tensors, by name, float32.
+        threshold: records whose attack score is above `threshold.score` alert.
+        metrics: the record of that round, as in `metrics.jsonl`.
+        model_sha256: of the bytes of `model.safetensors`, 64 hex digits.
+    """
+
+    run: str
+    round: int
+    config: Config
+    preprocessing: Preprocessing
+    parameters: dict[str, NDArray[np.float32]]
+    threshold: AlertThreshold
+    metrics: dict[str, Any]
+    model_sha256: str
+
+    @property
+    def schema(self) -> FeatureSchema:
+        """Of the raw features that the model takes."""
+        return self.preprocessing.schema
+
+    def build_model(self) -> nn.Module:
+        """The trained model, in evaluation mode."""
+        model = build_model(self.config)
+        set_parameters(model, list(self.parameters.values()))
+        return model.eval()
+
+    def save(self, folder: Path) -> None:
+        """Write `bundle.json`, whole or not at all. `model.safetensors` must hold `parameters` already."""
+        part = folder / f"{BUNDLE_FILE}.part"
+        part.write_bytes(self._to_json())
+        part.replace(folder / BUNDLE_FILE)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ModelBundle":
+        """Read both files from the folder of a run, such as `logs/latest`.
+
+        Raises:
+            BundleError: a file is missing or damaged, or the two are not of one moment.
+        """
+        folder = Path(path)
+        raw = _read(folder / BUNDLE_FILE)
+        try:
+            bundle = _parse(raw, _read(folder / MODEL_FILE))
+        except BundleError as error:
+            raise BundleError(f"{folder}: {error}; {_ADVICE}") from None
+        return bundle
+
+    def _to_json(self) -> bytes:
+        scaler = self.preprocessing.scaler
+        settings = {name: getattr(self.config, name) for name in _READING_SETTINGS}
+        # That labels came from a file is kept, because the schema left out features for it. Where it lay is not.
+        settings["label_path"] = settings["label_path"] and _NO_PATH
+        values: dict[str, Any] = {
+            "format": FORMAT,
+            "run": self.run,
+            "round": self.round,
+            "model": {name: getattr(self.config, name) for name in _MODEL_SETTINGS} | {"sha256": self.model_sha256},
+            "schema": json.loads(self.schema.to_json()),
+            "schema_sha256": self.schema.hash(),
+            "scaler": {"mean": scaler.mean.tolist(), "variance": scaler.variance.tolist()},
+            "histogram": self.preprocessing.histogram.counts.tolist(),
+            "settings": settings,
+            "threshold": asdict(self.threshold),
+            "metrics": self.metrics,
+        }
+        return json.dumps(values | {"sha256": _digest(values)}, indent=1, allow_nan=False).encode() + b"\n"
+
+
+def save_bundle(
+    folder: Path,
+    config: Config,
+    preprocessing: Preprocessing,
+    parameters: Mapping[str, NDArray[np.float32]],
+    validation: Dataset,
+    record: Mapping[str, Any],
+    run: str,
+) -> ModelBundle:
+    """Make the bundle of a finished round and write it beside the model.
+
+    To be called after `model.safetensors` was written. A process killed between the two leaves a pair that `load`
+    refuses, and that resuming the run, or its next round, puts right.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        preprocessing: what the run's clients scale by.
+        parameters: of the model that was saved, in `state_dict` order.
+        validation: the orchestrator's validation rows, scaled, which the threshold is chosen on.
+        record: figures of the round, as in `metrics.jsonl`, with `round`.
+        run: name of the run.
+    """
+    model = build_model(config)
+    set_parameters(model, list(parameters.values()))
+    bundle = ModelBundle(
+        run=run,
+        round=int(record["round"]),
+        config=config,
+        preprocessing=preprocessing,
+        parameters=dict(parameters),
+        threshold=choose_threshold(config, model, validation),
+        metrics=dict(record),
+        model_sha256=hashlib.sha256(save(dict(parameters))).hexdigest(),
+    )
+    if not (folder / BUNDLE_FILE).exists() and (doubt := bundle.threshold.doubt()):
+        _log.warning("%s", doubt)
+    bundle.save(folder)
+    return bundle
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}; expected {path.name} of a finished run: {_ADVICE}") from None
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    """SHA-256 of the entries as canonical JSON: shows damage and careless edits. A forger can make it anew."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _parse(raw: bytes, model_bytes: bytes) -> ModelBundle:
+    try:
+        values = parse_strict_json(raw)
+        _check_form(values)
+        config = _config(values)
+        preprocessing = _preprocessing(values)
+        run, number, metrics = values["run"], values["round"], values["metrics"]
+        if not isinstance(run, str) or type(number) is not int or number < 1 or not isinstance(metrics, dict):
+            raise ValueError(f"run = {run!r:.80}, round = {number!r:.80}: expected a text and a number from 1")
+        threshold = AlertThreshold.from_json(values["threshold"])
+        model_sha256 = hashlib.sha256(model_bytes).hexdigest()
+        if model_sha256 != values["model"]["sha256"]:
+            raise ValueError(f"{MODEL_FILE} is not the file that {BUNDLE_FILE} was made with: its SHA-256 differs")
+    except (ValueError, TypeError, KeyError, OverflowError, ConfigError, DataError) as error:
+        raise BundleError(f"{BUNDLE_FILE}: {error}") from None
+    if config.num_features != len(preprocessing.schema):
+        raise BundleError(
+            f"{BUNDLE_FILE}: a model of {config.num_features} features with a schema of {len(preprocessing.schema)}"
+        )
+    parameters = _parameters(config, model_bytes)
+    return ModelBundle(run, number, config, preprocessing, parameters, threshold, metrics, model_sha256)
+
+
+def _check_form(values: Any) -> None:
+    if not isinstance(values, dict):
+        raise ValueError("expected a JSON object")
+    if type(values.get("format")) is not int or values["format"] != FORMAT:
+        raise ValueError(f"format = {values.get('format')!r:.80}, and this version reads format {FORMAT}")
+    if difference := set(values) ^ _ENTRIES:
+        raise ValueError(f"entry {sorted(difference)[0]!r} is missing or unknown")
+    claimed = values.pop("sha256")
+    if claimed != _digest(values):
+        raise ValueError("its content was changed or damaged: its SHA-256 differs")
+
+
+def _config(values: dict[str, Any]) -> Config:
+    settings = _exact(values["settings"], _READING_SETTINGS, "settings")
+    widths = _exact(values["model"], (*_MODEL_SETTINGS, "sha256"), "model")
+    path = "" if settings["data_source"] == "synthetic" else _NO_PATH
+    widths = {name: width for name, width in widths.items() if name != "sha256"}
+    return parse_config({**settings, **widths, "data_path": path})
+
+
+def _preprocessing(values: dict[str, Any]) -> Preprocessing:
+    schema = FeatureSchema.from_json(json.dumps(values["schema"]))
+    if schema.hash() != values["schema_sha256"]:
+        raise ValueError("the feature schema does not have the SHA-256 that is given")
+    if schema.source != values["settings"]["data_source"]:
+        raise ValueError(f"a schema of {schema.source!r} with settings for {values['settings']['data_source']!r}")
+    numeric = (int(schema.numeric.sum()),)
+    scaler = _exact(values["scaler"], ("mean", "variance"), "scaler")
+    mean, variance = (_numbers(scaler[name], numeric, f"scaler {name}") for name in ("mean", "variance"))
+    if not (variance > 0).all():
+        raise ValueError("scaler variance: expected numbers above 0")
+    counts = _numbers(values["histogram"], (len(schema), BINS), "histogram")
+    if (counts < 0).any() or (counts != np.floor(counts)).any() or len(np.unique(counts.sum(axis=1))) != 1:
+        raise ValueError("histogram: expected counts that add up to one number of rows for every feature")
+    return Preprocessing(Scaler(schema, mean, variance), FeatureHistogram(counts.astype(np.int64)))
+
+
+def _parameters(config: Config, data: bytes) -> dict[str, NDArray[np.float32]]:
+    """The model's tensors in `state_dict` order."""
+    try:
+        tensors = load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise BundleError(f"{MODEL_FILE}: not a safetensors file: {error}") from None
+    model = build_model(config)
+    expected = dict(zip(model.state_dict(), get_parameters(model), strict=True))
+    shapes = {name: array.shape for name, array in tensors.items()}
+    if shapes != {name: array.shape for name, array in expected.items()}:
+        raise BundleError(
+            f"{MODEL_FILE}: tensors {shapes}, and the settings make { ({n: a.shape for n, a in expected.items()}) }"
+        )
+    for name, array in tensors.items():
+        if array.dtype != np.float32 or not np.isfinite(array).all():
+            raise BundleError(f"{MODEL_FILE}: tensor {name} is not of finite float32 numbers")
+    return {name: tensors[name] for name in expected}
+
+
+def _exact(value: Any, names: tuple[str, ...], what: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or set(value) != set(names):
+        raise ValueError(f"{what}: expected exactly {', '.join(names)}")
+    return value
+
+
+def _numbers(value: Any, shape: tuple[int, ...], what: str) -> NDArray[np.float64]:
+    # Python reads NaN and Infinity from JSON, and numpy makes numbers of texts: neither is one here.
+    array = np.array(value)
+    if array.shape != shape or (array.dtype.kind not in "if" and array.size):
+        raise ValueError(f"{what}: shape {array.shape}, expected numbers of shape {shape}")
+    if not np.isfinite(array.astype(np.float64)).all():
+        raise ValueError(f"{what}: expected finite numbers")
+    return array.astype(np.float64)
+
+
+def scorable(config: Config) -> bool:
+    """Whether the source has files that new records could come in."""
+    return config.data_source in (*FILE_SOURCES, "nsl_kdd")
