@@ -28,9 +28,8 @@ def example_rows(rows: int, seed: int, attacks: bool = True) -> Dataset:
 
 def example_evaluation(seed: int = 1, attacks: bool = True) -> Evaluation:
     """Of a model of random weights."""
-    return evaluate_final(
-        Config(seed=seed), build_model(Config(seed=seed)), example_rows(2000, 5), example_rows(4000, 6, attacks)
-    )
+    config = Config(seed=seed)
+    return evaluate_final(config, build_model(config), example_rows(2000, 5), example_rows(4000, 6, attacks))
 
 
 def example_rounds(rounds: int, clients: int = 3, skipped: Sequence[int] = ()) -> list[RoundRecord]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from shared.config import Config
 from shared.data_utils import Dataset
-from shared.metrics import attack_thresholds, predict_probabilities, score
+from shared.metrics import attack_scores, attack_thresholds, predict_probabilities, score
 from shared.threshold import choose_threshold
 
 CURVE_POINTS = 500  # more than a chart has pixels
@@ -114,7 +114,7 @@ def evaluate_final(config: Config, model: nn.Module, validation: Dataset, test: 
         validation: rows that thresholds may be chosen by.
         test: rows that decide nothing.
     """
-    scores = 1.0 - predict_probabilities(model, validation.features)[validation.labels == 0, 0]
+    scores = attack_scores(predict_probabilities(model, validation.features))[validation.labels == 0]
     thresholds = attack_thresholds(scores)
     chosen = choose_threshold(config, model, validation)
     rule = "the middle of the scale, since no validation row is benign"
@@ -125,7 +125,7 @@ def evaluate_final(config: Config, model: nn.Module, validation: Dataset, test: 
         rule += f", too few rows for {share} to be seen, so expect another rate"
     probabilities = predict_probabilities(model, test.features)
     metrics = score(probabilities, test, thresholds)
-    attack_score, is_attack = 1.0 - probabilities[:, 0], test.labels != 0
+    attack_score, is_attack = attack_scores(probabilities), test.labels != 0
     alert = attack_score > chosen.score
     roc_fpr, roc_tpr, pr_recall, pr_precision = _curves(is_attack, attack_score)
     return Evaluation(

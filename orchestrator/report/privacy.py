@@ -41,6 +41,7 @@ def who_could_see_what(run: Run) -> list[Statement]:
             "The same, siding with some clients",
             "that sum, less the updates of those clients" if masked else each,
         ),
+        ("Number of rows, and statistics of the features", _seen_of_statistics(run)),
         ("Each client", _seen_by_a_client(run)),
         ("Somebody on the network", _seen_on_the_network(run)),
         (
@@ -88,6 +89,14 @@ def key_and_channel(run: Run) -> list[Statement]:
     else:
         facts.append(("Enrolled clients", "none: anyone who reached the server could take part"))
     return facts
+
+
+def _seen_of_statistics(run: Run) -> str:
+    c = run.config
+    if c.he_scheme == "none":
+        return "each client's, by the orchestrator, in the clear"
+    text = "by the orchestrator: their sums over all clients; by each client: the mean and variance of all rows"
+    return text if c.masked else f"{text}. Had its code been changed, the orchestrator could have opened each client's"
 
 
 def _seen_by_a_client(run: Run) -> str:
