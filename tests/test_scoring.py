@@ -47,8 +47,8 @@ def flows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelBundle]:
     folder = tmp_path_factory.mktemp("run")
     path = write(folder / "flows.csv", [HEADER, *map(flow, range(2000))])
     config = Config(
-        data_source="csv", data_path=str(path), csv_label_column="Label", partition="even", hash_width=4,
-        csv_drop_columns=("No", "Source IP", "Source Port", "Destination IP"), num_features=6, num_hidden_units=(8,),
+        data_source="csv", data_path=str(path), csv_label_column="Label", partition="even", hash_width=8,
+        csv_drop_columns=("No", "Source IP", "Source Port", "Destination IP"), num_features=10, num_hidden_units=(8,),
         max_broken_share=0.2, alert_fpr=0.02,
     )  # fmt: skip
     return folder, train_bundle(config, folder, epochs=10)
@@ -101,7 +101,7 @@ def test_scoring_twice_finds_the_same(flows: tuple[Path, ModelBundle], tmp_path:
     plain = scored(bundle, write(tmp_path / "a.csv", lines))
     (tmp_path / "again").mkdir()
     packed = tmp_path / "again" / "a.csv"
-    packed.write_bytes(gzip.compress(packed.name.encode() * 0 + "\n".join([*lines, ""]).encode()))
+    packed.write_bytes(gzip.compress("\n".join([*lines, ""]).encode()))
     assert [a["finding_info"]["uid"] for a in plain] == [a["finding_info"]["uid"] for a in scored(bundle, packed)]
 
 
@@ -176,7 +176,7 @@ def test_drift_is_noted_and_no_drift_is_not(
     shifted = write(tmp_path / "new.csv", [HEADER, *(flow(row, shift=50.0) for row in range(400))])
     assert run("--model", folder, "--input", shifted, "--output", tmp_path / "a.jsonl") == 0
     last = capsys.readouterr().out.strip().splitlines()[-1]
-    assert "DRIFT: 1 of 6 features no longer look like the training data" in last
+    assert "DRIFT: 1 of 10 features no longer look like the training data" in last
     assert "dur " in last
 
 
@@ -328,7 +328,8 @@ def test_vpc_flow_alerts_name_the_source_address(tmp_path: Path) -> None:
         port = 1 + second % 65_000 if scan else 443
         source = "10.0.0.66" if scan else f"10.0.0.{row}"
         start = 1_700_000_000 + second
-        return f"2 111 eni-1 {source} 10.0.1.{second % 200 if scan else 9} 4{row:04} {port} 6 3 180 {start} {start + 1} ACCEPT OK"
+        target = f"10.0.1.{second % 200 if scan else 9}"
+        return f"2 111 eni-1 {source} {target} 4{row:04} {port} 6 3 180 {start} {start + 1} ACCEPT OK"
 
     lines = [line(second, row) for second in range(0, 36_000, 40) for row in range(12)]
     path = write(tmp_path / "flows.log", lines)
@@ -343,36 +344,33 @@ def test_vpc_flow_alerts_name_the_source_address(tmp_path: Path) -> None:
 
 
 MEMORY = """
-import sys, tracemalloc
+import sys
 from pathlib import Path
 from client import scoring
 from shared.bundle import ModelBundle
-bundle = ModelBundle.load(sys.argv[1])
 if sys.argv[4] == "hoards":  # the broken twin: it keeps every part until the end
     stream = scoring.stream_features
     scoring.stream_features = lambda *given: iter(list(stream(*given)))
-tracemalloc.start()
-scoring.score_files(bundle, [Path(sys.argv[2])], Path(sys.argv[3]), 0.999)
-print(tracemalloc.get_traced_memory()[1])
+bundle = ModelBundle.load(sys.argv[1])
+for path in sys.argv[2:4]:
+    scoring.score_files(bundle, [Path(path)], Path(path).with_suffix(".jsonl"), 1.0)
+    status = Path("/proc/self/status").read_text()
+    print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
 """
 
 
-def peak(folder: Path, path: Path, how: str) -> int:
-    output = path.with_suffix(".jsonl")
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, str(folder), str(path), str(output), how],
-        env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return int(done.stdout)
-
-
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
 @pytest.mark.parametrize(("how", "bounded"), [("streams", True), ("hoards", False)])
 def test_memory_does_not_grow_with_the_input(
     flows: tuple[Path, ModelBundle], tmp_path: Path, how: str, bounded: bool
 ) -> None:
     folder, _ = flows
-    lines = list(map(flow, range(150_000)))
+    lines = list(map(flow, range(20_000)))
     once = write(tmp_path / "once.csv", [HEADER, *lines])
-    often = write(tmp_path / "often.csv", [HEADER, *lines * 4])
-    growth = peak(folder, often, how) / peak(folder, once, how)
-    assert (growth < 1.3) == bounded, growth
+    often = write(tmp_path / "often.csv", [HEADER, *lines * 16])
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(folder), str(once), str(often), how],
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    first, second = map(int, done.stdout.split())  # KiB
+    assert ((second - first) / 1024 < 20) == bounded, f"{first} KiB, then {second} KiB"
