@@ -63,7 +63,7 @@ def export_onnx(bundle: ModelBundle, path: Path) -> None:
     example = torch.zeros(2, len(bundle.schema))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch's exporter uses what torch itself has deprecated
+            warnings.simplefilter("ignore")  # torch's exporter uses what torch itself has deprecated
             program = torch.onnx.export(
                 scorer,
                 (example,),

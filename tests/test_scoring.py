@@ -295,22 +295,24 @@ def test_the_tools_name_in_the_user_agent_changes_no_score(
     cloud: ModelBundle, stratus_folder: Path, tmp_path: Path
 ) -> None:
     """The label of the training data came from `userAgent`, so no score may depend on it."""
-    source = sorted(stratus_folder.glob("*.json"))[0]
-    records = json.loads(source.read_text())
-    renamed = json.dumps(records).replace("stratus", "console")
-    for record in (
-        (unnamed := json.loads(renamed))
-        if isinstance(unnamed := json.loads(renamed), list)
-        else unnamed.get("Records", [])
-    ):
-        record["userAgent"] = "aws-cli"
-    (tmp_path / "a.json").write_text(json.dumps(records))
-    (tmp_path / "b.json").write_text(json.dumps(unnamed))
-    first, second = (
-        [a["unmapped"]["score"] for a in scored(cloud, tmp_path / name, threshold=0.0)] for name in ("a.json", "b.json")
+    for name, agent in (("a", None), ("b", "console"), ("c", "stratus-red-team")):
+        (tmp_path / name).mkdir()
+        for source in stratus_folder.glob("*.json"):
+            (tmp_path / name / source.name).write_text(json.dumps(renamed(json.loads(source.read_text()), agent)))
+    first, *others = (
+        [alert["unmapped"]["score"] for alert in scored(cloud, tmp_path / name, threshold=0.0)] for name in "abc"
     )
-    assert first == second
     assert first
+    assert others == [first, first]
+
+
+def renamed(value: Any, agent: str | None) -> Any:
+    """The same records with another `userAgent`."""
+    if isinstance(value, list):
+        return [renamed(item, agent) for item in value]
+    if isinstance(value, dict):
+        return {key: (agent or item) if key == "userAgent" else renamed(item, agent) for key, item in value.items()}
+    return value
 
 
 def test_every_tactic_is_one_of_the_matrix() -> None:
