@@ -7,13 +7,16 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from client.explain import Driver
 from client.tactics import ATTACK_VERSION, tactics_of
 from shared.bundle import ModelBundle
+from shared.data_sources.schema import buckets
 
 OCSF_VERSION = "1.5.0"
 _MEDIUM, _HIGH = (3, "Medium"), (4, "High")
@@ -110,7 +113,7 @@ class Findings:
                 "score": score,
                 "threshold": self._threshold,
                 "model": self._model,
-                "drivers": [_shown(driver, source) for driver in drivers],
+                "drivers": [_shown(driver, source, self._bundle.schema.hash_width) for driver in drivers],
             },
         }
         if "start" in source:
@@ -162,7 +165,7 @@ def _ends(source: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """`src_endpoint` and `dst_endpoint`, as far as the record names them."""
     if "source" in source and "flows" in source:
         return {"src_endpoint": {"ip": source["source"]}}
-    by_name = {"".join(c for c in name.casefold() if c.isalnum()): value for name, value in source.items()}
+    by_name = {_plain_name(name): value for name, value in source.items()}
     ends: dict[str, dict[str, Any]] = {}
     for end, addresses, ports in (
         ("src_endpoint", _SOURCE_NAMES, _SOURCE_PORTS),
@@ -175,6 +178,11 @@ def _ends(source: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return ends
 
 
+@lru_cache(maxsize=1024)
+def _plain_name(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
+
+
 def _observables(source: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = []
     if "principal" in source:
@@ -185,10 +193,15 @@ def _observables(source: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"name": name, "type_id": type_id, "type": kind, "value": value} for name, (type_id, kind), value in found]
 
 
-def _shown(driver: Driver, source: Mapping[str, Any]) -> dict[str, Any]:
+def _shown(driver: Driver, source: Mapping[str, Any], hash_width: int) -> dict[str, Any]:
     # A hashed column only knows a bucket; the record itself says which name fell into it.
     value = source[driver.name] if isinstance(driver.value, str) and driver.name in source else driver.value
-    return {"feature": driver.name, "value": value, "contribution": driver.contribution}
+    shown = {"feature": driver.name, "value": value, "contribution": driver.contribution}
+    if driver.name.startswith("api#") and "apis" in source:
+        bucket = int(driver.name.removeprefix("api#"))
+        of_api = buckets("api", pd.Series(source["apis"]), hash_width)
+        shown["calls"] = [api for api, its in zip(source["apis"], of_api, strict=True) if its == bucket]
+    return shown
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,8 @@ import logging
 import sys
 from pathlib import Path
 
+import torch
+
 from client.scoring import Summary, score_files
 from shared.bundle import ModelBundle
 from shared.console import setup_logging
@@ -29,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threshold", type=float, help="score from 0 to 1 above which to alert (default: the model's)")
     args = parser.parse_args(argv)
     setup_logging()
+    torch.set_num_threads(1)  # a part's work in the model is too small for more threads to pay
     try:
         if args.threshold is not None and not 0 <= args.threshold <= 1:
             raise ConfigError(f"--threshold {args.threshold}: expected 0 to 1")
