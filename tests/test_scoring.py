@@ -339,10 +339,12 @@ def test_vpc_flow_alerts_name_the_source_address(tmp_path: Path) -> None:
                     num_features=20, num_hidden_units=(8,), partition="even")  # fmt: skip
     bundle = train_bundle(config, tmp_path, epochs=20)
     alerts = scored(bundle, path)
-    assert {alert["evidences"][0]["src_endpoint"]["ip"] for alert in alerts} == {"10.0.0.66"}
-    assert all(alert["evidences"][0]["data"]["destinations"][0].startswith("10.0.1.") for alert in alerts)
+    scans = [alert for alert in alerts if alert["evidences"][0]["src_endpoint"] == {"ip": "10.0.0.66"}]
+    assert len(scans) == 120 or len(scans) == 121  # ten hours of windows of five minutes
+    assert len(alerts) - len(scans) < 0.05 * 11 * 120
+    assert all(len(alert["evidences"][0]["data"]["destinations"]) in range(2, 21) for alert in scans)
     assert any(o == {"name": "evidences[0].src_endpoint.ip", "type_id": 2, "type": "IP Address", "value": "10.0.0.66"}
-               for o in alerts[0]["observables"])  # fmt: skip
+               for o in scans[0]["observables"])  # fmt: skip
 
 
 MEMORY = """
@@ -367,12 +369,12 @@ def test_memory_does_not_grow_with_the_input(
     flows: tuple[Path, ModelBundle], tmp_path: Path, how: str, bounded: bool
 ) -> None:
     folder, _ = flows
-    lines = list(map(flow, range(20_000)))
+    lines = list(map(flow, range(60_000)))
     once = write(tmp_path / "once.csv", [HEADER, *lines])
-    often = write(tmp_path / "often.csv", [HEADER, *lines * 16])
+    often = write(tmp_path / "often.csv", [HEADER, *lines * 8])
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, str(folder), str(once), str(often), how],
         env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     first, second = map(int, done.stdout.split())  # KiB
-    assert ((second - first) / 1024 < 20) == bounded, f"{first} KiB, then {second} KiB"
+    assert ((second - first) / 1024 < 40) == bounded, f"{first} KiB, then {second} KiB"
