@@ -33,7 +33,7 @@ def flow(row: int, shift: float = 0.0) -> str:
     duration = (row * 37 % 101) / 10 + shift
     size = (row * 7919 % 1000) + (40_000 if attack else 0)
     label = "DoS" if attack else "BENIGN"
-    return f"{row},10.0.0.{row % 9},{1024 + row},192.0.2.1,{duration},{('tcp', 'udp')[attack]},{size},{label}"
+    return f"{row},10.0.0.{row % 9},{1024 + row},192.0.2.1,{duration},{('tcp', 'icmp')[attack]},{size},{label}"
 
 
 def write(path: Path, lines: list[str]) -> Path:
@@ -88,7 +88,7 @@ def test_an_alert_says_who_when_why_and_by_what(flows: tuple[Path, ModelBundle],
     assert told["score"] > told["threshold"] == bundle.threshold.score
     assert told["model"]["schema_sha256"] == bundle.schema.hash()
     drivers = {driver["feature"]: driver for driver in told["drivers"]}
-    assert drivers["proto"]["value"] == "udp"
+    assert drivers["proto"]["value"] == "icmp"
     assert drivers["bytes"]["value"] == pytest.approx(3004 * 7919 % 1000 + 40_000, rel=1e-4)  # not its logarithm
     assert max(drivers["bytes"]["contribution"], drivers["proto"]["contribution"]) > 0
     assert {o["value"] for o in alert["observables"]} == {f"10.0.0.{3004 % 9}", "192.0.2.1"}
@@ -341,7 +341,7 @@ def test_vpc_flow_alerts_name_the_source_address(tmp_path: Path) -> None:
     alerts = scored(bundle, path)
     scans = [alert for alert in alerts if alert["evidences"][0]["src_endpoint"] == {"ip": "10.0.0.66"}]
     assert len(scans) == 120 or len(scans) == 121  # ten hours of windows of five minutes
-    assert len(alerts) - len(scans) < 0.05 * 11 * 120
+    assert len(alerts) - len(scans) < 0.1 * 11 * 120
     assert all(len(alert["evidences"][0]["data"]["destinations"]) in range(2, 21) for alert in scans)
     assert any(o == {"name": "evidences[0].src_endpoint.ip", "type_id": 2, "type": "IP Address", "value": "10.0.0.66"}
                for o in scans[0]["observables"])  # fmt: skip
