@@ -18,7 +18,7 @@ from shared.errors import MissingDependencyError
 from shared.metrics import attack_scores, predict_probabilities
 from tests.trained import train_bundle
 
-TOLERANCE = 1e-6
+TOLERANCE = 1e-5  # float32 logits of some hundreds, added up in another order
 
 
 def session(path: Path) -> Any:
