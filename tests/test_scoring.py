@@ -33,7 +33,7 @@ def flow(row: int, shift: float = 0.0) -> str:
     duration = (row * 37 % 101) / 10 + shift
     size = (row * 7919 % 1000) + (40_000 if attack else 0)
     label = "DoS" if attack else "BENIGN"
-    return f"{row},10.0.0.{row % 9},{1024 + row},192.0.2.1,{duration},{('tcp', 'udp')[attack]},{size},{label}"
+    return f"{row},10.0.0.{row % 9},{1024 + row},192.0.2.1,{duration},{('tcp', 'icmp')[attack]},{size},{label}"
 
 
 def write(path: Path, lines: list[str]) -> Path:
@@ -88,7 +88,7 @@ def test_an_alert_says_who_when_why_and_by_what(flows: tuple[Path, ModelBundle],
     assert told["score"] > told["threshold"] == bundle.threshold.score
     assert told["model"]["schema_sha256"] == bundle.schema.hash()
     drivers = {driver["feature"]: driver for driver in told["drivers"]}
-    assert drivers["proto"]["value"] == "udp"
+    assert drivers["proto"]["value"] == "icmp"
     assert drivers["bytes"]["value"] == pytest.approx(3004 * 7919 % 1000 + 40_000, rel=1e-4)  # not its logarithm
     assert max(drivers["bytes"]["contribution"], drivers["proto"]["contribution"]) > 0
     assert {o["value"] for o in alert["observables"]} == {f"10.0.0.{3004 % 9}", "192.0.2.1"}
@@ -339,10 +339,12 @@ def test_vpc_flow_alerts_name_the_source_address(tmp_path: Path) -> None:
                     num_features=20, num_hidden_units=(8,), partition="even")  # fmt: skip
     bundle = train_bundle(config, tmp_path, epochs=20)
     alerts = scored(bundle, path)
-    assert {alert["evidences"][0]["src_endpoint"]["ip"] for alert in alerts} == {"10.0.0.66"}
-    assert all(alert["evidences"][0]["data"]["destinations"][0].startswith("10.0.1.") for alert in alerts)
+    scans = [alert for alert in alerts if alert["evidences"][0]["src_endpoint"] == {"ip": "10.0.0.66"}]
+    assert len(scans) == 120 or len(scans) == 121  # ten hours of windows of five minutes
+    assert len(alerts) - len(scans) < 0.1 * 11 * 120
+    assert all(len(alert["evidences"][0]["data"]["destinations"]) in range(2, 21) for alert in scans)
     assert any(o == {"name": "evidences[0].src_endpoint.ip", "type_id": 2, "type": "IP Address", "value": "10.0.0.66"}
-               for o in alerts[0]["observables"])  # fmt: skip
+               for o in scans[0]["observables"])  # fmt: skip
 
 
 MEMORY = """
@@ -367,12 +369,12 @@ def test_memory_does_not_grow_with_the_input(
     flows: tuple[Path, ModelBundle], tmp_path: Path, how: str, bounded: bool
 ) -> None:
     folder, _ = flows
-    lines = list(map(flow, range(20_000)))
+    lines = list(map(flow, range(60_000)))
     once = write(tmp_path / "once.csv", [HEADER, *lines])
-    often = write(tmp_path / "often.csv", [HEADER, *lines * 16])
+    often = write(tmp_path / "often.csv", [HEADER, *lines * 8])
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, str(folder), str(once), str(often), how],
         env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     first, second = map(int, done.stdout.split())  # KiB
-    assert ((second - first) / 1024 < 20) == bounded, f"{first} KiB, then {second} KiB"
+    assert ((second - first) / 1024 < 40) == bounded, f"{first} KiB, then {second} KiB"
