@@ -153,7 +153,8 @@ class EncryptedFedAvg(Strategy):
                 raise ResumeError("the checkpoint's model has other shapes than the settings say; start a new run")
         set_parameters(self._model, [checkpoint.parameters[name] for name in shapes])
         self._optimizer.velocity = checkpoint.velocity
-        self._early_stopping.restore(checkpoint.records, checkpoint.best_parameters)
+        best = checkpoint.best_parameters  # a file keeps its tensors by name; what they are put into keeps an order
+        self._early_stopping.restore(checkpoint.records, best and {name: best[name] for name in shapes})
         if checkpoint.preprocessing is not None:
             try:
                 self.scale_by(Preprocessing.from_arrays(schema, checkpoint.preprocessing))

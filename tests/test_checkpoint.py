@@ -14,6 +14,7 @@ from orchestrator.checkpoint import Checkpoint, check_same_settings, load_checkp
 from orchestrator.run_folder import RoundRecord, RunFolder
 from shared.config import load_config
 from shared.errors import ResumeError
+from shared.preprocessing import BINS
 from tests.conftest import Start
 from tests.processes import SMALL, Running, read_metrics, write_config
 
@@ -152,7 +153,8 @@ def test_it_holds_no_key(finished: tuple[Path, Path]) -> None:
     assert {name for record in json.loads(metadata["records"]) for name in record} == set(vars(RECORDS[0]))
     statistics = {"preprocessing/mean", "preprocessing/variance", "preprocessing/counts"}
     assert header.keys() == load_file(run / "model.safetensors").keys() | statistics
-    assert len(content) == 8 + length + 4 * 29
+    statistics_bytes = 2 * 8 * 6 + 8 * 6 * BINS  # of 6 features
+    assert len(content) == 8 + length + 4 * 29 + statistics_bytes
 
 
 @pytest.fixture(scope="module")
