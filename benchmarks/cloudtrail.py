@@ -8,7 +8,9 @@ of records for each attack technique, named by tactic and technique. It neither 
 
 *Leave one tactic out*: the attack records in training whose API call occurs in a file of that tactic are taken away, so
 that what is found of the tactic is not what was learned by heart. A technique counts as found if one of its windows
-(what one principal did in a minute) scores above the threshold, which is set on benign validation windows.
+(what one principal did in a minute) scores above the threshold, which is set on benign validation windows. There are so
+few of those that it says little; so also counted is what scores above *every* benign window that was not trained on, a
+threshold that knows its own test and gives no false alarm by construction.
 
 Rounds run in this process without ciphertexts: see `benchmarks/simulation.py`. The folders are looked for in
 $THREAT_DATA, else in ../shared/data beside the repository.
@@ -18,7 +20,7 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,9 @@ SEEDS = (0, 1, 2)
 RATE = "0.01"  # of false positives, that the threshold is made for
 TOOL = "stratus"  # in the user agent: the training set's label
 
+KINDS = ("found", "above every benign window", "tactic left out: found", "tactic left out: above every benign window")
+
+Found = dict[str, dict[Path, int]]  # by kind: in how many seeds a technique's file was found
 Record = dict[str, Any]
 Scores = NDArray[np.float64]
 
@@ -71,10 +76,6 @@ class Detector:
             unlabelled = Dataset(features, np.zeros(len(features), np.int64), np.full(len(features), ""))
             parts.append(self.scores(self.preprocessing.apply(unlabelled)))
         return np.concatenate(parts)
-
-    def finds(self, path: Path) -> bool:
-        """Whether any window of the logs at `path` scores above the threshold."""
-        return bool((self.scores_of_logs(path) > self.threshold).any())
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,15 @@ def tactic_of(path: Path) -> str:
 def run(invictus: Path, stratus: Path, progress: Callable[[str], object] = print) -> str:
     """Train and try all; the tables as markdown."""
     techniques = sorted(stratus.glob("*.json"))
-    found: dict[str, dict[Path, int]] = {kind: dict.fromkeys(techniques, 0) for kind in ("all", "left out")}
+    found: Found = {kind: dict.fromkeys(techniques, 0) for kind in KINDS}
+
+    def try_on(trial: Trial, paths: list[Path], left_out: bool) -> None:
+        at_threshold, above_all = KINDS[2:] if left_out else KINDS[:2]
+        for path in paths:
+            highest = trial.detector.scores_of_logs(path).max()
+            found[at_threshold][path] += int(highest > trial.detector.threshold)
+            found[above_all][path] += int(highest > trial.benign.max())
+
     figures: list[dict[str, float]] = []
     for seed in SEEDS:
         whole = train_on(invictus, seed)
@@ -146,15 +155,13 @@ def run(invictus: Path, stratus: Path, progress: Callable[[str], object] = print
         is_attack = np.repeat([0, 1], [len(whole.benign), len(attacks)])
         auc = roc_auc_score(is_attack, np.concatenate([whole.benign, attacks]))
         figures.append(whole.figures | {"ROC-AUC, Stratus windows against benign ones": float(auc)})
-        for path in techniques:
-            found["all"][path] += whole.detector.finds(path)
+        try_on(whole, techniques, left_out=False)
         for tactic in sorted({tactic_of(path) for path in techniques}):
             of_tactic = [path for path in techniques if tactic_of(path) == tactic]
             calls = {record["eventName"] for path in of_tactic for record in records_of(path)}
             with tempfile.TemporaryDirectory() as name:
                 rest = train_on(without_tactic(invictus, calls, Path(name) / "logs"), seed)
-                for path in of_tactic:
-                    found["left out"][path] += rest.detector.finds(path)
+                try_on(rest, of_tactic, left_out=True)
         progress(f"seed {seed} done")
     return "\n".join([*_held_out(figures), *_by_tactic(found), *_by_technique(found)])
 
@@ -168,22 +175,26 @@ def _held_out(figures: list[dict[str, float]]) -> list[str]:
     return [*lines, ""]
 
 
-def _by_tactic(found: Mapping[str, Mapping[Path, int]]) -> list[str]:
-    lines = ["### Recall by tactic", "", "| tactic | techniques | found | found, tactic left out of training |"]
-    lines.append("|---|---:|---:|---:|")
-    tactics = sorted({tactic_of(path) for path in found["all"]})
-    for tactic in [*tactics, "all"]:
-        paths = [path for path in found["all"] if tactic in (tactic_of(path), "all")]
+def _by_tactic(found: Found) -> list[str]:
+    lines = [
+        "### Recall by tactic",
+        "",
+        f"| tactic | techniques | {' | '.join(KINDS)} |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    every = list(found[KINDS[0]])
+    for tactic in [*sorted({tactic_of(path) for path in every}), "all"]:
+        paths = [path for path in every if tactic in (tactic_of(path), "all")]
         cells = [sum(found[kind][path] for path in paths) / (len(paths) * len(SEEDS)) for kind in found]
         lines.append(f"| {tactic} | {len(paths)} | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |")
     return [*lines, ""]
 
 
-def _by_technique(found: Mapping[str, Mapping[Path, int]]) -> list[str]:
+def _by_technique(found: Found) -> list[str]:
     lines = ["### By technique", "", f"In how many of {len(SEEDS)} seeds the technique was found.", ""]
-    lines += ["| technique | found | found, tactic left out of training |", "|---|---:|---:|"]
-    for path in found["all"]:
-        lines.append(f"| `{path.stem}` | {found['all'][path]} | {found['left out'][path]} |")
+    lines += [f"| technique | {' | '.join(KINDS)} |", "|---|---:|---:|---:|---:|"]
+    for path in found[KINDS[0]]:
+        lines.append(f"| `{path.stem}` | {' | '.join(str(counts[path]) for counts in found.values())} |")
     return [*lines, ""]
 
 
