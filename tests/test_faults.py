@@ -21,10 +21,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from orchestrator import run_server
-from orchestrator.aggregator import RoundSum
+from orchestrator.aggregator import Aggregator, RoundSum
 from orchestrator.checkpoint import load_checkpoint
 from orchestrator.run_folder import RunFolder
-from shared.config import load_config, split_address
+from shared.config import Config, load_config, split_address
+from shared.data_utils import load_schema
+from shared.feature_statistics import StatisticsCode
+from shared.he_utils import make_keys
+from shared.model import build_model, get_parameters
 from tests.forked import Forked
 from tests.one_hot import counts, run_clients
 from tests.processes import write_config
@@ -127,6 +131,14 @@ def serve(config: str, *arguments: str) -> int:
     return run_server.main(["--config", config, *arguments])
 
 
+def half_of_the_first_update(config: Config) -> int:
+    """Bytes that a client has sent by then; the statistics of its features come before."""
+    aggregator = Aggregator(make_keys(config), config.min_contributors, config.num_clients)
+    statistics = StatisticsCode(config, load_schema(config)).sizes.items()
+    model = sum(p.size for p in get_parameters(build_model(config)))
+    return sum(aggregator.update_bytes(size, name) for name, size in statistics) + aggregator.update_bytes(model) // 2
+
+
 LATE, TWICE, REPLAY, HUNG, KILLED_BEFORE, KILLED_DURING, KILLED_AFTER = range(2, 9)
 
 
@@ -141,7 +153,7 @@ def test_faulty_clients_of_every_kind_in_one_run(fork: Fork, tmp_path: Path) -> 
     survivors = fork("survivors", run_clients, str(path), faults)
     killed_before = fork("killed-before", run_clients, str(path), {KILLED_BEFORE: ("killed", 2)})
     killed_after = fork("killed-after", run_clients, str(path), {KILLED_AFTER: ("killed after", 2)})
-    proxy = CuttingProxy(config.server_address, limit=60_000)  # about half of its first upload
+    proxy = CuttingProxy(config.server_address, limit=half_of_the_first_update(config))
     killed_during = fork("killed-during", run_clients, str(path), {KILLED_DURING: WELL}, 0.0, proxy.address)
     proxy.on_limit = killed_during.kill
 
