@@ -196,6 +196,7 @@ def test_nothing_to_resume_is_one_line(start: Start, tmp_path: Path) -> None:
     assert "no run to resume; start one without --resume" in end.output
 
 
+@pytest.mark.long
 def test_a_full_disk_ends_the_server_and_the_run_can_go_on(start: Start, tmp_path: Path) -> None:
     config = write_config(tmp_path, num_rounds=2)
     server = start(SERVER, "--config", str(config))

@@ -19,6 +19,7 @@ from tests.processes import read_metrics, write_config
 SERVER, CLIENTS, FAULTY = "orchestrator/run_server.py", "client/run_clients.py", "tests/faulty_client.py"
 
 
+@pytest.mark.long
 def test_a_run_leaves_a_report_that_a_client_cannot_write_into(start: Start, tmp_path: Path) -> None:
     config = str(write_config(tmp_path, num_rounds=3))
     serving = start(SERVER, "--config", config)
