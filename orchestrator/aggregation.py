@@ -4,13 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from flwr.common import Scalar
+from flwr.common import Code, GetPropertiesIns, Scalar
 from flwr.server.client_proxy import ClientProxy
 
+from shared.errors import UpdateRejectedError
 from shared.he_utils import Unmask
 from shared.masking import WEIGHTS
 
-Extras = dict[str, dict[str, Scalar]]  # tenant id -> what its FitIns holds in addition
+Properties = dict[str, Scalar]
+Extras = dict[str, Properties]  # tenant id -> what its FitIns holds in addition
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,36 @@ class Opening:
     def title(self) -> str:
         """For the log."""
         return f"round {self.round_number}" if self.bucket == WEIGHTS else f"feature {self.bucket}"
+
+
+def ask(
+    client: ClientProxy, request: Properties, timeout: float, setting: str, round_number: int
+) -> tuple[bytes, Properties]:
+    """Put one question to a client, outside the training.
+
+    Args:
+        client: its connection.
+        request: what it is asked.
+        timeout: seconds that the answer may take.
+        setting: where they come from, for whoever has to change them.
+        round_number: for Flower's bookkeeping.
+
+    Returns:
+        The payload of its answer, and all of the answer, of whatever types the network delivered.
+
+    Raises:
+        UpdateRejectedError: the client is lost, refuses, or answers without a payload.
+    """
+    try:
+        answer = client.get_properties(GetPropertiesIns(request), timeout=timeout, group_id=round_number)
+    except Exception:  # Flower's, or gRPC's: whatever it is, this client is gone and the others are served
+        raise UpdateRejectedError(f"lost: disconnected, or no answer within {setting}") from None
+    if answer.status.code != Code.OK:
+        raise UpdateRejectedError(f"refused: {answer.status.message:.500}")
+    payload = answer.properties.get("payload")
+    if type(payload) is not bytes:
+        raise UpdateRejectedError("its answer holds no message")
+    return payload, answer.properties
 
 
 class Aggregation(Protocol):

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from flwr.common import Code, GetPropertiesIns, GetPropertiesRes, Scalar
-from flwr.server.client_proxy import ClientProxy
+from flwr.common import Scalar
 
 from orchestrator.admission import SignedStatement
-from orchestrator.aggregation import Aggregation, Opening
+from orchestrator.aggregation import Aggregation, Opening, ask
 from orchestrator.aggregator import Aggregator
 from orchestrator.roster import Roster
 from shared.config import Config
@@ -104,13 +103,13 @@ class StatisticsCollector:
             tenant: {**settings, **extra, "nonce": round_sum.nonce_for(tenant)} for tenant, extra in extras.items()
         }
         with ThreadPoolExecutor(max_workers=max(1, len(requests))) as pool:
-            answers = {tenant: pool.submit(self._ask, clients[tenant], request) for tenant, request in requests.items()}
+            answers = {
+                tenant: pool.submit(ask, clients[tenant], request, c.round_timeout, "round_timeout", attempt)
+                for tenant, request in requests.items()
+            }
         for tenant, answer in answers.items():
             try:
-                properties = answer.result()
-                payload = properties.get("payload")
-                if type(payload) is not bytes:
-                    raise UpdateRejectedError("its answer holds no statistics")
+                payload, properties = answer.result()
                 signed = SignedStatement(properties.get("statement"), properties.get("signature"))
                 round_sum.add_payload(tenant, payload, signed)
             except UpdateRejectedError as error:
@@ -120,17 +119,6 @@ class StatisticsCollector:
         count = len(aggregate.contributors)
         _log.info("feature %s: added %d encrypted vectors and decrypted their sum", statistic, count)
         return np.asarray(aggregate.average_delta * count)
-
-    def _ask(self, client: ClientProxy, request: dict[str, Scalar]) -> dict[str, Scalar]:
-        try:
-            answer: GetPropertiesRes = client.get_properties(
-                GetPropertiesIns(request), timeout=self._config.round_timeout, group_id=0
-            )
-        except Exception:  # Flower's, or gRPC's: whatever it is, this client is gone and the others are served
-            raise UpdateRejectedError("lost: disconnected, or no answer within round_timeout") from None
-        if answer.status.code != Code.OK:
-            raise UpdateRejectedError(f"refused: {answer.status.message:.500}")
-        return answer.properties
 
 
 def _note_failure(tenant: str, reason: str) -> None:

@@ -10,11 +10,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from flwr.common import Code, GetPropertiesIns, Scalar
+from flwr.common import Scalar
 from flwr.server.client_proxy import ClientProxy
 
 from orchestrator.admission import Admission, identity_name
-from orchestrator.aggregation import Extras, Opening
+from orchestrator.aggregation import Extras, Opening, ask
 from shared.config import Config
 from shared.errors import UpdateRejectedError
 from shared.he.paillier import PaillierPublic
@@ -99,15 +99,6 @@ class MaskedAggregation:
         config: dict[str, Scalar] = {"stage": stage, "payload": payload}
         if stage == "advertise":  # the clients check that the masks will fit the key
             config |= self._opening.encryption
-        try:
-            answer = self._clients[name].get_properties(
-                GetPropertiesIns(config), timeout=self._config.stage_timeout, group_id=self._opening.round_number
-            )
-        except Exception:  # Flower's, or gRPC's: whatever it is, this client is gone and the others are served
-            raise UpdateRejectedError("lost: disconnected, or no answer within stage_timeout") from None
-        if answer.status.code != Code.OK:
-            raise UpdateRejectedError(f"refused: {answer.status.message:.500}")
-        message = answer.properties.get("payload")
-        if type(message) is not bytes:
-            raise UpdateRejectedError("its answer holds no message")
+        client, number = self._clients[name], self._opening.round_number
+        message, _ = ask(client, config, self._config.stage_timeout, "stage_timeout", number)
         return message
