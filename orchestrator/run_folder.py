@@ -1,6 +1,9 @@
 """The folder that each run leaves: config, logs, metrics and model."""
 
+import fcntl
 import json
+import os
+import re
 import secrets
 import time
 from dataclasses import asdict, dataclass, field
@@ -11,7 +14,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from shared.config import Config
-from shared.errors import ResumeError
+from shared.errors import ResumeError, RunInUseError
+
+_RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 
 
 @dataclass
@@ -68,7 +73,7 @@ class RoundRecord:
 
 
 class RunFolder:
-    """`<log_dir>/<date>-<time>-<6 hex digits>/`, with `<log_dir>/latest` pointing at it."""
+    """`<log_dir>/<date>-<time>-<6 hex digits>/`; `<log_dir>/latest` points at the newest with a checkpoint."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -77,27 +82,57 @@ class RunFolder:
 
     @classmethod
     def create(cls, config: Config) -> "RunFolder":
-        """Make the folder of a new run and point `latest` at it."""
+        """Make the folder of a new run. `latest` stays where it is until `publish`."""
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         folder = cls(Path(config.log_dir) / name)
         folder.path.mkdir(parents=True)
         (folder.path / "config.yaml").write_text(config.as_yaml(), encoding="utf-8")
-        link = folder.path.with_name(f".latest-{name}")
-        link.symlink_to(name)
-        link.replace(folder.path.with_name("latest"))  # atomic: `latest` never points nowhere
         return folder
 
     @classmethod
     def latest(cls, config: Config) -> "RunFolder":
-        """The folder of the newest run.
+        """The folder of the newest run that has a checkpoint; a start that failed before it is none to go on with.
 
         Raises:
             ResumeError: there is none.
         """
-        path = Path(config.log_dir) / "latest"
-        if not path.is_dir():
-            raise ResumeError(f"{path}: no run to resume; start one without --resume")
-        return cls(path.resolve())
+        runs = [cls(path) for path in Path(config.log_dir).glob("*") if _RUN_NAME.fullmatch(path.name)]
+        # By the second in which the run began, and within it by when it last got on: the rest of a name is random.
+        ages = {run: (run.name[:15], run.checkpoint.stat().st_mtime_ns) for run in runs if run.checkpoint.is_file()}
+        if not ages:
+            raise ResumeError(
+                f"{config.log_dir}: no run to resume; start one without --resume (a run counts from its first "
+                "checkpoint on, which is written before it listens)"
+            )
+        return max(ages, key=ages.__getitem__)
+
+    def publish(self) -> None:
+        """Point `latest` at this run, which has a checkpoint now. Twice is fine."""
+        link = self.path.with_name(f".latest-{self.name}")
+        link.unlink(missing_ok=True)
+        link.symlink_to(self.name)
+        link.replace(self.path.with_name("latest"))  # atomic: `latest` never points nowhere
+
+    def lock(self) -> None:
+        """Keep every other server from writing here, for as long as this process lives.
+
+        Raises:
+            RunInUseError: another one does already.
+        """
+        path = self.path / "server.lock"
+        # Never closed: the kernel gives the lock back when the process ends, however it ends. Not inherited by others.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            who = f"the process {holder}" if holder.isdecimal() else "another server"
+            raise RunInUseError(
+                f"{self.path}: {who} is at work on this run; wait for its end or stop it, then go on with --resume"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
 
     def write_metrics(self, records: list[RoundRecord]) -> None:
         """Write `metrics.jsonl`, one line a round, whole or not at all."""

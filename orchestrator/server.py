@@ -81,6 +81,7 @@ def run_server(config: Config, resume: bool = False) -> list[RoundRecord]:
     else:
         strategy.restore(checkpoint, schema)
         _log.info("resuming after round %d of %d", len(checkpoint.records), config.num_rounds)
+    folder.publish()
     server = OrchestratorServer(config, strategy, statistics, roster, folder, checkpoint)
     server.write_results()  # of a run that was killed between the checkpoint and these files
     server.set_max_workers(config.num_clients)  # Flower's default works on a few clients at a time
@@ -99,9 +100,10 @@ def run_server(config: Config, resume: bool = False) -> list[RoundRecord]:
 
 
 def _open_run(config: Config, resume: bool) -> tuple[RunFolder, Checkpoint | None]:
+    folder = RunFolder.latest(config) if resume else RunFolder.create(config)
+    folder.lock()
     if not resume:
-        return RunFolder.create(config), None
-    folder = RunFolder.latest(config)
+        return folder, None
     check_same_settings(folder.path, config)
     return folder, load_checkpoint(folder.checkpoint)
 

@@ -57,6 +57,10 @@ class ResumeError(OrchestratorError):
     """There is no checkpoint to go on from, or it belongs to other settings."""
 
 
+class RunInUseError(OrchestratorError):
+    """Another server is at work on this run; two would write over each other's checkpoint."""
+
+
 class ReportError(OrchestratorError):
     """A run's folder holds no run, or a file in it is damaged, so that no report can be made of it."""
 

@@ -50,6 +50,10 @@ class Running:
             env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
         )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def finish(self, timeout: float = 150.0) -> Finished:
         """Wait for the end; a process that outlasts `timeout` seconds fails the test with its output."""
         try:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import load_file, save
 
 from orchestrator.checkpoint import Checkpoint, check_same_settings, load_checkpoint, save_checkpoint
@@ -16,7 +17,7 @@ from shared.config import load_config
 from shared.errors import ResumeError
 from shared.preprocessing import BINS
 from tests.conftest import Start
-from tests.processes import SMALL, Running, read_metrics, write_config
+from tests.processes import SMALL, Running, free_port, read_metrics, write_config
 
 SERVER, CLIENTS = "orchestrator/run_server.py", "client/run_clients.py"
 RECORDS = [
@@ -194,6 +195,52 @@ def test_nothing_to_resume_is_one_line(start: Start, tmp_path: Path) -> None:
     assert end.code == 1
     assert len(end.output.splitlines()) == 1
     assert "no run to resume; start one without --resume" in end.output
+
+
+def test_a_start_that_fails_hides_no_run(start: Start, finished: tuple[Path, Path], tmp_path: Path) -> None:
+    """`latest` moves, and a run can be resumed, from its first checkpoint on."""
+    config, run = finished
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    missing = tmp_path / "missing.yaml"
+    missing.write_text(yaml.safe_dump(settings | {"he_key_file": str(tmp_path / "no-such-key.json")}), encoding="utf-8")
+    before = run.resolve()
+    end = start(SERVER, "--config", str(missing)).finish()
+    assert end.code == 1, end.output
+    folders = [path for path in run.parent.iterdir() if not path.is_symlink()]
+    assert len(folders) == 2, "the failed start leaves its log"
+    assert run.resolve() == before
+    again = start(SERVER, "--config", str(config), "--resume").finish()
+    assert again.code == 0, again.output
+    assert f"run {before.name}" in again.output
+
+
+def test_the_newest_run_with_a_checkpoint_is_resumed_wherever_the_link_points(tmp_path: Path) -> None:
+    """A server killed between its first checkpoint and the link."""
+    config = load_config(write_config(tmp_path))
+    names = ["20260101-000000-ffffff", "20260102-000000-aaaaaa", "20260103-000000-000000"]
+    for name in names:
+        (tmp_path / "logs" / name).mkdir(parents=True)
+    for name in names[:2]:
+        save_checkpoint(tmp_path / "logs" / name / "checkpoint.safetensors", example())
+    RunFolder(tmp_path / "logs" / names[0]).publish()
+    assert RunFolder.latest(config).name == names[1]
+    RunFolder.latest(config).publish()
+    assert (tmp_path / "logs" / "latest").resolve().name == names[1]
+
+
+def test_two_servers_cannot_write_one_run(start: Start, tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    server = start(SERVER, "--config", str(config))
+    server.wait_for_line("waiting for clients")
+    other = tmp_path / "other.yaml"  # the same run at another address: the taken port must not be what saves it
+    settings = yaml.safe_load(config.read_text(encoding="utf-8")) | {"server_address": f"127.0.0.1:{free_port()}"}
+    other.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    end = start(SERVER, "--config", str(other), "--resume").finish()
+    assert end.code == 1
+    assert f"the process {server.pid} is at work on this run; wait for its end or stop it" in end.output
+    server.kill()
+    resumed = start(SERVER, "--config", str(other), "--resume")
+    resumed.wait_for_line("resuming after round 0 of 2")
 
 
 @pytest.mark.long
