@@ -9,7 +9,7 @@ from flwr.common import Code, GetPropertiesIns, Scalar
 from flwr.server import SimpleClientManager
 from flwr.server.client_proxy import ClientProxy
 
-from orchestrator.admission import Admission
+from orchestrator.admission import Admission, identity_name
 from shared.errors import TooFewClientsError, UpdateRejectedError
 
 GREETING_SECONDS = 30.0  # for one answer; it costs a client one signature
@@ -73,6 +73,24 @@ class Roster(SimpleClientManager):
         with self._changed:
             present = [client for cid, client in self.clients.items() if cid in self._tenants]
         return sorted(present, key=lambda client: int(self._tenants[client.cid]))
+
+    def cut_off_revoked(self) -> None:
+        """End the connection of every tenant that is no longer enrolled; called before each request to clients.
+
+        Raises:
+            EnrolmentError: the enrolled list can't be read.
+        """
+        if self._admission is None:
+            return
+        enrolled = self._admission.public_keys()
+        for client in self.connected():
+            tenant = self.tenant_of(client)
+            if identity_name(tenant) not in enrolled:
+                _log.warning("client %s is revoked: its connection ends", tenant)
+                self.unregister(client)
+                # In a thread: who is revoked must not hold the others up.
+                reason = f"client {tenant} was revoked"
+                threading.Thread(target=self._refuse, args=(client, reason), name="revoked", daemon=True).start()
 
     def gather(self, needed: int, timeout: float) -> list[ClientProxy]:
         """All greeted clients, sorted by tenant id, as soon as there are `needed` of them.

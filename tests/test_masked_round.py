@@ -107,7 +107,7 @@ class Federation:
     def sign(self, tenant: str, payload: bytes) -> SignedStatement:
         statement = UpdateStatement(
             run_id=SESSION, server_round=self.number, nonce=self.round_sum.nonce_for(tenant),
-            client_id=f"client-{tenant}", key_fingerprint=self.keys.public.fingerprint(), model_sha256="0" * 64,
+            client_id=f"client-{tenant}", key_fingerprint=self.keys.public.fingerprint(), task_sha256="0" * 64,
             payload_sha256=hashlib.sha256(payload).hexdigest(),
         )  # fmt: skip
         return SignedStatement(statement.to_bytes(), self.identity(int(tenant)).sign(statement))
