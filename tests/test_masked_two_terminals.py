@@ -94,7 +94,7 @@ def test_a_client_lost_at_each_stage(start: Start, tmp_path: Path) -> None:
     assert rounds[13]["skipped"] == "stage 'share': 2 clients answered; expected at least 3"
     assert rounds[13]["loss"] == rounds[11]["loss"], "the global model must stay"
     assert rounds[14]["loss"] != rounds[11]["loss"]
-    forged = "refused: BadSignatureError: the signature of client 'client-3' does not verify"
+    forged = "refused: BadSignatureError: a signature does not verify"
     assert rounds[14]["failed"] == {"2": f"at share: {forged}"}
     assert "client 3 is left out: at confirm: refused: MalformedMessageError" in server_end.output
 
@@ -111,5 +111,6 @@ def test_a_server_killed_inside_a_round_resumes_with_the_same_clients(start: Sta
     assert "round 3: 3 of 3 clients made fresh keys for this round" in second_end.output
     assert [r["contributors"] for r in read_metrics(tmp_path)] == [3] * 6
     # The clients have entered round 3 twice, in two sessions, and remember both.
-    sessions = json.loads((tmp_path / "logs/state/client-0.json").read_text())
-    assert sorted(buckets["weights"] for buckets in sessions.values()) == [3, 6]
+    lines = map(json.loads, (tmp_path / "logs/state/client-0.jsonl").read_text().splitlines())
+    entered = [line["at"][2] for line in lines if "at" in line and line["at"][1::2] == ["weights", 0]]
+    assert entered == [1, 2, 3, 3, 4, 5, 6]
