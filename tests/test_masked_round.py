@@ -103,9 +103,7 @@ class Federation:
         self.round_sum = self.aggregator.open_round(self.number, SIZE, task.digest().hex())
         ciphertexts = self.round_sum.layout[0]
         encryption: dict[str, Scalar] = {"public_key": self.keys.public.public_bytes()}
-        opening = Opening(
-            self.number, self.proxies, ciphertexts, encryption, self.failed.__setitem__, task.digest()
-        )
+        opening = Opening(self.number, self.proxies, ciphertexts, encryption, self.failed.__setitem__, task.digest())
         return self.server.begin(opening)
 
     def task(self) -> Task:
