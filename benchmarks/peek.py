@@ -207,6 +207,7 @@ def spies(loot: Loot) -> Iterable[tuple[str, Any]]:
         ("orchestrator.server.EncryptedFedAvg", CuriousStrategy),
         ("orchestrator.server.MaskedAggregation", LyingAggregation),
         ("orchestrator.masked_round.ServerRound", CuriousRound),
+        ("orchestrator.server._ROUNDS_WITHOUT_SUM", FALSE_LOSS + 1),  # its lies cost it rounds; it goes on
     ]
 
 
