@@ -67,6 +67,10 @@ class Aggregator:
         self.weighting = weighting
         self.admission = admission
 
+    def key_proof(self) -> bytes:
+        """The proof that the public key is sound, made once."""
+        return self._keys.key_proof()
+
     def open_round(self, round_number: int, size: int, model_sha256: str = "", bucket: str = WEIGHTS) -> "RoundSum":
         """Begin the encrypted sum of one round's vectors.
 
