@@ -319,6 +319,7 @@ class TenantClient(Client):
                     f"the server's public key is {found}, this client insists on {pinned} (pinned_key_fingerprint); "
                     "ask whoever runs the server whether the key was rotated"
                 )
+            scheme.check_proof(config.get("key_proof"))
             self._public_scheme, self._public_key = scheme, public_key
             self.log.info("encrypting under the public key %s…", found[:16])
         return self._public_scheme

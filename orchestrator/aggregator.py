@@ -70,6 +70,10 @@ class Aggregator:
         self.admission = admission
         self.limits = limits
 
+    def key_proof(self) -> bytes:
+        """The proof that the public key is sound, made once."""
+        return self._keys.key_proof()
+
     def open_round(self, round_number: int, size: int, task_sha256: str = "", bucket: str = WEIGHTS) -> "RoundSum":
         """Begin the encrypted sum of one round's vectors.
 
