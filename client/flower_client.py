@@ -86,6 +86,7 @@ class TenantClient(Client):
         self._evaluation = EvaluationCode(config)
         self._run = ""
         self._public_key = b"none yet"
+        self._key_proof: Scalar = b""  # of the key that is to come
         self._public_scheme: PublicScheme[Any]
 
     def get_properties(self, ins: GetPropertiesIns) -> GetPropertiesRes:
@@ -112,6 +113,7 @@ class TenantClient(Client):
                 add_log_file(self.log, Path(self.config.log_dir) / run / f"client-{self.client_id}.log")
                 self.log.info("found run %s; %d rows to train on", run, self._data.examples)
                 self._run = run
+            self._key_proof = ins.config.get("key_proof", b"")
             properties: dict[str, Scalar] = {"client_id": self.client_id}
             if self._identity is not None:
                 self._session = text(ins.config, "session")
@@ -319,7 +321,7 @@ class TenantClient(Client):
                     f"the server's public key is {found}, this client insists on {pinned} (pinned_key_fingerprint); "
                     "ask whoever runs the server whether the key was rotated"
                 )
-            scheme.check_proof(config.get("key_proof"))
+            scheme.check_proof(self._key_proof)
             self._public_scheme, self._public_key = scheme, public_key
             self.log.info("encrypting under the public key %s…", found[:16])
         return self._public_scheme

@@ -29,11 +29,13 @@ class Roster(SimpleClientManager):
         run_name: the run folder's name, which clients use for their log files.
         session: names this start of the server; clients sign it.
         admission: who may connect; None where anyone may.
+        key_proof: that the run's public key is sound. It goes with the greeting, as it is too long to go with each
+            request: some 55,000 bytes at 3072 bits.
     """
 
-    def __init__(self, run_name: str, session: str, admission: Admission | None = None) -> None:
+    def __init__(self, run_name: str, session: str, admission: Admission | None = None, key_proof: bytes = b"") -> None:
         super().__init__()
-        self._run_name, self._session, self._admission = run_name, session, admission
+        self._run_name, self._session, self._admission, self._key_proof = run_name, session, admission, key_proof
         self._tenants: dict[str, str] = {}  # cid -> tenant id, of every connection that was greeted, lost ones too
         self._changed = threading.Condition()  # guards `clients` and `_tenants`
         self._closing = False
@@ -116,7 +118,9 @@ class Roster(SimpleClientManager):
 
     def _greet(self, client: ClientProxy) -> None:
         nonce = self._admission.greeting_nonce() if self._admission else b""
-        greeting: dict[str, Scalar] = {"run": self._run_name, "session": self._session, "nonce": nonce}
+        greeting: dict[str, Scalar] = {
+            "run": self._run_name, "session": self._session, "nonce": nonce, "key_proof": self._key_proof,
+        }  # fmt: skip
         try:
             answer = client.get_properties(GetPropertiesIns(greeting), timeout=GREETING_SECONDS, group_id=None)
             tenant = answer.properties.get("client_id")

@@ -75,7 +75,7 @@ def run_server(config: Config, resume: bool = False) -> list[RoundRecord]:
     aggregator = Aggregator(
         keys, config.fewest_contributors, config.num_clients, config.weighting, admission, Limits.of(config)
     )
-    roster = Roster(folder.name, session, admission)
+    roster = Roster(folder.name, session, admission, aggregator.key_proof())
     aggregation = _make_aggregation(config, keys, admission)
     strategy = EncryptedFedAvg(config, aggregator, aggregation, roster, validation_data, test_data)
     schema = load_schema(config)

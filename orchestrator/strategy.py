@@ -98,7 +98,6 @@ class EncryptedFedAvg(Strategy):
         """What a client has to know to encrypt."""
         return {
             "public_key": self._aggregator.public.public_bytes(),
-            "key_proof": self._aggregator.key_proof(),
             "encoding": self._aggregator.public.encoding_name,
             "max_contributors": self._config.num_clients,
         }

@@ -96,7 +96,7 @@ class Orchestrator:
         session = secrets.token_hex(16)
         admission = Admission(self.config.enrolled_clients, session)
         aggregator = Aggregator(keys, 3, 4, admission=admission)
-        self.roster = Roster("20260101-000000-abcdef", session, admission)
+        self.roster = Roster("20260101-000000-abcdef", session, admission, aggregator.key_proof())
         for tenant in whom:
             self.roster.register(InProcess(tenants.clients[tenant], f"cid-{tenant}"))
         self.roster.gather(len(whom), 10)

@@ -69,7 +69,7 @@ class Federation:
             assert isinstance(self.keys, PaillierPrivate)
             assert admission is not None
             aggregation = MaskedAggregation(config, self.keys.public, admission)
-        roster = Roster(RUN, SESSION, admission)
+        roster = Roster(RUN, SESSION, admission, self.keys.key_proof())
         self.clients = []
         for index, part in enumerate(parts):
             identity = None
@@ -80,7 +80,6 @@ class Federation:
         roster.gather(len(parts), 10)
         encryption: dict[str, Scalar] = {
             "public_key": self.keys.public.public_bytes(),
-            "key_proof": self.keys.key_proof(),
             "encoding": self.keys.public.encoding_name,
             "max_contributors": config.num_clients,
         }
@@ -283,7 +282,7 @@ def test_a_client_answers_the_request_for_statistics_of_too_small_a_cohort_with_
     request: dict[str, Scalar] = {
         "stage": "statistics", "statistic": MOMENTS, "round": 1, "cohort": 1, "schema": SCHEMA.to_json(),
         "scaler": b"", "public_key": federation.keys.public.public_bytes(), "max_contributors": 3,
-        "encoding": federation.keys.public.encoding_name, "key_proof": federation.keys.key_proof(),
+        "encoding": federation.keys.public.encoding_name,
     }  # fmt: skip
     answer = federation.clients[0].get_properties(GetPropertiesIns(request))
     assert answer.status.code != Code.OK

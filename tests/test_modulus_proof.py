@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import gmpy2
@@ -377,6 +378,7 @@ def test_a_number_out_of_its_range_is_refused(
 # A real client
 
 T8_BITS = 2048
+RUN = "20260101-000000-abcdef"
 
 
 class Server:
@@ -386,11 +388,16 @@ class Server:
         self.config = parse_config({"he_key_length": bits, "allow_insecure_key": True, "num_samples_per_client": 60})
         self.client = TenantClient(self.config, 0, load_client_data(self.config, 0))
 
+    def greet(self, **proof: Scalar) -> None:
+        greeting = {"run": RUN, **proof}
+        assert self.client.get_properties(GetPropertiesIns(greeting)).status.code == Code.OK
+
     def key_message(self, public_key: bytes, **proof: Scalar) -> dict[str, Scalar]:
+        """Greets the client with the proof; what a request then holds."""
+        self.greet(**proof)
         scheme = public_scheme(self.config, public_key, self.config.num_clients)
         return {
             "public_key": public_key, "encoding": scheme.encoding_name, "max_contributors": self.config.num_clients,
-            **proof,
         }  # fmt: skip
 
     def ask(self, key_message: dict[str, Scalar], attempt: int = 1) -> GetPropertiesRes:
@@ -400,6 +407,12 @@ class Server:
             "schema": load_schema(self.config).to_json(), "scaler": b"",
         }  # fmt: skip
         return self.client.get_properties(GetPropertiesIns(request | key_message))
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A greeted client begins a log file."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -426,12 +439,10 @@ def test_a_client_checks_each_key_once_before_it_encrypts(
     encrypted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = Server()
+    first, second = make_keys(server.config), make_keys(server.config)
+    proofs = {keys: keys.key_proof() for keys in (first, second)}  # made, and looked at by their maker, beforehand
     checked: list[int] = []
     check = modulus_proof.verify
-    messages = []
-    for _ in range(2):
-        keys = make_keys(server.config)
-        messages.append(server.key_message(keys.public.public_bytes(), key_proof=keys.key_proof()))
 
     def counting(n: int, proof: bytes) -> None:
         assert len(encrypted) == 2 * len(checked)
@@ -439,7 +450,8 @@ def test_a_client_checks_each_key_once_before_it_encrypts(
         check(n, proof)
 
     monkeypatch.setattr(modulus_proof, "verify", counting)
-    for message in (messages[0], messages[0], messages[1]):
+    for keys in (first, first, second):
+        message = server.key_message(keys.public.public_bytes(), key_proof=proofs[keys])
         assert server.ask(message, 1 + len(encrypted)).status.code == Code.OK
     assert len(encrypted) == 3
     assert len(set(checked)) == len(checked) == 2
@@ -448,9 +460,9 @@ def test_a_client_checks_each_key_once_before_it_encrypts(
 @pytest.mark.parametrize(
     ("proof", "words"),
     [
-        ({}, "KeyMaterialError: the server sent no proof that its public key is sound"),
-        ({"key_proof": b""}, "KeyMaterialError: the server sent no proof that its public key is sound"),
-        ({"key_proof": "text"}, "KeyMaterialError: the server sent no proof that its public key is sound"),
+        ({}, "KeyMaterialError: the server's greeting had no proof that its public key is sound"),
+        ({"key_proof": b""}, "KeyMaterialError: the server's greeting had no proof that its public key is sound"),
+        ({"key_proof": "text"}, "KeyMaterialError: the server's greeting had no proof that its public key is sound"),
         ({"key_proof": b"short"}, "KeyMaterialError: key proof: 5 bytes; expected"),
     ],
 )

@@ -125,7 +125,7 @@ class PaillierPublic(PublicScheme[EncryptedNumber]):
     def check_proof(self, proof: object) -> None:
         if type(proof) is not bytes or not proof:
             raise KeyMaterialError(
-                "the server sent no proof that its public key is sound (key_proof); is it of the same version?"
+                "the server's greeting had no proof that its public key is sound (key_proof); update the server"
             )
         modulus_proof.verify(int(self.n), proof)
 
