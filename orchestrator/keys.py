@@ -19,6 +19,7 @@ from typing import Final
 from shared.config import MIN_SECURE_KEY_BITS
 from shared.errors import KeyFileError, OrchestratorError
 from shared.he.keys import KINDS, Kind, generate_keypair
+from shared.he.modulus_proof import prove
 from shared.key_files import (
     MAX_KEY_BITS,
     PASSPHRASE_VARIABLE,
@@ -81,7 +82,8 @@ def rotate_key(
 
 def _generate(key_length: int, kind: Kind) -> PaillierKey:
     public, private = generate_keypair(key_length, kind)
-    return PaillierKey(public, private, datetime.now(UTC).replace(microsecond=0))
+    proof = prove(private.private_key.p, private.private_key.q)
+    return PaillierKey(public, private, datetime.now(UTC).replace(microsecond=0), proof)
 
 
 def _describe(path: Path) -> list[str]:
@@ -91,6 +93,7 @@ def _describe(path: Path) -> list[str]:
         f"key_length   {header.key_length} bits",
         f"fingerprint  {header.fingerprint}",
         f"created      {header.created:%Y-%m-%d %H:%M:%S} UTC",
+        f"proof        {'yes' if header.proven else 'not in the file (the server makes it at each start)'}",
         f"protected    {'yes' if header.protected else f'no (set {PASSPHRASE_VARIABLE}, then rotate)'}",
     ]
 
