@@ -1,6 +1,9 @@
 """What a killed server needs to go on: the global model and the rounds so far, in one file that is replaced whole.
 
-The file is the commit point of a round. It is a safetensors file, so reading it runs no code, and it holds no key.
+The file is the commit point of a round. It is a safetensors file, so reading it runs no code, and it holds no key. The
+rounds are an array of bytes in it, as a safetensors header ends at 100 MB, which a long run of many clients would pass.
+Its header holds a SHA-256 of all the rest, which shows damage: a bit that a disk turned would be a weight that nobody
+trained. A forger can make it anew; who may write the run's folder is a matter for its owner.
 """
 
 import json
@@ -16,8 +19,9 @@ from safetensors.numpy import save
 from orchestrator.run_folder import RoundRecord
 from shared.config import Config, load_config
 from shared.errors import ResumeError
+from shared.identity import digest_arrays
 
-_VELOCITY, _BEST, _PREPROCESSING = "server/velocity", "best/", "preprocessing/"
+_RECORDS, _VELOCITY, _BEST, _PREPROCESSING = "server/records", "server/velocity", "best/", "preprocessing/"
 # Settings that a resumed run may change: they decide neither what is trained nor who can read it.
 _FREE_TO_CHANGE = {
     "server_address", "num_rounds", "client_wait_timeout", "server_wait_timeout", "round_timeout", "stage_timeout",
@@ -52,10 +56,10 @@ class Checkpoint:
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write the file whole or not at all, and make sure of it before returning."""
-    metadata = {"records": json.dumps([asdict(record) for record in checkpoint.records], allow_nan=False)}
+    tensors = _tensors(checkpoint)
     part = path.with_suffix(".part")
     with part.open("wb") as file:
-        file.write(save(_tensors(checkpoint), metadata=metadata))
+        file.write(save(tensors, metadata={"sha256": content_sha256(tensors)}))
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
@@ -70,12 +74,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read what `save_checkpoint` wrote.
 
     Raises:
-        ResumeError: the file is missing or damaged.
+        ResumeError: the file is missing or damaged, or is none of this version.
     """
     try:
         with safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            raw = json.loads((file.metadata() or {})["records"])
+            claimed = (file.metadata() or {})["sha256"]
+        if content_sha256(tensors) != claimed:
+            raise ValueError("it is damaged: its SHA-256 differs from that of what was saved")
+        raw = json.loads(tensors.pop(_RECORDS).tobytes())
         if not all(np.isfinite(array).all() for array in tensors.values()):
             raise ValueError("it holds values that are not finite")
         preprocessing = {
@@ -97,9 +104,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(tensors, records, velocity, best or None, preprocessing or None)
 
 
+def content_sha256(tensors: dict[str, NDArray[np.generic]]) -> str:
+    """SHA-256 in hex of all arrays with their names, in whatever order they come."""
+    named = sorted(tensors.items())
+    return digest_arrays(item for name, array in named for item in (np.frombuffer(name.encode(), np.uint8), array))
+
+
 def _tensors(checkpoint: Checkpoint) -> dict[str, NDArray[np.generic]]:
     """The checkpoint's arrays in one namespace; a model's own names hold no slash."""
-    tensors: dict[str, NDArray[np.generic]] = {**checkpoint.parameters}
+    records = json.dumps([asdict(record) for record in checkpoint.records], allow_nan=False).encode()
+    tensors: dict[str, NDArray[np.generic]] = {**checkpoint.parameters, _RECORDS: np.frombuffer(records, np.uint8)}
     if checkpoint.velocity is not None:
         tensors[_VELOCITY] = checkpoint.velocity
     tensors |= {_BEST + name: array for name, array in (checkpoint.best_parameters or {}).items()}

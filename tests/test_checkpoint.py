@@ -9,9 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from safetensors.numpy import load_file, save
+from numpy.typing import NDArray
+from safetensors.numpy import load, load_file, save
 
-from orchestrator.checkpoint import Checkpoint, check_same_settings, load_checkpoint, save_checkpoint
+from orchestrator.checkpoint import (
+    Checkpoint,
+    check_same_settings,
+    content_sha256,
+    load_checkpoint,
+    save_checkpoint,
+)
 from orchestrator.run_folder import RoundRecord, RunFolder
 from shared.config import load_config
 from shared.errors import ResumeError
@@ -69,8 +76,49 @@ def test_every_truncation_is_refused(path: Path) -> None:
             load_checkpoint(path)
 
 
+def test_every_flipped_bit_is_refused(path: Path) -> None:
+    """A weight with one bit turned is a number like any other: only the digest can tell."""
+    save_checkpoint(path, example())
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        spoilt = bytearray(whole)
+        spoilt[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(spoilt)
+        with pytest.raises(ResumeError, match="not a checkpoint of this version"):
+            load_checkpoint(path)
+
+
+def test_a_damaged_weight_is_named_as_damage(path: Path) -> None:
+    save_checkpoint(path, example())
+    weight = np.float32(-2.0).tobytes()
+    spoilt = path.read_bytes().replace(weight, np.float32(-2.0000002).tobytes())
+    path.write_bytes(spoilt)
+    with pytest.raises(ResumeError, match="it is damaged: its SHA-256 differs"):
+        load_checkpoint(path)
+
+
+def test_the_header_does_not_grow_with_the_rounds(path: Path) -> None:
+    """A safetensors file with a header of more than 100 MB can't be read: 1,210 rounds of 1,000 clients had one."""
+    lengths = []
+    for rounds in (1, 999):
+        records = [RoundRecord(round=number, contributor_ids=["0"] * 100) for number in range(1, rounds + 1)]
+        save_checkpoint(path, replace(example(), records=records))
+        lengths.append(int.from_bytes(path.read_bytes()[:8], "little"))
+        assert load_checkpoint(path).records == records
+    assert max(lengths) - min(lengths) < 32, "the number of digits of offsets"
+
+
+def _with_text(records: str) -> bytes:
+    """A checkpoint whose digest is right, so that nothing but its records can be what it is refused for."""
+    tensors: dict[str, NDArray[Any]] = {
+        "a": np.zeros(1, np.float32),
+        "server/records": np.frombuffer(records.encode(), np.uint8),
+    }
+    return save(tensors, metadata={"sha256": content_sha256(tensors)})
+
+
 def _with_records(records: Any) -> bytes:
-    return save({"a": np.zeros(1, np.float32)}, metadata={"records": json.dumps(records)})
+    return _with_text(json.dumps(records))
 
 
 @pytest.mark.parametrize(
@@ -81,10 +129,8 @@ def _with_records(records: Any) -> bytes:
         pytest.param(b"\xff" * 64, id="a header of 2**64 - 1 bytes"),
         pytest.param((200).to_bytes(8, "little") + b'{"a":{"dtype":"F32","shape":[1]', id="half a header"),
         pytest.param(save({"a": np.zeros(1, np.float32)}), id="no records"),
-        pytest.param(
-            save({"a": np.zeros(1, np.float32)}, metadata={"records": "[" * 100_000}), id="records nested too deep"
-        ),
-        pytest.param(save({"a": np.zeros(1, np.float32)}, metadata={"records": "[NaN"}), id="records cut off"),
+        pytest.param(_with_text("[" * 100_000), id="records nested too deep"),
+        pytest.param(_with_text("[NaN"), id="records cut off"),
         pytest.param(_with_records({"round": 1}), id="records that are no list"),
         pytest.param(_with_records(3), id="records that are a number"),
         pytest.param(_with_records([3]), id="a record that is a number"),
@@ -143,12 +189,13 @@ def test_it_holds_no_key(finished: tuple[Path, Path]) -> None:
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     metadata = header.pop("__metadata__")
-    assert metadata.keys() == {"records"}
-    assert {name for record in json.loads(metadata["records"]) for name in record} == set(vars(RECORDS[0]))
+    assert metadata.keys() == {"sha256"}
+    records = load(content)["server/records"].tobytes()
+    assert {name for record in json.loads(records) for name in record} == set(vars(RECORDS[0]))
     statistics = {"preprocessing/mean", "preprocessing/variance", "preprocessing/counts"}
-    assert header.keys() == load_file(run / "model.safetensors").keys() | statistics
+    assert header.keys() == load_file(run / "model.safetensors").keys() | statistics | {"server/records"}
     statistics_bytes = 2 * 8 * 6 + 8 * 6 * BINS  # of 6 features
-    assert len(content) == 8 + length + 4 * 29 + statistics_bytes
+    assert len(content) == 8 + length + 4 * 29 + statistics_bytes + len(records)
 
 
 @pytest.fixture(scope="module")
