@@ -11,6 +11,7 @@ from flwr.server.client_proxy import ClientProxy
 
 from orchestrator.admission import Admission, identity_name
 from shared.errors import TooFewClientsError, UpdateRejectedError
+from shared.printable import printable
 
 GREETING_SECONDS = 30.0  # for one answer; it costs a client one signature
 MAX_UNGREETED = 256  # connections that have not said who they are; beyond, new ones are turned away unheard
@@ -132,7 +133,8 @@ class Roster(SimpleClientManager):
             self._refuse(client, str(error))
         except Exception as error:  # a connection may break in any way
             # Told, and not only forgotten: a client that is still there would wait for its first round forever.
-            self._refuse(client, f"no proper answer to the greeting: {type(error).__name__}: {error}")
+            why = printable(str(error))  # it may quote what the other side sent
+            self._refuse(client, f"no proper answer to the greeting: {type(error).__name__}: {why}")
         else:
             self._seat(client, str(tenant))
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from shared.config import Config
 from shared.errors import RoundRefusedError
+from shared.printable import LineFormatter
 
 _PLAIN_SECONDS = 5.0  # without a terminal, one progress line at most this often
 
@@ -38,7 +39,7 @@ def setup_logging(bars: bool = True) -> None:
     """
     _bars.enabled = bars and console.is_terminal
     handler = _ConsoleHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)-12s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(LineFormatter("%(asctime)s %(name)-12s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     flower = logging.getLogger("flwr")
     flower.handlers = [handler]
@@ -52,7 +53,7 @@ def add_log_file(logger: logging.Logger, path: Path) -> None:
     """Keep a copy of a logger's lines in a file, with the date and the level."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)-7s %(message)s"))
     logger.addHandler(handler)
 
 

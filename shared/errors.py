@@ -4,9 +4,17 @@ The message of each says what was wrong, what was expected and what to do; the s
 exit non-zero. Whatever is not an `OrchestratorError` is a bug.
 """
 
+from shared.printable import LONGEST_ERROR, printable
+
 
 class OrchestratorError(Exception):
-    """Root of the tree: catch this to catch all of them."""
+    """Root of the tree: catch this to catch all of them.
+
+    Its text is one printable line, as it may quote what came over the network or stood in a file.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), LONGEST_ERROR)
 
 
 class ConfigError(OrchestratorError):

@@ -5,6 +5,7 @@ of a feature). So a masked tenant answers with a code of this list and nothing e
 """
 
 from shared.errors import OrchestratorError
+from shared.printable import printable
 
 OTHER = "Refused"
 
@@ -48,5 +49,5 @@ def code_of(error: Exception) -> str:
 
 
 def spelt_out(status: str) -> str:
-    """A client's status text: a code with its sentence; what an unmasked client wrote stays as it is."""
-    return f"{status}: {SENTENCES[status]}" if status in SENTENCES else status
+    """A client's status text: a code with its sentence; what an unmasked client wrote is made printable."""
+    return f"{status}: {SENTENCES[status]}" if status in SENTENCES else printable(status)

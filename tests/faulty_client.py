@@ -15,6 +15,10 @@ from shared.config import load_config
 from shared.console import setup_logging
 from shared.data_utils import load_client_data
 
+# What a client may send in its own words: a script for the report, a forged line for the log, codes for the screen.
+FORGED = "2026-01-01 00:00:00,000 INFO    all is well"
+BLAME = f"<script>document.title = 'mine'</script>\x1b[2J\u202e\n{FORGED}\n{'x' * 100_000}"
+
 
 class FaultyClient(TenantClient):
     fault, fault_round = "", 0
@@ -27,7 +31,7 @@ class FaultyClient(TenantClient):
             if self.fault == "hang":
                 time.sleep(3600)
             if self.fault == "script":
-                status = Status(Code.FIT_NOT_IMPLEMENTED, "<script>document.title = 'mine'</script>")
+                status = Status(Code.FIT_NOT_IMPLEMENTED, BLAME)
                 return FitRes(status, Parameters([], ""), 0, {})
             if self.fault == "raise":
                 data, self._data = self._data, None  # type: ignore[assignment]

@@ -14,6 +14,7 @@ from orchestrator.report.run_data import COMPARISON, read_run
 from orchestrator.run_folder import RunFolder
 from shared.config import load_config
 from tests.conftest import Start
+from tests.faulty_client import FORGED
 from tests.processes import read_metrics, write_config
 
 SERVER, CLIENTS, FAULTY = "orchestrator/run_server.py", "client/run_clients.py", "tests/faulty_client.py"
@@ -31,7 +32,15 @@ def test_a_run_leaves_a_report_that_a_client_cannot_write_into(start: Start, tmp
     assert end.output.splitlines()[-1] == f"everything of this run is in {folder}; open {folder / REPORT}"
 
     rounds = read_metrics(tmp_path)
-    assert rounds[1]["failed"]["2"] == "<script>document.title = 'mine'</script>", "the fault did not happen"
+    said = rounds[1]["failed"]["2"]
+    assert said.startswith("<script>document.title = 'mine'</script>�[2J�"), "the fault did not happen"
+    assert said.isprintable()
+    assert len(said) <= 300
+    log = (folder / "server.log").read_text(encoding="utf-8")
+    for text in (end.output, log):
+        assert said in text, "shown all the same"
+        assert text.replace("\n", "").isprintable()
+        assert not any(line.startswith(FORGED) for line in text.splitlines())
     page = (folder / REPORT).read_text(encoding="utf-8")
     assert "<script" not in page
     assert "&lt;script&gt;document.title = &#39;mine&#39;&lt;/script&gt;" in page

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from orchestrator.report.evaluation import Evaluation
-from orchestrator.report.run_data import Comparison, Run, shown_text
+from orchestrator.report.run_data import Comparison, Run
 from orchestrator.report.words import client_order, count, figure, final_round, numbers, rate_text, seconds, share, size
 from orchestrator.run_folder import RoundRecord
 from shared.model import build_model
+from shared.printable import printable
 
 TIME_PARTS = ("clients train and encrypt", "mask and wait", "add", "decrypt", "evaluate")
 _FEW_ROWS = 30  # of a family: one row more or less moves its recall by three points
@@ -98,9 +99,9 @@ def losses(run: Run) -> list[Loss]:
     grouped: dict[tuple[str, str], list[int]] = defaultdict(list)
     for record in run.rounds:
         for client, reason in record.failed.items():
-            grouped[client, shown_text(reason)].append(record.round)
+            grouped[client, printable(reason)].append(record.round)
     ordered = sorted(grouped.items(), key=lambda item: (item[1][0], client_order(item[0][0])))
-    return [Loss(shown_text(client), numbers(rounds), reason) for (client, reason), rounds in ordered]
+    return [Loss(printable(client), numbers(rounds), reason) for (client, reason), rounds in ordered]
 
 
 def skipped(run: Run) -> list[tuple[str, str]]:
@@ -108,7 +109,7 @@ def skipped(run: Run) -> list[tuple[str, str]]:
     grouped: dict[str, list[int]] = defaultdict(list)
     for record in run.rounds:
         if record.skipped:
-            grouped[shown_text(record.skipped)].append(record.round)
+            grouped[printable(record.skipped)].append(record.round)
     return [(numbers(rounds), why) for why, rounds in grouped.items()]
 
 
@@ -120,7 +121,7 @@ def client_rows(run: Run) -> list[ClientRow]:
         inside = [r for r in run.rounds if name in r.contributor_ids]
         sent = sum(r.upload_bytes_per_client or 0 for r in inside)
         lost = sum(name in r.failed for r in run.rounds)
-        rows.append(ClientRow(shown_text(name), len(inside), lost, size(sent)))
+        rows.append(ClientRow(printable(name), len(inside), lost, size(sent)))
     return rows
 
 
@@ -186,7 +187,7 @@ def _caveats_of_evaluation(e: Evaluation) -> list[str]:
     notes = []
     few = {name: family.rows for name, family in e.families.items() if family.rows < _FEW_ROWS}
     if few:
-        named = ", ".join(f"{shown_text(name)} ({rows})" for name, rows in few.items())
+        named = ", ".join(f"{printable(name)} ({rows})" for name, rows in few.items())
         notes.append(f"Few test rows, so a recall that chance moves: {named}.")
     for rate, at in e.at_rates.items():
         wanted = float(rate)

@@ -12,8 +12,9 @@ from markupsafe import Markup
 
 from orchestrator.report import drawings, figures, privacy, words
 from orchestrator.report.evaluation import Evaluation
-from orchestrator.report.run_data import Run, began, read_run, shown_text
+from orchestrator.report.run_data import Run, began, read_run
 from shared.config import Config
+from shared.printable import printable
 
 REPORT = "report.html"
 _MOST_TABLE_ROUNDS = 200
@@ -65,7 +66,7 @@ def render(run: Run) -> str:
     )
     for name in ("share", "figure", "seconds", "size", "rate_text"):
         environment.filters[name] = getattr(words, name)
-    environment.filters["shown"] = shown_text
+    environment.filters["shown"] = printable
     totals = [sum(values) for values in zip(*map(figures.time_parts, run.rounds), strict=True)]
     contenders = _contenders(run)
     return environment.get_template("page.html").render(
@@ -119,7 +120,7 @@ def _contenders(run: Run) -> list[Contender]:
     return [
         Contender("federated", "", run.evaluation, "federated"),
         Contender(pooled.name, f"{pooled.rows:,}", pooled.evaluation, "pooled"),
-        *(Contender(shown_text(rival.name), f"{rival.rows:,}", rival.evaluation, "alone") for rival in alone),
+        *(Contender(printable(rival.name), f"{rival.rows:,}", rival.evaluation, "alone") for rival in alone),
     ]
 
 

@@ -4,7 +4,6 @@ The files are the server's own, but texts in them come from clients: whoever sho
 """
 
 import json
-import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -174,19 +173,6 @@ def _lines(path: Path, read: Callable[[object, int], T]) -> list[T]:
         return []
     except (OSError, ValueError, TypeError) as error:
         raise ReportError(f"{path}: {error}; is it of this version?") from None
-
-
-_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]+")
-_LONGEST = 300
-
-
-def shown_text(text: str) -> str:
-    """A client's text as a report shows it: of bounded length, and without what would hide or reorder it.
-
-    The template escapes it like all else.
-    """
-    clean = _UNSEEN.sub("�", text[: 2 * _LONGEST]).strip()
-    return clean if len(clean) <= _LONGEST else clean[:_LONGEST] + " … (cut; the whole text is in server.log)"
 
 
 def median_of(values: Mapping[str, float]) -> tuple[str, float]:
