@@ -50,8 +50,16 @@ def setup_logging(bars: bool = True) -> None:
 
 
 def add_log_file(logger: logging.Logger, path: Path) -> None:
-    """Keep a copy of a logger's lines in a file, with the date and the level."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Keep a copy of a logger's lines in a file, with the date and the level; its folder and it are its owner's alone.
+
+    The file that the logger wrote to before is closed: a server that greets under ever new names of runs must not use
+    up the descriptors.
+    """
+    for earlier in [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]:
+        logger.removeHandler(earlier)
+        earlier.close()
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.touch(mode=0o600)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(LineFormatter("%(asctime)s %(levelname)-7s %(message)s"))
     logger.addHandler(handler)

@@ -105,6 +105,25 @@ def test_a_log_without_the_formatter_is_forged(tmp_path: Path) -> None:
     assert any(line.startswith(FORGED) for line in lines)
 
 
+def test_a_logger_writes_to_one_file_at_a_time_and_that_is_its_owners_alone(tmp_path: Path) -> None:
+    log = logging.getLogger("test-printable")
+    try:
+        for number in range(400):
+            add_log_file(log, tmp_path / f"run-{number}" / "client.log")
+        log.warning("here")
+        assert len(log.handlers) == 1
+        own = str(tmp_path)
+        descriptors = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+        assert sum(str(path).startswith(own) for path in descriptors) == 1
+    finally:
+        for handler in list(log.handlers):
+            log.removeHandler(handler)
+            handler.close()
+    last = tmp_path / "run-399" / "client.log"
+    assert "here" in last.read_text(encoding="utf-8")
+    assert (last.stat().st_mode & 0o077, last.parent.stat().st_mode & 0o077) == (0, 0)
+
+
 def test_what_a_status_says_is_made_printable() -> None:
     assert is_fit(spelt_out(HOSTILE))
     assert len(spelt_out("x" * 1_000_000)) <= 300
