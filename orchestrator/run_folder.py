@@ -87,7 +87,7 @@ class RunFolder:
         """Make the folder of a new run. `latest` stays where it is until `publish`."""
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         folder = cls(Path(config.log_dir) / name)
-        folder.path.mkdir(parents=True)
+        folder.path.mkdir(mode=0o700, parents=True)
         (folder.path / "config.yaml").write_text(config.as_yaml(), encoding="utf-8")
         return folder
 

@@ -32,7 +32,7 @@ from shared.errors import AddressInUseError, ConfigError, NoSumError
 from shared.feature_statistics import StatisticsCode
 from shared.he.paillier import PaillierPublic
 from shared.he_utils import PrivateScheme, make_keys
-from shared.private_files import read_private_file
+from shared.private_files import keep_files_private, read_private_file
 from shared.weighting import Limits
 
 _MESSAGE_SLACK_BYTES = 1 << 20
@@ -58,6 +58,7 @@ def run_server(config: Config, resume: bool = False) -> list[RoundRecord]:
         OrchestratorError: the port is taken, the data is missing, too few clients came, there is nothing to resume, or
             several rounds in a row came to no sum.
     """
+    keep_files_private()  # clients' names and failures, and what the models learned from them
     _check_port_free(config)
     certificates = _read_certificates(config)
     # Names this start of the server: what was recorded before it is of another session, and refused.

@@ -1,7 +1,9 @@
 """The clients that the operator enrolled (`enrolled.json`), and the check of what they sign against them."""
 
 import json
+import os
 import re
+import stat
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any, Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from shared.bounded_files import open_regular, read_at_most
 from shared.errors import (
     BadSignatureError,
     EnrolmentError,
@@ -62,19 +65,22 @@ class Enrolment:
     def load(cls, path: str | Path) -> "Enrolment":
         """Read `enrolled.json`. Load it anew in each round, and a revocation takes effect in the next one.
 
+        The file holds no secret, but who writes it decides whose updates count and whose keys mask a tenant's: nobody
+        but this user and root may.
+
         Raises:
-            EnrolmentError: missing, unreadable or malformed; two clients with one key count as malformed.
+            EnrolmentError: missing, unreadable, another user's, open to others' writing, or malformed; two clients with
+                one key count as malformed.
         """
         try:
-            with Path(path).open("rb") as file:
-                data = file.read(MAX_ENROLMENT_BYTES + 1)
+            with open_regular(path) as file:
+                _check_owner(path, os.fstat(file.fileno()))
+                data = read_at_most(file, MAX_ENROLMENT_BYTES, str(path))
         except FileNotFoundError:
             raise EnrolmentError(f"{path}: no such file; make it with orchestrator/provision.py --clients N") from None
         except OSError as error:
             raise EnrolmentError(f"{path}: can't be read: {error.strerror}; check the path and its mode") from None
         try:
-            if len(data) > MAX_ENROLMENT_BYTES:
-                raise ValueError(f"larger than {MAX_ENROLMENT_BYTES} bytes")
             return cls(MappingProxyType(_parse_enrolment(parse_strict_json(data))))
         except ValueError as error:
             raise EnrolmentError(
@@ -170,6 +176,17 @@ class Enrolment:
         """The content of `enrolled.json`, which `load` reads back to an equal list."""
         clients = {name: {**asdict(c), "added": c.added.isoformat()} for name, c in self.clients.items()}
         return json.dumps({"version": ENROLMENT_VERSION, "clients": clients}, indent=2).encode() + b"\n"
+
+
+def _check_owner(path: str | Path, status: os.stat_result) -> None:
+    if status.st_uid not in (0, os.geteuid()):
+        raise EnrolmentError(
+            f"{path}: belongs to another user (id {status.st_uid}), who could enrol whom they like; copy it, or run: "
+            f"chown {os.geteuid()} {path}"
+        )
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o022:
+        raise EnrolmentError(f"{path}: mode {mode:04o} lets other users enrol whom they like; run: chmod go-w {path}")
 
 
 def _verify_signature(key: Ed25519PublicKey, signature: object, message: bytes, client_id: str) -> None:

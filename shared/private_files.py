@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from shared.bounded_files import open_regular, read_at_most
 from shared.errors import KeyFileError
 
 PRIVATE_MODE = 0o600
@@ -26,32 +27,25 @@ def read_private_file(path: Path, advice: str) -> bytes:
         KeyFileError: missing, unreadable, not a regular file, too large, or open to the group or to others.
     """
     try:
-        # O_NONBLOCK: opening a named pipe would otherwise wait for a writer for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open_regular(path) as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if mode & 0o077:
+                raise KeyFileError(
+                    f"{path}: mode {mode:04o} lets other users at a private key, expected {PRIVATE_MODE:04o}; "
+                    f"run: chmod 600 {path}"
+                )
+            return read_at_most(file, MAX_FILE_BYTES, str(path))
     except FileNotFoundError:
         raise KeyFileError(f"{path}: no such file; {advice}") from None
     except OSError as error:
-        raise KeyFileError(f"{path}: can't be opened: {error.strerror}; run as the user who owns it") from None
-    try:
-        # The open file is examined, not the path, which could be exchanged in between.
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise KeyFileError(f"{path}: not a regular file; give the path of the key file itself")
-        mode = stat.S_IMODE(status.st_mode)
-        if mode & 0o077:
-            raise KeyFileError(
-                f"{path}: mode {mode:04o} lets other users at a private key, expected {PRIVATE_MODE:04o}; "
-                f"run: chmod 600 {path}"
-            )
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise KeyFileError(f"{path}: can't be read: {error.strerror}; check the disk it lies on") from None
-    finally:
-        os.close(descriptor)
-    if len(data) > MAX_FILE_BYTES:
-        raise KeyFileError(f"{path}: larger than {MAX_FILE_BYTES} bytes, so not a key file; check the path")
-    return data
+        raise KeyFileError(
+            f"{path}: can't be read: {error.strerror}; give the path of the key file itself, as the user who owns it"
+        ) from None
+
+
+def keep_files_private() -> None:
+    """What this process makes from now on is its owner's alone (umask 077); to be called by a process's main part."""
+    os.umask(0o077)
 
 
 def create_file(path: Path, data: bytes, *, mode: int, advice: str) -> None:

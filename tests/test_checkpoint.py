@@ -213,6 +213,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return Path(config), folder / "logs" / "latest"
 
 
+def test_everything_of_a_run_is_its_owners_alone(finished: tuple[Path, Path]) -> None:
+    _, run = finished
+    assert len(list(run.iterdir())) == 13
+    for path in (run.resolve(), *run.iterdir()):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
 def test_a_finished_run_is_repaired_and_ends_at_once(start: Start, finished: tuple[Path, Path]) -> None:
     """Killed in its last round, after the checkpoint and before the files that are made from it."""
     config, run = finished

@@ -253,7 +253,7 @@ def test_a_missing_file_a_folder_and_a_pipe_are_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyFileError, match="not a regular file"):
         ClientIdentity.load(tmp_path / "pipe", "client-1")
     with pytest.raises(KeyFileError, match="larger than"):
-        ClientIdentity.load(write(tmp_path / "big", bytes(1 << 17)), "client-1")
+        ClientIdentity.load(write(tmp_path / "big", bytes((1 << 20) + 1)), "client-1")
 
 
 @pytest.mark.parametrize(
@@ -492,6 +492,31 @@ def test_a_malformed_list_is_refused(tmp_path: Path, text: str, words: str) -> N
     with pytest.raises(EnrolmentError, match=words) as caught:
         Enrolment.load(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o666, 0o620, 0o602, 0o777])
+def test_a_list_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
+    path = write(tmp_path / "enrolled.json", GOOD_LIST.encode(), mode)
+    with pytest.raises(EnrolmentError, match=rf"mode {mode:04o} .* run: chmod go-w {path}"):
+        Enrolment.load(path)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o444, 0o755])
+def test_a_list_that_others_may_read_is_taken(tmp_path: Path, mode: int) -> None:
+    assert Enrolment.load(write(tmp_path / "enrolled.json", GOOD_LIST.encode(), mode)).clients
+
+
+def test_a_list_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "enrolled.json", GOOD_LIST.encode(), 0o644)
+    owner = path.stat().st_uid
+    if owner == 0:  # root's files are taken by everyone
+        os.chown(path, 1234, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.raises(EnrolmentError, match=r"belongs to another user \(id \d+\).* run: chown"):
+        Enrolment.load(path)
+    os.chown(path, os.geteuid(), -1) if owner == 0 else monkeypatch.undo()
+    assert Enrolment.load(path).clients
 
 
 def test_a_missing_list_is_refused(tmp_path: Path) -> None:
