@@ -2,21 +2,26 @@
 
 import dataclasses
 import gzip
+import io
+import itertools
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
 from shared.config import Config, load_config
 from shared.data_sources import csv
 from shared.data_sources.file_source import FileSource, Inputs, Table
+from shared.data_sources.quotes import WatchedQuotes
 from shared.data_sources.schema import buckets
 from shared.data_utils import feature_count, load_client_data, load_test_data, load_validation_data, stream_features
 from shared.errors import DataError
@@ -363,12 +368,78 @@ def test_what_is_missing_is_named(tmp_path: Path, changes: dict[str, object], me
         ("a.csv", CIC_HEADER.encode() + b"\n", "no rows; expected labelled records"),
         ("a.parquet", b"PAR1 not really", "not a readable Parquet file"),
         ("a.csv.gz", gzip.compress("\n".join(cic()).encode(), mtime=0)[:-40], "can't be read"),
+        ("a.csv", ",".join(["a"] * 50_000).encode(), "50000 columns, expected at most 10000"),
+        ("a.csv", b"Label,a,a,a.1\nBENIGN,1,2,3\n", "the name 'a.1' is that of a column and of a repeated one"),
+        ("a.csv", b"Label,a,Label\nBENIGN,1,DoS\n", "two columns are called 'Label', and the settings name it"),
+        (
+            "a.csv",
+            b'Label,a\nBENIGN,1\nBENIGN,"2\n' + b"DoS,3\n" * 1000,
+            "line 3: a quote is opened and not closed; close it",
+        ),
+        (
+            "a.csv.gz",
+            gzip.compress(b'Label,a\nBENIGN,1\nBENIGN,"2\n' + b"DoS,3\n" * 1_000_000, mtime=0),
+            "line 3: a quote is opened and not closed within 1048576 characters",
+        ),
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         load_test_data(settings(tmp_path / name))
+
+
+def test_as_many_columns_as_are_allowed_are_read_in_no_time(tmp_path: Path) -> None:
+    """Looking each up in a list of all took 90 s for 50,000."""
+    names = [f"c{number}" for number in range(csv.MOST_COLUMNS - 1)]
+    lines = [",".join(["Label", *names]), *(["BENIGN" + ",1" * len(names), "DoS" + ",2" * len(names)] * 10)]
+    begin = time.monotonic()
+    rows = table(settings(write(tmp_path / "a.csv", lines), num_features=len(names)))
+    assert len(rows.schema) == len(names)
+    assert time.monotonic() - begin < 20
+
+
+CELLS = ("1", '"1"', '""', '"a ""b"" c"', '"two\nlines"', '5" disk', 'a""b', '"""', '"open', '""""', '"x"y"z', "")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize("cells", list(itertools.product(CELLS, repeat=2)))
+def test_open_quotes_are_found_as_arrow_has_them(cells: tuple[str, ...], size: int) -> None:
+    """Wherever a piece of the text ends: within a pair of quotes, too. A quote is open where it hides a row."""
+    text = "a,b\n" + ",".join(cells)
+    options = pacsv.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda _row: "skip")
+    rows = pacsv.read_csv(io.BytesIO(f"{text}\nlast,row\n".encode()), parse_options=options)
+    closed = ["last", "row"] in [[str(row[name]) for name in ("a", "b")] for row in rows.to_pylist()]
+    watched = WatchedQuotes(io.StringIO(text), Path("a.csv"), ",")
+    read = ""
+    try:
+        while data := watched.read(size):
+            read += data
+        assert closed, text
+        assert read == text
+    except DataError:
+        assert not closed, text
+
+
+def test_an_open_quote_hides_rows_from_arrow_alone(tmp_path: Path) -> None:
+    """The twin: what the check of quotes is for."""
+    path = write(tmp_path / "a.csv", ["a,b", '1,"2', *["3,4"] * 1000])
+    options = pacsv.ParseOptions(newlines_in_values=True)
+    assert pacsv.read_csv(path, parse_options=options).num_rows == 1
+
+
+def test_a_process_that_refused_a_file_ends_in_order(tmp_path: Path) -> None:
+    """Arrow's reader, left open, took the process down with SIGABRT after the message."""
+    lines = ["Label,a", *["BENIGN,1"] * 1_000_000, 'DoS,"2', *["DoS,3"] * 1_000_000]
+    path = write(tmp_path / "a.csv", lines)
+    code = (
+        "import sys; from pathlib import Path; from shared.data_sources import csv;"
+        "from shared.errors import DataError\n"
+        "try:\n for _ in csv._batches(Path(sys.argv[1]), ['Label', 'a'], None): pass\n"
+        "except DataError as error:\n sys.exit(3)"
+    )
+    for _ in range(3):
+        assert subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=False).returncode == 3
 
 
 def test_hashing_is_the_same_in_every_process() -> None:

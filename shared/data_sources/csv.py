@@ -1,8 +1,9 @@
 """Any labelled CSV or Parquet file, or folder of them, one record per row; the settings say which column is what.
 
 A CSV file needs a header line; the separator is the likeliest of `,;|` and tab in it. Names lose surrounding blanks,
-and a repeated name gets `.1`, `.2`, ... Numbers are compressed by a symmetric logarithm. A column of names becomes
-`hash_width` columns of 0 and 1: no client needs to know which names occur at another.
+and a repeated name gets `.1`, `.2`, ..., unless it is that of the label, the family or the partition. Numbers are
+compressed by a symmetric logarithm. A column of names becomes `hash_width` columns of 0 and 1: no client needs to know
+which names occur at another.
 
 A row is broken, and skipped, where it has too few or too many cells, no label, or a text in a numeric column. An empty
 cell counts as 0; an infinite one, as CIC-IDS has for rates over no time, as a very large number.
@@ -12,7 +13,7 @@ import csv
 import difflib
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from shared.config import Config
 from shared.data_sources import files as data_files
 from shared.data_sources.file_source import Chunk, Inputs
 from shared.data_sources.files import BrokenLines, Utf8Stream, opened_text
+from shared.data_sources.quotes import WatchedQuotes
 from shared.data_sources.schema import SCHEMA_VERSION, FeatureSchema, Kind, bucket_names, buckets, compressed
 from shared.errors import DataError
 
@@ -37,6 +39,7 @@ CHUNK_ROWS = 20_000  # of a Parquet file
 MISSING = ("", "-", "?", "nan", "null", "none", "na", "n/a")
 # Below this share of numbers a column is one of names. Not 1: a damaged cell must not change the features.
 NUMERIC_SHARE = 0.5
+MOST_COLUMNS = 10_000  # more are no table of features, and each costs its part in every row
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ def schema(config: Config, inputs: Inputs) -> FeatureSchema:
     names = _header(path)
     special = {config.csv_label_column, config.csv_family_column} - {""}
     _require(path, names, [*sorted(special), *config.csv_drop_columns, *config.csv_categorical_columns])
+    _refuse_repeated(path, names, special)
     used = [name for name in names if name not in special and name not in config.csv_drop_columns]
     named = [name for name in used if name in config.csv_categorical_columns]
     if not config.csv_categorical_columns:
@@ -97,7 +101,7 @@ def schema_like(config: Config, path: Path, learned: FeatureSchema) -> FeatureSc
     """
     first = files(path)[0]
     names = set(_header(first))
-    kinds = {_column_of(learned, name): kind for name, kind in zip(learned.names, learned.kinds, strict=True)}
+    kinds = {column: learned.kinds[index] for column, index in _columns(learned).items()}
     used = [column for column in kinds if column in names]
     if not used:
         raise DataError(f"{first}: none of the columns that the model learned from, such as {next(iter(kinds))!r}")
@@ -122,11 +126,13 @@ def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: Broken
     seen: set[int] = set()
     repeated = 0
     for path in files(inputs.path):
-        needed = list(dict.fromkeys(_column_of(schema, name) for name in schema.names))
+        needed = list(_columns(schema))
         if inputs.labelled:
             label_columns = (config.csv_label_column, config.csv_family_column, config.partition_column)
             needed = list(dict.fromkeys([*needed, *(name for name in label_columns if name)]))
         header = _header(path)
+        if inputs.labelled:
+            _refuse_repeated(path, header, label_columns)
         _require(path, header, needed)
         if not inputs.labelled:
             told = {config.csv_label_column, config.csv_family_column, *needed}
@@ -159,10 +165,7 @@ def _chunk(
         if config.partition_column:
             groups = _texts(batch.columns[config.partition_column]).to_numpy(dtype=np.str_)
     reasons = {int(row): "no label" for row in np.flatnonzero(~good & ~header_again)[: data_files.LOGGED_BROKEN_LINES]}
-    start: dict[str, int] = {}
-    for index, name in enumerate(schema.names):
-        start.setdefault(_column_of(schema, name), index)
-    for column, index in start.items():
+    for column, index in _columns(schema).items():
         if schema.kinds[index] == "numeric":
             numbers, wrong = _numbers(batch.columns[column])
             features[:, index] = compressed(numbers)
@@ -216,31 +219,49 @@ def _taken(chunk: Chunk, rows: NDArray[np.bool_]) -> Chunk:
     return Chunk(meta, chunk.features[rows], chunk.families[rows], chunk.groups[rows])
 
 
-def _column_of(schema: FeatureSchema, name: str) -> str:
-    return name.rsplit("#", 1)[0] if schema.kinds[schema.names.index(name)] == "category" else name
+def _columns(schema: FeatureSchema) -> dict[str, int]:
+    """The columns that features are made of, in order, with the index of the first feature of each."""
+    first: dict[str, int] = {}
+    for index, (name, kind) in enumerate(zip(schema.names, schema.kinds, strict=True)):
+        first.setdefault(name.rsplit("#", 1)[0] if kind == "category" else name, index)
+    return first
 
 
 def _require(path: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
+    there = set(names)
     for name in wanted:
-        if name not in names:
+        if name not in there:
             near = difflib.get_close_matches(name, names, n=1)
             advice = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names[:8])}, ..."
             raise DataError(f"{path}: no column {name!r} among {len(names)}; {advice}")
 
 
-def _unique(names: Sequence[str]) -> list[str]:
+def _unique(path: Path, names: Sequence[str]) -> list[str]:
+    if len(names) > MOST_COLUMNS:
+        raise DataError(f"{path}: {len(names)} columns, expected at most {MOST_COLUMNS}; is its first line a header?")
     result: list[str] = []
     counts: dict[str, int] = {}
     for name in (name.strip() for name in names):
         counts[name] = counts.get(name, -1) + 1
         result.append(f"{name}.{counts[name]}" if counts[name] else name)
+    if len(set(result)) < len(result):
+        twice = next(name for name in result if result.count(name) > 1)
+        raise DataError(f"{path}: the name {twice!r} is that of a column and of a repeated one; rename one of them")
     return result
+
+
+def _refuse_repeated(path: Path, names: Sequence[str], special: Iterable[str]) -> None:
+    for name in special:
+        if f"{name}.1" in names:
+            raise DataError(
+                f"{path}: two columns are called {name!r}, and the settings name it; rename or remove one of them"
+            )
 
 
 def _header(path: Path) -> list[str]:
     if path.name.lower().endswith(".parquet"):
         with _parquet(path) as table:
-            return _unique(table.schema_arrow.names)
+            return _unique(path, table.schema_arrow.names)
     return _csv_header(path)[0]
 
 
@@ -251,7 +272,7 @@ def _csv_header(path: Path) -> tuple[list[str], str]:
     if not line.strip():
         raise DataError(f"{path}: empty; expected a header line with the names of the columns")
     delimiter = max(",;\t|", key=line.count)
-    return _unique(next(csv.reader(io.StringIO(line), delimiter=delimiter))), delimiter
+    return _unique(path, next(csv.reader(io.StringIO(line), delimiter=delimiter))), delimiter
 
 
 def _parquet(path: Path) -> pq.ParquetFile:
@@ -273,7 +294,8 @@ def _batches(path: Path, needed: Sequence[str], broken: BrokenLines | None) -> I
                 # Skipped line number k (from 0) stands before the good row of rank line - 2 - k.
                 ranks = np.array(skipped, dtype=np.int64) - 2 - np.arange(len(skipped))
                 lines = lines + 1 + np.searchsorted(ranks, lines, side="right")  # the header is line 1
-            yield _Batch(lines + 1, {name: batch.column(names.index(name)) for name in needed}, batch.num_rows)
+            place = {name: index for index, name in enumerate(names)}
+            yield _Batch(lines + 1, {name: batch.column(place[name]) for name in needed}, batch.num_rows)
             good_before += batch.num_rows
     except pa.ArrowInvalid as error:
         raise DataError(f"{path}: {' '.join(str(error).split())[:200]}; expected well-formed rows") from None
@@ -281,7 +303,7 @@ def _batches(path: Path, needed: Sequence[str], broken: BrokenLines | None) -> I
 
 def _parquet_batches(path: Path) -> Iterator[tuple[list[str], pa.RecordBatch]]:
     with _parquet(path) as table:
-        names = _unique(table.schema_arrow.names)
+        names = _unique(path, table.schema_arrow.names)
         for batch in table.iter_batches(batch_size=CHUNK_ROWS):
             yield names, batch
 
@@ -301,7 +323,7 @@ def _csv_batches(
 
     with opened_text(path) as text:
         reader = pacsv.open_csv(
-            pa.PythonFile(Utf8Stream(text), mode="r"),
+            pa.PythonFile(Utf8Stream(WatchedQuotes(text, path, delimiter)), mode="r"),
             # One thread, so that a broken row knows its line.
             read_options=pacsv.ReadOptions(column_names=names, skip_rows=1, block_size=CHUNK_BYTES, use_threads=False),
             parse_options=pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip),
@@ -309,8 +331,9 @@ def _csv_batches(
                 column_types=dict.fromkeys(needed, pa.string()), include_columns=list(needed)
             ),
         )
-        for batch in reader:
-            yield list(needed), batch
+        with reader:  # left open after an error, its thread takes the process down at the end
+            for batch in reader:
+                yield list(needed), batch
 
 
 def _texts(values: pa.Array) -> pd.Series:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from shared.errors import DataError
 
@@ -85,10 +85,17 @@ def opened_text(path: Path) -> Iterator[io.TextIOWrapper]:
             yield text
 
 
+class Text(Protocol):
+    """What can be read in pieces."""
+
+    def read(self, size: int) -> str:
+        """The next characters, at most `size`, none at the end."""
+
+
 class Utf8Stream(io.RawIOBase):
     """A text as UTF-8 bytes, for readers that take nothing else."""
 
-    def __init__(self, text: io.TextIOWrapper) -> None:
+    def __init__(self, text: Text) -> None:
         self._text = text
 
     def readable(self) -> bool:
