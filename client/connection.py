@@ -4,12 +4,12 @@ import socket
 import ssl
 import threading
 import time
-from pathlib import Path
 
 import grpc
 from flwr.client import start_client
 
 from client.flower_client import TenantClient
+from shared.bounded_files import MAX_CERTIFICATE_BYTES, read_bounded
 from shared.config import Config, split_address
 from shared.errors import (
     ChannelError,
@@ -106,7 +106,7 @@ def _read_ca(config: Config) -> bytes | None:
     if not config.tls_ca:
         return None
     try:
-        return Path(config.tls_ca).read_bytes()
+        return read_bounded(config.tls_ca, MAX_CERTIFICATE_BYTES)
     except OSError as error:
         raise ConfigError(
             f"tls_ca = {config.tls_ca!r}: {error.strerror}; get ca.pem from whoever runs the server"

@@ -24,6 +24,7 @@ from orchestrator.report.run_data import EVALUATION, Start, add_start, write_jso
 from orchestrator.roster import Roster
 from orchestrator.run_folder import RoundRecord, RunFolder
 from orchestrator.strategy import EncryptedFedAvg
+from shared.bounded_files import MAX_CERTIFICATE_BYTES, read_bounded
 from shared.bundle import save_bundle
 from shared.config import Config, split_address
 from shared.console import add_log_file, announce_protection, console
@@ -231,7 +232,9 @@ def _read_certificates(config: Config) -> tuple[bytes, bytes, bytes] | None:
     if not config.tls_certificate:
         raise ConfigError("tls_certificate = '': with tls_ca set the server needs tls_certificate and tls_key as well")
     try:
-        ca, certificate = (Path(path).read_bytes() for path in (config.tls_ca, config.tls_certificate))
+        ca, certificate = (
+            read_bounded(path, MAX_CERTIFICATE_BYTES) for path in (config.tls_ca, config.tls_certificate)
+        )
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}; make it with orchestrator/provision.py") from None
     return ca, certificate, read_private_file(Path(config.tls_key), "make it with orchestrator/provision.py")

@@ -13,9 +13,6 @@ from typing import BinaryIO
 
 MAX_CERTIFICATE_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
-# Honest logs pack to a tenth or a thirtieth; the most that gzip reaches is 1,032, for one byte over and over.
-MOST_UNPACKED_PER_PACKED = 200
-FREE_UNPACKED_BYTES = 64 << 20  # whatever their share: a small file may repeat one line
 
 
 def open_regular(path: str | Path) -> BinaryIO:

@@ -14,17 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import nn
 
+from shared.bounded_files import read_bounded
 from shared.config import FILE_SOURCES, Config, parse_config
 from shared.data_sources.scaling import Scaler
 from shared.data_sources.schema import FeatureSchema
 from shared.data_utils import Dataset
 from shared.errors import BundleError, ConfigError, DataError
-from shared.model import build_model, get_parameters, set_parameters
+from shared.model import build_model, set_parameters
 from shared.preprocessing import BINS, FeatureHistogram, Preprocessing
 from shared.strict_json import parse_strict_json
 from shared.threshold import AlertThreshold, choose_threshold
@@ -44,6 +46,7 @@ _ENTRIES = {
     "format", "run", "round", "model", "schema", "schema_sha256", "scaler", "histogram", "settings", "threshold",
     "metrics", "sha256",
 }  # fmt: skip
+_MOST_BYTES = 1 << 30
 _NO_PATH = "-"  # never read: the files to score are named when they are
 _ADVICE = "take the folder of a finished run, or run the training again"
 
@@ -168,7 +171,7 @@ def save_bundle(
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bounded(path, _MOST_BYTES)
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}; expected {path.name} of a finished run: {_ADVICE}") from None
 
@@ -244,13 +247,11 @@ def _parameters(config: Config, data: bytes) -> dict[str, NDArray[np.float32]]:
         tensors = load(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise BundleError(f"{MODEL_FILE}: not a safetensors file: {error}") from None
-    model = build_model(config)
-    expected = dict(zip(model.state_dict(), get_parameters(model), strict=True))
+    with torch.device("meta"):  # shapes without memory: widths in a file of 1 kB may stand for gigabytes
+        expected = {name: tuple(tensor.shape) for name, tensor in build_model(config).state_dict().items()}
     shapes = {name: array.shape for name, array in tensors.items()}
-    if shapes != {name: array.shape for name, array in expected.items()}:
-        raise BundleError(
-            f"{MODEL_FILE}: tensors {shapes}, and the settings make { ({n: a.shape for n, a in expected.items()}) }"
-        )
+    if shapes != expected:
+        raise BundleError(f"{MODEL_FILE}: tensors {shapes}, and the settings make {expected}")
     for name, array in tensors.items():
         if array.dtype != np.float32 or not np.isfinite(array).all():
             raise BundleError(f"{MODEL_FILE}: tensor {name} is not of finite float32 numbers")

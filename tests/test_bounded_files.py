@@ -1,18 +1,25 @@
 """Files that others gave: a pipe does not hang, a device does not fill the memory, and each reader says so."""
 
 import errno
+import gzip
 import io
+import itertools
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from shared.bounded_files import read_at_most, read_bounded
+from shared.data_sources import cloudtrail
+from shared.data_sources.files import opened_text
 from shared.enrolment import Enrolment
-from shared.errors import EnrolmentError, KeyFileError
+from shared.errors import DataError, EnrolmentError, KeyFileError
 from shared.identity import ClientIdentity
+from shared.yaml_values import UniqueKeyLoader
 
 
 def test_a_file_is_read_to_its_bound_and_no_further(tmp_path: Path) -> None:
@@ -69,3 +76,79 @@ def test_a_pipe_hangs_a_reader_opened_as_usual(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe", 0o600)
     with pytest.raises(subprocess.TimeoutExpired):
         subprocess.run([sys.executable, "-c", f"open({str(tmp_path / 'pipe')!r}).read()"], timeout=2, check=False)
+
+
+def bomb(path: Path, content: bytes, repeats: int) -> Path:
+    """A gzip file of about a thousandth of what is in it, made without ever holding that."""
+    with gzip.open(path, "wb") as stream:
+        for _ in range(repeats):
+            stream.write(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "repeats", "message"),
+    [
+        pytest.param(
+            bytes((1 << 20) - 1) + b"\n", 300, "unpacks to more than 200 times its size", id="300 MB of zeros"
+        ),
+        pytest.param(b" " * 9_999 + b"\n", 30_000, "unpacks to more than 200 times its size", id="lines of blanks"),
+        pytest.param(bytes(1 << 20), 30, "a line is longer than 16777216 bytes", id="one line of 30 MB"),
+    ],
+)
+def test_a_gzip_bomb_is_refused_before_it_goes_off(tmp_path: Path, content: bytes, repeats: int, message: str) -> None:
+    path = bomb(tmp_path / "a.gz", content, repeats)
+    read: list[int] = []
+
+    def read_all() -> None:
+        with opened_text(path) as text:
+            while part := text.read(1 << 20):
+                read.append(len(part))
+
+    with pytest.raises(DataError, match=message):
+        read_all()
+    assert sum(read) <= 65 << 20
+
+
+def test_a_log_that_packs_well_is_no_bomb(tmp_path: Path) -> None:
+    line = "2 123456789012 eni-0a1b2c3d4e5f 10.0.0.{} 10.0.1.1 443 {} 6 10 840 1620140661 1620140721 ACCEPT OK\n"
+    lines = "".join(line.format(number % 256, number) for number in range(50_000)).encode()
+    path = bomb(tmp_path / "a.gz", lines, 4)
+    with opened_text(path) as text:
+        assert sum(1 for _ in text) == 200_000
+
+
+def test_a_cloudtrail_file_is_bounded_before_it_is_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cloudtrail, "MOST_BYTES", 1000)
+    path = bomb(tmp_path / "a.json.gz", b'{"Records": []} ', 100)
+    with pytest.raises(DataError, match="larger than 1000 bytes"):
+        list(cloudtrail._records(path))
+
+
+ALIASES = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in itertools.pairwise("abcdefghi")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param(ALIASES, "an alias", id="a billion values by aliases"),
+        pytest.param("a: &a [*a]", "an alias", id="a list in itself"),
+        pytest.param("a: " + "[" * 3_000 + "]" * 3_000, "nested deeper than 20 levels", id="3,000 levels"),
+        pytest.param("a: " + "{a: " * 3_000 + "}" * 3_000, "nested deeper than 20 levels", id="3,000 mappings"),
+        pytest.param("a: 2026-02-31", "day is out of range", id="a day that is none"),
+        pytest.param("a: " + "9" * 5_000, "4300 digits", id="a number beyond what Python reads"),
+        pytest.param("a: 1\na: 2", "'a' is given twice", id="a key twice"),
+        pytest.param("[a]: 1\n[a]: 2", "unhashable", id="a key that is a list"),
+    ],
+)
+def test_yaml_that_would_take_all_memory_or_all_stack_is_refused(text: str, message: str) -> None:
+    with pytest.raises(yaml.YAMLError, match=message):
+        yaml.load(text, Loader=UniqueKeyLoader)
+
+
+def test_many_keys_take_no_time() -> None:
+    begin = time.monotonic()
+    assert len(yaml.load("".join(f"k{n}: 1\n" for n in range(20_000)), Loader=UniqueKeyLoader)) == 20_000
+    assert time.monotonic() - begin < 30, "20 s, and not the minutes of looking each up among all"

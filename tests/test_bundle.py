@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,14 @@ def other_model(**changes: object) -> Callable[[Path], None]:
     return spoil
 
 
+def pipe_in_place_of(name: str) -> Callable[[Path], object]:
+    def spoil(folder: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return spoil
+
+
 def cut(name: str, keep: int) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:keep])
 
@@ -102,6 +111,9 @@ def bit_flipped(folder: Path) -> None:
     [
         (lambda folder: (folder / "bundle.json").unlink(), "No such file"),
         (lambda folder: (folder / "model.safetensors").unlink(), "No such file"),
+        (pipe_in_place_of("bundle.json"), "not a regular file"),
+        (pipe_in_place_of("model.safetensors"), "not a regular file"),
+        (forged("model", "num_hidden_units", value=[1_000_000, 1_000_000]), "and the settings make"),  # 4 TB
         (cut("bundle.json", 500), "not JSON"),
         (cut("bundle.json", 0), "not JSON"),
         (cut("model.safetensors", 100), "its SHA-256 differs"),

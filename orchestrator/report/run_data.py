@@ -14,11 +14,13 @@ from typing import Any, TypeVar
 from orchestrator.checkpoint import read_record
 from orchestrator.report.evaluation import Evaluation
 from orchestrator.run_folder import RoundRecord
+from shared.bounded_files import read_bounded
 from shared.config import Config, load_config
 from shared.errors import ReportError
 from shared.strict_json import parse_strict_json
 
 STARTS, EVALUATION, COMPARISON = "starts.jsonl", "evaluation.json", "comparison.json"
+_MOST_BYTES = 1 << 30
 
 T = TypeVar("T")
 
@@ -158,7 +160,7 @@ def from_plain(cls: type[T], raw: object) -> T:
 
 def _whole(path: Path, cls: type[T]) -> T | None:
     try:
-        return from_plain(cls, parse_strict_json(path.read_bytes()))
+        return from_plain(cls, parse_strict_json(read_bounded(path, _MOST_BYTES)))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
@@ -167,7 +169,7 @@ def _whole(path: Path, cls: type[T]) -> T | None:
 
 def _lines(path: Path, read: Callable[[object, int], T]) -> list[T]:
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_bounded(path, _MOST_BYTES).splitlines()
         return [read(parse_strict_json(line), number) for number, line in enumerate(lines, start=1)]
     except FileNotFoundError:
         return []

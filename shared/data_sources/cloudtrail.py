@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from shared.bounded_files import read_at_most
 from shared.config import Config
 from shared.data_sources import cloudtrail_features
 from shared.data_sources import files as data_files
@@ -25,6 +26,7 @@ from shared.errors import DataError
 _FIELD_OF = {EVENT_ID: "eventID", TIME: "eventTime", ADDRESS: "sourceIPAddress"}
 # AWS writes these beside the logs: signatures of log files, and findings about many records.
 _OTHER_FOLDERS = ("CloudTrail-Digest", "CloudTrail-Insight")
+MOST_BYTES = 1 << 28  # of one file, unpacked: all of it is in memory at once, some times over; AWS writes 50 MB
 _EXPECTED = "expected CloudTrail records as JSON: {'Records': [...]}, a list, or one on each line"
 
 
@@ -113,7 +115,7 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
     What is no JSON comes as its own text, which is no record.
     """
     with opened(path) as stream:
-        content = stream.read()
+        content = read_at_most(stream, MOST_BYTES, str(path))
     try:
         # `json` tells UTF-8, UTF-16 and UTF-32 apart; a bad byte within a text costs one letter, not the file.
         text = content.decode(json.detect_encoding(content), errors="replace")

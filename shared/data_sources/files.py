@@ -1,6 +1,7 @@
 """Finding and opening the files of a data set, and counting the lines in them that are broken."""
 
 import codecs
+import errno
 import gzip
 import io
 import logging
@@ -11,12 +12,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from shared.bounded_files import open_regular
 from shared.errors import DataError
 
 _log = logging.getLogger("data")
 LOGGED_BROKEN_LINES = 5
 # Enough lines to tell a wrong format from a few broken lines without reading all of it.
 EARLY_CHECK_LINES = 10_000
+LONGEST_LINE_BYTES = 16 << 20
+# Honest logs unpack to some ten or thirty times their size; the most that gzip reaches is 1,032, for one byte repeated.
+MOST_UNPACKED_PER_PACKED = 200
+FREE_UNPACKED_BYTES = 64 << 20  # whatever their share: a small file may repeat one line
+_BUFFER_BYTES = 1 << 18
 _DELIVERY_TIME = re.compile(r"_(\d{8}T\d{4}Z)_")
 
 
@@ -55,15 +62,56 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     """The bytes of a file, unpacked where it is gzip, whatever its name says.
 
     Raises:
-        DataError: the file can't be read, or its gzip is damaged.
+        DataError: the file can't be read, its gzip is damaged, or unpacks to what no log would.
     """
     try:
-        with path.open("rb") as raw:
-            packed = raw.peek(2)[:2] == b"\x1f\x8b"
-            with gzip.open(raw) if packed else raw as stream:
-                yield stream  # type: ignore[misc]  # a GzipFile has all that a reader needs
+        with open_regular(path) as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            yield io.BufferedReader(_Unpacked(raw), _BUFFER_BYTES) if packed else raw
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: can't be read: {error}; expected a plain or gzip file, complete") from None
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: can't be read: {reason}; expected a plain or gzip file, complete") from None
+
+
+class _Unpacked(io.RawIOBase):
+    """What a gzip file holds, up to the share that an honest one unpacks to: some kB may stand for all memory."""
+
+    def __init__(self, packed: BinaryIO) -> None:
+        self._packed = packed
+        self._gzip = gzip.GzipFile(fileobj=packed)
+        self._unpacked = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self._gzip.read(len(buffer))
+        buffer[: len(data)] = data
+        self._unpacked += len(data)
+        if self._unpacked > max(FREE_UNPACKED_BYTES, MOST_UNPACKED_PER_PACKED * self._packed.tell()):
+            raise OSError(errno.EFBIG, f"it unpacks to more than {MOST_UNPACKED_PER_PACKED} times its size")
+        return len(data)
+
+
+class _Lines(io.RawIOBase):
+    """Bytes as they are, up to a line that no memory should be given to."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._length = 0  # of the line so far, bytes
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        start = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+        self._length = len(data) - start + (0 if start else self._length)
+        if self._length > LONGEST_LINE_BYTES:
+            raise OSError(errno.EFBIG, f"a line is longer than {LONGEST_LINE_BYTES} bytes")
+        return len(data)
 
 
 @contextmanager
@@ -72,10 +120,10 @@ def opened_text(path: Path) -> Iterator[io.TextIOWrapper]:
     one name is no reason to lose a record.
 
     Raises:
-        DataError: as in `opened`.
+        DataError: as in `opened`, or a line is longer than `LONGEST_LINE_BYTES`.
     """
     with opened(path) as stream:
-        buffered = io.BufferedReader(stream)  # type: ignore[type-var]  # a GzipFile has no `peek` that mypy knows
+        buffered = io.BufferedReader(_Lines(stream), _BUFFER_BYTES)
         start = buffered.peek(3)[:3]
         if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             encoding = "utf-16"
