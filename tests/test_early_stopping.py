@@ -162,6 +162,8 @@ def test_a_resumed_run_equals_an_undisturbed_one(tmp_path: Path, stop_after: int
     for name in ("checkpoint.safetensors", "model.safetensors"):
         expected, found = load_file(undisturbed.path / name), load_file(interrupted.path / name)
         assert expected.keys() == found.keys()
+        for rounds in (expected, found):
+            rounds.pop("server/records", None)  # they hold seconds
         assert all(np.array_equal(found[key], tensor) for key, tensor in expected.items())
 
 
