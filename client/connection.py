@@ -1,5 +1,6 @@
 """A client's connection: look for the server, serve it until the run is over, and say what is wrong when it isn't."""
 
+import os
 import socket
 import ssl
 import threading
@@ -10,7 +11,7 @@ from flwr.client import start_client
 
 from client.flower_client import TenantClient
 from shared.bounded_files import MAX_CERTIFICATE_BYTES, read_bounded
-from shared.config import Config, split_address
+from shared.config import Config, is_loopback, split_address
 from shared.errors import (
     ChannelError,
     ConfigError,
@@ -22,6 +23,7 @@ from shared.errors import (
 MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's own limit
 _RETRY_SECONDS = 0.5
 _PROBE_SECONDS = 5.0
+_SPARED = "no_grpc_proxy"  # gRPC's own; it stands in place of `no_proxy`
 
 
 def run_client(client: TenantClient) -> None:
@@ -34,6 +36,8 @@ def run_client(client: TenantClient) -> None:
     """
     config = client.config
     certificates = _read_ca(config)
+    proxy = _mind_proxy(config.server_address)
+    _quieten_channel_watcher()
     alone_since = time.monotonic()
     while True:
         client.welcome = False
@@ -50,7 +54,7 @@ def run_client(client: TenantClient) -> None:
             check_channel(config)
             failure: OrchestratorError = ServerUnreachableError(
                 f"no server at {config.server_address} for {config.server_wait_timeout:g} s (server_wait_timeout); "
-                "start orchestrator/run_server.py with the same config"
+                f"start orchestrator/run_server.py with the same config{proxy and f' (asked by way of {proxy})'}"
             )
         except RefusedByServerError as error:
             failure = error
@@ -113,10 +117,34 @@ def _read_ca(config: Config) -> bytes | None:
         ) from None
 
 
-def _quiet_channel_watcher(args: threading.ExceptHookArgs) -> None:
-    """gRPC's thread that watches a channel loses a race with the channel's end, and prints a traceback about it."""
-    if "Cannot monitor channel state: Channel closed!" not in str(args.exc_value):
-        threading.__excepthook__(args)
+def _mind_proxy(address: str) -> str:
+    """Keep gRPC from asking a proxy for this very machine, and say which one it asks for another; empty for none.
+
+    gRPC goes by the way that the environment names, for loopback addresses, too, where no proxy can know the server.
+    """
+    host, _ = split_address(address)
+    spared = os.environ.get(_SPARED) or os.environ.get("no_proxy", "")
+    if host in spared.split(","):
+        return ""
+    if is_loopback(host):
+        os.environ[_SPARED] = ",".join(filter(None, (spared, host)))
+        return ""
+    name = next((name for name in ("grpc_proxy", "https_proxy", "http_proxy") if os.environ.get(name)), "")
+    return f"the proxy of {name}; name {host} in no_proxy to go without" if name else ""
 
 
-threading.excepthook = _quiet_channel_watcher
+def _quieten_channel_watcher() -> None:
+    """gRPC's thread that watches a channel loses a race with the channel's end, and prints a traceback about it.
+
+    Installed by the first client of a process, and not by an import; every other thread's end is told as before.
+    """
+    before = threading.excepthook
+    if getattr(before, "quiet_about_channels", False):
+        return
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if "Cannot monitor channel state: Channel closed!" not in str(args.exc_value):
+            before(args)
+
+    hook.quiet_about_channels = True  # type: ignore[attr-defined]
+    threading.excepthook = hook
