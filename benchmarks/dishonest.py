@@ -231,8 +231,8 @@ def _strategy(loot: Loot) -> type[EncryptedFedAvg]:
             loot.losses |= {self._roster.tenant_of(client): result.loss for client, result in results}
             return super().aggregate_evaluate(server_round, results, failures)
 
-        def _choose(self, fraction: float, at_least: int, stream: int) -> list[ClientProxy]:
-            chosen = super()._choose(fraction, at_least, stream)
+        def _choose(self, fraction: float, at_least: int, server_round: int, bucket: str) -> list[ClientProxy]:
+            chosen = super()._choose(fraction, at_least, server_round, bucket)
             if loot.now is not Attack.SESSION:
                 return chosen
             return [client for client in chosen if self._roster.tenant_of(client) != VICTIM]
