@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import replace
 
 import torch
 
@@ -64,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _with_num_clients(config: Config, num_clients: int) -> Config:
     try:
-        return replace(config, num_clients=num_clients)
+        return config.replace(num_clients=num_clients)
     except ConfigError as error:
         raise ConfigError(f"--num_clients {num_clients}: {error}") from None
 

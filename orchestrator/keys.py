@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from shared.config import MIN_SECURE_KEY_BITS
+from shared.config_checks import MIN_SECURE_KEY_BITS
 from shared.errors import KeyFileError, OrchestratorError
 from shared.he.keys import KINDS, Kind, generate_keypair
 from shared.key_files import (

@@ -24,8 +24,9 @@ from orchestrator.report.run_data import EVALUATION, Start, add_start, write_jso
 from orchestrator.roster import Roster
 from orchestrator.run_folder import RoundRecord, RunFolder
 from orchestrator.strategy import EncryptedFedAvg
+from shared.addresses import split_address
 from shared.bundle import save_bundle
-from shared.config import Config, split_address
+from shared.config import Config
 from shared.console import add_log_file, announce_protection, console
 from shared.data_utils import load_schema, load_test_data, load_validation_data
 from shared.errors import AddressInUseError, ConfigError
