@@ -18,6 +18,7 @@ import torch
 from client.connection import run_client
 from client.flower_client import TenantClient
 from client.training import warm_up
+from shared.cli import add_settings
 from shared.config import Config, load_config
 from shared.console import announce_protection, setup_logging
 from shared.data_utils import load_client_data
@@ -31,7 +32,7 @@ _INTERRUPTED = 130  # 128 + SIGINT, as a shell counts
 def main(argv: list[str] | None = None) -> int:
     """Run the clients until the server ends the run; 0 if all of them got there."""
     parser = argparse.ArgumentParser(description="Launch clients as threads or processes of this machine.")
-    parser.add_argument("--config", default="config/config.yaml", help="YAML file (default: %(default)s)")
+    add_settings(parser)
     parser.add_argument(
         "--num_clients", type=int, help="clients to launch, with the ids 0, 1, … (default: as in the YAML)"
     )
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     setup_logging()
     try:
-        config = load_config(args.config)
+        config = load_config(args.config, args.set)
         if args.num_clients is not None:
             config = _with_num_clients(config, args.num_clients)
         client_ids = _parse_ids(args.client_ids, config.num_clients)

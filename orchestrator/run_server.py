@@ -2,6 +2,7 @@
 
 python orchestrator/run_server.py --config config/config.yaml
 python orchestrator/run_server.py --config config/config.yaml --resume    # go on after a crash
+python orchestrator/run_server.py --config config/config.yaml --set num_rounds=10 --set seed=7
 """
 
 import argparse
@@ -10,6 +11,7 @@ import os
 import sys
 
 from orchestrator.server import INTERRUPTED, run_server
+from shared.cli import add_settings
 from shared.config import load_config
 from shared.console import setup_logging
 from shared.errors import ConfigError, OrchestratorError
@@ -20,12 +22,15 @@ _log = logging.getLogger("orchestrator")
 def main(argv: list[str] | None = None) -> int:
     """Serve one run; 0 if all rounds were run."""
     parser = argparse.ArgumentParser(description="Start the orchestrator and serve one run.")
-    parser.add_argument("--config", default="config/config.yaml", help="YAML file (default: %(default)s)")
+    add_settings(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the newest run from its last checkpoint")
+    parser.add_argument("--run", metavar="NAME", help="with --resume: this run, as its folder in log_dir is called")
     args = parser.parse_args(argv)
+    if args.run is not None and not args.resume:
+        parser.error("--run names the run to go on with: give it together with --resume")
     setup_logging()
     try:
-        run_server(load_config(args.config), resume=args.resume)
+        run_server(load_config(args.config, args.set), resume=(args.run or "latest") if args.resume else None)
     except ConfigError as error:
         _log.error("%s", error)
         return 2

@@ -43,12 +43,12 @@ _WIDE_COLUMNS = 130  # of a terminal that shows the whole table of the rounds
 _log = logging.getLogger("orchestrator")
 
 
-def run_server(config: Config, resume: bool = False) -> list[RoundRecord]:
+def run_server(config: Config, resume: str | None = None) -> list[RoundRecord]:
     """Serve one run from the first client to the last round. Must be called in the main thread.
 
     Args:
         config: the settings.
-        resume: go on with the newest run from its last checkpoint instead of starting one.
+        resume: the run to go on with from its last checkpoint, by name or as `latest`; None: start one.
 
     Returns:
         One record a round, as in `metrics.jsonl`.
@@ -99,10 +99,10 @@ def run_server(config: Config, resume: bool = False) -> list[RoundRecord]:
     return server.records
 
 
-def _open_run(config: Config, resume: bool) -> tuple[RunFolder, Checkpoint | None]:
-    if not resume:
+def _open_run(config: Config, resume: str | None) -> tuple[RunFolder, Checkpoint | None]:
+    if resume is None:
         return RunFolder.create(config), None
-    folder = RunFolder.latest(config)
+    folder = RunFolder.find(config, resume)
     check_same_settings(folder.path, config)
     return folder, load_checkpoint(folder.checkpoint)
 

@@ -194,23 +194,45 @@ class Config(BaseModel):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-def load_config(path: str | Path) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read and check a YAML file.
 
+    Args:
+        path: the file.
+        overrides: `key=value` as `--set` takes them, the value as YAML; each stands in place of what the file says.
+
     Raises:
-        ConfigError: the file is missing, is not a YAML mapping, or holds a setting that can't work.
+        ConfigError: the file is missing, is not a YAML mapping, or it or an override holds a wrong setting.
     """
     try:
         raw = parse_yaml(Path(path).read_text(encoding="utf-8"))
         if not isinstance(raw, dict):
-            raise ConfigError(f"expected 'key: value' lines, found {type(raw).__name__}; see config/config.yaml")
-        return parse_config(raw)
+            raise ValueError(f"expected 'key: value' lines, found {type(raw).__name__}; see config/config.yaml")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give --config a YAML file such as config/config.yaml") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: can't be read: {error}") from None
-    except (ConfigError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
+    changes = _parse_overrides(overrides)
+    try:
+        return parse_config(raw | changes)
+    except ConfigError as error:
+        source = " ".join((str(path), *(f"--set {override}" for override in overrides)))
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        try:
+            if not equals or key in changes:
+                raise ValueError("expected key=value, and no key twice, such as --set num_rounds=3")
+            changes[key] = parse_yaml(value)
+        except ValueError as error:
+            raise ConfigError(f"--set {override}: {error}") from None
+    return changes
 
 
 def parse_config(raw: dict[Any, Any]) -> Config:

@@ -166,6 +166,41 @@ def test_updates_are_masked_wherever_identities_exist(raw: dict[str, Any], maske
     assert (config.masked, config.fewest_contributors) == (masked, fewest)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["num_round=3"], "c.yaml --set num_round=3: num_round: unknown key (value 3); did you mean 'num_rounds'?"),
+        (["seed=1", "he_scheme=pailier"], "--set he_scheme=pailier: he_scheme = 'pailier': expected one of paillier, "),
+        (["num_rounds=many"], "--set num_rounds=many: num_rounds = 'many': expected a whole number, found a text"),
+        (["learning_rate=1e-3"], "found a text (YAML needs a dot and a sign in it: 1.0e-3)"),
+        (["num_clients=2"], "--set num_clients=2: min_available_clients = 3: at most num_clients, which is 2"),
+        (["log_dir="], "--set log_dir=: log_dir = None: expected a text, found nothing"),
+        (["num_rounds"], "--set num_rounds: expected key=value, and no key twice, such as --set num_rounds=3"),
+        (["seed=1", "seed=2"], "--set seed=2: expected key=value, and no key twice"),
+        (["num_hidden_units=[1"], "--set num_hidden_units=[1: not valid YAML"),
+        (["seed=!!python/object/apply:os.getpid []"], "not valid YAML"),
+    ],
+)
+def test_an_override_is_checked_like_the_file(tmp_path: Path, overrides: list[str], message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("seed: 3")
+    with pytest.raises(ConfigError) as refusal:
+        load_config(path, overrides)
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_override_stands_in_place_of_what_the_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("seed: 3\nnum_rounds: 0\nserver_momentum: 0.5")
+    config = load_config(
+        path, ["num_rounds=2", "num_hidden_units=[8, 4]", "server_address='[::1]:80'", 'label_path=""']
+    )
+    assert config == Config(
+        seed=3, num_rounds=2, server_momentum=0.5, num_hidden_units=(8, 4), server_address="[::1]:80"
+    )
+
+
 def test_addresses() -> None:
     assert split_address("[::1]:8080") == ("::1", 8080)
     assert split_address("localhost:1") == ("localhost", 1)

@@ -95,7 +95,9 @@ def test_every_python_command_has_its_script_config_and_options() -> None:
             _, script, *arguments = shlex.split(command, comments=True)
             if script == "-m":
                 script = arguments.pop(0).replace(".", "/") + ".py"
-            source = (ROOT / script).read_text(encoding="utf-8")  # read, not run: `--help` loads torch and Flower
+            source = (ROOT / script).read_text(encoding="utf-8")
+            if "add_settings(" in source:
+                source += (ROOT / "shared/cli.py").read_text(encoding="utf-8")
             for argument, value in zip(arguments, [*arguments, ""][1:], strict=True):
                 assert not argument.startswith("--") or f'"{argument}"' in source, f"{document.name}: {command}"
                 if argument == "--config" and value not in to_be_saved(document):
