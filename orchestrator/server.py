@@ -36,7 +36,6 @@ from shared.he_utils import PrivateScheme, make_keys
 from shared.private_files import read_private_file
 
 _MESSAGE_SLACK_BYTES = 1 << 20
-INTERRUPTED = 130  # 128 + SIGINT, as a shell counts
 _GOODBYE_SECONDS = 5.0
 _WIDE_COLUMNS = 130  # of a terminal that shows the whole table of the rounds
 
