@@ -155,6 +155,7 @@ class Federation:
             identity = ClientIdentity.load(config.client_identity.format(client_id=i), f"client-{i}")
             client = TenantClient(config, i, own, identity)
             greeting: dict[str, Scalar] = {"run": RUN, "session": SESSION, "nonce": admission.greeting_nonce()}
+            greeting["key_proof"] = keys.key_proof()
             client.get_properties(GetPropertiesIns(greeting))
             proxies.append(LocalProxy(client, self._traffic))
         aggregation: Aggregation = PlainAggregation()

@@ -18,13 +18,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from benchmarks.measuring import Passes, seconds
 from benchmarks.rounds import PARAMETERS
+from client.ledger import Ledger
 from shared.config import Config
 from shared.he.fixed_point import FixedPoint
 from shared.he.packing import PackingLayout
 from shared.masking import (
     WEIGHTS,
     ClientRound,
-    RoundMemory,
     RoundTerms,
     ServerRound,
     VectorPlan,
@@ -107,12 +107,12 @@ class _Cohort:
         config = Config()
         fixed_point = FixedPoint(config.he_precision_bits, config.he_integer_bits)
         self.ciphertexts = PackingLayout(KEY_BITS - 1, fixed_point, clients).plaintexts_for(PARAMETERS)
-        self._memories = {name: RoundMemory(folder / f"{name}.json") for name in names}
+        self._memories = {name: Ledger(folder / f"{name}.jsonl") for name in names}
 
     def round(self, number: int) -> "_Clock":
         """One round, timed."""
         modulus, least = self._modulus, minimum_threshold(len(self.enrolled))
-        terms = RoundTerms(_SESSION, number, WEIGHTS, modulus_digest(modulus), least, 3, self.ciphertexts)
+        terms = RoundTerms(_SESSION, number, WEIGHTS, modulus_digest(modulus), least, 3, self.ciphertexts, bytes(32))
         plan = VectorPlan(WEIGHTS, modulus, self.ciphertexts)
         server, clock = ServerRound(terms, modulus, self.enrolled), _Clock(set(self._stay))
         clients = {
@@ -128,7 +128,9 @@ class _Cohort:
         boxes = clock.serve("share", server.close_shares)
         masked = {}
         for name in self._stay:
-            masked[name] = clock.work("mask", name, partial(clients[name].mask, boxes[name], vectors[name]))
+            masked[name] = clock.work(
+                "mask", name, partial(clients[name].mask, boxes[name], vectors[name], terms.task, number.to_bytes(32))
+            )
             clock.bytes += len(boxes[name])
             server.add_upload(name)
         survivors = clock.serve("mask", server.close_uploads)

@@ -106,9 +106,9 @@ def spies(loot: Loot) -> Iterable[tuple[str, Any]]:
             return aggregate
 
     class CuriousAggregator(Aggregator):
-        def open_round(self, round_number: int, size: int, model_sha256: str = "", bucket: str = WEIGHTS) -> RoundSum:
+        def open_round(self, round_number: int, size: int, task_sha256: str = "", bucket: str = WEIGHTS) -> RoundSum:
             kind = CuriousSum if bucket == WEIGHTS else RoundSum
-            return kind(self._keys, self, round_number, size, model_sha256, bucket)
+            return kind(self._keys, self, round_number, size, task_sha256, bucket)
 
     class CuriousStrategy(EncryptedFedAvg):
         """Remembers each round's model."""
@@ -207,6 +207,7 @@ def spies(loot: Loot) -> Iterable[tuple[str, Any]]:
         ("orchestrator.server.EncryptedFedAvg", CuriousStrategy),
         ("orchestrator.server.MaskedAggregation", LyingAggregation),
         ("orchestrator.masked_round.ServerRound", CuriousRound),
+        ("orchestrator.server._ROUNDS_WITHOUT_SUM", FALSE_LOSS + 1),  # its lies cost it rounds; it goes on
     ]
 
 

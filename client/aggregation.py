@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from shared.errors import RoundRefusedError
 from shared.he_utils import Encrypted, Progress, PublicScheme, Vector
-from shared.masking import WEIGHTS
+from shared.task import Task
 
 _UNLIKE = (
     "the server masks updates and this client doesn't; both sides need the same secure_aggregation, and masking needs "
@@ -22,7 +22,8 @@ class Aggregation(Protocol):
         Args:
             announcement: the round's terms; they name the vector.
             scheme: what it will encrypt with.
-            sizes: values of each vector that it has, by name ("weights" and those of `shared/feature_statistics.py`).
+            sizes: values of each vector that it has, by name ("weights", "evaluation" and those of
+                `shared/feature_statistics.py`).
 
         Raises:
             OrchestratorError: the client refuses.
@@ -42,17 +43,19 @@ class Aggregation(Protocol):
         round_number: int,
         boxes: object,
         progress: Progress,
-        bucket: str = WEIGHTS,
+        task: Task,
+        work: bytes,
     ) -> Encrypted[Any]:
         """The vector, (size,), as the ciphertexts to send.
 
         Args:
             scheme: what to encrypt with.
-            vector: the delta, weighted; or statistics.
+            vector: the delta, weighted; or statistics, or the sums of an evaluation.
             round_number: which round it answers.
             boxes: what the server sent along for masking; None where it sent nothing.
             progress: called with the number of ciphertexts just made.
-            bucket: the vector's name.
+            task: what this client was really given and asked to do.
+            work: what it computed from which rows; see `Task.work`.
 
         Raises:
             OrchestratorError: the client refuses.
@@ -75,6 +78,7 @@ class PlainAggregation:
         round_number: int,
         boxes: object,
         progress: Progress,
-        bucket: str = WEIGHTS,
+        task: Task,
+        work: bytes,
     ) -> Encrypted[Any]:
         return scheme.encrypt(vector, progress)

@@ -43,6 +43,7 @@ class Findings:
 
     def __init__(self, bundle: ModelBundle, threshold: float) -> None:
         self._bundle = bundle
+        self._kind = bundle.schema.source  # never guessed by names: a CSV file may call its columns as it likes
         self._threshold = threshold
         self._model = {
             "run": bundle.run,
@@ -65,7 +66,7 @@ class Findings:
         source = {name: _plain(value) for name, value in source.items()}
         severity_id, severity = self._severity(score)
         uid = self._uid(source)
-        apis = source.get("apis", [])
+        apis = source["apis"] if self._kind == "cloudtrail" else []
         title = f"{self._subject(source)}: attack score {score:.4f}"
         info: dict[str, Any] = {
             "uid": uid,
@@ -108,18 +109,18 @@ class Findings:
                 "uid": uid,
             },
             "finding_info": info,
-            "evidences": _evidences(source, tactics),
+            "evidences": _evidences(self._kind, source, tactics),
             "unmapped": {
                 "score": score,
                 "threshold": self._threshold,
                 "model": self._model,
-                "drivers": [_shown(driver, source, self._bundle.schema.hash_width) for driver in drivers],
+                "drivers": [_shown(driver, self._kind, source, self._bundle.schema.hash_width) for driver in drivers],
             },
         }
-        if "start" in source:
+        if self._bundle.schema.window_minutes:
             info["first_seen_time"], info["last_seen_time"] = source["start"] * 1000, source["end"] * 1000
             finding["start_time"], finding["end_time"] = source["start"] * 1000, source["end"] * 1000
-        if observables := _observables(source):
+        if observables := _observables(self._kind, source):
             finding["observables"] = observables
         return finding
 
@@ -134,24 +135,25 @@ class Findings:
         named = json.dumps([self._model, source], sort_keys=True, default=str)
         return hashlib.sha256(named.encode()).hexdigest()[:32]
 
-    @staticmethod
-    def _subject(source: Mapping[str, Any]) -> str:
-        if "principal" in source:
+    def _subject(self, source: Mapping[str, Any]) -> str:
+        if self._kind == "cloudtrail":
             return f"{source['principal']}, {source['events']} API calls"
-        if "source" in source:
+        if self._kind == "vpc_flow":
             return f"{source['source']}, {source['flows']} flows"
         return f"{source['file']}, line {source['line']}"
 
 
-def _evidences(source: Mapping[str, Any], tactics: Mapping[tuple[str, str], list[str]]) -> list[dict[str, Any]]:
+def _evidences(
+    kind: str, source: Mapping[str, Any], tactics: Mapping[tuple[str, str], list[str]]
+) -> list[dict[str, Any]]:
     evidence: dict[str, Any] = {"data": dict(source)}
-    if "principal" in source:
+    if kind == "cloudtrail":
         user = {"name": source["principal"], "account": {"uid": source["account"]}}
         evidence["actor"] = {"user": {key: value for key, value in user.items() if value != {"uid": ""}}}
         calls = [api for apis in tactics.values() for api in apis]
         told = [_call(api) for api in calls]
         return [evidence, *({"api": call} for call in told)]
-    if ends := _ends(source):
+    if ends := _ends(kind, source):
         evidence |= ends
     return [evidence]
 
@@ -161,9 +163,9 @@ def _call(api: str) -> dict[str, Any]:
     return {"operation": operation, "service": {"name": service}}
 
 
-def _ends(source: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _ends(kind: str, source: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """`src_endpoint` and `dst_endpoint`, as far as the record names them."""
-    if "source" in source and "flows" in source:
+    if kind == "vpc_flow":
         return {"src_endpoint": {"ip": source["source"]}}
     by_name = {_plain_name(name): value for name, value in source.items()}
     ends: dict[str, dict[str, Any]] = {}
@@ -183,21 +185,21 @@ def _plain_name(name: str) -> str:
     return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
-def _observables(source: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _observables(kind: str, source: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = []
-    if "principal" in source:
+    if kind == "cloudtrail":
         found.append(("evidences[0].actor.user.name", _USER_NAME, source["principal"]))
-        found += [("evidences[0].data.addresses", _IP_ADDRESS, address) for address in source.get("addresses", [])]
-    for end, endpoint in _ends(source).items():
+        found += [("evidences[0].data.addresses", _IP_ADDRESS, address) for address in source["addresses"]]
+    for end, endpoint in _ends(kind, source).items():
         found.append((f"evidences[0].{end}.ip", _IP_ADDRESS, endpoint["ip"]))
-    return [{"name": name, "type_id": type_id, "type": kind, "value": value} for name, (type_id, kind), value in found]
+    return [{"name": name, "type_id": code, "type": what, "value": value} for name, (code, what), value in found]
 
 
-def _shown(driver: Driver, source: Mapping[str, Any], hash_width: int) -> dict[str, Any]:
+def _shown(driver: Driver, kind: str, source: Mapping[str, Any], hash_width: int) -> dict[str, Any]:
     # A hashed column only knows a bucket; the record itself says which name fell into it.
     value = source[driver.name] if isinstance(driver.value, str) and driver.name in source else driver.value
     shown = {"feature": driver.name, "value": value, "contribution": driver.contribution}
-    if driver.name.startswith("api#") and "apis" in source:
+    if kind == "cloudtrail" and driver.name.startswith("api#"):
         bucket = int(driver.name.removeprefix("api#"))
         of_api = buckets("api", pd.Series(source["apis"]), hash_width)
         shown["calls"] = [api for api, its in zip(source["apis"], of_api, strict=True) if its == bucket]

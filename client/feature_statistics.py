@@ -3,16 +3,17 @@
 Free of Flower.
 """
 
-from collections import Counter
 from collections.abc import Mapping
+from functools import cached_property
 
 from shared.config import Config
 from shared.data_sources.scaling import FeatureSums, Scaler
 from shared.data_sources.schema import FeatureSchema
 from shared.data_utils import ClientData, Dataset
 from shared.errors import DataError, RoundRefusedError
-from shared.feature_statistics import ATTEMPTS, HISTOGRAM, MOMENTS, StatisticsCode
+from shared.feature_statistics import MOMENTS, StatisticsCode
 from shared.he_utils import Vector
+from shared.identity import digest_arrays
 from shared.preprocessing import FeatureHistogram
 
 
@@ -27,7 +28,6 @@ class ScaledData:
     def __init__(self, config: Config, data: ClientData) -> None:
         self._data = data
         self._code = StatisticsCode(config, data.schema)
-        self._answered: Counter[tuple[str, str]] = Counter()
         self._scaler = b"none yet"
         self._scaled: tuple[Dataset, Dataset]
 
@@ -41,24 +41,27 @@ class ScaledData:
         """Rows that the client trains on."""
         return len(self._data.train)
 
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the rows and labels in hex, by which this client's memory knows them; it stays here."""
+        parts = (self._data.train, self._data.holdout)
+        return digest_arrays([array for rows in parts for array in (rows.features, rows.labels)])
+
     @property
     def sizes(self) -> Mapping[str, int]:
         """Values of each vector of statistics, by its name."""
         return self._code.sizes
 
-    def vector(self, statistic: str, run: str, schema: str, scaler: bytes) -> tuple[Vector, str]:
-        """What this client adds to a sum, and the digest of what the sum is about.
+    def about(self, statistic: str, schema: str, scaler: bytes) -> str:
+        """The digest of what a sum is about, if this client takes part in it.
 
         Args:
             statistic: `moments` or `histogram`.
-            run: in which it is asked; in one run no statistic is given more than `ATTEMPTS` times. A client's
-                statistics do not change, so two sums over cohorts that differ in one client would show that client's.
             schema: of the server's features, as JSON.
             scaler: of the histogram's features, as `Scaler.to_bytes` makes it; empty for the moments.
 
         Raises:
-            RoundRefusedError: the server's features are others, it asks for something else, or too often.
-            DataError: the sums are too large.
+            RoundRefusedError: the server's features are others, or it asks for something else.
         """
         theirs = _parsed(schema)
         if difference := self.schema.difference(theirs):
@@ -68,18 +71,18 @@ class ScaledData:
             )
         if statistic not in self.sizes:
             raise RoundRefusedError(f"the server asks for a statistic {statistic!r:.80}; is it of the same version?")
-        self._answered[run, statistic] += 1
-        if self._answered[run, statistic] > ATTEMPTS:
-            raise RoundRefusedError(
-                f"the server asks for the features' {statistic} more than {ATTEMPTS} times in a run; sums over "
-                "changing cohorts would show a single client's"
-            )
+        return self._code.digest(statistic, None if statistic == MOMENTS else self._scaler_of(scaler))
+
+    def vector(self, statistic: str, scaler: bytes) -> Vector:
+        """What this client adds to a sum that it takes part in; arguments as in `about`.
+
+        Raises:
+            DataError: the sums are too large.
+        """
         rows = self._data.train.features
         if statistic == MOMENTS:
-            return self._code.encode_moments(FeatureSums.of(rows, self.schema)), self._code.digest(MOMENTS, None)
-        wanted = self._scaler_of(scaler)
-        histogram = FeatureHistogram.of(wanted.transform(rows))
-        return self._code.encode_histogram(histogram), self._code.digest(HISTOGRAM, wanted)
+            return self._code.encode_moments(FeatureSums.of(rows, self.schema))
+        return self._code.encode_histogram(FeatureHistogram.of(self._scaler_of(scaler).transform(rows)))
 
     def scaled(self, scaler: bytes) -> tuple[Dataset, Dataset]:
         """The rows to train on and the held-out ones, scaled; kept until another scaler comes.

@@ -24,7 +24,11 @@ def _run_one(config: Config, client_id: int) -> bool:
     log = logging.getLogger(f"client.{client_id}")
     try:
         warm_up()
-        run_client(TenantClient(config, client_id, load_client_data(config, client_id), _identity(config, client_id)))
+        client = TenantClient(config, client_id, load_client_data(config, client_id), _identity(config, client_id))
+        run_client(client)
+        if client.refusal and not client.answered:
+            log.error("took part in no round: %s", client.refusal)
+            return False
     except OrchestratorError as error:
         log.error("%s", error)
         return False

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from client.aggregation import Aggregation, PlainAggregation
+from client.ledger import Ledger
 from shared.config import Config
 from shared.enrolment import Enrolment
 from shared.errors import ConfigError, RoundRefusedError
 from shared.he.paillier import PaillierPublic
 from shared.he_utils import Encrypted, Progress, PublicScheme, Vector
 from shared.identity import ClientIdentity
-from shared.masking import WEIGHTS, ClientRound, RoundMemory, RoundTerms, VectorPlan
+from shared.masking import ClientRound, RoundTerms, VectorPlan
 from shared.private_files import make_private_folder
+from shared.task import Task
 
 
 def make_aggregation(config: Config, identity: ClientIdentity | None) -> Aggregation:
@@ -36,9 +38,12 @@ class MaskedAggregation:
     """One client's rounds, one after the other; a refused or broken one leaves nothing behind for the next.
 
     Args:
-        config: the settings. The rounds that were entered are remembered in `<log_dir>/state/<client id>.json`, so that
-            a restart of the client does not lead it into a round twice.
+        config: the settings. What was answered is remembered in `<log_dir>/state/<client id>.jsonl`, which one process
+            at a time may have open.
         identity: who this client is.
+
+    Raises:
+        RoundMemoryError: another process of this client runs, or the file can't be used.
     """
 
     def __init__(self, config: Config, identity: ClientIdentity) -> None:
@@ -46,11 +51,15 @@ class MaskedAggregation:
         self._identity = identity
         folder = Path(config.log_dir) / "state"
         make_private_folder(folder)
-        self._memory = RoundMemory(folder / f"{identity.client_id}.json")
+        self._memory = Ledger(folder / f"{identity.client_id}.jsonl")
         self._round: ClientRound | None = None
         self._round_number, self._bucket = 0, ""
         self._modulus = 0
         Enrolment.load(config.enrolled_clients)  # a missing or malformed list is told at the start
+
+    def close(self) -> None:
+        """Give the memory's file back to the next process of this client."""
+        self._memory.close()
 
     def enter(self, announcement: bytes, scheme: PublicScheme[Any], sizes: Mapping[str, int]) -> bytes:
         """Stage 0, with fresh keys."""
@@ -84,7 +93,8 @@ class MaskedAggregation:
         round_number: int,
         boxes: object,
         progress: Progress,
-        bucket: str = WEIGHTS,
+        task: Task,
+        work: bytes,
     ) -> Encrypted[Any]:
         """Stage 2: mask the plaintexts, then encrypt them."""
         if type(boxes) is not bytes:
@@ -93,12 +103,12 @@ class MaskedAggregation:
                 "(secure_aggregation)"
             )
         paillier, current = _paillier(scheme), self._current()
-        if (bucket, round_number, int(paillier.n)) != (self._bucket, self._round_number, self._modulus):
+        if (task.bucket, round_number, int(paillier.n)) != (self._bucket, self._round_number, self._modulus):
             raise RoundRefusedError(
                 "the server asks for another vector, or one of another round or key, than its masks are for"
             )
         plaintexts, saturated = paillier.encoding.pack(vector)
-        masked = current.mask(boxes, [int(plaintext) for plaintext in plaintexts])
+        masked = current.mask(boxes, [int(plaintext) for plaintext in plaintexts], task.digest(), work)
         return Encrypted(paillier.encrypt_plaintexts(masked, progress), saturated)
 
     def _current(self) -> ClientRound:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
+from shared.config import Config
 from shared.data_utils import Dataset
 
 _MOMENTUM = 0.9
@@ -19,7 +20,7 @@ MAX_CLASS_WEIGHT = 10.0
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """What the orchestrator asks for in a round.
+    """How a client trains in a round.
 
     Attributes:
         local_epochs: passes over the client's rows.
@@ -34,6 +35,13 @@ class TrainingSettings:
     learning_rate: float
     proximal_mu: float = 0.0
     class_balance: str = "none"
+
+    @classmethod
+    def of(cls, config: Config) -> "TrainingSettings":
+        """The client's own."""
+        return cls(
+            config.local_epochs, config.batch_size, config.learning_rate, config.proximal_mu, config.class_balance
+        )
 
 
 def warm_up() -> None:

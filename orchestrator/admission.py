@@ -49,9 +49,9 @@ class Admission:
         """
         Enrolment.load(self._enrolled).verify_greeting(identity_name(client_id), self.session, nonce, signature)
 
-    def open_round(self, round_number: int, key_fingerprint: str, model_sha256: str) -> "RoundAdmission":
+    def open_round(self, round_number: int, key_fingerprint: str, task_sha256: str) -> "RoundAdmission":
         """The checks of one round."""
-        return RoundAdmission(Enrolment.load(self._enrolled), self.session, round_number, key_fingerprint, model_sha256)
+        return RoundAdmission(Enrolment.load(self._enrolled), self.session, round_number, key_fingerprint, task_sha256)
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ class RoundAdmission:
     """What each client of one round has to sign."""
 
     def __init__(
-        self, enrolment: Enrolment, session: str, round_number: int, key_fingerprint: str, model_sha256: str
+        self, enrolment: Enrolment, session: str, round_number: int, key_fingerprint: str, task_sha256: str
     ) -> None:
         self._enrolment = enrolment
         self._session = session
         self._round = round_number
         self._key_fingerprint = key_fingerprint
-        self._model_sha256 = model_sha256
+        self._task_sha256 = task_sha256
         self._nonces: dict[str, bytes] = {}
 
     def nonce_for(self, client_id: str) -> bytes:
@@ -98,7 +98,7 @@ class RoundAdmission:
             nonce=nonce,
             client_id=identity_name(client_id),
             key_fingerprint=self._key_fingerprint,
-            model_sha256=self._model_sha256,
+            task_sha256=self._task_sha256,
             payload_sha256=hashlib.sha256(payload).hexdigest(),
         )
         self._enrolment.verify(signed.statement, signed.signature, expected)

@@ -9,7 +9,8 @@ from flwr.server.client_proxy import ClientProxy
 
 from shared.errors import UpdateRejectedError
 from shared.he_utils import Unmask
-from shared.masking import WEIGHTS
+from shared.masking import EVALUATION, WEIGHTS
+from shared.refusals import spelt_out
 
 Properties = dict[str, Scalar]
 Extras = dict[str, Properties]  # tenant id -> what its FitIns holds in addition
@@ -25,7 +26,8 @@ class Opening:
         ciphertexts: length of each update.
         encryption: what a client has to know to encrypt one, as `FitIns.config` holds it.
         note_failure: takes a tenant's id and why it is left out.
-        bucket: which vector is added up: deltas, or one of the statistics in `shared/feature_statistics.py`.
+        task: what all of them work on, 32 bytes; see `shared/task.py`.
+        bucket: which vector is added up: deltas, an evaluation's figures, or one of the features' statistics.
     """
 
     round_number: int
@@ -33,12 +35,15 @@ class Opening:
     ciphertexts: int
     encryption: Mapping[str, Scalar]
     note_failure: Callable[[str, str], None]
+    task: bytes
     bucket: str = WEIGHTS
 
     @property
     def title(self) -> str:
         """For the log."""
-        return f"round {self.round_number}" if self.bucket == WEIGHTS else f"feature {self.bucket}"
+        if self.bucket == WEIGHTS:
+            return f"round {self.round_number}"
+        return f"round {self.round_number}, evaluation" if self.bucket == EVALUATION else f"feature {self.bucket}"
 
 
 def ask(
@@ -64,7 +69,7 @@ def ask(
     except Exception:  # Flower's, or gRPC's: whatever it is, this client is gone and the others are served
         raise UpdateRejectedError(f"lost: disconnected, or no answer within {setting}") from None
     if answer.status.code != Code.OK:
-        raise UpdateRejectedError(f"refused: {answer.status.message:.500}")
+        raise UpdateRejectedError(f"refused: {spelt_out(answer.status.message):.500}")
     payload = answer.properties.get("payload")
     if type(payload) is not bytes:
         raise UpdateRejectedError("its answer holds no message")

@@ -16,7 +16,7 @@ from shared.config import MIN_CONTRIBUTORS
 from shared.errors import ContributorLimitError, DuplicateUpdateError, TooFewContributorsError
 from shared.he_utils import PrivateScheme, Unmask
 from shared.masking import WEIGHTS
-from shared.weighting import average, encrypted_size
+from shared.weighting import Limits, average, encrypted_size
 from shared.wire import Header, check_length, load_update, tensor_length, unwrap_tensor, vector_encoding
 
 
@@ -46,6 +46,7 @@ class Aggregator:
         max_contributors: the most updates that one sum may hold.
         weighting: `uniform` or `examples`, see `shared/weighting.py`.
         admission: whose updates count; None where anyone may take part.
+        limits: beyond which no honest average lies; None where the scheme has none.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Aggregator:
         max_contributors: int,
         weighting: str = "uniform",
         admission: Admission | None = None,
+        limits: Limits | None = None,
     ) -> None:
         if min_contributors < MIN_CONTRIBUTORS:
             raise TooFewContributorsError(
@@ -66,17 +68,22 @@ class Aggregator:
         self.max_contributors = max_contributors
         self.weighting = weighting
         self.admission = admission
+        self.limits = limits
 
-    def open_round(self, round_number: int, size: int, model_sha256: str = "", bucket: str = WEIGHTS) -> "RoundSum":
+    def key_proof(self) -> bytes:
+        """The proof that the public key is sound, made once."""
+        return self._keys.key_proof()
+
+    def open_round(self, round_number: int, size: int, task_sha256: str = "", bucket: str = WEIGHTS) -> "RoundSum":
         """Begin the encrypted sum of one round's vectors.
 
         Args:
             round_number: from 1; of the feature statistics it counts the attempts.
             size: values of a delta, or of the other vector.
-            model_sha256: digest of the model that the deltas are trained from, or of what the other vector is about.
-            bucket: what is added up: deltas, or one of the statistics in `shared/feature_statistics.py`.
+            task_sha256: digest of the task that all contributors work on (`shared/task.py`), in hex.
+            bucket: what is added up: deltas, figures of an evaluation, or one of the features' statistics.
         """
-        return RoundSum(self._keys, self, round_number, size, model_sha256, bucket)
+        return RoundSum(self._keys, self, round_number, size, task_sha256, bucket)
 
     def update_bytes(self, size: int, bucket: str = WEIGHTS) -> int:
         """The length of one honest update, as it travels inside Flower's message."""
@@ -88,12 +95,13 @@ class RoundSum:
     """The running encrypted sum of one round: memory for one vector of ciphertexts, however many clients add to it."""
 
     def __init__(
-        self, keys: PrivateScheme[Any], limits: Aggregator, round_number: int, size: int, model_sha256: str, bucket: str
+        self, keys: PrivateScheme[Any], limits: Aggregator, round_number: int, size: int, task_sha256: str, bucket: str
     ) -> None:
         self._keys = keys
         self._limits = limits
         # Statistics are sums: a client's weight is in them already.
         self._weighting = limits.weighting if bucket == WEIGHTS else "uniform"
+        self._bounded = bucket == WEIGHTS
         self._size = encrypted_size(size, self._weighting)
         self._sum: list[Any] | None = None
         self._seconds = 0.0
@@ -107,7 +115,7 @@ class RoundSum:
         )
         self.layout = keys.public.layout(self._size)
         self._admission = (
-            limits.admission.open_round(round_number, self.header.key, model_sha256) if limits.admission else None
+            limits.admission.open_round(round_number, self.header.key, task_sha256) if limits.admission else None
         )
 
     def nonce_for(self, client_id: str) -> bytes:
@@ -173,7 +181,7 @@ class RoundSum:
         else:
             total = self._keys.decrypt_masked_sum(self._sum, self._size, count, unmask)
         return Aggregate(
-            average_delta=average(total, count, self._weighting),
+            average_delta=average(total, count, self._weighting, self._limits.limits if self._bounded else None),
             contributors=tuple(self.contributors),
             aggregate_seconds=self._seconds,
             decrypt_seconds=time.perf_counter() - start,

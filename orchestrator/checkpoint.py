@@ -129,10 +129,7 @@ def read_record(raw: object, number: int) -> RoundRecord:
         elif name in _FIGURES_BY_NAME and isinstance(value, dict):
             if not _are_figures(value):
                 raise ValueError(f"record {number} says {name} = {value!r:.80}")
-        elif name == "clients" and isinstance(value, dict):
-            if not all(isinstance(figures, dict) and _are_figures(figures) for figures in value.values()):
-                raise ValueError(f"record {number} says {name} = {value!r:.80}")
-        elif name in ("contributor_ids", "failed", "clients", *_FIGURES_BY_NAME) or (
+        elif name in ("contributor_ids", "failed", *_FIGURES_BY_NAME) or (
             value is not None and type(value) not in (int, float)
         ):
             raise ValueError(f"record {number} says {name} = {value!r:.80}")

@@ -19,11 +19,13 @@ from shared.config import Config
 from shared.data_sources.scaling import Scaler
 from shared.data_sources.schema import FeatureSchema
 from shared.errors import DataError, EncodingError, StatisticsError, TooFewContributorsError, UpdateRejectedError
-from shared.feature_statistics import ATTEMPTS, HISTOGRAM, MOMENTS, StatisticsCode
+from shared.feature_statistics import HISTOGRAM, MOMENTS, StatisticsCode
 from shared.he_utils import Vector
 from shared.masking.errors import RoundAbandonedError
 from shared.preprocessing import Preprocessing
+from shared.task import Task
 
+ATTEMPTS = 3  # at each sum of a run
 _log = logging.getLogger("orchestrator")
 
 
@@ -87,8 +89,10 @@ class StatisticsCollector:
         present = self._roster.gather(max(c.min_fit_clients, c.fewest_contributors), c.client_wait_timeout)
         clients = {self._roster.tenant_of(client): client for client in present[: c.num_clients]}
         size = self._code.sizes[statistic]
-        round_sum = self._aggregator.open_round(attempt, size, self._code.digest(statistic, scaler), statistic)
-        opening = Opening(attempt, clients, round_sum.layout[0], self._encryption, _note_failure, statistic)
+        about, key = self._code.digest(statistic, scaler), self._aggregator.public.fingerprint()
+        task = Task(statistic, about, key, c.num_clients).digest()
+        round_sum = self._aggregator.open_round(attempt, size, task.hex(), statistic)
+        opening = Opening(attempt, clients, round_sum.layout[0], self._encryption, _note_failure, task, statistic)
         extras = self._aggregation.begin(opening)
         settings: dict[str, Scalar] = {
             "stage": "statistics",

@@ -20,6 +20,7 @@ from shared import cli
 from shared.config_checks import MIN_SECURE_KEY_BITS
 from shared.errors import KeyFileError
 from shared.he.keys import KINDS, Kind, generate_keypair
+from shared.he.modulus_proof import prove
 from shared.key_files import (
     MAX_KEY_BITS,
     PASSPHRASE_VARIABLE,
@@ -82,7 +83,8 @@ def rotate_key(
 
 def _generate(key_length: int, kind: Kind) -> PaillierKey:
     public, private = generate_keypair(key_length, kind)
-    return PaillierKey(public, private, datetime.now(UTC).replace(microsecond=0))
+    proof = prove(private.private_key.p, private.private_key.q)
+    return PaillierKey(public, private, datetime.now(UTC).replace(microsecond=0), proof)
 
 
 def _describe(path: Path) -> list[str]:
@@ -92,6 +94,7 @@ def _describe(path: Path) -> list[str]:
         f"key_length   {header.key_length} bits",
         f"fingerprint  {header.fingerprint}",
         f"created      {header.created:%Y-%m-%d %H:%M:%S} UTC",
+        f"proof        {'yes' if header.proven else 'not in the file (the server makes it at each start)'}",
         f"protected    {'yes' if header.protected else f'no (set {PASSPHRASE_VARIABLE}, then rotate)'}",
     ]
 

@@ -62,6 +62,7 @@ class MaskedAggregation:
             threshold=minimum_threshold(len(opening.clients)),
             n_min=self._config.fewest_contributors,
             ciphertexts=opening.ciphertexts,
+            task=opening.task,
         )
         enrolled = self._admission.public_keys()
         invited = {name: enrolled[name] for name in self._clients if name in enrolled}

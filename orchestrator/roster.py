@@ -9,7 +9,7 @@ from flwr.common import Code, GetPropertiesIns, Scalar
 from flwr.server import SimpleClientManager
 from flwr.server.client_proxy import ClientProxy
 
-from orchestrator.admission import Admission
+from orchestrator.admission import Admission, identity_name
 from shared.errors import TooFewClientsError, UpdateRejectedError
 
 GREETING_SECONDS = 30.0  # for one answer; it costs a client one signature
@@ -29,11 +29,13 @@ class Roster(SimpleClientManager):
         run_name: the run folder's name, which clients use for their log files.
         session: names this start of the server; clients sign it.
         admission: who may connect; None where anyone may.
+        key_proof: that the run's public key is sound. It goes with the greeting, as it is too long to go with each
+            request: some 55,000 bytes at 3072 bits.
     """
 
-    def __init__(self, run_name: str, session: str, admission: Admission | None = None) -> None:
+    def __init__(self, run_name: str, session: str, admission: Admission | None = None, key_proof: bytes = b"") -> None:
         super().__init__()
-        self._run_name, self._session, self._admission = run_name, session, admission
+        self._run_name, self._session, self._admission, self._key_proof = run_name, session, admission, key_proof
         self._tenants: dict[str, str] = {}  # cid -> tenant id, of every connection that was greeted, lost ones too
         self._changed = threading.Condition()  # guards `clients` and `_tenants`
         self._closing = False
@@ -74,6 +76,24 @@ class Roster(SimpleClientManager):
             present = [client for cid, client in self.clients.items() if cid in self._tenants]
         return sorted(present, key=lambda client: int(self._tenants[client.cid]))
 
+    def cut_off_revoked(self) -> None:
+        """End the connection of every tenant that is no longer enrolled; called before each request to clients.
+
+        Raises:
+            EnrolmentError: the enrolled list can't be read.
+        """
+        if self._admission is None:
+            return
+        enrolled = self._admission.public_keys()
+        for client in self.connected():
+            tenant = self.tenant_of(client)
+            if identity_name(tenant) not in enrolled:
+                _log.warning("client %s is revoked: its connection ends", tenant)
+                self.unregister(client)
+                # In a thread: who is revoked must not hold the others up.
+                reason = f"client {tenant} was revoked"
+                threading.Thread(target=self._refuse, args=(client, reason), name="revoked", daemon=True).start()
+
     def gather(self, needed: int, timeout: float) -> list[ClientProxy]:
         """All greeted clients, sorted by tenant id, as soon as there are `needed` of them.
 
@@ -98,7 +118,9 @@ class Roster(SimpleClientManager):
 
     def _greet(self, client: ClientProxy) -> None:
         nonce = self._admission.greeting_nonce() if self._admission else b""
-        greeting: dict[str, Scalar] = {"run": self._run_name, "session": self._session, "nonce": nonce}
+        greeting: dict[str, Scalar] = {
+            "run": self._run_name, "session": self._session, "nonce": nonce, "key_proof": self._key_proof,
+        }  # fmt: skip
         try:
             answer = client.get_properties(GetPropertiesIns(greeting), timeout=GREETING_SECONDS, group_id=None)
             tenant = answer.properties.get("client_id")

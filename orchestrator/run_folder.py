@@ -25,7 +25,8 @@ class RoundRecord:
         loss, accuracy, roc_auc, pr_auc, fpr, family_recall, recall_at_fpr, fpr_at_threshold: of the new global model
             on the common test set; `shared/metrics.py` says what they are.
         validation_loss: of the new global model on the validation set, which early stopping goes by.
-        train_seconds, encrypt_seconds: of the slowest contributor, since that is whom the round waits for.
+        fit_seconds: from the request to the last update, as the orchestrator saw it.
+        train_seconds, encrypt_seconds: of the slowest contributor, as it says; a masked client says nothing of them.
         aggregate_seconds: checking and adding the encrypted updates.
         decrypt_seconds: decrypting their sum.
         round_seconds: the whole round, evaluation included.
@@ -33,9 +34,9 @@ class RoundRecord:
         contributor_ids: who the contributors are.
         failed: client id -> why its update is not in the model.
         skipped: why the round left the global model as it was.
-        saturated: values beyond the fixed-point range, over all contributors.
-        client_loss, client_accuracy: mean over the clients, each on held-out rows of its own.
-        clients: client id -> its own `loss` and `accuracy` on those rows, as it says.
+        saturated: values beyond the fixed-point range, over all contributors; not known where updates are masked.
+        client_loss, client_accuracy: mean over all rows that the clients hold out, from an encrypted sum.
+        client_rows: how many rows those are.
         evaluate_seconds: scoring the new global model, here and then by the clients.
     """
 
@@ -47,6 +48,7 @@ class RoundRecord:
     roc_auc: float | None = None
     pr_auc: float | None = None
     fpr: float | None = None
+    fit_seconds: float | None = None
     train_seconds: float | None = None
     encrypt_seconds: float | None = None
     aggregate_seconds: float | None = None
@@ -63,7 +65,7 @@ class RoundRecord:
     family_recall: dict[str, float] = field(default_factory=dict)
     recall_at_fpr: dict[str, float] = field(default_factory=dict)
     fpr_at_threshold: dict[str, float] = field(default_factory=dict)
-    clients: dict[str, dict[str, float]] = field(default_factory=dict)
+    client_rows: int | None = None
     evaluate_seconds: float | None = None
 
 

@@ -29,14 +29,16 @@ from shared.bundle import save_bundle
 from shared.config import Config
 from shared.console import add_log_file, announce_protection, console
 from shared.data_utils import load_schema, load_test_data, load_validation_data
-from shared.errors import AddressInUseError, ConfigError
+from shared.errors import AddressInUseError, ConfigError, NoSumError
 from shared.feature_statistics import StatisticsCode
 from shared.he.paillier import PaillierPublic
 from shared.he_utils import PrivateScheme, make_keys
 from shared.private_files import read_private_file
+from shared.weighting import Limits
 
 _MESSAGE_SLACK_BYTES = 1 << 20
 _GOODBYE_SECONDS = 5.0
+_ROUNDS_WITHOUT_SUM = 3  # in a row, and the run stops
 _WIDE_COLUMNS = 130  # of a terminal that shows the whole table of the rounds
 
 _log = logging.getLogger("orchestrator")
@@ -53,7 +55,8 @@ def run_server(config: Config, resume: str | None = None) -> list[RoundRecord]:
         One record a round, as in `metrics.jsonl`.
 
     Raises:
-        OrchestratorError: the port is taken, the data is missing, too few clients came, or there is nothing to resume.
+        OrchestratorError: the port is taken, the data is missing, too few clients came, there is nothing to resume, or
+            several rounds in a row came to no sum.
     """
     _check_port_free(config)
     certificates = _read_certificates(config)
@@ -69,8 +72,10 @@ def run_server(config: Config, resume: str | None = None) -> list[RoundRecord]:
     validation_data, test_data = load_validation_data(config), load_test_data(config)
     keys = _keys(config)
     add_start(folder.path, Start.now(_fingerprint(keys), admission.public_keys() if admission else ()))
-    aggregator = Aggregator(keys, config.fewest_contributors, config.num_clients, config.weighting, admission)
-    roster = Roster(folder.name, session, admission)
+    aggregator = Aggregator(
+        keys, config.fewest_contributors, config.num_clients, config.weighting, admission, Limits.of(config)
+    )
+    roster = Roster(folder.name, session, admission, aggregator.key_proof())
     aggregation = _make_aggregation(config, keys, admission)
     strategy = EncryptedFedAvg(config, aggregator, aggregation, roster, validation_data, test_data)
     schema = load_schema(config)
@@ -93,6 +98,8 @@ def run_server(config: Config, resume: str | None = None) -> list[RoundRecord]:
         certificates=certificates,
     )
     console.print(round_table(server.records))
+    if server.failure is not None:
+        raise server.failure
     report = _report(folder, strategy)
     console.print(f"everything of this run is in {folder.path}{f'; open {report}' if report else ''}", soft_wrap=True)
     return server.records
@@ -135,6 +142,7 @@ class OrchestratorServer(Server):
         self._statistics = statistics
         self._roster, self._folder = roster, folder
         self.records = checkpoint.records
+        self.failure: NoSumError | None = None  # why the run stopped before its end
 
     def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
         """Run the rounds that are left; `timeout` is how many seconds one client's answer may take."""
@@ -153,9 +161,23 @@ class OrchestratorServer(Server):
                 _log.info("no lower validation loss for %d rounds: stopping", self._config.early_stopping_rounds)
                 break
             self._run_round(number, timeout)
+            if self._gives_up(first):
+                break
         if self.strategy.best_round:
             _log.info("the model that is kept is that of round %d, by validation loss", self.strategy.best_round)
         return History(), time.perf_counter() - start
+
+    def _gives_up(self, first: int) -> bool:
+        """Whether the last rounds of this start came to nothing, so that the next ones would not either."""
+        last = self.records[first - 1 :][-_ROUNDS_WITHOUT_SUM:]
+        if len(last) < _ROUNDS_WITHOUT_SUM or not all(record.skipped for record in last):
+            return False
+        reasons = "; ".join(f"client {tenant}: {why}" for tenant, why in sorted(last[-1].failed.items()))
+        self.failure = NoSumError(
+            f"{_ROUNDS_WITHOUT_SUM} rounds in a row came to no sum, the last because of: {last[-1].skipped}"
+            f"{f' ({reasons})' if reasons else ''}; mend that, then go on with --resume"
+        )
+        return True
 
     def _run_round(self, number: int, timeout: float | None) -> None:
         start = time.perf_counter()
@@ -287,7 +309,7 @@ def round_table(records: list[RoundRecord]) -> Table:
     """What a person wants to know of each round."""
     table = Table(title="rounds of the global model, on the common test set")
     columns = ("round", "clients", "loss", "accuracy", "ROC-AUC", "PR-AUC", "FPR")
-    times = ("train s", "encrypt s", "add s", "decrypt s", "round s", "KB/client")
+    times = ("clients s", "add s", "decrypt s", "round s", "KB/client")
     for column in columns + times:
         table.add_column(column, justify="right", no_wrap=True)
     for r in records:
@@ -295,12 +317,12 @@ def round_table(records: list[RoundRecord]) -> Table:
         table.add_row(
             str(r.round), f"{r.contributors} of {chosen}",
             *(_cell(v) for v in (r.loss, r.accuracy, r.roc_auc, r.pr_auc, r.fpr)),
-            *(_cell(v) for v in (r.train_seconds, r.encrypt_seconds, r.aggregate_seconds, r.decrypt_seconds)),
+            *(_cell(v) for v in (r.fit_seconds, r.aggregate_seconds, r.decrypt_seconds)),
             _cell(r.round_seconds, 2),
             "-" if r.upload_bytes_per_client is None else f"{r.upload_bytes_per_client / 1000:,.1f}",
         )  # fmt: skip
     if console.width < _WIDE_COLUMNS:  # what a narrow terminal has no room for is in metrics.jsonl
-        table.columns[7:11] = []
+        table.columns[7:10] = []
         del table.columns[-1]
     return table
 

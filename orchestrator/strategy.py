@@ -5,8 +5,9 @@ What is done with ciphertexts is in `orchestrator/aggregator.py`.
 """
 
 import logging
+import time
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import TypeVar
 
 import numpy as np
 from flwr.common import (
@@ -39,22 +40,25 @@ from shared.data_utils import Dataset
 from shared.errors import (
     DataError,
     EncodingError,
+    EnrolmentError,
     OrchestratorError,
     ResumeError,
     StatisticsError,
     TooFewContributorsError,
     UpdateRejectedError,
 )
+from shared.evaluation_sum import EvaluationCode
 from shared.identity import digest_model
+from shared.masking import EVALUATION, WEIGHTS
 from shared.masking.errors import RoundAbandonedError
 from shared.metrics import attack_thresholds, evaluate, predict_probabilities, score
 from shared.model import build_model, flatten, get_parameters, set_parameters, unflatten
 from shared.preprocessing import Preprocessing
+from shared.refusals import spelt_out
+from shared.task import Settings, Task, training_settings
 
 _log = logging.getLogger("orchestrator")
-_MOST = 1e12  # no client's seconds, saturated values or accuracy are more
-
-Res = TypeVar("Res", FitRes, EvaluateRes)
+_MOST = 1e12  # no client's seconds or saturated values are more
 
 
 class EncryptedFedAvg(Strategy):
@@ -83,7 +87,9 @@ class EncryptedFedAvg(Strategy):
         self._optimizer = ServerOptimizer(config.server_momentum)
         self._early_stopping = EarlyStopping(config.early_stopping_rounds)
         self._chosen: list[ClientProxy] = []
+        self._evaluation = EvaluationCode(config)
         self._round_sum: RoundSum
+        self._asked = 0.0  # when the round's training was asked for, seconds of `time.perf_counter`
         self._preprocessing: Preprocessing | None = None
         self.record = RoundRecord(round=0)
 
@@ -175,39 +181,24 @@ class EncryptedFedAvg(Strategy):
         """
         c = self._config
         self.record = RoundRecord(round=server_round)
+        self._chosen = []
+        try:
+            self._roster.cut_off_revoked()
+        except EnrolmentError as error:
+            self._skip(error)
+            return []
         self._chosen = self._choose(c.fraction_fit, max(c.min_fit_clients, c.fewest_contributors), server_round)
-        clients = {self._roster.tenant_of(client): client for client in self._chosen}
         global_parameters = get_parameters(self._model)
         size = sum(p.size for p in global_parameters)
-        trained_from = digest_model(global_parameters, self._scaler)
-        self._round_sum = self._aggregator.open_round(server_round, size, trained_from)
-        encryption = self.encryption
-        settings: dict[str, Scalar] = {
-            "round": server_round,
-            "cohort": len(self._chosen),
-            "local_epochs": c.local_epochs,
-            "batch_size": c.batch_size,
-            "learning_rate": c.learning_rate,
-            "proximal_mu": c.proximal_mu,
-            "class_balance": c.class_balance,
-            "scaler": self._scaler,
-            **encryption,
-        }
+        settings: dict[str, Scalar] = {"round": server_round, "cohort": len(self._chosen), **training_settings(c)}
         try:
-            extras = self._aggregation.begin(
-                Opening(server_round, clients, self._round_sum.layout[0], encryption, self._note_failure)
-            )
-        except RoundAbandonedError as error:
+            extras = self._open_sum(WEIGHTS, server_round, size, self._note_failure, training_settings(c))
+        except (RoundAbandonedError, EnrolmentError) as error:
             self._skip(error)
             return []
         _log.info("round %d of %d: %d clients train", server_round, c.num_rounds, len(extras))
-        return [
-            (
-                clients[tenant],
-                FitIns(parameters, {**settings, **extra, "nonce": self._round_sum.nonce_for(tenant)}),
-            )
-            for tenant, extra in extras.items()
-        ]
+        self._asked = time.perf_counter()
+        return [(client, FitIns(parameters, {**settings, **extra})) for client, extra in extras]
 
     def aggregate_fit(
         self,
@@ -219,6 +210,7 @@ class EncryptedFedAvg(Strategy):
         global_parameters = get_parameters(self._model)
         global_vector = flatten(global_parameters)  # (size,)
         round_sum = self._round_sum
+        fit_seconds = time.perf_counter() - self._asked
         self._note_failures(results, failures)
         accepted = self._add_updates(round_sum, results)
         try:
@@ -226,6 +218,8 @@ class EncryptedFedAvg(Strategy):
             aggregate = round_sum.decrypt_average(unmask)
             if not (np.abs(aggregate.average_delta) < np.finfo(np.float32).max).all():  # NaN compares False, too
                 raise EncodingError("the average delta is beyond float32: a client's training diverged, or it lies")
+            if self._config.masked and not aggregate.average_delta.any():  # where failures look like answers
+                raise EncodingError("no client has moved the model at all: see their logs for what keeps them from it")
         except (TooFewContributorsError, EncodingError, RoundAbandonedError) as error:
             self._skip(error)
             return None, {}
@@ -240,8 +234,10 @@ class EncryptedFedAvg(Strategy):
         # Who was lost after its update had arrived is in the model all the same.
         record.failed = {t: why for t, why in record.failed.items() if t not in aggregate.contributors}
         record.aggregate_seconds, record.decrypt_seconds = aggregate.aggregate_seconds, aggregate.decrypt_seconds
-        record.train_seconds = max(_number(r.metrics, "train_seconds") for r in accepted)
-        record.encrypt_seconds = max(_number(r.metrics, "encrypt_seconds") for r in accepted)
+        record.fit_seconds = fit_seconds
+        if not self._config.masked:
+            record.train_seconds = max(_number(r.metrics, "train_seconds") for r in accepted)
+            record.encrypt_seconds = max(_number(r.metrics, "encrypt_seconds") for r in accepted)
         record.saturated = int(sum(_number(r.metrics, "saturated") for r in accepted))
         record.upload_bytes_per_client = max(len(r.parameters.tensors[0]) for r in accepted)
         _log.info(
@@ -272,15 +268,26 @@ class EncryptedFedAvg(Strategy):
     def configure_evaluate(
         self, server_round: int, parameters: Parameters, client_manager: ClientManager
     ) -> list[tuple[ClientProxy, EvaluateIns]]:
-        """Ask clients for the global model's quality on their own held-out rows; none if too few are there."""
+        """Ask clients for the global model's figures on their own held-out rows, in an encrypted sum.
+
+        None if too few are there, or if the round left the model as it was: then there is nothing new to ask.
+        """
         c = self._config
-        if c.fraction_evaluate == 0:
+        if c.fraction_evaluate == 0 or self.record.skipped is not None:
             return []
-        if len(self._roster.connected()) < c.min_evaluate_clients:
-            _log.warning("round %d: too few clients left for an evaluation by clients", server_round)
+        needed = max(c.min_evaluate_clients, c.fewest_contributors)
+        try:
+            self._roster.cut_off_revoked()
+            if len(self._roster.connected()) < needed:
+                _log.warning("round %d: too few clients left for an evaluation by clients", server_round)
+                return []
+            self._chosen = self._choose(c.fraction_evaluate, needed, -server_round)
+            extras = self._open_sum(EVALUATION, server_round, self._evaluation.size, self._note_silence)
+        except (RoundAbandonedError, EnrolmentError) as error:
+            _log.warning("round %d: no evaluation by clients: %s", server_round, error)
             return []
-        chosen = self._choose(c.fraction_evaluate, c.min_evaluate_clients, -server_round)
-        return [(client, EvaluateIns(parameters, {"round": server_round, "scaler": self._scaler})) for client in chosen]
+        settings: dict[str, Scalar] = {"round": server_round, "cohort": len(self._chosen)}
+        return [(client, EvaluateIns(parameters, {**settings, **extra})) for client, extra in extras]
 
     def aggregate_evaluate(
         self,
@@ -288,19 +295,59 @@ class EncryptedFedAvg(Strategy):
         results: list[tuple[ClientProxy, EvaluateRes]],
         failures: list[tuple[ClientProxy, EvaluateRes] | BaseException],
     ) -> tuple[float | None, dict[str, Scalar]]:
-        """The plain mean over clients: weights would need to know how many rows each has."""
-        # An answer without an accuracy is none: to Flower, an answer to another request looks like a loss of 0.
-        answers = [(c, res) for c, res in results if "accuracy" in res.metrics and np.isfinite(res.loss)]
-        if not answers:
+        """Decrypt the sums over all held-out rows, and nobody's own."""
+        if not results and not failures:
             return None, {}
-        figures = {
-            self._roster.tenant_of(client): {"loss": float(res.loss), "accuracy": _number(res.metrics, "accuracy")}
-            for client, res in answers
-        }
-        self.record.clients = dict(sorted(figures.items()))
-        self.record.client_loss = float(np.mean([f["loss"] for f in figures.values()]))
-        self.record.client_accuracy = float(np.mean([f["accuracy"] for f in figures.values()]))
+        round_sum = self._round_sum
+        for client, status in ((c, res.status.message) for c, res in (f for f in failures if isinstance(f, tuple))):
+            self._note_silence(self._roster.tenant_of(client), spelt_out(status))
+        for client, result in sorted(results, key=lambda pair: self._roster.tenant_of(pair[0])):
+            tenant, payload = self._roster.tenant_of(client), result.metrics.get("payload")
+            try:
+                if type(payload) is not bytes:
+                    raise UpdateRejectedError("its answer holds no sums; is it of the same version?")
+                signed = SignedStatement(result.metrics.get("statement"), result.metrics.get("signature"))
+                round_sum.add_payload(tenant, payload, signed)
+            except UpdateRejectedError as error:
+                self._note_silence(tenant, f"{type(error).__name__}: {error}")
+        try:
+            unmask = self._aggregation.finish(round_sum.contributors)
+            aggregate = round_sum.decrypt_average(unmask)
+            sums = self._evaluation.decode(aggregate.average_delta * len(aggregate.contributors))
+        except (TooFewContributorsError, EncodingError, RoundAbandonedError) as error:
+            _log.warning("round %d: no evaluation by clients: %s", server_round, error)
+            return None, {}
+        self.record.client_loss, self.record.client_accuracy = sums.loss / sums.rows, sums.correct / sums.rows
+        self.record.client_rows = sums.rows
         return self.record.client_loss, {"accuracy": self.record.client_accuracy}
+
+    def _open_sum(
+        self,
+        bucket: str,
+        server_round: int,
+        size: int,
+        note_failure: Callable[[str, str], None],
+        settings: Settings | None = None,
+    ) -> list[tuple[ClientProxy, dict[str, Scalar]]]:
+        """Begin an encrypted sum over the chosen clients; whom to ask, and what each needs to answer.
+
+        Raises:
+            RoundAbandonedError: too few clients for a masked sum.
+            EnrolmentError: the enrolled list can't be read.
+        """
+        clients = {self._roster.tenant_of(client): client for client in self._chosen}
+        about = digest_model(get_parameters(self._model), self._scaler)
+        key = self._aggregator.public.fingerprint()
+        task = Task(bucket, about, key, self._config.num_clients, settings or {}).digest()
+        self._round_sum = self._aggregator.open_round(server_round, size, task.hex(), bucket)
+        encryption = self.encryption
+        opening = Opening(server_round, clients, self._round_sum.layout[0], encryption, note_failure, task, bucket)
+        extras = self._aggregation.begin(opening)
+        common = {"scaler": self._scaler, **encryption}
+        return [
+            (clients[tenant], {**common, **extra, "nonce": self._round_sum.nonce_for(tenant)})
+            for tenant, extra in extras.items()
+        ]
 
     @property
     def _scaler(self) -> bytes:
@@ -333,11 +380,12 @@ class EncryptedFedAvg(Strategy):
         return accepted
 
     def _note_failures(
-        self, results: list[tuple[ClientProxy, Res]], failures: list[tuple[ClientProxy, Res] | BaseException]
+        self, results: list[tuple[ClientProxy, FitRes]], failures: list[tuple[ClientProxy, FitRes] | BaseException]
     ) -> None:
         """Name the clients that gave no update. A lost connection arrives as an exception that names nobody."""
         reasons = {
-            client.cid: result.status.message for client, result in (f for f in failures if isinstance(f, tuple))
+            client.cid: spelt_out(result.status.message)
+            for client, result in (f for f in failures if isinstance(f, tuple))
         }
         answered = {client.cid for client, _ in results}
         for client in self._chosen:
@@ -355,6 +403,9 @@ class EncryptedFedAvg(Strategy):
     def _note_failure(self, tenant: str, reason: str) -> None:
         self.record.failed[tenant] = reason
         _log.warning("round %d: client %s is left out: %s", self.record.round, tenant, reason)
+
+    def _note_silence(self, tenant: str, reason: str) -> None:
+        _log.warning("round %d, evaluation: client %s is left out: %s", self.record.round, tenant, reason)
 
 
 def _number(metrics: dict[str, Scalar], key: str) -> float:

@@ -20,10 +20,10 @@ from shared.errors import (
     UpdateRejectedError,
     WrongClientError,
     WrongKeyError,
-    WrongModelError,
     WrongNonceError,
     WrongPayloadError,
     WrongRunError,
+    WrongTaskError,
 )
 from shared.identity import NAME, UpdateStatement, greeting_bytes
 from shared.strict_json import parse_strict_json
@@ -38,7 +38,7 @@ _MISMATCHES: Final[tuple[tuple[str, type[UpdateRejectedError], str], ...]] = (
     ("server_round", StaleRoundError, "an update counts in its own round alone; the client may answer the next one"),
     ("nonce", WrongNonceError, "the client must answer the server's latest request"),
     ("key_fingerprint", WrongKeyError, "the client must encrypt under the public key sent in this round"),
-    ("model_sha256", WrongModelError, "the client must train from the global model sent in this round"),
+    ("task_sha256", WrongTaskError, "the client must work on the global model, settings and key sent in this round"),
     ("payload_sha256", WrongPayloadError, "the payload was altered on its way; connect with TLS"),
 )
 
@@ -118,7 +118,7 @@ class Enrolment:
         Raises:
             MalformedStatementError: the bytes are no statement.
             NotEnrolledError, RevokedClientError, BadSignatureError: it is not signed by a client that may take part.
-            WrongClientError, WrongRunError, StaleRoundError, WrongNonceError, WrongKeyError, WrongModelError,
+            WrongClientError, WrongRunError, StaleRoundError, WrongNonceError, WrongKeyError, WrongTaskError,
             WrongPayloadError: it is about something else than `expected`.
         """
         sent = UpdateStatement.from_bytes(statement)

@@ -37,6 +37,10 @@ class TooFewClientsError(OrchestratorError):
     """Not enough clients connected within `client_wait_timeout`."""
 
 
+class NoSumError(OrchestratorError):
+    """Several rounds in a row came to no sum; going on would change nothing."""
+
+
 class StatisticsError(OrchestratorError):
     """The clients' feature statistics could not be added up, so there is nothing to scale by."""
 
@@ -71,6 +75,14 @@ class RefusedByServerError(OrchestratorError):
 
 class RoundRefusedError(OrchestratorError):
     """A client will not take part in this round, because of what the server asked for."""
+
+
+class SettingsMismatchError(RoundRefusedError):
+    """The server asks for a training with other settings than the client's own."""
+
+
+class EvaluationOffError(RoundRefusedError):
+    """The client's own settings, or its refusal of this server's rounds, keep it out of evaluations."""
 
 
 class UpdateRejectedError(OrchestratorError):
@@ -157,7 +169,7 @@ class WrongKeyError(UpdateRejectedError):
     """The update was encrypted under another public key."""
 
 
-class WrongModelError(UpdateRejectedError):
+class WrongTaskError(UpdateRejectedError):
     """The client trained from another global model than the one the server sent."""
 
 

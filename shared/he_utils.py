@@ -102,6 +102,16 @@ class PublicScheme(ABC, Generic[Ciphertext]):
     def add(self, a: Sequence[Ciphertext], b: Sequence[Ciphertext]) -> list[Ciphertext]:
         """The encrypted element-wise sum of two encrypted vectors."""
 
+    def check_proof(self, proof: object) -> None:
+        """Check the key maker's proof that the public key is sound; a scheme that has none takes anything.
+
+        Args:
+            proof: what came with the key, from anywhere.
+
+        Raises:
+            KeyMaterialError: it is missing, or does not prove it of this key.
+        """
+
     def fingerprint(self) -> str:
         """SHA-256 of the scheme's name and public key, in hex: the key's identity on the wire and in the log."""
         return hashlib.sha256(self.name.encode() + b"\0" + self.public_bytes()).hexdigest()
@@ -111,6 +121,10 @@ class PrivateScheme(ABC, Generic[Ciphertext]):
     """What the orchestrator holds. Its one act is to decrypt a sum."""
 
     public: PublicScheme[Ciphertext]
+
+    def key_proof(self) -> bytes:
+        """What `PublicScheme.check_proof` asks for; empty where the scheme has none."""
+        return b""
 
     @abstractmethod
     def decrypt_sum(self, ciphertexts: Sequence[Ciphertext], size: int, contributors: int) -> Vector:
@@ -161,7 +175,7 @@ def make_keys(config: Config) -> PrivateScheme[Any]:
                 f"{config.he_key_file} holds a {key.public.kind} key of {key.key_length} bits; he_key_kind and "
                 f"he_key_length ask for {config.he_key_kind} and {config.he_key_length}: change them, or rotate the key"
             )
-        return PaillierPrivate(key.private, _paillier_public(config, key.public, config.num_clients))
+        return PaillierPrivate(key.private, _paillier_public(config, key.public, config.num_clients), key.proof)
     public, private = generate_keypair(config.he_key_length, key_kind(config.he_key_kind))
     return PaillierPrivate(private, _paillier_public(config, public, config.num_clients))
 

@@ -62,7 +62,7 @@ class UpdateStatement:
         nonce: `NONCE_BYTES` random bytes that the server made for this client in this round.
         client_id: who signs; the same form as `run_id`.
         key_fingerprint: of the public key that the payload is encrypted under, SHA-256 in hex.
-        model_sha256: of the global model that the client received (`digest_model`), in hex.
+        task_sha256: of the task that the client worked on (`shared/task.py`), in hex.
         payload_sha256: of the payload's bytes, in hex.
 
     Raises:
@@ -74,13 +74,13 @@ class UpdateStatement:
     nonce: bytes
     client_id: str
     key_fingerprint: str
-    model_sha256: str
+    task_sha256: str
     payload_sha256: str
 
     def __post_init__(self) -> None:
         _require_name(self.run_id, "statement's run_id")
         _require_name(self.client_id, "statement's client_id")
-        for name in ("key_fingerprint", "model_sha256", "payload_sha256"):
+        for name in ("key_fingerprint", "task_sha256", "payload_sha256"):
             _require(
                 _matches(_SHA256_HEX, getattr(self, name)),
                 f"statement's {name}",
@@ -101,7 +101,7 @@ class UpdateStatement:
             self.nonce,
             self.client_id.encode(),
             bytes.fromhex(self.key_fingerprint),
-            bytes.fromhex(self.model_sha256),
+            bytes.fromhex(self.task_sha256),
             bytes.fromhex(self.payload_sha256),
         )
 
@@ -131,7 +131,7 @@ class UpdateStatement:
             nonce=items[2],
             client_id=items[3].decode("ascii", "replace"),
             key_fingerprint=items[4].hex(),
-            model_sha256=items[5].hex(),
+            task_sha256=items[5].hex(),
             payload_sha256=items[6].hex(),
         )
 

@@ -1,9 +1,10 @@
 """The orchestrator's Paillier private key as a file: one JSON object, mode 0600, encrypted when a passphrase is set.
 
-    {"format": "paillier-private-key", "version": 1, "kind": "blum", "key_length": 3072, "fingerprint": "<hex>",
+    {"format": "paillier-private-key", "version": 2, "kind": "blum", "key_length": 3072, "fingerprint": "<hex>",
      "created": "2026-01-31T12:00:00Z", "n": "<hex>", "base": null, "protection": null,
-     "secret": {"p": "<hex>", "q": "<hex>"}}
+     "proof": "<hex>", "secret": {"p": "<hex>", "q": "<hex>"}}
 
+`proof` is that of `shared/he/modulus_proof.py`. Files of version 1 have none, and it is made whenever they are loaded.
 For kind `subgroup`, `base` is the public h in hex, and `secret` holds `alpha_p` and `alpha_q` as well.
 With a passphrase, `protection` names the key derivation and the cipher with their salt and nonce, and `secret` is the
 ciphertext of that object in hex. All else in the file is its associated data, so no header can be exchanged.
@@ -15,7 +16,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -25,16 +26,17 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from shared.errors import KeyMaterialError, PassphraseError
+from shared.he import modulus_proof
 from shared.he.keys import KINDS, Kind, PrivateKeyMaterial, PublicKeyMaterial
 from shared.private_files import PRIVATE_MODE, create_file, read_private_file, replace_file
 from shared.strict_json import parse_strict_json
 
 PASSPHRASE_VARIABLE: Final = "ORCHESTRATOR_KEY_PASSPHRASE"  # noqa: S105 (the name of a variable)
 FORMAT: Final = "paillier-private-key"
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_KEY_BITS: Final = 16_384
 
-# scrypt at 128 MiB and about half a second a guess (OWASP's first choice). The numbers are part of version 1: a file
+# scrypt at 128 MiB and about half a second a guess (OWASP's first choice). The numbers are part of the version: a file
 # that states others is refused, or it could ask for all memory there is.
 SCRYPT_N: Final = 1 << 17
 SCRYPT_R: Final = 8
@@ -53,6 +55,7 @@ _HEADER_FIELDS: Final = {
     "n",
     "base",
     "protection",
+    "proof",
 }
 _HEX: Final = re.compile(r"(0|[1-9a-f][0-9a-f]*)")  # one spelling per number
 _TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
@@ -66,11 +69,13 @@ class PaillierKey:
         public: what the clients get.
         private: what decrypts.
         created: UTC, to the second.
+        proof: that n is sound, see `shared/he/modulus_proof.py`. A key has many of them, all as good.
     """
 
     public: PublicKeyMaterial
     private: PrivateKeyMaterial
     created: datetime
+    proof: bytes = field(repr=False, compare=False)
 
     @property
     def key_length(self) -> int:
@@ -89,13 +94,14 @@ class PaillierKey:
 
 @dataclass(frozen=True)
 class KeyHeader:
-    """What may be shown of a key file: nothing in it is secret."""
+    """What may be shown of a key file: nothing in it is secret. `proven`: whether its proof is stored."""
 
     kind: Kind
     key_length: int
     fingerprint: str
     created: datetime
     protected: bool
+    proven: bool
 
 
 def passphrase_from_environment() -> str | None:
@@ -144,7 +150,8 @@ def load_key(path: str | Path, passphrase: str | None) -> PaillierKey:
         raw = _parse(data)
         header, public = _check_header(raw)
         private = _check_secret(_open(raw, passphrase) if header.protected else raw["secret"], public)
-    return PaillierKey(public, private, header.created)
+        proof = _check_proof(raw, public) or modulus_proof.prove(private.private_key.p, private.private_key.q)
+    return PaillierKey(public, private, header.created, proof)
 
 
 def read_header(path: str | Path) -> KeyHeader:
@@ -156,7 +163,10 @@ def read_header(path: str | Path) -> KeyHeader:
     """
     data = _read(path)
     with _errors_of(path):
-        return _check_header(_parse(data))[0]
+        raw = _parse(data)
+        header, public = _check_header(raw)
+        _check_proof(raw, public)
+    return header
 
 
 @contextlib.contextmanager
@@ -186,10 +196,11 @@ def _parse(data: bytes) -> dict[str, Any]:
         raise KeyMaterialError(f"not a key file: {error}") from None
     _refuse(not isinstance(raw, dict) or raw.get("format") != FORMAT, f"not a key file; expected the format {FORMAT!r}")
     _refuse(
-        type(raw.get("version")) is not int or raw["version"] != VERSION,
-        f"a key file of another version; expected version {VERSION}",
+        type(raw.get("version")) is not int or not 1 <= raw["version"] <= VERSION,
+        f"a key file of another version; expected one up to {VERSION}",
     )
-    _refuse(raw.keys() != _HEADER_FIELDS | {"secret"}, "a field is missing or unknown; expected those of version 1")
+    fields = _HEADER_FIELDS | {"secret"} if raw["version"] == VERSION else _HEADER_FIELDS - {"proof"} | {"secret"}
+    _refuse(raw.keys() != fields, f"a field is missing or unknown; expected those of version {raw['version']}")
     return dict(raw)
 
 
@@ -207,7 +218,16 @@ def _check_header(raw: dict[str, Any]) -> tuple[KeyHeader, PublicKeyMaterial]:
         moment = datetime.strptime(created, _TIME_FORMAT).replace(tzinfo=UTC)
     if moment is None:
         raise KeyMaterialError("created is malformed; expected a time such as 2026-01-31T12:00:00Z")
-    return KeyHeader(kind, key_length, fingerprint, moment, raw["protection"] is not None), public
+    return KeyHeader(kind, key_length, fingerprint, moment, raw["protection"] is not None, "proof" in raw), public
+
+
+def _check_proof(raw: dict[str, Any], public: PublicKeyMaterial) -> bytes:
+    """The stored proof that the public key is sound; empty in a file of version 1."""
+    if "proof" not in raw:
+        return b""
+    proof = _blob(raw["proof"], None)
+    modulus_proof.verify(public.public_key.n, proof)
+    return proof
 
 
 def _check_secret(secret: Any, public: PublicKeyMaterial) -> PrivateKeyMaterial:
@@ -242,9 +262,12 @@ def _encode(key: PaillierKey, passphrase: str | None) -> bytes:
         "n": f"{public.public_key.n:x}",
         "base": None if public.base is None else f"{public.base:x}",
         "protection": None,
+        "proof": key.proof.hex(),
         "secret": secret,
     }
-    _check_secret(secret, _check_header(raw)[1])  # what could not be loaded again is not written
+    checked = _check_header(raw)[1]  # what could not be loaded again is not written
+    _check_secret(secret, checked)
+    _check_proof(raw, checked)
     if passphrase is not None:
         # A fresh salt makes a fresh key, so no nonce can ever meet the same key twice.
         salt, nonce = secrets.token_bytes(SALT_BYTES), secrets.token_bytes(NONCE_BYTES)
@@ -260,7 +283,7 @@ def _open(raw: dict[str, Any], passphrase: str | None) -> Any:
         raise PassphraseError(f"the key is encrypted; set the environment variable {PASSPHRASE_VARIABLE}")
     protection, secret = raw["protection"], raw["secret"]
     known = isinstance(protection, dict) and {k: protection.get(k) for k in _PROTECTION} == _PROTECTION
-    _refuse(not known, "an unknown protection; expected the scrypt parameters and the cipher of version 1")
+    _refuse(not known, "an unknown protection; expected the scrypt parameters and the cipher that new files have")
     _refuse(protection.keys() != _PROTECTION.keys() | {"salt", "nonce"}, "the protection has missing or unknown fields")
     salt, nonce = _blob(protection["salt"], SALT_BYTES), _blob(protection["nonce"], NONCE_BYTES)
     try:
@@ -274,9 +297,7 @@ def _open(raw: dict[str, Any], passphrase: str | None) -> Any:
 
 def _blob(value: Any, length: int | None) -> bytes:
     form = isinstance(value, str) and re.fullmatch("([0-9a-f]{2})*", value)
-    _refuse(
-        not form or length not in (None, len(value) // 2), "an encrypted field is malformed; expected lower-case hex"
-    )
+    _refuse(not form or length not in (None, len(value) // 2), "a field of bytes is malformed; expected lower-case hex")
     return bytes.fromhex(value)
 
 
@@ -288,5 +309,5 @@ def _cipher(passphrase: str, salt: bytes) -> ChaCha20Poly1305:
 
 def _associated_data(raw: dict[str, Any]) -> bytes:
     """All of the file but the secret, in one spelling."""
-    header = {name: raw[name] for name in _HEADER_FIELDS}
+    header = {name: value for name, value in raw.items() if name != "secret"}
     return json.dumps(header, sort_keys=True, separators=(",", ":")).encode()

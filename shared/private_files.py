@@ -12,7 +12,7 @@ from shared.errors import KeyFileError
 
 PRIVATE_MODE = 0o600
 PUBLIC_MODE = 0o644
-MAX_FILE_BYTES = 1 << 16  # the largest key file is a few kilobytes; this bounds what a wrong path can cost
+MAX_FILE_BYTES = 1 << 20  # the longest key's file has 600 kB, nearly all its proof; this bounds what a wrong path costs
 
 
 def read_private_file(path: Path, advice: str) -> bytes:

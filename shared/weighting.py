@@ -7,10 +7,33 @@ from Decentralized Data", AISTATS 2017, algorithm 1). It scales its delta by w =
 more encrypted value, so that the orchestrator learns the sum of the weights and nobody's row count.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from shared.config import Config
+from shared.errors import EncodingError
 from shared.he_utils import PublicScheme, Vector
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the fixed point of an honest update can hold.
+
+    Attributes:
+        step: its smallest positive value, 2**-he_precision_bits.
+        largest: the edge of its range, 2**he_integer_bits.
+    """
+
+    step: float
+    largest: float
+
+    @classmethod
+    def of(cls, config: Config) -> "Limits | None":
+        """Those of these settings; None for `he_scheme: none`, whose updates are plain float32 numbers."""
+        if config.he_scheme == "none":
+            return None
+        return cls(2.0**-config.he_precision_bits, 2.0**config.he_integer_bits)
 
 
 def encrypted_size(size: int, weighting: str) -> int:
@@ -30,9 +53,28 @@ def weigh(delta: Vector, examples: int, config: Config, scheme: PublicScheme[obj
     return np.append(delta * weight, weight)
 
 
-def average(total: Vector, contributors: int, weighting: str) -> Vector:
-    """The mean delta, (size,), of a decrypted sum of `contributors` vectors that `weigh` made."""
+def average(total: Vector, contributors: int, weighting: str, limits: Limits | None) -> Vector:
+    """The mean delta, (size,), of a decrypted sum of `contributors` vectors that `weigh` made.
+
+    A weight is not tied to its delta, and inside a ciphertext it may be negative: without limits one contributor could
+    make the sum of the weights next to nothing, and the mean as large as it likes.
+
+    Raises:
+        EncodingError: a sum of weights, or a mean, that contributors who keep to the protocol can't have.
+    """
     if weighting == "uniform":
-        return total / contributors
-    weighted_sum: Vector = total[:-1] / total[-1]
-    return weighted_sum
+        mean = total / contributors
+    else:
+        least, most = (contributors * limits.step if limits else 0.0), float(contributors)
+        if not least <= total[-1] <= most or total[-1] <= 0:
+            raise EncodingError(
+                f"the weights of {contributors} contributors add up to {total[-1]:g}, expected {least:g} to {most:g}: "
+                "a client lies about its weight"
+            )
+        mean = total[:-1] / total[-1]
+    if limits is not None and not (np.abs(mean) <= limits.largest).all():
+        raise EncodingError(
+            f"a mean delta of {np.abs(mean).max():g} is beyond the fixed-point range of ± {limits.largest:g}, which no "
+            "honest updates give: a client lies"
+        )
+    return mean

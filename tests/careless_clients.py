@@ -10,6 +10,7 @@ import sys
 import shared.masking.client
 from benchmarks.peek import CLIENTS
 from client.run_clients import main
+from shared.masking.memory import RoundMemory
 from shared.masking.stream import MaskSum
 
 LEFT_OUT = sys.argv[1]
@@ -41,6 +42,8 @@ class Careless(MaskSum):
 
 if __name__ == "__main__":
     shared.masking.client.MaskSum = Careless  # type: ignore[attr-defined]
+    # A sum of botched masks opens to nothing, so the model stays and the same work is asked again over other tenants.
+    RoundMemory.check_set = RoundMemory.open_sum = lambda *_: None  # type: ignore[method-assign, assignment]
     code = main(sys.argv[2:])
     sys.stdout.flush()
     os._exit(code)

@@ -6,27 +6,15 @@ from collections.abc import Callable, Iterable, Mapping
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.masking import ClientRound, RoundMemory, RoundTerms, ServerRound, VectorPlan, modulus_digest
-from shared.masking.errors import StaleRoundError
 
 MODULUS = 0xC3A5_96E7_D1B2_8F03_0D4B_77A1_5C69_E8F5  # 128 bits, odd; no masked sum cares how n factors
 SESSION = bytes(range(16))
+TASK, WORK = bytes(range(32)), bytes(range(32, 64))
 NAMES = [f"client-{k:02}" for k in range(100)]
 IDENTITIES = {name: Ed25519PrivateKey.generate() for name in NAMES}
 ENROLLED = {name: key.public_key() for name, key in IDENTITIES.items()}
 
 Lost = Callable[[str, str], str]  # (stage, client id) -> "", "request" or "response"
-
-
-class MemoryInRam(RoundMemory):
-    """The rule without the file, which `tests/test_masking_memory.py` tests."""
-
-    def __init__(self) -> None:
-        self._last: dict[tuple[bytes, str], int] = {}
-
-    def claim(self, session: bytes, bucket: str, round_number: int) -> None:
-        if round_number <= self._last.get((session, bucket), -1):
-            raise StaleRoundError("stale")
-        self._last[session, bucket] = round_number
 
 
 def make_terms(
@@ -38,15 +26,16 @@ def make_terms(
     bucket: str = "weights",
     round_number: int = 1,
     session: bytes = SESSION,
+    task: bytes = TASK,
 ) -> RoundTerms:
-    return RoundTerms(session, round_number, bucket, modulus_digest(modulus), threshold, n_min, ciphertexts)
+    return RoundTerms(session, round_number, bucket, modulus_digest(modulus), threshold, n_min, ciphertexts, task)
 
 
 def make_client(
     name: str, terms: RoundTerms, modulus: int = MODULUS, kind: type[ClientRound] = ClientRound
 ) -> ClientRound:
     plan = VectorPlan(terms.bucket, modulus, terms.ciphertexts)
-    return kind(name, IDENTITIES[name], ENROLLED, plan, MemoryInRam())
+    return kind(name, IDENTITIES[name], ENROLLED, plan, RoundMemory())
 
 
 def never_lost(_stage: str, _name: str) -> str:
@@ -102,7 +91,7 @@ class Simulation:
             lost = self._lost("mask", name)
             if lost == "request":
                 continue
-            masked = self.clients[name].mask(boxes[name], self.vectors[name])
+            masked = self.clients[name].mask(boxes[name], self.vectors[name], TASK, WORK)
             if lost != "response":
                 self.server.add_upload(name)
                 self.masked[name] = masked

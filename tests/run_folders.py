@@ -39,11 +39,10 @@ def example_rounds(rounds: int, clients: int = 3, skipped: Sequence[int] = ()) -
         ids = [str(client) for client in range(clients)]
         record = RoundRecord(
             round=number, contributors=clients, contributor_ids=ids, loss=1 / number, accuracy=0.9, roc_auc=0.95,
-            pr_auc=0.9, fpr=0.05, train_seconds=1.5, encrypt_seconds=0.25, aggregate_seconds=0.125,
+            pr_auc=0.9, fpr=0.05, fit_seconds=1.75, train_seconds=1.5, encrypt_seconds=0.25, aggregate_seconds=0.125,
             decrypt_seconds=0.5, round_seconds=4.0, evaluate_seconds=0.25, upload_bytes_per_client=2500,
-            client_loss=0.3, client_accuracy=0.9, validation_loss=0.4 / number, recall_at_fpr={"0.01": 0.5},
-            fpr_at_threshold={"0.01": 0.02},
-            clients={client: {"loss": 0.1 + 0.01 * int(client), "accuracy": 0.9} for client in ids},
+            client_loss=0.3, client_accuracy=0.9, client_rows=300, validation_loss=0.4 / number,
+            recall_at_fpr={"0.01": 0.5}, fpr_at_threshold={"0.01": 0.02},
         )  # fmt: skip
         if number in skipped:
             record.contributors, record.failures, record.contributor_ids = 0, clients, []

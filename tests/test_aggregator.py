@@ -124,6 +124,7 @@ def test_decryption_happens_in_one_place() -> None:
         ("aggregator.py", "decrypt_average", "decrypt_masked_sum", "self._sum"),
         ("aggregator.py", "decrypt_average", "decrypt_sum", "self._sum"),
         ("feature_statistics.py", "_attempt", "decrypt_average", "unmask"),
+        ("strategy.py", "aggregate_evaluate", "decrypt_average", "unmask"),
         ("strategy.py", "aggregate_fit", "decrypt_average", "unmask"),
     ]
 

@@ -26,11 +26,12 @@ from shared.data_sources.scaling import FeatureSums, Scaler
 from shared.data_sources.schema import FeatureSchema, Kind
 from shared.data_utils import ClientData, Dataset, load_client_data, load_schema
 from shared.errors import DataError, EncodingError, RoundRefusedError, StatisticsError
-from shared.feature_statistics import ATTEMPTS, HISTOGRAM, MOMENTS, StatisticsCode
+from shared.feature_statistics import HISTOGRAM, MOMENTS, StatisticsCode
 from shared.he.fixed_point import FixedPoint
 from shared.he.paillier import PaillierPrivate
 from shared.he_utils import make_keys
 from shared.identity import ClientIdentity
+from shared.limbs import LimbCode
 from shared.masking import RoundTerms, modulus_digest
 from shared.preprocessing import BINS, FeatureHistogram, Preprocessing
 from tests.test_early_stopping import InProcess
@@ -68,7 +69,7 @@ class Federation:
             assert isinstance(self.keys, PaillierPrivate)
             assert admission is not None
             aggregation = MaskedAggregation(config, self.keys.public, admission)
-        roster = Roster(RUN, SESSION, admission)
+        roster = Roster(RUN, SESSION, admission, self.keys.key_proof())
         self.clients = []
         for index, part in enumerate(parts):
             identity = None
@@ -198,21 +199,21 @@ whole = st.integers(-(2**100), 2**100)
 @given(st.lists(whole, min_size=3, max_size=3), st.integers(1, 30), st.integers(0, 4))
 @settings(deadline=None, max_examples=60)
 def test_sums_of_limbs_are_exact(numbers: list[int], precision_bits: int, integer_bits: int) -> None:
-    code = StatisticsCode(Config(he_precision_bits=precision_bits, he_integer_bits=integer_bits), SCHEMA)
-    vectors = [code._encode([number], 128) for number in numbers]
+    code = LimbCode(Config(he_precision_bits=precision_bits, he_integer_bits=integer_bits))
+    vectors = [code.encode([number], 128) for number in numbers]
     fixed_point = FixedPoint(precision_bits, integer_bits)
     for vector in vectors:  # the scheme's fixed point holds every limb as it is
         integers, saturated = fixed_point.encode(vector)
         assert saturated == 0
         assert np.array_equal(fixed_point.decode(integers), vector)
-    assert code._decode(np.sum(vectors, axis=0), 128) == [sum(numbers)]
+    assert code.decode(np.sum(vectors, axis=0), 128) == [sum(numbers)]
 
 
 def test_a_limb_one_bit_too_wide_would_not_be_exact() -> None:
     """The broken twin of the property above: it saturates."""
-    code = StatisticsCode(Config(he_precision_bits=8, he_integer_bits=1), SCHEMA)
+    code = LimbCode(Config(he_precision_bits=8, he_integer_bits=1))
     code._limb_bits += 1
-    vector = code._encode([2**128 - 1], 128)
+    vector = code.encode([2**128 - 1], 128)
     assert FixedPoint(8, 1).encode(vector)[1] > 0
 
 
@@ -259,19 +260,11 @@ def test_a_client_with_other_features_refuses_and_says_how_they_differ() -> None
     data = ScaledData(Config(num_features=4), generated()[0])
     other = FeatureSchema("csv", ("a", "b=1", "x", "d"), KINDS, 0, 0, ())
     with pytest.raises(RoundRefusedError, match=r"only here: c; only there: x"):
-        data.vector(MOMENTS, RUN, other.to_json(), b"")
+        data.about(MOMENTS, other.to_json(), b"")
     with pytest.raises(RoundRefusedError, match="no feature schema"):
-        data.vector(MOMENTS, RUN, "{}", b"")
+        data.about(MOMENTS, "{}", b"")
     with pytest.raises(RoundRefusedError, match="a statistic 'rows'"):
-        data.vector("rows", RUN, SCHEMA.to_json(), b"")
-
-
-def test_a_client_gives_its_statistics_only_so_often() -> None:
-    data = ScaledData(Config(num_features=4), generated()[0])
-    for _ in range(ATTEMPTS):
-        data.vector(MOMENTS, RUN, SCHEMA.to_json(), b"")
-    with pytest.raises(RoundRefusedError, match="more than 3 times"):
-        data.vector(MOMENTS, RUN, SCHEMA.to_json(), b"")
+        data.about("rows", SCHEMA.to_json(), b"")
 
 
 @pytest.mark.parametrize(
@@ -299,7 +292,7 @@ def test_a_client_answers_the_request_for_statistics_of_too_small_a_cohort_with_
 
 def test_each_sum_has_a_context_and_so_masks_of_its_own() -> None:
     contexts = {
-        RoundTerms(bytes(16), 1, bucket, modulus_digest(15), 3, 3, 10).context()
+        RoundTerms(bytes(16), 1, bucket, modulus_digest(15), 3, 3, 10, bytes(32)).context()
         for bucket in ("weights", MOMENTS, HISTOGRAM)
     }
     assert len(contexts) == 3

@@ -39,10 +39,10 @@ from shared.errors import (
     UpdateRejectedError,
     WrongClientError,
     WrongKeyError,
-    WrongModelError,
     WrongNonceError,
     WrongPayloadError,
     WrongRunError,
+    WrongTaskError,
 )
 from shared.identity import (
     GREETING_PREFIX,
@@ -66,7 +66,7 @@ STATEMENT = UpdateStatement(
     nonce=bytes(range(NONCE_BYTES)),
     client_id="client-1",
     key_fingerprint=digest("key"),
-    model_sha256=digest("model"),
+    task_sha256=digest("model"),
     payload_sha256=digest("payload"),
 )
 KEYS = {name: Ed25519PrivateKey.generate() for name in ("client-1", "client-2", "client-3")}
@@ -111,7 +111,7 @@ def test_the_encoding_is_pinned() -> None:
         nonce=st.binary(min_size=NONCE_BYTES, max_size=NONCE_BYTES),
         client_id=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True),
         key_fingerprint=st.from_regex("[0-9a-f]{64}", fullmatch=True),
-        model_sha256=st.from_regex("[0-9a-f]{64}", fullmatch=True),
+        task_sha256=st.from_regex("[0-9a-f]{64}", fullmatch=True),
         payload_sha256=st.from_regex("[0-9a-f]{64}", fullmatch=True),
     )
 )
@@ -176,7 +176,7 @@ def test_what_is_not_bytes_is_refused(scalar: Any) -> None:
         ("nonce", bytes(NONCE_BYTES + 1)),
         ("nonce", "a" * NONCE_BYTES),
         ("key_fingerprint", digest("key").upper()),
-        ("model_sha256", digest("model")[:-1]),
+        ("task_sha256", digest("model")[:-1]),
         ("payload_sha256", digest("payload") + "\n"),
     ],
 )
@@ -296,7 +296,7 @@ DIFFERENCES: list[tuple[type[UpdateRejectedError], dict[str, Any]]] = [
     (StaleRoundError, {"server_round": 4}),
     (WrongNonceError, {"nonce": secrets.token_bytes(NONCE_BYTES)}),
     (WrongKeyError, {"key_fingerprint": digest("another key")}),
-    (WrongModelError, {"model_sha256": digest("another model")}),
+    (WrongTaskError, {"task_sha256": digest("another model")}),
     (WrongPayloadError, {"payload_sha256": digest("another payload")}),
     (WrongClientError, {"client_id": "client-2"}),
 ]

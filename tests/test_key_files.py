@@ -27,6 +27,7 @@ from shared import key_files
 from shared.errors import KeyFileError, KeyMaterialError, PassphraseError
 from shared.he.fixed_point import FixedPoint
 from shared.he.keys import KINDS, Kind, PublicKeyMaterial, generate_keypair
+from shared.he.modulus_proof import prove, verify
 from shared.he.paillier import PaillierPrivate, PaillierPublic
 from shared.key_files import (
     PASSPHRASE_VARIABLE,
@@ -45,7 +46,8 @@ PASSPHRASE = "correct horse battery staple"
 
 @cache
 def key(kind: Kind = "blum") -> PaillierKey:
-    return PaillierKey(*generate_keypair(BITS, kind), CREATED)
+    public, private = generate_keypair(BITS, kind)
+    return PaillierKey(public, private, CREATED, prove(private.private_key.p, private.private_key.q))
 
 
 def secret_texts(key: PaillierKey) -> list[str]:
@@ -65,7 +67,7 @@ def fingerprint_of(n: int) -> str:
 
 
 def write_numbers(path: Path, p: int, q: int, n: int | None = None, **fields: Any) -> None:
-    """A key file of these numbers in which everything else is as it should be."""
+    """A key file of these numbers in which everything else is as it should be; of version 1, so without a proof."""
     n = p * q if n is None else n
     raw = {
         "format": "paillier-private-key",
@@ -228,7 +230,7 @@ def test_halves_of_two_keys_are_not_saved(path: Path) -> None:
 
 
 def mismatched() -> PaillierKey:
-    return PaillierKey(key().public, generate_keypair(BITS)[1], CREATED)
+    return PaillierKey(key().public, generate_keypair(BITS)[1], CREATED, key().proof)
 
 
 # Malformed keys
@@ -267,7 +269,10 @@ MALFORMED: list[tuple[str, dict[str, Any], str]] = [
     ("base", {"p": P, "q": Q, "base": "4"}, "and none for blum"),
     ("kind", {"p": P, "q": Q, "kind": "rsa"}, "unknown kind; expected one of blum, subgroup"),
     ("created", {"p": P, "q": Q, "created": "yesterday"}, "created is malformed"),
-    ("version", {"p": P, "q": Q, "version": 2}, "another version"),
+    ("version", {"p": P, "q": Q, "version": 3}, "another version"),
+    ("no version", {"p": P, "q": Q, "version": 0}, "another version"),
+    ("version 2 without a proof", {"p": P, "q": Q, "version": 2}, "expected those of version 2"),
+    ("version 1 with a proof", {"p": P, "q": Q, "proof": ""}, "expected those of version 1"),
     ("format", {"p": P, "q": Q, "format": "pem"}, "not a key file"),
     ("unknown field", {"p": P, "q": Q, "comment": ""}, "missing or unknown"),
     ("huge", {"p": P, "q": Q, "key_length": 1 << 20}, "key_length is out of range"),
@@ -311,10 +316,64 @@ def test_another_keys_secret_under_this_header_is_refused(path: Path) -> None:
         load_key(path, None)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_proof_is_stored_with_the_key(path: Path, kind: Kind) -> None:
+    save_key(path, key(kind), None)
+    assert load_key(path, None).proof == key(kind).proof
+    assert read_header(path).proven
+
+
+def test_a_file_of_version_1_still_loads_and_its_proof_is_made_anew(path: Path) -> None:
+    write_numbers(path, P, Q)
+    assert not read_header(path).proven
+    verify(P * Q, load_key(path, None).proof)
+
+
+# As the version before this one wrote it, under PASSPHRASE.
+VERSION_1 = (
+    '{"format": "paillier-private-key", "version": 1, "kind": "blum", "key_length": 512, "fingerprint": "'
+    '598a4d0c5de8c83ca3a505f5dbe6f54f4e640982ff3b88463cc01ebb8e839343", "created": "2026-01-31T12:00:00Z"'
+    ', "n": "a70b8b1c0c1b07fd38f93a007be3208b1c285a00f8a5d1754644aa43c54eb78b035ed0aac61b58180518fc3def88'
+    'f96e70362a477adca8d733d5ad889185afc1", "base": null, "protection": {"kdf": "scrypt", "n": 131072, "r'
+    '": 8, "p": 1, "cipher": "chacha20-poly1305", "salt": "cb3f5f9f6cc1f467f1bc27e2c01a783a", "nonce": "2'
+    '37ce65b5f2f20a350120d70"}, "secret": "ea073cf839ad5f2e62b19e6650a5b6f89de0ac83e9a98b12621d7e07ca7982'
+    "95f913260fda276cc6545e1e638b85caada8dc8a4c92e086b273541a507730b894874a7957772251dcf96b4e530e9f419471"
+    "fa71ad6f7979e794f92bcd1dd92718b3a2a6bbef082bce76a81fb18b2bfa4696fce70f01e694a564410e1e55ded38faa9618"
+    '69ae216c06cf81a3478178adedd8723f62f3b4dd790a8cd37a966fb3346e84"}'
+)
+
+
+def test_an_encrypted_file_of_version_1_still_loads(path: Path) -> None:
+    path.write_text(VERSION_1)
+    path.chmod(0o600)
+    loaded = load_key(path, PASSPHRASE)
+    verify(loaded.public.public_key.n, loaded.proof)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda proof: "", "0 bytes; expected"),
+        (lambda proof: proof[:-2], "bytes; expected"),
+        (lambda proof: proof + "00", "bytes; expected"),
+        (lambda proof: proof[:-1], "a field of bytes is malformed"),
+        (lambda proof: None, "a field of bytes is malformed"),
+        (lambda proof: flip(proof), "damaged or of another key"),
+        (lambda proof: key("subgroup").proof.hex(), "damaged or of another key|a root is not below n"),
+    ],
+)
+def test_a_file_with_another_proof_is_refused(path: Path, change: Callable[[str], object], words: str) -> None:
+    save_key(path, key(), None)
+    edit(path, lambda raw: raw.update(proof=change(raw["proof"])))
+    for read in (read_header, lambda file: load_key(file, None)):
+        with pytest.raises(KeyMaterialError, match=words):
+            read(path)
+
+
 def test_a_truncated_file_is_refused(path: Path) -> None:
     save_key(path, key(), None)
     data = path.read_bytes().rstrip()
-    for length in range(0, len(data), 3):
+    for length in (*range(0, len(data), 97), *range(len(data) - 300, len(data), 3)):
         path.write_bytes(data[:length])
         with pytest.raises(KeyMaterialError) as caught:
             load_key(path, None)
@@ -496,6 +555,7 @@ def test_the_script_makes_shows_and_rotates(path: Path, kind: Kind) -> None:
         ["key_length", "2048"],
         ["fingerprint", old.public.fingerprint()],
         ["created", f"{old.created:%Y-%m-%d}"],
+        ["proof", "yes"],
         ["protected", "no"],
     ]
 

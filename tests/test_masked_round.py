@@ -25,11 +25,13 @@ from shared.he_utils import make_keys, no_progress
 from shared.identity import ClientIdentity, UpdateStatement
 from shared.masking import WEIGHTS
 from shared.masking.errors import RoundAbandonedError
+from shared.task import Task
 from shared.wire import dump_update
 from tests.test_aggregator import npy
 
 SESSION = "ab" * 16
 SIZE = 40
+MODEL = "0" * 64
 CLIENTS = 4
 
 
@@ -87,26 +89,45 @@ class Federation:
     def client(self, client_id: int, config: Config | None = None) -> MaskedAggregation:
         return MaskedAggregation(config or self.config, self.identity(client_id))
 
+    def restart(self, client_id: int, config: Config | None = None) -> None:
+        old = self.proxies[str(client_id)].client
+        assert isinstance(old, MaskedAggregation)
+        old.close()
+        self.proxies[str(client_id)] = Proxy(self.client(client_id, config), self.keys.public)
+
     def begin(self) -> dict[str, Any]:
         self.number += 1
         self.failed = {}
-        self.round_sum = self.aggregator.open_round(self.number, SIZE, "0" * 64)
+        task = self.task()
+        self.round_sum = self.aggregator.open_round(self.number, SIZE, task.digest().hex())
         ciphertexts = self.round_sum.layout[0]
         encryption: dict[str, Scalar] = {"public_key": self.keys.public.public_bytes()}
-        opening = Opening(self.number, self.proxies, ciphertexts, encryption, self.failed.__setitem__)
+        opening = Opening(self.number, self.proxies, ciphertexts, encryption, self.failed.__setitem__, task.digest())
         return self.server.begin(opening)
+
+    def task(self) -> Task:
+        """Another model each round, so another task."""
+        return Task(WEIGHTS, f"{self.number:064}", self.keys.public.fingerprint(), CLIENTS)
+
+    def work(self, tenant: str) -> bytes:
+        return self.task().work(f"rows of {tenant}")
+
+    def encrypt(self, tenant: str, vector: Any, number: int, boxes: object, scheme: Any = None) -> Any:
+        client, task = self.proxies[tenant].client, self.task()
+        return client.encrypt(scheme or self.keys.public, vector, number, boxes, no_progress, task, self.work(tenant))
 
     def upload(self, tenant: str, boxes: object) -> None:
         """A one-hot delta, so that a client that counts twice or not at all shows."""
         vector = np.eye(SIZE)[int(tenant)]
-        encrypted = self.proxies[tenant].client.encrypt(self.keys.public, vector, self.number, boxes, no_progress)
+        encrypted = self.encrypt(tenant, vector, self.number, boxes)
         payload = dump_update(self.round_sum.header, self.keys.public.to_bytes(encrypted.ciphertexts))
         self.round_sum.add(tenant, npy(payload), self.sign(tenant, payload))
 
     def sign(self, tenant: str, payload: bytes) -> SignedStatement:
         statement = UpdateStatement(
             run_id=SESSION, server_round=self.number, nonce=self.round_sum.nonce_for(tenant),
-            client_id=f"client-{tenant}", key_fingerprint=self.keys.public.fingerprint(), model_sha256="0" * 64,
+            client_id=f"client-{tenant}", key_fingerprint=self.keys.public.fingerprint(),
+            task_sha256=self.task().digest().hex(),
             payload_sha256=hashlib.sha256(payload).hexdigest(),
         )  # fmt: skip
         return SignedStatement(statement.to_bytes(), self.identity(int(tenant)).sign(statement))
@@ -139,7 +160,7 @@ def test_a_masked_update_alone_decrypts_to_nothing_and_its_sum_without_unmasking
     extras = federation.begin()
     vector = np.eye(SIZE)[0]
     boxes = extras["0"]["boxes"]
-    masked = federation.proxies["0"].client.encrypt(federation.keys.public, vector, 1, boxes, no_progress)
+    masked = federation.encrypt("0", vector, 1, boxes)
     plain = federation.keys.public.encoding.pack(vector)[0]
     found = federation.keys.decrypt_plaintexts(masked.ciphertexts)
     assert not set(found) & set(plain)
@@ -203,29 +224,27 @@ def test_a_revoked_client_is_not_invited(federation: Federation) -> None:
 
 def test_a_client_that_asks_for_a_larger_cohort_refuses_a_smaller_one(federation: Federation) -> None:
     strict = federation.config.replace(min_contributors=4, min_fit_clients=4, min_available_clients=4)
-    federation.proxies["0"] = Proxy(federation.client(0, strict), federation.keys.public)
+    federation.restart(0, strict)
     assert federation.run() == [0, 1, 1, 1]
     assert federation.failed["0"] == "at advertise: refused: CohortTooSmallError: n_min = 3; expected at least 4"
 
 
 def test_a_client_never_falls_back_to_an_unmasked_update(federation: Federation) -> None:
     federation.begin()
-    client = federation.proxies["0"].client
     with pytest.raises(RoundRefusedError, match="asks for an update without masks, which it could open"):
-        client.encrypt(federation.keys.public, np.zeros(SIZE), 1, None, no_progress)
+        federation.encrypt("0", np.zeros(SIZE), 1, None)
 
 
 def test_a_client_encrypts_for_the_round_and_key_of_its_masks_alone(federation: Federation) -> None:
     boxes = federation.begin()["0"]["boxes"]
     other = make_keys(federation.config).public
-    client = federation.proxies["0"].client
     for number, scheme in ((2, federation.keys.public), (1, other)):
         with pytest.raises(RoundRefusedError, match="another round or key"):
-            client.encrypt(scheme, np.zeros(SIZE), number, boxes, no_progress)
+            federation.encrypt("0", np.zeros(SIZE), number, boxes, scheme)
 
 
 def test_a_client_in_no_round_refuses_every_stage(federation: Federation) -> None:
-    client = federation.client(0)
+    client = federation.proxies["0"].client
     for stage in ("share", "confirm", "reveal"):
         with pytest.raises(RoundRefusedError, match="in no masked round"):
             client.answer(stage, b"")
@@ -236,10 +255,10 @@ def test_a_client_in_no_round_refuses_every_stage(federation: Federation) -> Non
 
 def test_a_restarted_client_remembers_the_rounds_it_was_in(federation: Federation) -> None:
     assert federation.run() == [1, 1, 1, 1]
-    memory = federation.folder / "state/client-0.json"
+    memory = federation.folder / "state/client-0.jsonl"
     assert stat.S_IMODE(memory.stat().st_mode) == 0o600
     assert stat.S_IMODE(memory.parent.stat().st_mode) == 0o700
-    federation.proxies["0"] = Proxy(federation.client(0), federation.keys.public)
+    federation.restart(0)
     federation.number = 0  # a server that goes back in its own session
     with pytest.raises(RoundAbandonedError):
         federation.begin()

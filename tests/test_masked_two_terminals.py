@@ -94,7 +94,7 @@ def test_a_client_lost_at_each_stage(start: Start, tmp_path: Path) -> None:
     assert rounds[13]["skipped"] == "stage 'share': 2 clients answered; expected at least 3"
     assert rounds[13]["loss"] == rounds[11]["loss"], "the global model must stay"
     assert rounds[14]["loss"] != rounds[11]["loss"]
-    forged = "refused: BadSignatureError: the signature of client 'client-3' does not verify"
+    forged = "refused: BadSignatureError: a signature does not verify"
     assert rounds[14]["failed"] == {"2": f"at share: {forged}"}
     assert "client 3 is left out: at confirm: refused: MalformedMessageError" in server_end.output
 
@@ -111,5 +111,24 @@ def test_a_server_killed_inside_a_round_resumes_with_the_same_clients(start: Sta
     assert "round 3: 3 of 3 clients made fresh keys for this round" in second_end.output
     assert [r["contributors"] for r in read_metrics(tmp_path)] == [3] * 6
     # The clients have entered round 3 twice, in two sessions, and remember both.
-    sessions = json.loads((tmp_path / "logs/state/client-0.json").read_text())
-    assert sorted(buckets["weights"] for buckets in sessions.values()) == [3, 6]
+    lines = map(json.loads, (tmp_path / "logs/state/client-0.jsonl").read_text().splitlines())
+    entered = [line["at"][2] for line in lines if "at" in line and line["at"][1::2] == ["weights", 0]]
+    assert entered == [1, 2, 3, 3, 4, 5, 6]
+
+
+def test_a_run_that_every_client_refuses_stops_after_three_rounds_and_nobody_says_it_went_well(
+    start: Start, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path, num_rounds=15, **enrol(tmp_path, 3))
+    other = tmp_path / "clients.yaml"
+    other.write_text(config.read_text(encoding="utf-8") + "learning_rate: 0.011\n", encoding="utf-8")
+    server = start(SERVER, "--config", str(config))
+    clients = start(CLIENTS, "--config", str(other))
+    server_end, client_end = server.finish(), clients.finish()
+    assert (server_end.code, client_end.code) == (1, 1), server_end.output + client_end.output
+    assert len(read_metrics(tmp_path)) == 3
+    assert "3 rounds in a row came to no sum" in server_end.output
+    assert "client 0: SettingsMismatchError: the settings of the training differ from its own" in server_end.output
+    assert "learning_rate = 0.0" in client_end.output
+    assert "0.011" in client_end.output
+    assert "took part in no round: SettingsMismatchError" in client_end.output

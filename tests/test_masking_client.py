@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -23,11 +22,10 @@ from shared.masking.errors import (
     RepeatedAdvertError,
     RepeatedStageError,
     ReplayedMessageError,
-    RoundMemoryError,
     RoundOverError,
     ShareRequestError,
-    StaleRoundError,
     SubsetError,
+    TaskMismatchError,
     TermsMismatchError,
     ThresholdTooLowError,
     UnknownPeerError,
@@ -47,8 +45,8 @@ from tests.masking_harness import (
     IDENTITIES,
     MODULUS,
     NAMES,
-    SESSION,
-    MemoryInRam,
+    TASK,
+    WORK,
     Simulation,
     make_client,
     make_terms,
@@ -114,7 +112,7 @@ def at_reveal(count: int = 10, threshold: int = 7) -> tuple[ClientRound, RevealR
     ],
 )
 def test_terms(terms: RoundTerms, error: type[RoundRefusedError]) -> None:
-    client = ClientRound(ME, IDENTITIES[ME], ENROLLED, VectorPlan("weights", MODULUS, 4, n_min=4), MemoryInRam())
+    client = ClientRound(ME, IDENTITIES[ME], ENROLLED, VectorPlan("weights", MODULUS, 4, n_min=4), RoundMemory())
     with pytest.raises(error):
         client.advertise(terms.encode())
 
@@ -128,47 +126,12 @@ def test_identity_must_be_the_enrolled_one() -> None:
     plan = VectorPlan("weights", MODULUS, 4)
     for name, key in ((ME, Ed25519PrivateKey.generate()), ("stranger", IDENTITIES[ME])):
         with pytest.raises(KeyMaterialError):
-            ClientRound(name, key, ENROLLED, plan, MemoryInRam())
+            ClientRound(name, key, ENROLLED, plan, RoundMemory())
     twice = {ME: ENROLLED[ME], "sybil": ENROLLED[ME]}
     with pytest.raises(KeyMaterialError):
-        ClientRound(ME, IDENTITIES[ME], twice, plan, MemoryInRam())
+        ClientRound(ME, IDENTITIES[ME], twice, plan, RoundMemory())
     with pytest.raises(MalformedMessageError):
-        ClientRound(ME, IDENTITIES[ME], {**ENROLLED, "no spaces": ENROLLED[ME]}, plan, MemoryInRam())
-
-
-def test_the_round_number_only_grows_across_restarts(tmp_path: Path) -> None:
-    path = tmp_path / "rounds.json"
-
-    def enter(round_number: int, bucket: str = "weights", session: bytes = SESSION) -> None:
-        terms = make_terms(3, round_number=round_number, bucket=bucket, session=session)
-        plan = VectorPlan(bucket, MODULUS, 4)
-        ClientRound(ME, IDENTITIES[ME], ENROLLED, plan, RoundMemory(path)).advertise(terms.encode())
-
-    enter(4)
-    for stale in (4, 3, 0):
-        with pytest.raises(StaleRoundError):
-            enter(stale)
-    enter(4, bucket="scaler")
-    enter(1, session=bytes(16))
-    enter(6)
-    with pytest.raises(StaleRoundError):
-        enter(5)
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"00": 1}', b'{"00": {"weights": true}}', b"[" * 100_000])
-def test_a_spoilt_memory_refuses_and_is_left_alone(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "rounds.json"
-    path.write_bytes(content)
-    with pytest.raises(RoundMemoryError):
-        RoundMemory(path).claim(SESSION, "weights", 1)
-    assert path.read_bytes() == content
-
-
-def test_a_round_that_can_not_be_remembered_is_not_entered(tmp_path: Path) -> None:
-    with pytest.raises(RoundMemoryError):
-        RoundMemory(tmp_path / "missing" / "rounds.json").claim(SESSION, "weights", 1)
+        ClientRound(ME, IDENTITIES[ME], {**ENROLLED, "no spaces": ENROLLED[ME]}, plan, RoundMemory())
 
 
 # Stage 1: the roster
@@ -253,7 +216,7 @@ def test_boxes_from_outside_or_from_oneself() -> None:
     for extra in (NAMES[20], ME):
         client, boxes, _ = at_mask()
         with pytest.raises(SubsetError):
-            client.mask(encode_boxes({**boxes, extra: bytes(82)}, CONTEXT), [0] * 4)
+            client.mask(encode_boxes({**boxes, extra: bytes(82)}, CONTEXT), [0] * 4, TASK, WORK)
 
 
 @pytest.mark.parametrize(("terms", "kept"), [(TERMS, 3), (make_terms(5, n_min=6), 4)])
@@ -261,20 +224,20 @@ def test_too_few_boxes(terms: RoundTerms, kept: int) -> None:
     client, boxes, _ = at_mask(terms=terms)
     few = {name: boxes[name] for name in list(boxes)[:kept]}
     with pytest.raises(CohortTooSmallError):
-        client.mask(encode_boxes(few, terms.context()), [0] * 4)
+        client.mask(encode_boxes(few, terms.context()), [0] * 4, TASK, WORK)
 
 
 @pytest.mark.parametrize("vector", [[0] * 3, [0] * 5, [0, 0, 0, MODULUS], [0, 0, 0, -1]])
 def test_a_vector_that_does_not_fit(vector: list[int]) -> None:
     client, boxes, _ = at_mask()
     with pytest.raises(EncodingError):
-        client.mask(encode_boxes(boxes, CONTEXT), vector)
+        client.mask(encode_boxes(boxes, CONTEXT), vector, TASK, WORK)
 
 
 def test_a_box_that_does_not_open_gives_no_share_and_no_refusal() -> None:
     client, boxes, _ = at_mask()
     spoilt = {**boxes, NAMES[2]: boxes[NAMES[3]], NAMES[4]: bytes(82)}
-    client.mask(encode_boxes(spoilt, CONTEXT), [0] * 4)
+    client.mask(encode_boxes(spoilt, CONTEXT), [0] * 4, TASK, WORK)
     state = client._state
     assert isinstance(state, Masked)
     assert set(state.shares) == {ME, NAMES[1], NAMES[3], NAMES[5]}
@@ -288,7 +251,7 @@ def test_a_box_is_for_one_roster() -> None:
     sent = parse_signed(clients[1].share(roster_of(adverts[:5])), Kind.SHARES, CONTEXT)
     box = sent.body[32 + 2 + 1 + len(ME) :][:82]
     boxes = {name: bytes(82) for name in NAMES[1:5]} | {NAMES[1]: box}
-    clients[0].mask(encode_boxes(boxes, CONTEXT), [0] * 4)
+    clients[0].mask(encode_boxes(boxes, CONTEXT), [0] * 4, TASK, WORK)
     state = clients[0]._state
     assert isinstance(state, Masked)
     assert set(state.shares) == {ME}
@@ -404,7 +367,7 @@ def test_a_stage_again_or_too_early_ends_the_round(done: int) -> None:
         stages: list[Callable[[], object]] = [
             lambda c=client: c.advertise(terms.encode()),  # type: ignore[misc]
             lambda c=client: c.share(b""),  # type: ignore[misc]
-            lambda c=client: c.mask(b"", [0] * 4),  # type: ignore[misc]
+            lambda c=client: c.mask(b"", [0] * 4, TASK, WORK),  # type: ignore[misc]
             lambda c=client: c.confirm(b""),  # type: ignore[misc]
             lambda c=client: c.reveal(b""),  # type: ignore[misc]
         ]
@@ -419,18 +382,26 @@ def test_a_stage_again_or_too_early_ends_the_round(done: int) -> None:
 
 def test_a_second_upload_is_refused() -> None:
     client, boxes, _ = at_mask()
-    client.mask(encode_boxes(boxes, CONTEXT), [0] * 4)
+    client.mask(encode_boxes(boxes, CONTEXT), [0] * 4, TASK, WORK)
     with pytest.raises(RepeatedStageError):
-        client.mask(encode_boxes(boxes, CONTEXT), [0] * 4)
+        client.mask(encode_boxes(boxes, CONTEXT), [0] * 4, TASK, WORK)
 
 
 def test_a_refusal_erases_the_state() -> None:
     client, _, _ = at_mask()
     with pytest.raises(MalformedMessageError):
-        client.mask(b"", [0] * 4)
+        client.mask(b"", [0] * 4, TASK, WORK)
     assert isinstance(client._state, Refused)
     with pytest.raises(RoundOverError):
-        client.mask(b"", [0] * 4)
+        client.mask(b"", [0] * 4, TASK, WORK)
+
+
+def test_a_client_that_was_given_another_task_than_the_round_s_gives_nothing() -> None:
+    client, boxes, _ = at_mask()
+    with pytest.raises(TaskMismatchError):
+        client.mask(encode_boxes(boxes, CONTEXT), [0] * 4, bytes(32), WORK)
+    with pytest.raises(RoundOverError):
+        client.mask(encode_boxes(boxes, CONTEXT), [0] * 4, TASK, WORK)
 
 
 def test_the_seed_is_overwritten_and_no_state_prints_its_secrets() -> None:
@@ -440,7 +411,7 @@ def test_the_seed_is_overwritten_and_no_state_prints_its_secrets() -> None:
     assert any(state.seed)
     assert repr(bytes(state.seed)) not in repr(state)
     assert "pair_keys" not in repr(state)
-    client.mask(encode_boxes(boxes, CONTEXT), [0] * 4)
+    client.mask(encode_boxes(boxes, CONTEXT), [0] * 4, TASK, WORK)
     assert not any(state.seed)
 
 

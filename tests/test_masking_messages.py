@@ -24,7 +24,7 @@ from shared.masking.messages import (
     parse_survivors,
 )
 from shared.masking.shamir import PRIME
-from tests.masking_harness import NAMES, Simulation, make_terms
+from tests.masking_harness import NAMES, TASK, WORK, Simulation, make_terms
 
 TERMS = make_terms(3)
 CONTEXT = TERMS.context()
@@ -50,7 +50,7 @@ def samples() -> dict[str, bytes]:
     boxes = server.close_shares()
     found["boxes"] = boxes[ME]
     for name in NAMES[:3]:
-        clients[name].mask(boxes[name], [0] * 4)
+        clients[name].mask(boxes[name], [0] * 4, TASK, WORK)
         server.add_upload(name)
     found["survivors"] = server.close_uploads()
     confirms = {name: clients[name].confirm(found["survivors"]) for name in NAMES[:3]}
@@ -171,7 +171,7 @@ def test_state_machines_answer_hostile_bytes_with_typed_errors() -> None:
             (
                 client.advertise,
                 client.share,
-                lambda p: client.mask(p, [0] * 4),
+                lambda p: client.mask(p, [0] * 4, TASK, WORK),
                 client.confirm,
                 client.reveal,
             )[stage](payload)

@@ -27,7 +27,17 @@ from shared.masking.errors import (
 )
 from shared.masking.messages import RevealBody, ShareBody
 from shared.masking.shamir import PRIME
-from tests.masking_harness import ENROLLED, IDENTITIES, MODULUS, NAMES, Simulation, make_client, make_terms
+from tests.masking_harness import (
+    ENROLLED,
+    IDENTITIES,
+    MODULUS,
+    NAMES,
+    TASK,
+    WORK,
+    Simulation,
+    make_client,
+    make_terms,
+)
 
 SCHEDULES = int(os.environ.get("MASKING_SCHEDULES", "150"))
 STAGES = ("advertise", "share", "mask", "confirm", "reveal")
@@ -244,7 +254,7 @@ def test_server_rejects_later_messages() -> None:
     with pytest.raises(OutOfOrderError):
         server.add_shares(shares[NAMES[0]])
     for name in NAMES[:3]:
-        simulation.clients[name].mask(boxes[name], simulation.vectors[name])
+        simulation.clients[name].mask(boxes[name], simulation.vectors[name], TASK, WORK)
         server.add_upload(name)
     with pytest.raises(RepeatedMessageError):
         server.add_upload(NAMES[0])

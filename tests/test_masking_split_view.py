@@ -14,7 +14,7 @@ from shared.masking.errors import ConsistencyError
 from shared.masking.messages import RevealBody, RevealRequest, encode_survivors, view_digest
 from shared.masking.shamir import Rebuilder
 from shared.masking.stream import MaskSum
-from tests.masking_harness import IDENTITIES, MODULUS, NAMES, Simulation, add_up, make_terms
+from tests.masking_harness import IDENTITIES, MODULUS, NAMES, TASK, WORK, Simulation, add_up, make_terms
 
 COLLUDERS, TARGETS, OTHERS = NAMES[:3], NAMES[3:5], NAMES[5:10]
 ALL = frozenset(NAMES[:10])
@@ -50,7 +50,7 @@ def attack(kind: type[ClientRound]) -> tuple[list[int], list[int]]:
         for target in TARGETS:
             (masks.subtract if target < liar else masks.add)(state.pair_keys[target])
     for name in ALL:
-        simulation.masked[name] = simulation.clients[name].mask(boxes[name], simulation.vectors[name])
+        simulation.masked[name] = simulation.clients[name].mask(boxes[name], simulation.vectors[name], TASK, WORK)
     for liar in COLLUDERS:
         state = simulation.clients[liar]._state
         assert isinstance(state, Masked)

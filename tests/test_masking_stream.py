@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
 from shared.masking import agreement, stream
 from shared.masking.stream import MaskSum
-from tests.masking_harness import MODULUS, NAMES, Simulation, make_terms
+from tests.masking_harness import MODULUS, NAMES, TASK, WORK, Simulation, make_terms
 
 BINS = 16
 ROUNDS = 20
@@ -55,7 +55,7 @@ def chi_square_z(modulus: int) -> float:
         terms = make_terms(3, ciphertexts=PER_ROUND, modulus=modulus, round_number=round_number)
         simulation = Simulation(3, terms, modulus=modulus)
         boxes = simulation.share()
-        for value in simulation.clients[NAMES[1]].mask(boxes[NAMES[1]], [0] * PER_ROUND):
+        for value in simulation.clients[NAMES[1]].mask(boxes[NAMES[1]], [0] * PER_ROUND, TASK, WORK):
             counts[value * BINS // modulus] += 1
     expected = ROUNDS * PER_ROUND / BINS
     degrees = BINS - 1
@@ -87,6 +87,7 @@ def test_every_term_of_the_round_changes_every_key() -> None:
         make_terms(4),
         make_terms(3, n_min=4),
         make_terms(3, ciphertexts=5),
+        make_terms(3, task=bytes(32)),
     ]
     secret = secrets.token_bytes(32)
     contexts = [terms.context() for terms in others]

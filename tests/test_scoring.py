@@ -346,6 +346,23 @@ def test_vpc_flow_alerts_name_the_source_address(tmp_path: Path) -> None:
                for o in scans[0]["observables"])  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "name", ["source", "principal", "start", "end", "apis", "addresses", "flows", "events", "account", "self"]
+)
+def test_a_csv_column_may_have_the_name_of_what_windows_have(
+    flows: tuple[Path, ModelBundle], tmp_path: Path, name: str
+) -> None:
+    """What kind of record it is says the model's schema, and no column's name."""
+    _, bundle = flows
+    path = write(tmp_path / "new.csv", [f"{HEADER},{name}", *(f"{flow(row)},x{row}" for row in range(8))])
+    alerts = scored(bundle, path, threshold=0.0)
+    assert [alert["evidences"][0]["data"][name] for alert in alerts] == [f"x{row}" for row in range(8)]
+    assert all("actor" not in evidence for alert in alerts for evidence in alert["evidences"])
+    assert alerts[0]["finding_info"]["title"].startswith("new.csv, line 2: ")
+    assert alerts[0]["finding_info"]["types"] == ["Anomaly"]
+    assert "start_time" not in alerts[0]
+
+
 MEMORY = """
 import sys
 from pathlib import Path

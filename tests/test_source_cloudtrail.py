@@ -5,6 +5,7 @@ import gzip
 import json
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,36 @@ def test_every_form_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     found = read(settings(tmp_path / name))
     assert np.array_equal(found.features, expected.features)
     assert np.array_equal(found.families, expected.families)
+
+
+@pytest.mark.parametrize("letter", ["\u2028", "\u2029", "\x85", "\v", "\x1c"])
+def test_no_letter_within_a_record_hides_it(tmp_path: Path, letter: str) -> None:
+    """`str.splitlines` cuts at each of these; JSON allows some within a text, and the rest between two values."""
+    records = [record(second, userAgent="x" if letter in "\v\x1c" else f"a{letter}b") for second in range(10)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps(item, ensure_ascii=False) for item in records))
+    assert features_of(settings(path))["events"].tolist() == [pytest.approx(np.log1p(10))]
+
+
+@pytest.mark.parametrize("time", ["9999-01-01T00:00:00Z", "tomorrow and an hour"])
+def test_a_record_of_the_future_is_broken_and_closes_no_window(tmp_path: Path, time: str) -> None:
+    if time.startswith("tomorrow"):
+        time = (datetime.now(UTC) + timedelta(hours=25)).isoformat()
+    records = some_records()
+    expected = read(settings(write(tmp_path / "expected.json", records)))
+    for part in range(6):
+        of_part = [*records[part * 60 : part * 60 + 60], *([record(0, eventTime=time)] if part == 1 else [])]
+        write(tmp_path / f"part-{part}.json", of_part)
+    (tmp_path / "expected.json").unlink()
+    config = settings(tmp_path)
+    learned = cloudtrail.schema(config, Inputs(tmp_path))
+    parts = [features for _, features in stream_features(config, tmp_path, learned)]
+    assert np.array_equal(np.concatenate(parts), expected.features)
+
+
+def test_a_record_of_this_minute_is_none_of_the_future(tmp_path: Path) -> None:
+    now = datetime.now(UTC).isoformat()
+    assert len(read(settings(write(tmp_path / "a.json", [record(0, eventTime=now)]))).features) == 1
 
 
 def test_a_bucket_is_read_without_its_digests(tmp_path: Path) -> None:

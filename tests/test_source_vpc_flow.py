@@ -96,6 +96,20 @@ def test_a_window_counts_what_its_address_did(tmp_path: Path) -> None:
     assert (other["icmp_share"], other["port_entropy"], later["flows"]) == (1, 0, pytest.approx(np.log(2)))
 
 
+@pytest.mark.parametrize("field", ["start", "end"])
+def test_a_flow_of_the_future_is_broken_and_closes_no_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    monkeypatch.setattr(vpc_flow, "CHUNK_LINES", 100)
+    lines = lines_of(some_flows())
+    expected = read(settings(write(tmp_path / "expected.log", lines)))
+    lines.insert(50, line(flow(0, **{field: 253_370_764_800})))  # in the year 9999
+    path = write(tmp_path / "a.log", lines)
+    config = settings(path)
+    parts = [features for _, features in stream_features(config, path, vpc_flow.schema(config, Inputs(path)))]
+    assert np.array_equal(np.concatenate(parts), expected.features)
+
+
 def test_every_format_gives_the_same_rows(tmp_path: Path) -> None:
     flows = some_flows()
     expected = read(settings(write(tmp_path / "a.log", lines_of(flows))))

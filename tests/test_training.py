@@ -1,6 +1,5 @@
 """Local training: what FedProx and the class weights change, and what they must not."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,13 +7,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from client.flower_client import _training_settings
+from client.requests import check_training
 from client.training import MAX_CLASS_WEIGHT, TrainingSettings, row_weights, train
-from shared.config import Config, parse_config
+from shared.config import Config
 from shared.data_utils import Dataset, load_client_data
-from shared.errors import ConfigError, RoundRefusedError
+from shared.errors import SettingsMismatchError
 from shared.metrics import evaluate
 from shared.model import build_model, flatten, get_parameters
+from shared.task import training_settings
 
 CONFIG = Config(num_features=6, num_hidden_units=(8,), num_samples_per_client=300, data_skewness=0.8)
 ROWS = load_client_data(CONFIG, 0).train
@@ -124,32 +124,23 @@ def test_class_balance_finds_more_of_a_rare_class() -> None:
     assert recalls["inverse"] > recalls["none"] + 0.05
 
 
-ASKED: dict[str, Any] = {
-    "local_epochs": 1,
-    "batch_size": 32,
-    "learning_rate": 0.1,
-    "proximal_mu": 0.5,
-    "class_balance": "inverse",
-}
+OWN = Config(proximal_mu=0.5, class_balance="inverse", local_epochs=1)
 
 
-def test_a_client_takes_the_rounds_settings() -> None:
-    assert _training_settings(dict(ASKED)) == TrainingSettings(1, 32, 0.1, 0.5, "inverse")
+def test_a_client_trains_by_its_own_settings() -> None:
+    assert TrainingSettings.of(OWN) == TrainingSettings(1, OWN.batch_size, OWN.learning_rate, 0.5, "inverse")
+    check_training(training_settings(OWN), OWN)
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "asked",
     [
-        {"proximal_mu": -1.0}, {"proximal_mu": float("nan")}, {"proximal_mu": 1}, {"proximal_mu": "1"},
-        {"class_balance": "other"}, {"class_balance": 1}, {"learning_rate": float("inf")},
+        {"learning_rate": 1e-300}, {"learning_rate": float("nan")}, {"learning_rate": "0.05"}, {"local_epochs": 2},
+        {"batch_size": None}, {"proximal_mu": 0.0}, {"class_balance": "none"}, {"weighting": "examples"},
+        {"max_examples": 1},
     ],
 )  # fmt: skip
-def test_a_client_refuses_settings_that_make_no_sense(wrong: dict[str, Any]) -> None:
-    with pytest.raises(RoundRefusedError, match=next(iter(wrong))):
-        _training_settings({**ASKED, **wrong})
-
-
-def test_settings_out_of_range_are_refused_at_start(tmp_path: Path) -> None:
-    for raw in ({"proximal_mu": -0.1}, {"class_balance": "effective"}, {"server_momentum": 1.0}):
-        with pytest.raises(ConfigError, match=next(iter(raw))):
-            parse_config(raw)
+def test_a_client_refuses_a_round_that_asks_for_other_settings_than_its_own(asked: dict[str, Any]) -> None:
+    """Told a learning rate of 1e-300 all tenants but one would add nothing to the sum."""
+    with pytest.raises(SettingsMismatchError, match=f"asks for {next(iter(asked))} = .* \\(mine: "):
+        check_training({**training_settings(OWN), **asked}, OWN)

@@ -16,7 +16,7 @@ SERVER, CLIENTS, FAULTY = "orchestrator/run_server.py", "client/run_clients.py",
 ROUND_KEYS = {
     "round", "contributors", "failures", "loss", "accuracy", "roc_auc", "pr_auc", "fpr", "train_seconds",
     "encrypt_seconds", "aggregate_seconds", "decrypt_seconds", "evaluate_seconds", "round_seconds",
-    "upload_bytes_per_client", "clients",
+    "upload_bytes_per_client", "client_rows", "fit_seconds",
 }  # fmt: skip
 
 

@@ -28,13 +28,11 @@ class Series:
         name: for the legend and the tooltips.
         points: (x, y); a line breaks where y is None.
         colour: 1 to `COLOURS`.
-        quiet: drawn thin, for one of many.
     """
 
     name: str
     points: Sequence[tuple[float, float | None]]
     colour: int = 1
-    quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,6 @@ def line_chart(
     x_ticks: Sequence[float],
     x_format: Callable[[float], str],
     y_ticks: Sequence[float],
-    band: Sequence[tuple[float, float, float]] = (),
     marks: Sequence[Mark] = (),
     shaded: Sequence[float] = (),
     diagonal: bool = False,
@@ -89,7 +86,6 @@ def line_chart(
         x_ticks: where it is labelled.
         x_format: how.
         y_ticks: where the y axis is labelled; it reaches from the first to the last.
-        band: (x, low, high), filled, below the lines.
         marks: points of their own.
         shaded: values of x, a unit wide, with a grey ground.
         diagonal: draw y = x, what guessing gives.
@@ -100,9 +96,6 @@ def line_chart(
     if diagonal:
         (x1, y1), (x2, y2) = plot.at(0.0, 0.0), plot.at(1.0, 1.0)
         parts.append(Markup('<line class="guess" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(x1, y1, x2, y2))
-    if band:
-        edge = [plot.at(at, high) for at, _, high in band] + [plot.at(at, low) for at, low, _ in reversed(band)]
-        parts.append(Markup('<path class="band" d="{}Z"/>').format(_path(edge)))
     for line in series:
         parts += _line(plot, line, x_format)
     parts += [_mark(plot, mark) for mark in marks]
@@ -199,9 +192,9 @@ def _line(plot: Plot, line: Series, x_format: Callable[[float], str]) -> list[Ma
             runs.append([])
         else:
             runs[-1].append(plot.at(x, y))
-    style = "quiet" if line.quiet else f"line c{line.colour} d{line.colour}"
+    style = f"line c{line.colour} d{line.colour}"
     parts = [Markup('<path class="{}" d="{}"/>').format(style, _path(run)) for run in runs if len(run) > 1]
-    if line.quiet or len(line.points) > _MARKED_POINTS:
+    if len(line.points) > _MARKED_POINTS:
         # A point between two gaps has no line; without a marker nothing of it would be seen.
         single = [run[0] for run in runs if len(run) == 1]
         spot = Markup('<circle class="fill c{}" cx="{}" cy="{}" r="2"/>')

@@ -2,19 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import fmean
 
 from markupsafe import Markup
 
 from orchestrator.report.charts import Mark, Series, line_chart, number_ticks, stacked_columns, ticks
 from orchestrator.report.evaluation import Evaluation
 from orchestrator.report.figures import TIME_PARTS, time_parts
-from orchestrator.report.run_data import shown_text
-from orchestrator.report.words import client_order, count, rate_text, share
+from orchestrator.report.words import rate_text, share
 from orchestrator.run_folder import RoundRecord
 
-_FEW_CLIENTS = 6  # more lines than this can't be told apart
-_QUIET_POINTS = 1_500  # beyond it the lines of the clients would hide the band
 _MOST_POINTS = 400  # of one line; a chart has no more pixels
 _MOST_COLUMNS = 60
 _UNIT_TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -37,20 +34,12 @@ class Drawing:
 
 def of_rounds(rounds: Sequence[RoundRecord]) -> list[Drawing]:
     """How the global model changed from round to round."""
-    lines = [("test set", "loss"), ("validation rows", "validation_loss"), ("clients' own rows, mean", "client_loss")]
+    lines = [("test set", "loss"), ("validation rows", "validation_loss"), ("clients' own rows", "client_loss")]
     areas = [("ROC-AUC", "roc_auc"), ("PR-AUC", "pr_auc")]
     return _present(
         _global(rounds, "Loss", "mean cross-entropy", lines),
         _global(rounds, "How well it ranks attacks first", "area under the curve, test set", areas),
         _recalls(rounds),
-    )
-
-
-def of_clients(rounds: Sequence[RoundRecord]) -> list[Drawing]:
-    """The global model as each client found it on rows of its own."""
-    return _present(
-        _clients(rounds, "Accuracy on each client's own rows", "accuracy"),
-        _clients(rounds, "Loss on each client's own rows", "loss"),
     )
 
 
@@ -140,38 +129,13 @@ def _global(
     return Drawing(title, _over_rounds(title, y_label, lines, rounds), _legend(lines)) if lines else None
 
 
-def _clients(rounds: Sequence[RoundRecord], title: str, field: str) -> Drawing | None:
-    """A line for each of a few clients; of many the range that half of them are in, and the median."""
-    shown = _thinned(rounds)
-    names = sorted({name for record in shown for name in record.clients}, key=client_order)
-    if not names:
-        return None
-    each = [
-        Series(f"client {shown_text(n)}", [(r.round, r.clients.get(n, {}).get(field)) for r in shown], colour)
-        for colour, n in enumerate(names, start=1)
-    ]
-    if len(names) <= _FEW_CLIENTS:
-        return Drawing(title, _over_rounds(title, field, each, rounds), _legend(each))
-    values = {r.round: sorted(c[field] for c in r.clients.values() if field in c) for r in shown}
-    middle = Series("median", [(at, median(found) if found else None) for at, found in values.items()])
-    # Of each round that has figures: a quarter of the clients lie below the band, a quarter above it.
-    band = [(at, f[(len(f) - 1) // 4], f[-1 - (len(f) - 1) // 4]) for at, f in values.items() if f]
-    quiet: list[Series] = []
-    if len(names) * len(shown) <= _QUIET_POINTS:
-        quiet = [Series(line.name, line.points, quiet=True) for line in each]
-    chart = _over_rounds(title, field, [*quiet, middle], rounds, band)
-    note = f"{count(len(names), 'client')}: the band holds the middle half{', a thin line is a client' * bool(quiet)}."
-    return Drawing(title, chart, _legend([middle]), note)
-
-
 def _over_rounds(
     title: str,
     y_label: str,
     lines: Sequence[Series],
     rounds: Sequence[RoundRecord],
-    band: Sequence[tuple[float, float, float]] = (),
 ) -> Markup:
-    values = [y for line in lines for _, y in line.points if y is not None] + [y for _, *pair in band for y in pair]
+    values = [y for line in lines for _, y in line.points if y is not None]
     low, high = min(values), max(values)
     margin = max((high - low) * 0.08, abs(high) * 0.005, 1e-6)
     low = max(low - margin, 0.0)  # no figure here can be below 0
@@ -187,7 +151,6 @@ def _over_rounds(
         y_ticks=ticks(low, high),
         x_ticks=number_ticks(last),
         x_format=lambda at: f"{at:.0f}",
-        band=band,
         shaded=[record.round for record in rounds if record.skipped],
     )
 

@@ -10,7 +10,7 @@ from orchestrator.report.words import client_order, count, figure, final_round, 
 from orchestrator.run_folder import RoundRecord
 from shared.model import build_model
 
-TIME_PARTS = ("train", "encrypt", "transfer and wait", "add", "decrypt", "evaluate")
+TIME_PARTS = ("clients train and encrypt", "mask and wait", "add", "decrypt", "evaluate")
 _FEW_ROWS = 30  # of a family: one row more or less moves its recall by three points
 _FEW_NAMES = 5
 _FEW_ALARMS = 10  # benign validation rows above a threshold: fewer say little about the rate it was made for
@@ -36,13 +36,11 @@ class Loss:
 
 @dataclass(frozen=True)
 class ClientRow:
-    """One client over the whole run, for the table; loss and accuracy as it said last."""
+    """One client over the whole run, for the table."""
 
     client: str
     rounds_in: int
     rounds_lost: int
-    accuracy: float | None
-    loss: float | None
     sent: str
 
 
@@ -82,16 +80,12 @@ def tiles(run: Run) -> list[Tile]:
 def time_parts(record: RoundRecord) -> list[float]:
     """Seconds of each of `TIME_PARTS` in one round.
 
-    Training and encryption are those of the slowest contributor. They need not be the same client, so what is left for
-    the transfer, and for waiting for the others, may be a little more than it says.
+    The first is as the orchestrator saw it, from its request to the last update, the transfer included.
     """
-    known = [
-        record.train_seconds, record.encrypt_seconds, record.aggregate_seconds, record.decrypt_seconds,
-        record.evaluate_seconds,
-    ]  # fmt: skip
-    train, encrypt, add, decrypt, evaluate = (value or 0.0 for value in known)
-    rest = (record.round_seconds or 0.0) - train - encrypt - add - decrypt - evaluate
-    return [train, encrypt, max(rest, 0.0), add, decrypt, evaluate]
+    known = [record.fit_seconds, record.aggregate_seconds, record.decrypt_seconds, record.evaluate_seconds]
+    clients, add, decrypt, evaluate = (value or 0.0 for value in known)
+    rest = (record.round_seconds or 0.0) - clients - add - decrypt - evaluate
+    return [clients, max(rest, 0.0), add, decrypt, evaluate]
 
 
 def model_bytes(run: Run) -> int:
@@ -120,14 +114,13 @@ def skipped(run: Run) -> list[tuple[str, str]]:
 
 def client_rows(run: Run) -> list[ClientRow]:
     """All clients that ever took part."""
-    names = {c for r in run.rounds for c in (*r.contributor_ids, *r.failed, *r.clients)}
+    names = {c for r in run.rounds for c in (*r.contributor_ids, *r.failed)}
     rows = []
     for name in sorted(names, key=client_order):
-        last = next((r.clients[name] for r in reversed(run.rounds) if name in r.clients), {})
         inside = [r for r in run.rounds if name in r.contributor_ids]
         sent = sum(r.upload_bytes_per_client or 0 for r in inside)
         lost = sum(name in r.failed for r in run.rounds)
-        rows.append(ClientRow(shown_text(name), len(inside), lost, last.get("accuracy"), last.get("loss"), size(sent)))
+        rows.append(ClientRow(shown_text(name), len(inside), lost, size(sent)))
     return rows
 
 

@@ -83,7 +83,6 @@ def render(run: Run) -> str:
         contenders=contenders,
         shown_contenders=_picked(contenders),
         compared=figures.compared(run.evaluation, run.comparison) if run.evaluation and run.comparison else "",
-        client_drawings=drawings.of_clients(run.rounds),
         time_drawing=drawings.of_time(run.rounds),
         time_totals=list(zip(figures.TIME_PARTS, totals, strict=False)),
         clients=figures.client_rows(run),

@@ -127,9 +127,7 @@ def _seen_on_the_network(run: Run) -> str:
 
 
 def _in_the_clear(run: Run) -> str:
-    text = "who took part and when, and seconds of training and encrypting"
+    text = "who took part and when"
     if not run.config.masked:
-        text += ", and how many values saturated"
-    if run.config.fraction_evaluate:
-        text += "; each client's loss and accuracy on its own held-out rows, as shown above"
+        text += ", seconds of training and encrypting, how many values saturated, and the text of errors"
     return text

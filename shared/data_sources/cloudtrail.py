@@ -121,7 +121,8 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
     except RecursionError:
         raise DataError(f"{path}: nested too deeply; {_EXPECTED}") from None
     except ValueError:
-        lines = text.splitlines()
+        # Not `splitlines`, which also cuts at U+2028 and others that may stand within a JSON text.
+        lines = text.split("\n")
         if not text.strip():
             raise DataError(f"{path}: empty; {_EXPECTED}") from None
     else:

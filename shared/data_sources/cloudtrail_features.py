@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from shared.data_sources.file_source import Chunk
 from shared.data_sources.schema import FeatureSchema, Kind, bucket_names, buckets
-from shared.data_sources.windows import most_frequent, window_families
+from shared.data_sources.windows import latest_time, most_frequent, window_families
 
 IDENTITY_TYPES = ("Root", "IAMUser", "AssumedRole", "FederatedUser", "AWSAccount", "AWSService")
 # Calls that switch off or blind the watching (MITRE ATT&CK T1562.008, T1070), whatever the service.
@@ -94,7 +94,7 @@ def fields_of(record: Any) -> dict[str, Any]:
     """What features, labels and a reader's eye need of one record.
 
     Raises:
-        ValueError: the record has no event time, name or source, or is no record at all.
+        ValueError: the record has no event time, name or source, one of the future, or is no record at all.
     """
     if not isinstance(record, dict):
         raise ValueError(f"expected a CloudTrail record, found {str(record)[:60]!r}")
@@ -145,7 +145,10 @@ def principal_key(identity: dict[str, Any]) -> str:
 
 def _seconds(text: str) -> int:
     moment = datetime.fromisoformat(text)
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    seconds = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    if seconds > latest_time():
+        raise ValueError(f"eventTime = {text!r:.60} is more than a day from now")
+    return seconds
 
 
 def chunk(records: pd.DataFrame, schema: FeatureSchema, memory: Memory, *, labelled: bool) -> Chunk:

@@ -181,7 +181,8 @@ def _chunk(
         numeric = {name for name, kind in zip(schema.names, schema.kinds, strict=True) if kind == "numeric"}
         shown = {name: column for name, column in batch.columns.items() if name not in (*numeric, "file", "line")}
         # As Arrow has them: of most rows nobody will look at the texts.
-        meta = meta.assign(**{name: pd.arrays.ArrowExtensionArray(column) for name, column in shown.items()})
+        texts = {name: pd.arrays.ArrowExtensionArray(column) for name, column in shown.items()}
+        meta = pd.concat([meta, pd.DataFrame(texts, index=meta.index)], axis=1)  # `assign` takes no column `self`
     return _taken(Chunk(meta, features, families, groups), good)
 
 

@@ -21,7 +21,7 @@ from shared.data_sources.file_source import Chunk, Inputs
 from shared.data_sources.files import BrokenLines, opened_text
 from shared.data_sources.labels import ADDRESS, BENIGN, EVENT_ID, TIME, label_origin, load_label_rules
 from shared.data_sources.schema import FeatureSchema
-from shared.data_sources.windows import LATENESS, closed_windows
+from shared.data_sources.windows import LATENESS, closed_windows, latest_time
 from shared.errors import DataError
 
 CHUNK_LINES = 100_000
@@ -173,11 +173,16 @@ def _checked(path: Path, flows: pd.DataFrame, lines: np.ndarray, broken: BrokenL
         empty |= flows["log-status"].isin(["NODATA", "SKIPDATA"])
     flows, lines = flows[~empty].copy(), lines[~empty.to_numpy()]
     good = np.ones(len(flows), dtype=np.bool_)
+    latest = latest_time()
     for name in _NUMBERS:
         values = pd.to_numeric(flows[name], errors="coerce").to_numpy(np.float64)
+        is_time = name in ("start", "end")
         right = (values >= 0) & (values < 2**53) & (values == np.floor(values))
+        if is_time:
+            right &= values <= latest
+        expected = "seconds since 1970, no more than a day from now" if is_time else "a whole number"
         for row in np.flatnonzero(good & ~right):
-            broken.add(path, int(lines[row]), f"{name} = {flows[name].iloc[row]!r}, expected a whole number")
+            broken.add(path, int(lines[row]), f"{name} = {flows[name].iloc[row]!r}, expected {expected}")
         good &= right
         flows[name] = np.where(right, values, 0).astype(np.int64)
     return flows[good]

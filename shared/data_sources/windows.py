@@ -5,6 +5,7 @@ newest record is `LATENESS` seconds past its end: what is held at any moment is 
 """
 
 import logging
+import time
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -15,6 +16,7 @@ _log = logging.getLogger("data")
 # AWS delivers CloudTrail within about 15 minutes of the event, and VPC flow logs within about 10.
 LATENESS = 15 * 60
 NAMED_VALUES = 20
+_CLOCK_SKEW = 24 * 3600  # seconds by which the clock that stamped a record may be ahead of ours
 
 
 def closed_windows(frames: Iterable[pd.DataFrame], minutes: int, lateness: int | None) -> Iterator[pd.DataFrame]:
@@ -51,6 +53,15 @@ def closed_windows(frames: Iterable[pd.DataFrame], minutes: int, lateness: int |
         yield _sorted(pd.concat(held, ignore_index=True))
     if late:
         _log.warning("%d records came more than %d s late: their windows have a second row", late, lateness)
+
+
+def latest_time() -> int:
+    """The latest time that a record can have, seconds since 1970: now, and a day.
+
+    A later one is no time of an event. Taken for one, it would make every record before it late, and close all windows
+    at once.
+    """
+    return int(time.time()) + _CLOCK_SKEW
 
 
 def window_families(families: pd.Series, rows: NDArray[np.int64], num_rows: int) -> NDArray[np.str_]:

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from phe import EncryptedNumber
 from phe import util as phe_util
 
-from shared.errors import CiphertextError, EncodingError, MissingDependencyError
+from shared.errors import CiphertextError, EncodingError, KeyMaterialError, MissingDependencyError
+from shared.he import modulus_proof
 from shared.he.decryption import decrypt_all
 from shared.he.fixed_point import FixedPoint
 from shared.he.keys import PrivateKeyMaterial, PublicKeyMaterial
@@ -121,6 +122,13 @@ class PaillierPublic(PublicScheme[EncryptedNumber]):
     def public_bytes(self) -> bytes:
         return self.key.to_bytes()
 
+    def check_proof(self, proof: object) -> None:
+        if type(proof) is not bytes or not proof:
+            raise KeyMaterialError(
+                "the server's greeting had no proof that its public key is sound (key_proof); update the server"
+            )
+        modulus_proof.verify(int(self.n), proof)
+
     @property
     def encoding_name(self) -> str:
         fixed_point, most = self.encoding.fixed_point, self.encoding.max_contributors
@@ -194,11 +202,23 @@ class PaillierPublic(PublicScheme[EncryptedNumber]):
 
 
 class PaillierPrivate(PrivateScheme[EncryptedNumber]):
-    """Decrypts sums. Its key is never printed, logged or sent."""
+    """Decrypts sums. Its key is never printed, logged or sent.
 
-    def __init__(self, key: PrivateKeyMaterial, public: PaillierPublic) -> None:
+    Args:
+        key: the private half.
+        public: the public half.
+        proof: of `modulus_proof`, where it was made before; else it is made when it is first asked for.
+    """
+
+    def __init__(self, key: PrivateKeyMaterial, public: PaillierPublic, proof: bytes = b"") -> None:
         self._key = key
+        self._proof = proof
         self.public: PaillierPublic = public
+
+    def key_proof(self) -> bytes:
+        if not self._proof:
+            self._proof = modulus_proof.prove(self._key.private_key.p, self._key.private_key.q)
+        return self._proof
 
     def decrypt_sum(self, ciphertexts: Sequence[EncryptedNumber], size: int, contributors: int) -> Vector:
         return self.public.encoding.unpack(self.decrypt_plaintexts(ciphertexts), size, contributors)

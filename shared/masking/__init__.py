@@ -5,10 +5,19 @@ Two state machines, `ClientRound` and `ServerRound`, with plain bytes between th
 
 from shared.masking.client import ClientRound, VectorPlan
 from shared.masking.memory import RoundMemory
-from shared.masking.messages import MIN_COHORT, SESSION_BYTES, WEIGHTS, RoundTerms, minimum_threshold, modulus_digest
+from shared.masking.messages import (
+    EVALUATION,
+    MIN_COHORT,
+    SESSION_BYTES,
+    WEIGHTS,
+    RoundTerms,
+    minimum_threshold,
+    modulus_digest,
+)
 from shared.masking.server import ServerRound
 
 __all__ = [
+    "EVALUATION",
     "MIN_COHORT",
     "SESSION_BYTES",
     "WEIGHTS",

@@ -4,7 +4,8 @@ Source: Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Ma
 the consistency check, over Z_n in place of Z_R.
 
 Guarantee: a server that does what it likes, together with c < 2t - N clients of the cohort (about a third of it),
-learns of the others' plaintexts nothing but one sum over at least t - c of them; t >= floor(2N/3) + 1.
+learns of the others' plaintexts nothing but one sum over at least t - c of them, all of which worked on the same task;
+t >= floor(2N/3) + 1. Of several sums of one work see `shared/masking/memory.py`.
 
 One object serves one round and each of its methods works once. Whatever is raised, the client is out of the round for
 good: the state that a method works on is taken out of the object first, so its keys can't be used again.
@@ -43,9 +44,10 @@ from shared.masking.errors import (
     RoundOverError,
     ShareRequestError,
     SubsetError,
+    TaskMismatchError,
     TermsMismatchError,
 )
-from shared.masking.memory import RoundMemory
+from shared.masking.memory import RoundMemory, Stage
 from shared.masking.messages import (
     MIN_COHORT,
     RevealBody,
@@ -115,7 +117,7 @@ class ClientRound:
             signing_key: this client's Ed25519 key.
             enrolled: the public key of every client that may ever take part, given out of band.
             plan: the vector to be uploaded.
-            memory: the rounds that this client has entered before.
+            memory: what this client has answered before.
 
         Raises:
             KeyMaterialError: two clients are enrolled with one key, or this client's key is not the enrolled one.
@@ -158,7 +160,7 @@ class ClientRound:
             )
         if terms.n_min < plan.n_min:
             raise CohortTooSmallError(f"n_min = {terms.n_min}; expected at least {plan.n_min}")
-        self._memory.claim(terms.session, terms.bucket, terms.round_number)
+        self._claim(terms, Stage.ADVERTISE)
         # Fresh in every round: with keys of a session one drop-out would expose the client's earlier rounds too.
         channel_key, mask_key = X25519PrivateKey.generate(), X25519PrivateKey.generate()
         body = channel_key.public_key().public_bytes_raw() + mask_key.public_key().public_bytes_raw()
@@ -183,6 +185,7 @@ class ClientRound:
         """
         state = self._take(Advertised)
         cohort = read_roster(roster, state.terms, self._enrolled, state.advert)
+        self._claim(state.terms, Stage.SHARE)
         context, peers = state.context, [peer for peer in cohort.ids if peer != self._id]
         seed = bytearray(secrets.token_bytes(SECRET_BYTES))
         seed_shares = split(seed, state.terms.threshold, len(cohort.ids))
@@ -205,7 +208,7 @@ class ClientRound:
         self._state = Shared(state.terms, context, cohort, seed, own_share, pair_keys, box_keys)
         return sign(Kind.SHARES, context, self._id, body, self._signing_key)
 
-    def mask(self, boxes: bytes, plaintexts: Sequence[int]) -> list[int]:
+    def mask(self, boxes: bytes, plaintexts: Sequence[int], task: bytes, work: bytes) -> list[int]:
         """Stage 2: mask the vector, once. Encrypt what is returned, and nothing else, with `raw_encrypt`.
 
         A box that does not open is passed over: this client then has no share of that peer to reveal, which can end
@@ -214,23 +217,39 @@ class ClientRound:
         Args:
             boxes: the boxes for this client from the other members of U2.
             plaintexts: (ciphertexts,) integers in [0, n).
+            task: digest of what this client was really given and asked to do, 32 bytes.
+            work: digest of what it computed from which rows, whatever the key and the session, 32 bytes.
 
         Returns:
             (ciphertexts,) integers, uniform in Z_n to everybody who lacks the masks.
 
         Raises:
+            TaskMismatchError: the round's terms, and so perhaps the peers, are about another task.
+            WorkRepeatedError: this work was in a sum over other clients.
+            CohortSwapError: the cohort was made to be subtracted from the last one.
+            RepeatedStageError, RoundMemoryError: it was answered in another life, or can't be remembered.
             CohortTooSmallError, SubsetError: U2 is too small, or not inside U1.
             MalformedMessageError, ReplayedMessageError: not the boxes of this round.
             EncodingError: a vector of another length, or a value outside [0, n).
         """
         state = self._take(Shared)
+        if task != state.terms.task:
+            raise TaskMismatchError(
+                "this client was given another model, scaler, key or settings than the round is about; expected the "
+                "same for all tenants of a sum"
+            )
         found = parse_boxes(boxes, state.context)
         senders = frozenset(found) | {self._id}
         if self._id in found or not senders <= set(state.roster.ids):
             raise SubsetError("boxes from this client itself or from outside the roster; expected those of its peers")
         _require(senders, state.terms, "sent shares")
+        cohort = frozenset(state.roster.ids)
+        self._memory.check_cohort(state.terms.session, state.terms.bucket, cohort, state.terms.n_min)
+        for clients in (cohort, senders):
+            self._memory.check_set(work, clients)
         if len(plaintexts) != self._plan.ciphertexts or not all(0 <= x < self._plan.modulus for x in plaintexts):
             raise EncodingError(f"expected {self._plan.ciphertexts} plaintexts in [0, n)")
+        self._claim(state.terms, Stage.MASK)
         shares = {self._id: (state.seed_share, 0)}  # its own mask key it never reveals: it confirms only sets it is in
         for peer, box in found.items():
             opened = agreement.open_box(state.box_keys[peer], state.roster.digest, box)
@@ -243,7 +262,7 @@ class ClientRound:
             (masks.add if self._id < peer else masks.subtract)(state.pair_keys[peer])
         masked = masks.apply(plaintexts)
         state.seed[:] = bytes(SECRET_BYTES)
-        self._state = Masked(state.terms, state.context, state.roster, senders, shares)
+        self._state = Masked(state.terms, state.context, state.roster, senders, shares, work)
         return masked
 
     def confirm(self, survivors: bytes) -> bytes:
@@ -258,6 +277,7 @@ class ClientRound:
         Raises:
             SubsetError, CohortTooSmallError: U3 is not inside U2, or too small.
             OwnUpdateMissingError: U3 is without this client.
+            WorkRepeatedError: this work was in a sum over other clients.
             MalformedMessageError, ReplayedMessageError: not the survivors of this round.
         """
         state = self._take(Masked)
@@ -267,6 +287,8 @@ class ClientRound:
         if self._id not in arrived:
             raise OwnUpdateMissingError(f"client {self._id!r} is not among the survivors that it should confirm")
         _require(arrived, state.terms, "updates arrived")
+        self._memory.check_set(state.work, arrived)
+        self._claim(state.terms, Stage.CONFIRM)
         self._state = Confirmed(state, arrived)
         body = view_digest(state.roster.digest, state.senders, arrived)
         return sign(Kind.CONFIRM, state.context, self._id, body, self._signing_key)
@@ -293,6 +315,10 @@ class ClientRound:
         if asked.seeds != survivors or asked.keys != masked.senders - survivors:
             raise ShareRequestError("the shares asked for don't follow from the survivors that this client confirmed")
         self._check_confirms(state, asked.signatures)
+        cohort = frozenset(masked.roster.ids)
+        # On the disk before the answer leaves: from now on this work is given to no other set of clients.
+        self._claim(masked.terms, Stage.REVEAL)
+        self._memory.open_sum(masked.terms.session, masked.terms.bucket, masked.work, cohort, survivors)
         shares = masked.shares
         body = RevealBody(
             seeds={peer: shares[peer][0] for peer in asked.seeds if peer in shares},
@@ -315,6 +341,9 @@ class ClientRound:
         for signer, signature in signatures.items():
             signed = unsigned(Kind.CONFIRM, context, signer, body) + signature
             Signed(signer, body, signature, signed).verify(self._enrolled)
+
+    def _claim(self, terms: RoundTerms, stage: Stage) -> None:
+        self._memory.claim(terms.session, terms.bucket, terms.round_number, stage)
 
     def _take(self, kind: type[_S]) -> _S:
         """The state that a stage needs, taken out of the object, so that no second call can find it."""

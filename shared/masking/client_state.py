@@ -49,6 +49,7 @@ class Masked:
     roster: Roster
     senders: frozenset[str]  # U2
     shares: dict[str, tuple[int, int]]  # (share of b_j, share of j's mask key) by peer j
+    work: bytes  # what the vector was computed from
 
 
 @dataclass(frozen=True, repr=False)

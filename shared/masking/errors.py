@@ -44,6 +44,18 @@ class TermsMismatchError(RoundRefusedError):
     """The round is for another public key, another vector or another number of ciphertexts than the client has."""
 
 
+class TaskMismatchError(RoundRefusedError):
+    """The client was given another model, scaler, key or settings than the round's terms name."""
+
+
+class WorkRepeatedError(RoundRefusedError):
+    """The client's answer was in a sum before, and this sum is to be over other clients."""
+
+
+class CohortSwapError(RoundRefusedError):
+    """Tenants were exchanged since the session's last sum, by too few to hide in the difference."""
+
+
 class ThresholdTooLowError(RoundRefusedError):
     """t < floor(2N/3) + 1: two disjoint halves of the cohort could each be made to reveal."""
 

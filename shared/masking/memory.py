@@ -1,75 +1,167 @@
-"""Which rounds a client has entered, remembered across restarts.
+"""What a client remembers of the sums it took part in, and what it refuses because of it.
 
-A client that could be led into one round twice would upload one vector under two sets of masks, in two cohorts that
-the server chooses; the difference of the sums may then be one update.
+Two rules, both for the whole life of the memory and not for that of a session, which the server invents:
+
+1. A stage of a round is answered once: the position (round, stage) of each session and bucket only grows, and it is
+   claimed before the answer leaves. So a client whose other state was set back, say by a virtual machine's snapshot,
+   does not answer again.
+2. **One work, one set of clients.** A work is what a client computes on which rows: a model, a scaler, training
+   settings and the rows; or a statistic of the rows, under whatever scaler. Once a client has revealed its shares for a
+   sum of a work, it gives that work again only to a sum over exactly the same clients.
+
+Why rule 2 is enough for sums of one work. Each sum that opens needed t reveals, so there are t - c honest clients (c
+side with the server) that from then on upload this work for no other cohort. A sum over their cohort with a client
+struck off needs t reveals too, and fewer than t of that cohort would still give them, as long as c < 2t - N. So in a
+combination of opened sums of one work the t - c of the first sum never come apart: no difference shows fewer of them.
+What it does not cover is another work: a model that was moved a little is another one.
+
+Within a session a third rule holds between one sum and the next: tenants may leave and may come back, but not be
+exchanged for others, unless by so many that the difference hides each of them (`check_cohort`).
 """
 
-import contextlib
-import json
-import os
-import tempfile
 import threading
-from pathlib import Path
+from collections.abc import Mapping
+from enum import IntEnum
 
-from shared.masking.errors import RoundMemoryError, StaleRoundError
+from shared.masking.errors import CohortSwapError, RepeatedStageError, StaleRoundError, WorkRepeatedError
+
+
+class Stage(IntEnum):
+    """The stages of a round, in their order."""
+
+    ADVERTISE = 0
+    SHARE = 1
+    MASK = 2
+    CONFIRM = 3
+    REVEAL = 4
+
+
+Record = Mapping[str, object]  # what one call adds to the memory, in JSON's types
 
 
 class RoundMemory:
-    """A small file with the last round of each session and bucket.
+    """The memory itself, for as long as the process lives; `client/ledger.py` keeps it on the disk.
 
-    One file belongs to one client and one process at a time. It holds no secret; deleting it makes the client forget.
+    Thread-safe. Each method that remembers calls `write` first: where that raises, nothing is remembered, and the
+    caller must not answer.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._positions: dict[tuple[str, str], tuple[int, Stage]] = {}  # by session and bucket
+        self._opened: dict[str, frozenset[str]] = {}  # work -> the clients of its sum
+        self._rosters: dict[tuple[str, str], frozenset[str]] = {}  # the last sum's, by session and bucket
 
-    def claim(self, session: bytes, bucket: str, round_number: int) -> None:
-        """Enter a round, once and for all: on return it is on the disk.
+    def claim(self, session: bytes, bucket: str, round_number: int, stage: Stage) -> None:
+        """Take a stage, once and for all.
 
         Raises:
             StaleRoundError: this round, or a later one of the session and bucket, was entered before.
-            RoundMemoryError: the file can't be read or written, or is not what this class writes.
+            RepeatedStageError: this stage of the round was answered before, in this life or an earlier one.
+            RoundMemoryError: it can't be remembered.
         """
         with self._lock:
-            rounds = self._load()
-            last = rounds.setdefault(session.hex(), {}).get(bucket)
-            if last is not None and round_number <= last:
-                raise StaleRoundError(f"round {round_number} of {bucket!r} after round {last}; expected a later round")
-            rounds[session.hex()][bucket] = round_number
-            self._store(rounds)
+            last = self._positions.get((session.hex(), bucket))
+            if last is not None and (round_number, stage) <= last:
+                if stage == Stage.ADVERTISE or round_number < last[0]:
+                    raise StaleRoundError(
+                        f"round {round_number} of {bucket!r} after round {last[0]}; expected a later round"
+                    )
+                raise RepeatedStageError(
+                    f"stage {stage.name.lower()} of round {round_number} was answered before; expected each stage once"
+                )
+            self._remember({"at": [session.hex(), bucket, round_number, int(stage)]})
 
-    def _load(self) -> dict[str, dict[str, int]]:
-        try:
-            rounds = json.loads(self._path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, RecursionError) as error:
-            raise RoundMemoryError(f"{self._path}: can't be read: {error}; restore it from a backup") from None
-        if not isinstance(rounds, dict) or not all(
-            isinstance(buckets, dict) and all(type(last) is int for last in buckets.values())
-            for buckets in rounds.values()
-        ):
-            raise RoundMemoryError(f"{self._path}: not a record of rounds; restore it from a backup")
-        return rounds
+    def set_for(self, work: bytes) -> frozenset[str] | None:
+        """The clients that a sum of this work must consist of; None where it was in no opened sum so far."""
+        with self._lock:
+            return self._opened.get(work.hex())
 
-    def _store(self, rounds: dict[str, dict[str, int]]) -> None:
-        temporary = ""
-        try:
-            # mkstemp makes the file with mode 0600; the rename keeps that.
-            handle, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=f"{self._path.name}.")
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(rounds, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._path)  # noqa: PTH105 (the name is a string from mkstemp)
-            folder = os.open(self._path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)  # without it a power cut could undo the rename
-            finally:
-                os.close(folder)
-        except OSError as error:
-            if temporary:
-                with contextlib.suppress(OSError):
-                    Path(temporary).unlink()
-            raise RoundMemoryError(f"{self._path}: can't be written: {error}") from None
+    def check_cohort(self, session: bytes, bucket: str, cohort: frozenset[str], n_min: int) -> None:
+        """Refuse a cohort that was made to be subtracted from the last one of this session and bucket.
+
+        Raises:
+            CohortSwapError: tenants were exchanged, and the difference of the two sums would show fewer than n_min.
+        """
+        with self._lock:
+            last = self._rosters.get((session.hex(), bucket), cohort)
+        gone, new = last - cohort, cohort - last
+        if gone and new and len(gone | new) < n_min:
+            raise CohortSwapError(
+                f"{sorted(new)} in the place of {sorted(gone)}: the difference to the last sum would show them; "
+                f"expected tenants that leave, or come, or {n_min} that change; a new start of the server may ask so"
+            )
+
+    def open_sum(
+        self, session: bytes, bucket: str, work: bytes, cohort: frozenset[str], clients: frozenset[str]
+    ) -> None:
+        """Before a reveal: this work has now been in a sum over these clients.
+
+        Args:
+            session: the server's.
+            bucket: which vector it was.
+            work: what was computed on which rows, 32 bytes.
+            cohort: U1, the clients that advertised.
+            clients: U3, the clients of the sum.
+
+        Raises:
+            WorkRepeatedError: it was in a sum over others.
+            RoundMemoryError: it can't be remembered.
+        """
+        with self._lock:
+            if self._opened.get(work.hex(), clients) != clients:
+                raise WorkRepeatedError(_repeated(self._opened[work.hex()], clients))
+            self._remember({"sum": [session.hex(), bucket, work.hex(), sorted(cohort), sorted(clients)]})
+
+    def check_set(self, work: bytes, clients: frozenset[str]) -> None:
+        """Refuse these clients for a work that was in a sum over others.
+
+        Raises:
+            WorkRepeatedError: it was.
+        """
+        before = self.set_for(work)
+        if before is not None and before != clients:
+            raise WorkRepeatedError(_repeated(before, clients))
+
+    def write(self, record: Record) -> None:
+        """Make a record last; the base class has nothing to do."""
+
+    def _remember(self, record: Record) -> None:
+        self.write(record)
+        self._apply(record)
+
+    def _apply(self, record: Record) -> None:
+        """Take one record in.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is none that this class makes.
+        """
+        match record:
+            case {"at": [str(session), str(bucket), int(number), int(stage)]}:
+                self._positions[session, bucket] = max(
+                    self._positions.get((session, bucket), (-1, Stage.ADVERTISE)), (number, Stage(stage))
+                )
+            case {"sum": [str(session), str(bucket), str(work), [*cohort], [*clients]]}:
+                self._opened[work] = frozenset(map(str, clients))
+                self._rosters[session, bucket] = frozenset(map(str, cohort))
+            case {"work": [str(work), [*clients]]}:
+                self._opened[work] = frozenset(map(str, clients))
+            case {"cohort": [str(session), str(bucket), [*cohort]]}:
+                self._rosters[session, bucket] = frozenset(map(str, cohort))
+            case _:
+                raise ValueError(f"no record of this memory: {record!r:.80}")
+
+    def _records(self) -> list[Record]:
+        """The least list of records that makes this memory."""
+        return [
+            *({"at": [*place, number, int(stage)]} for place, (number, stage) in self._positions.items()),
+            *({"work": [work, sorted(clients)]} for work, clients in self._opened.items()),
+            *({"cohort": [*place, sorted(cohort)]} for place, cohort in self._rosters.items()),
+        ]
+
+
+def _repeated(before: frozenset[str], now: frozenset[str]) -> str:
+    return (
+        f"this very work was in a sum over {sorted(before)} before; expected the same clients again, found "
+        f"{sorted(now)}: the difference of the two sums would show whoever changed"
+    )

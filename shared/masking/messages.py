@@ -27,8 +27,10 @@ from shared.masking.shamir import PRIME, SHARE_BYTES
 
 SESSION_BYTES = 16
 WEIGHTS = "weights"  # the bucket of the model's deltas
+EVALUATION = "evaluation"  # the bucket of the model's figures on the clients' held-out rows
 MIN_COHORT = 3  # with two clients each knows the other's update from the sum
 MAX_COHORT = 10_000
+_DIGEST = hashlib.sha256().digest_size
 MAX_CIPHERTEXTS = 2**24  # keeps every mask stream below ChaCha20's 256 GiB under one nonce
 
 
@@ -49,11 +51,14 @@ class RoundTerms:
     Attributes:
         session: 16 bytes, random, one for all rounds of one training run.
         round_number: grows by at least one from round to round of a session, 0 to 2**63 - 1.
-        bucket: which vector of the round this is ("weights", "scaler"); spelt like an id.
+        bucket: which vector of the round this is ("weights", "evaluation", "moments", …); spelt like an id.
         modulus_digest: H(n), 32 bytes.
         threshold: t, the shares that rebuild a secret and the confirms that allow a reveal.
         n_min: the least number of clients that a sum may cover.
         ciphertexts: length of the vector of plaintexts.
+        task: SHA-256 of all that decides what a client computes (`shared/task.py`), 32 bytes. Clients that were told
+            different things have different terms, so no set of their masks cancels (the attack: Pasquini, Francati,
+            Ateniese, "Eluding Secure Aggregation in Federated Learning via Model Inconsistency", CCS 2022).
 
     Raises:
         MalformedMessageError: a field out of range.
@@ -66,11 +71,12 @@ class RoundTerms:
     threshold: int
     n_min: int
     ciphertexts: int
+    task: bytes
 
     def __post_init__(self) -> None:
         encode_id(self.bucket)
-        if len(self.session) != SESSION_BYTES or len(self.modulus_digest) != hashlib.sha256().digest_size:
-            raise MalformedMessageError(f"terms: expected a session of {SESSION_BYTES} bytes and a digest of 32 bytes")
+        if (len(self.session), len(self.modulus_digest), len(self.task)) != (SESSION_BYTES, _DIGEST, _DIGEST):
+            raise MalformedMessageError(f"terms: expected a session of {SESSION_BYTES} bytes and digests of {_DIGEST}")
         for name, low, high in (
             ("round_number", 0, 2**63 - 1),
             ("threshold", 1, MAX_COHORT),
@@ -97,6 +103,7 @@ class RoundTerms:
                 encode_number(self.threshold, 2),
                 encode_number(self.n_min, 2),
                 encode_number(self.ciphertexts, 4),
+                self.task,
             )
         )
 
@@ -109,16 +116,17 @@ class RoundTerms:
             session=reader.take(SESSION_BYTES),
             round_number=reader.number(8),
             bucket=reader.id(),
-            modulus_digest=reader.take(hashlib.sha256().digest_size),
+            modulus_digest=reader.take(_DIGEST),
             threshold=reader.number(2),
             n_min=reader.number(2),
             ciphertexts=reader.number(4),
+            task=reader.take(_DIGEST),
         )
         reader.end()
         return terms
 
     def context(self) -> bytes:
-        """ctx = H(session, round, bucket, H(n), t, n_min, ciphertexts), 32 bytes."""
+        """ctx = H(session, round, bucket, H(n), t, n_min, ciphertexts, task), 32 bytes."""
         return hashlib.sha256(b"masked aggregation context\0" + self.encode()).digest()
 
 
@@ -173,7 +181,7 @@ class ShareBody:
     def decode(cls, body: bytes) -> "ShareBody":
         """The inverse of `encode`."""
         reader = Reader(body, Kind.SHARES)
-        decoded = cls(reader.take(hashlib.sha256().digest_size), reader.entries(BOX_BYTES))
+        decoded = cls(reader.take(_DIGEST), reader.entries(BOX_BYTES))
         reader.end()
         return decoded
 

@@ -57,7 +57,7 @@ def statements() -> Iterator[HostileUpdate]:
     yield changed("nonce-of-another", "another client's nonce of this round", "WrongNonceError", nonce=nonce("0"))
     yield changed("key", "another public key", "WrongKeyError", key_fingerprint=digest)
     yield changed("key-other", "the other key's", "WrongKeyError", key_fingerprint=keys("other_").public.fingerprint())
-    yield changed("model", "another global model", "WrongModelError", model_sha256=digest)
+    yield changed("model", "another global model", "WrongTaskError", task_sha256=digest)
     yield changed("payload", "another payload", "WrongPayloadError", payload_sha256=digest)
     yield changed("client-not-enrolled", "in a foreign name", "NotEnrolledError", client_id="client-9")
     yield changed("client-unnumbered", "in the name of no client", "NotEnrolledError", client_id="client")
@@ -143,7 +143,7 @@ def _fields(said: UpdateStatement) -> list[bytes]:
         said.nonce,
         said.client_id.encode(),
         bytes.fromhex(said.key_fingerprint),
-        bytes.fromhex(said.model_sha256),
+        bytes.fromhex(said.task_sha256),
         bytes.fromhex(said.payload_sha256),
     ]
 

@@ -131,7 +131,7 @@ def statement(client: str, payload: bytes, **changes: Any) -> UpdateStatement:
         nonce=nonce(client),
         client_id=identity_name(client),
         key_fingerprint=keys().public.fingerprint(),
-        model_sha256=MODEL,
+        task_sha256=MODEL,
         payload_sha256=hashlib.sha256(payload).hexdigest(),
     )
     return replace(honest, **changes)

@@ -1,0 +1,63 @@
+"""What a server asks, read with suspicion: each value must be there, and of its type and range."""
+
+from collections.abc import Mapping
+
+from flwr.common import Scalar
+
+from shared.config import Config
+from shared.errors import RoundRefusedError, SettingsMismatchError
+from shared.task import TRAINING
+
+
+def integer(config: Mapping[str, Scalar], key: str) -> int:
+    """A whole number from 1 to 1,000,000.
+
+    Raises:
+        RoundRefusedError: it is none.
+    """
+    value = config.get(key)
+    if type(value) is not int or not 1 <= value <= 1_000_000:
+        raise RoundRefusedError(f"the server sent {key} = {value!r:.80}; expected a whole number from 1 to 1,000,000")
+    return value
+
+
+def text(config: Mapping[str, Scalar], key: str) -> str:
+    """A text.
+
+    Raises:
+        RoundRefusedError: there is none.
+    """
+    value = config.get(key)
+    if type(value) is not str:
+        raise RoundRefusedError(f"the server sent no {key}; is it of the same version?")
+    return value
+
+
+def data(config: Mapping[str, Scalar], key: str) -> bytes:
+    """Bytes.
+
+    Raises:
+        RoundRefusedError: there are none.
+    """
+    value = config.get(key)
+    if type(value) is not bytes:
+        raise RoundRefusedError(f"the server sent no {key}; is it of the same version?")
+    return value
+
+
+def check_training(asked: Mapping[str, Scalar], own: Config) -> None:
+    """A client trains by its own settings; a round that asks for others is not its round.
+
+    If the server's word counted, it could tell all tenants but one to train with a learning rate of 1e-300, and the sum
+    would be that one's update.
+
+    Raises:
+        SettingsMismatchError: naming each setting that differs.
+    """
+    differing = [name for name in TRAINING if asked.get(name) != getattr(own, name)]
+    if differing:
+        shown = ", ".join(f"{name} = {asked.get(name)!r:.80} (mine: {getattr(own, name)!r})" for name in differing)
+        raise SettingsMismatchError(
+            f"the server asks for {shown}; a client trains by its own settings; agree on them: the YAML of both "
+            "sides has to say the same"
+        )

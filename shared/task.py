@@ -1,0 +1,62 @@
+"""What all tenants of one sum work on, as one digest: the task that masked aggregation binds into every key.
+
+A digest that both sides can compute says that they mean the same. A tenant computes it from what it was really given
+and from its **own** training settings; the orchestrator from what it meant to send to all.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from shared.config import Config
+
+Settings = Mapping[str, int | float | str]
+
+# The settings of a round of training, which the orchestrator names in its request and every tenant has by itself.
+TRAINING = ("local_epochs", "batch_size", "learning_rate", "proximal_mu", "class_balance", "weighting", "max_examples")
+
+
+def training_settings(config: Config) -> dict[str, int | float | str]:
+    """The settings that decide what a tenant computes from a model and its rows."""
+    return {name: getattr(config, name) for name in TRAINING}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task.
+
+    Attributes:
+        bucket: which vector is added up.
+        about: SHA-256 in hex of the global model and the scaler (`shared.identity.digest_model`), or of the statistic.
+        key: fingerprint of the public key that the vector is encrypted under.
+        max_contributors: the most vectors that one sum may hold, which sizes the slots.
+        settings: of the training; empty for other vectors.
+    """
+
+    bucket: str
+    about: str
+    key: str
+    max_contributors: int
+    settings: Settings = field(default_factory=dict)
+
+    def digest(self) -> bytes:
+        """SHA-256 of all of it, 32 bytes."""
+        return _digest(
+            "task", self.bucket, self.about, self.key, self.max_contributors, dict(sorted(self.settings.items()))
+        )
+
+    def work(self, rows: str, *, fixed_about: bool = False) -> bytes:
+        """What a tenant computes from which rows, whatever key and session it is asked under, 32 bytes.
+
+        Args:
+            rows: SHA-256 in hex of the tenant's own rows; it never leaves the tenant.
+            fixed_about: leave out what the server says it is about: statistics of the same rows under another scaler
+                are the same work.
+        """
+        about = "" if fixed_about else self.about
+        return _digest("work", self.bucket, about, rows, dict(sorted(self.settings.items())))
+
+
+def _digest(*parts: object) -> bytes:
+    return hashlib.sha256(json.dumps(parts, allow_nan=False).encode()).digest()
