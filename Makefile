@@ -29,7 +29,7 @@ test_long: $(VENV)/installed-dev  ## run the tests of whole federations that fai
 fuzz: $(VENV)/installed-dev  ## a million mutated inputs against whatever reads a client's bytes; some minutes
 	$(PY) -m tests.fuzz_decoder --inputs 1000000 --seed 1
 
-schedules: $(VENV)/installed-dev  ## 2,500 masked rounds of 3 to 12 clients with random losses; prints the tally, 2 minutes
+schedules: $(VENV)/installed-dev  ## 2 x 2,500 masked rounds of 3 to 12 clients with random losses; prints the tally, 3 minutes
 	MASKING_SCHEDULES=2500 $(PY) -m pytest -s tests/test_masking_rounds.py -k exact_sum --timeout 3600
 
 faults: $(VENV)/installed-dev  ## the fault simulation at length: a server killed 50 times (minutes)
