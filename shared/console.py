@@ -62,7 +62,7 @@ def announce_protection(logger: logging.Logger, config: Config) -> None:
     """Say in one line, at the start of server and clients, who can see one client's update."""
     if config.masked:
         logger.info(
-            "updates are masked: the orchestrator learns the sum of at least %d and can't open a single one",
+            "updates are masked: the orchestrator can open sums of at least %d over one task, and no update by itself",
             config.fewest_contributors,
         )
     elif config.he_scheme == "none":
