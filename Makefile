@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 CONFIG ?= config/demo.yaml
 DEMO_PKI := logs/demo-pki
 
-.PHONY: help demo peek test test_long schedules faults fuzz load bench lint format clean
+.PHONY: help demo peek test test_long schedules faults fuzz load bench lint format settings clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -46,6 +46,9 @@ lint: $(VENV)/installed-dev  ## ruff and mypy --strict
 format: $(VENV)/installed-dev  ## let ruff rewrite what it can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+settings: $(VENV)/installed  ## write docs/settings.md and config/schema.json anew, after a change of a setting
+	$(PY) -m shared.settings_docs
 
 bench: $(VENV)/installed-bench  ## measure against phe, TenSEAL and HEU; refreshes docs/performance.*, 25 minutes; ONLY=rounds,memory: these alone
 	$(PY) benchmarks/run.py --only "$(ONLY)" --json docs/performance.json --markdown docs/performance.md --picture docs/performance.png

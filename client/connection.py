@@ -10,7 +10,8 @@ import grpc
 from flwr.client import start_client
 
 from client.flower_client import TenantClient
-from shared.config import Config, split_address
+from shared.addresses import split_address
+from shared.config import Config
 from shared.errors import (
     ChannelError,
     ConfigError,

@@ -90,14 +90,14 @@ class RunFolder:
         return folder
 
     @classmethod
-    def latest(cls, config: Config) -> "RunFolder":
-        """The folder of the newest run.
+    def find(cls, config: Config, name: str) -> "RunFolder":
+        """The folder of the run of this name; `latest` is the newest.
 
         Raises:
             ResumeError: there is none.
         """
-        path = Path(config.log_dir) / "latest"
-        if not path.is_dir():
+        path = Path(config.log_dir) / name
+        if not (path / "config.yaml").is_file():
             raise ResumeError(f"{path}: no run to resume; start one without --resume")
         return cls(path.resolve())
 

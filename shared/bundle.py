@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import nn
 
-from shared.config import FILE_SOURCES, Config, parse_config
+from shared.config import Config, parse_config
+from shared.config_checks import FILE_SOURCES
 from shared.data_sources.scaling import Scaler
 from shared.data_sources.schema import FeatureSchema
 from shared.data_utils import Dataset

@@ -30,6 +30,10 @@ class _ConsoleHandler(logging.Handler):
         console.print(self.format(record), style=style, markup=False)
 
 
+def _is_critical(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.CRITICAL
+
+
 def setup_logging(bars: bool = True) -> None:
     """Send this project's loggers to the screen, and none of Flower's and gRPC's: we tell their errors.
 
@@ -40,10 +44,8 @@ def setup_logging(bars: bool = True) -> None:
     handler = _ConsoleHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)-12s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    flower = logging.getLogger("flwr")
-    flower.handlers = [handler]
-    flower.propagate = False
-    flower.setLevel(logging.CRITICAL)
+    # A filter: Flower, which is imported later, sets its logger's level and adds a handler, and leaves filters alone.
+    logging.getLogger("flwr").addFilter(_is_critical)
     # gRPC's server prints a traceback out of Flower for each idle client that is lost; the roster says it in one line.
     logging.getLogger("grpc").setLevel(logging.CRITICAL)
 

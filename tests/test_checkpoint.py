@@ -2,7 +2,6 @@
 
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +109,10 @@ def test_settings_that_change_the_model_are_named(tmp_path: Path) -> None:
     before = load_config(write_config(tmp_path))
     run = RunFolder.create(before).path
     check_same_settings(run, before)
-    free = replace(before, num_rounds=9, round_timeout=1.0, server_address="127.0.0.1:1")
+    free = before.replace(num_rounds=9, round_timeout=1.0, server_address="127.0.0.1:1")
     check_same_settings(run, free)
     with pytest.raises(ResumeError, match=r"learning_rate was 0\.05, is 0\.1; restore") as caught:
-        check_same_settings(run, replace(free, learning_rate=0.1))
+        check_same_settings(run, free.replace(learning_rate=0.1))
     assert "num_rounds" not in str(caught.value)
 
 
@@ -132,7 +131,7 @@ def test_no_such_setting_may_change(tmp_path: Path, key: str, value: Any) -> Non
     run = RunFolder.create(before).path
     changes: dict[str, Any] = {key: value}
     with pytest.raises(ResumeError, match=key):
-        check_same_settings(run, replace(before, **changes))
+        check_same_settings(run, before.replace(**changes))
 
 
 def test_it_holds_no_key(finished: tuple[Path, Path]) -> None:

@@ -1,7 +1,7 @@
 """Who could see what in a run, in plain words. `docs/privacy.md` has the same for every mode, and the reasons."""
 
 from orchestrator.report.run_data import Run
-from shared.config import is_loopback, split_address
+from shared.addresses import is_loopback, split_address
 
 Statement = tuple[str, str]
 
