@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 CONFIG ?= config/demo.yaml
 DEMO_PKI := logs/demo-pki
 
-.PHONY: help demo peek test test_long schedules faults fuzz load bench lint format clean
+.PHONY: help demo peek test test_long schedules faults fuzz load bench lint format settings clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -29,7 +29,7 @@ test_long: $(VENV)/installed-dev  ## run the tests of whole federations that fai
 fuzz: $(VENV)/installed-dev  ## a million mutated inputs against whatever reads a client's bytes; some minutes
 	$(PY) -m tests.fuzz_decoder --inputs 1000000 --seed 1
 
-schedules: $(VENV)/installed-dev  ## 2,500 masked rounds of 3 to 12 clients with random losses; prints the tally, 2 minutes
+schedules: $(VENV)/installed-dev  ## 2 x 2,500 masked rounds of 3 to 12 clients with random losses; prints the tally, 3 minutes
 	MASKING_SCHEDULES=2500 $(PY) -m pytest -s tests/test_masking_rounds.py -k exact_sum --timeout 3600
 
 faults: $(VENV)/installed-dev  ## the fault simulation at length: a server killed 50 times (minutes)
@@ -46,6 +46,9 @@ lint: $(VENV)/installed-dev  ## ruff and mypy --strict
 format: $(VENV)/installed-dev  ## let ruff rewrite what it can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+settings: $(VENV)/installed  ## write docs/settings.md and config/schema.json anew, after a change of a setting
+	$(PY) -m shared.settings_docs
 
 bench: $(VENV)/installed-bench  ## measure against phe, TenSEAL and HEU; refreshes docs/performance.*, 25 minutes; ONLY=rounds,memory: these alone
 	$(PY) benchmarks/run.py --only "$(ONLY)" --json docs/performance.json --markdown docs/performance.md --picture docs/performance.png

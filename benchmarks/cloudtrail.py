@@ -21,7 +21,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ class Trial:
 def train_on(folder: Path, seed: int) -> Trial:
     """Three tenants share the logs in `folder`; the later windows validate and test."""
     torch.set_num_threads(1)
-    c = replace(load_config(ROOT / "config/cloudtrail.yaml"), data_path=str(folder), seed=seed)
+    c = load_config(ROOT / "config/cloudtrail.yaml").replace(data_path=str(folder), seed=seed)
     clients = [load_client_data(c, client_id).train for client_id in range(c.num_clients)]
     preprocessing = Preprocessing.pooled(load_schema(c), clients)
     validation, test = (preprocessing.apply(load(c)) for load in (load_validation_data, load_test_data))

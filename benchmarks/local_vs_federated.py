@@ -22,7 +22,8 @@ from client.training import TrainingSettings, train
 from orchestrator.report.evaluation import Evaluation, evaluate_final
 from orchestrator.report.page import write_report
 from orchestrator.report.run_data import COMPARISON, Comparison, Rival, read_run, write_json
-from shared.config import CLIENT_ID, Config
+from shared.config import Config
+from shared.config_checks import CLIENT_ID
 from shared.console import console, setup_logging, track
 from shared.data_utils import Dataset, load_client_data, load_test_data, load_validation_data
 from shared.errors import OrchestratorError, ReportError

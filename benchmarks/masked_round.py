@@ -73,13 +73,15 @@ class MaskedCost:
         parameters: of the model, an MLP 122-64-32-2.
         pairs: rounds timed, of each kind.
         plain, masked: median seconds of all parties together: `before` (choosing the clients, stages 0 and 1), `fit`
-            (training, masking, encrypting), `after` (adding, stages 3 and 4, decrypting, unmasking), and their `round`;
-            `cpu`: processor seconds of all threads, the making of the next round's randomisers included.
+            (training, masking, encrypting), `after` (adding, stages 3 and 4, decrypting, unmasking), `evaluation` by
+            the clients (a sum like that of the updates), and their `round`; `cpu`: processor seconds of all threads,
+            the making of the next round's randomisers included.
         over_plain: median of each pair's masked round seconds / plain round seconds: what slows the machine for a while
             slows both of a pair.
         lowest, highest: of those ratios.
         cpu_over_plain: the same median of processor seconds, which other work on the machine hardly changes.
-        plain_bytes, masked_bytes: of all clients' messages of a round, both ways, by stage.
+        plain_bytes, masked_bytes: of all clients' messages of a round, both ways, by stage of the updates' sum; those
+            of all stages of the evaluation's sum in one.
     """
 
     clients: int
@@ -117,7 +119,9 @@ class LocalProxy(ClientProxy):
         return answer
 
     def evaluate(self, ins: EvaluateIns, timeout: float | None, group_id: int | None) -> EvaluateRes:
-        return self.client.evaluate(ins)
+        answer = self.client.evaluate(ins)
+        self._traffic["evaluation"] += _payload(ins.config, "boxes") + _payload(answer.metrics)
+        return answer
 
     def get_parameters(self, ins: GetParametersIns, timeout: float | None, group_id: int | None) -> GetParametersRes:
         return self.client.get_parameters(ins)
@@ -136,12 +140,17 @@ class LocalRoster(Roster):
     def gather(self, needed: int, timeout: float) -> list[ClientProxy]:
         return list(self._proxies)
 
+    def connected(self) -> list[ClientProxy]:
+        return list(self._proxies)
+
     def tenant_of(self, client: ClientProxy) -> str:
         return client.cid.removeprefix("connection-")
 
 
-def _payload(values: dict[str, Scalar]) -> int:
-    return sum(len(value) for value in values.values() if isinstance(value, bytes))
+def _payload(values: dict[str, Scalar], *names: str) -> int:
+    """Bytes under these names, or under all."""
+    wanted = (value for name, value in values.items() if name in names or not names)
+    return sum(len(value) for value in wanted if isinstance(value, bytes))
 
 
 class Federation:
@@ -150,6 +159,7 @@ class Federation:
     def __init__(self, config: Config, keys: PrivateScheme[Any], rows: Sequence[ClientData]) -> None:
         admission = Admission(config.enrolled_clients, SESSION)
         self._traffic: Counter[str] = Counter()
+        self._bytes: dict[str, int] = {}
         proxies = []
         for i, own in enumerate(rows):
             identity = ClientIdentity.load(config.client_identity.format(client_id=i), f"client-{i}")
@@ -180,16 +190,29 @@ class Federation:
         clock.append(time.perf_counter())
         self.strategy.aggregate_fit(number, [r for r in results if r[1].status.code == Code.OK], [])
         clock.append(time.perf_counter())
-        if self.strategy.record.failed or self.strategy.record.skipped:
+        self._bytes = {stage: self._traffic[stage] for stage in STAGES}
+        self._traffic.clear()
+        self._evaluate(number)
+        self._bytes["evaluation"] = self._traffic.total()
+        clock.append(time.perf_counter())
+        if self.strategy.record.failed or self.strategy.record.skipped or not self.strategy.record.client_rows:
             raise RuntimeError(f"a round of the benchmark went wrong: {self.strategy.record}")
         wait_for_randomisers()  # else they would be made, and counted, in the other federation's round
         cpu = time.process_time() - cpu
-        before, fit, after = (later - earlier for earlier, later in itertools.pairwise(clock))
-        return {"before": before, "fit": fit, "after": after, "round": clock[-1] - clock[0], "cpu": cpu}
+        before, fit, after, evaluation = (later - earlier for earlier, later in itertools.pairwise(clock))
+        parts = {"before": before, "fit": fit, "after": after, "evaluation": evaluation}
+        return {**parts, "round": clock[-1] - clock[0], "cpu": cpu}
+
+    def _evaluate(self, number: int) -> None:
+        """By the clients, of the new model."""
+        parameters = self.strategy.initialize_parameters(self._roster)
+        instructions = self.strategy.configure_evaluate(number, parameters, self._roster)
+        results = [(client, client.evaluate(ins, None, None)) for client, ins in instructions]
+        self.strategy.aggregate_evaluate(number, [r for r in results if r[1].status.code == Code.OK], [])
 
     def payload_bytes(self) -> dict[str, int]:
         """Of the last round, by stage."""
-        return {stage: self._traffic[stage] for stage in STAGES}
+        return dict(self._bytes)
 
 
 def masked_cost(clients: int, local_epochs: int, passes: Passes) -> MaskedCost:
@@ -229,7 +252,7 @@ def _settings(folder: Path, clients: int, local_epochs: int, kind: str) -> Confi
         {
             **round_settings(clients, local_epochs),
             "min_fit_clients": clients,
-            "fraction_evaluate": 0.0,
+            "fraction_evaluate": 1.0,
             "log_dir": str(folder / kind),
             "enrolled_clients": str(folder / "pki/enrolled.json"),
             "client_identity": str(folder / "pki/clients/client-{client_id}.key"),

@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ def run_seed(seed: int) -> list[Result]:
             results.append(Result("all", BOOSTED, figures(on_test, on_validation, validation, test)))
         last, _ = federated(clients_of, clients, validation)
         results.append(Result(case, FEDERATED, model_figures(last, validation, test)))
-        last, best = federated(replace(clients_of, **SKEW_SETTINGS), clients, validation)
+        last, best = federated(clients_of.replace(**SKEW_SETTINGS), clients, validation)
         results.append(Result(case, SKEWED, model_figures(last, validation, test)))
         results.append(Result(case, BEST, model_figures(best, validation, test)))
         local = [model_figures(alone(clients_of, rows, i), validation, test) for i, rows in enumerate(clients)]
@@ -127,7 +127,7 @@ def run_seed(seed: int) -> list[Result]:
 
 
 def config_of(seed: int, changes: dict[str, Any]) -> Config:
-    return replace(PLAIN, seed=seed, **changes)
+    return PLAIN.replace(seed=seed, **changes)
 
 
 def select(candidate: str) -> list[Result]:

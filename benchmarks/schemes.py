@@ -44,7 +44,7 @@ class Ours:
     """
 
     def __init__(self, key_bits: int, kind: str, vector: Vector, online: bool = True) -> None:
-        config = Config(he_key_length=key_bits, he_key_kind=kind, allow_insecure_key=key_bits < 2048)
+        config = Config().replace(he_key_length=key_bits, he_key_kind=kind, allow_insecure_key=key_bits < 2048)
         self.name, self.key_bits = OURS[kind], key_bits
         self.how = (
             f"the whole vector, packed for {config.num_clients} contributors; encrypt: randomisers made on the spot by "

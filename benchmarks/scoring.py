@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +58,7 @@ def write_flows(path: Path, rows: int, seed: int) -> None:
 
 def settings(path: Path) -> Config:
     """Those of config/csv_flows.yaml, on these files."""
-    return replace(load_config(ROOT / "config/csv_flows.yaml"), data_path=str(path), test_path="", partition="even")
+    return load_config(ROOT / "config/csv_flows.yaml").replace(data_path=str(path), test_path="", partition="even")
 
 
 def make_bundle(folder: Path, path: Path) -> None:

@@ -10,8 +10,9 @@ import grpc
 from flwr.client import start_client
 
 from client.flower_client import TenantClient
+from shared.addresses import is_loopback, split_address
 from shared.bounded_files import MAX_CERTIFICATE_BYTES, read_bounded
-from shared.config import Config, is_loopback, split_address
+from shared.config import Config
 from shared.errors import (
     ChannelError,
     ConfigError,

@@ -6,118 +6,35 @@ python client/export.py --model logs/latest --out model.onnx
 import argparse
 import logging
 import sys
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
-from shared.bundle import ModelBundle
+from shared import cli
 from shared.console import setup_logging
-from shared.data_sources.scaling import MAX_SCALED, Scaler
-from shared.errors import BundleError, ConfigError, MissingDependencyError, OrchestratorError
 
-INPUT, OUTPUT, BATCH = "features", "attack_probability", "records"
 _log = logging.getLogger("export")
 
 
-class RawScorer(nn.Module):
-    """Raw features, float32 (B, F), to attack scores, float64 (B,): `Scaler.transform` and the model in one graph."""
-
-    mean: Tensor  # float64, (F,), as the two below
-    deviation: Tensor
-    bound: Tensor
-
-    def __init__(self, model: nn.Module, scaler: Scaler) -> None:
-        super().__init__()
-        self.model = model
-        # Columns that are not scaled get mean 0, deviation 1 and no bounds.
-        numeric = scaler.schema.numeric
-        mean, deviation = np.zeros(len(numeric)), np.ones(len(numeric))
-        bound = np.full(len(numeric), np.finfo(np.float32).max, dtype=np.float64)
-        mean[numeric], deviation[numeric], bound[numeric] = scaler.mean, np.sqrt(scaler.variance), MAX_SCALED
-        for name, values in (("mean", mean), ("deviation", deviation), ("bound", bound)):
-            self.register_buffer(name, torch.from_numpy(values))
-
-    def forward(self, features: Tensor) -> Tensor:
-        scaled = (features.double() - self.mean) / self.deviation  # (B, F)
-        scaled = torch.minimum(torch.maximum(scaled, -self.bound), self.bound)
-        logits = self.model(scaled.float())  # (B, classes)
-        return 1.0 - torch.softmax(logits.double(), dim=1)[:, 0]
-
-
-def export_onnx(bundle: ModelBundle, path: Path) -> None:
-    """Write the file whole or not at all. Its metadata names the run, the feature schema and the threshold.
-
-    Raises:
-        MissingDependencyError: onnx or onnxscript is not installed.
-        BundleError: the model uses something that ONNX can't express.
-    """
-    try:
-        import onnx  # noqa: F401 (torch's exporter needs both)
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError(f'{error.name} is not installed: pip install -e ".[onnx]"') from None
-    scorer = RawScorer(bundle.build_model(), bundle.preprocessing.scaler).eval()
-    example = torch.zeros(2, len(bundle.schema))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's exporter uses what torch itself has deprecated
-            program = torch.onnx.export(
-                scorer,
-                (example,),
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes={"features": {0: torch.export.Dim(BATCH)}},
-                dynamo=True,
-                verbose=False,
-            )
-    except torch.onnx.OnnxExporterError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise BundleError(f"the model can't be written as ONNX: {reason}") from None
-    if program is None:
-        raise BundleError("the model can't be written as ONNX: torch gave no reason")
-    program.model.metadata_props.update(
-        {
-            "run": bundle.run,
-            "round": str(bundle.round),
-            "schema": bundle.schema.to_json(),
-            "schema_sha256": bundle.schema.hash(),
-            "threshold": repr(bundle.threshold.score),
-        }
-    )
-    part = path.with_name(f"{path.name}.part")
-    try:
-        program.save(part, external_data=False)
-        part.replace(path)
-    except OSError as error:
-        raise ConfigError(f"--out {path}: {error.strerror}; expected a file that can be written") from None
-
-
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Export one model; 0 if the file was written."""
     parser = argparse.ArgumentParser(description="Write the model of a run as ONNX.")
     parser.add_argument("--model", required=True, help="folder of a run, such as logs/latest")
     parser.add_argument("--out", required=True, help="the ONNX file to write")
     args = parser.parse_args(argv)
     setup_logging()
+    return cli.run(lambda: _export(args), _log, interrupted="nothing was written")
+
+
+def _export(args: argparse.Namespace) -> None:
+    # PyTorch is seconds to load: not for --help.
+    from client.onnx_model import export_onnx
+    from shared.bundle import ModelBundle
+
     for name in ("torch", "onnx_ir", "onnxscript"):  # they tell of each step that they take
         logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        bundle = ModelBundle.load(args.model)
-        export_onnx(bundle, Path(args.out))
-    except ConfigError as error:
-        _log.error("%s", error)
-        return 2
-    except OrchestratorError as error:
-        _log.error("%s", error)
-        return 1
-    except KeyboardInterrupt:
-        _log.warning("interrupted: nothing was written")
-        return 130
+    bundle = ModelBundle.load(args.model)
+    export_onnx(bundle, Path(args.out))
     _log.info("%s: %d raw features in, attack probability out", args.out, len(bundle.schema))
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,20 +7,22 @@ python client/score.py --model logs/latest --input data/mon data/tue.json.gz --o
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from client.scoring import Summary, score_files
-from shared.bundle import ModelBundle
+from shared import cli
 from shared.console import setup_logging
-from shared.errors import ConfigError, OrchestratorError
+from shared.errors import ConfigError
+
+if TYPE_CHECKING:  # at run time only after the arguments are read
+    from client.scoring import Summary
+    from shared.bundle import ModelBundle
 
 _log = logging.getLogger("score")
-_INTERRUPTED = 130  # 128 + SIGINT, as a shell counts
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Score, and tell what came of it; 0 if everything was scored, with alerts or without."""
     parser = argparse.ArgumentParser(description="Score new logs with the model of a run.")
     parser.add_argument("--model", required=True, help="folder of a run, such as logs/latest")
@@ -31,28 +33,27 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threshold", type=float, help="score from 0 to 1 above which to alert (default: the model's)")
     args = parser.parse_args(argv)
     setup_logging()
+    return cli.run(lambda: _score(args), _log, f"what was found so far is in {args.output}.part")
+
+
+def _score(args: argparse.Namespace) -> None:
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
+        raise ConfigError(f"--threshold {args.threshold}: expected 0 to 1")
+    # PyTorch is seconds to load: not for a mistyped option.
+    import torch
+
+    from client.scoring import score_files
+    from shared.bundle import ModelBundle
+
     torch.set_num_threads(1)  # a part's work in the model is too small for more threads to pay
-    try:
-        if args.threshold is not None and not 0 <= args.threshold <= 1:
-            raise ConfigError(f"--threshold {args.threshold}: expected 0 to 1")
-        bundle = ModelBundle.load(args.model)
-        threshold = bundle.threshold.score if args.threshold is None else args.threshold
-        _announce(bundle, threshold, chosen=args.threshold is None)
-        summary = score_files(bundle, [Path(path) for path in args.input], Path(args.output), threshold)
-    except ConfigError as error:
-        _log.error("%s", error)
-        return 2
-    except OrchestratorError as error:
-        _log.error("%s", error)
-        return 1
-    except KeyboardInterrupt:
-        _log.warning("interrupted: what was found so far is in %s.part", args.output)
-        return _INTERRUPTED
+    bundle = ModelBundle.load(args.model)
+    threshold = bundle.threshold.score if args.threshold is None else args.threshold
+    _announce(bundle, threshold, chosen=args.threshold is None)
+    summary = score_files(bundle, [Path(path) for path in args.input], Path(args.output), threshold)
     _report(summary, bundle, args.output)
-    return 0
 
 
-def _announce(bundle: ModelBundle, threshold: float, *, chosen: bool) -> None:
+def _announce(bundle: "ModelBundle", threshold: float, *, chosen: bool) -> None:
     _log.info("model of run %s after round %d, schema %s…", bundle.run, bundle.round, bundle.schema.hash()[:16])
     if not chosen:
         _log.info("alerts are for scores above %.6g, as asked", threshold)
@@ -65,7 +66,7 @@ def _announce(bundle: ModelBundle, threshold: float, *, chosen: bool) -> None:
         _log.warning("%s", doubt)
 
 
-def _report(summary: Summary, bundle: ModelBundle, output: str) -> None:
+def _report(summary: "Summary", bundle: "ModelBundle", output: str) -> None:
     rate = summary.records / summary.seconds if summary.seconds else 0.0
     share = summary.alerts / summary.records if summary.records else 0.0
     _log.info("%d lines or records read, %d of them broken and skipped", summary.lines, summary.broken)

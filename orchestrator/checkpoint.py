@@ -163,7 +163,7 @@ def check_same_settings(run: Path, config: Config) -> None:
         ResumeError: naming the settings that differ.
     """
     before = load_config(run / "config.yaml")
-    names = [f.name for f in fields(Config) if f.name not in _FREE_TO_CHANGE]
+    names = [name for name in Config.model_fields if name not in _FREE_TO_CHANGE]
     names.append("masked")  # follows from settings that are free to change by themselves
     changed = [name for name in names if getattr(before, name) != getattr(config, name)]
     if changed:

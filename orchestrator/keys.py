@@ -16,8 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from shared.config import MIN_SECURE_KEY_BITS
-from shared.errors import KeyFileError, OrchestratorError
+from shared import cli
+from shared.config_checks import MIN_SECURE_KEY_BITS
+from shared.errors import KeyFileError
 from shared.he.keys import KINDS, Kind, generate_keypair
 from shared.he.modulus_proof import prove
 from shared.key_files import (
@@ -147,12 +148,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             action.add_argument(
                 "--kind", choices=KINDS, default=kind, help=f"the form of its primes ({kind or 'as before'})"
             )
-    try:
-        print("\n".join(_run(parser.parse_args(argv))))
-    except OrchestratorError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    args = parser.parse_args(argv)
+    return cli.run(lambda: print("\n".join(_run(args))))
 
 
 if __name__ == "__main__":

@@ -6,27 +6,29 @@ python orchestrator/make_report.py --run logs/latest
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.report.page import write_report
+from shared import cli
 from shared.console import console, setup_logging
-from shared.errors import OrchestratorError
 
 _log = logging.getLogger("orchestrator")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Write the report; 0 if it was written."""
     parser = argparse.ArgumentParser(description="Make the report of a run anew from the files in its folder.")
     parser.add_argument("--run", type=Path, default=Path("logs/latest"), help="the folder (default: %(default)s)")
     args = parser.parse_args(argv)
     setup_logging()
-    try:
-        console.print(f"open {write_report(args.run)}", soft_wrap=True)
-    except (OrchestratorError, OSError) as error:
-        _log.error("%s", error)
-        return 1
-    return 0
+    return cli.run(lambda: _make(args.run), _log, interrupted="the report is as it was")
+
+
+def _make(folder: Path) -> None:
+    # What reads a run is long to load: not for --help.
+    from orchestrator.report.page import write_report
+
+    console.print(f"open {write_report(folder)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from shared import cli
 from shared.enrolment import Enrolment
-from shared.errors import ConfigError, KeyFileError, OrchestratorError
+from shared.errors import ConfigError, KeyFileError
 from shared.private_files import PRIVATE_MODE, PUBLIC_MODE, create_file, make_private_folder, replace_file
 
 CA_VALIDITY: Final = timedelta(days=3650)
@@ -316,12 +317,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="NAME",
         help="with --clients: DNS names or IP addresses of the server, beside localhost",
     )
-    try:
-        print("\n".join(_run(parser.parse_args(argv))))
-    except OrchestratorError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    args = parser.parse_args(argv)
+    return cli.run(lambda: print("\n".join(_run(args))))
 
 
 if __name__ == "__main__":

@@ -92,27 +92,39 @@ class RunFolder:
         return folder
 
     @classmethod
-    def latest(cls, config: Config) -> "RunFolder":
-        """The folder of the newest run that has a checkpoint; a start that failed before it is none to go on with.
+    def find(cls, config: Config, name: str) -> "RunFolder":
+        """The folder of the run of this name.
+
+        `latest` is the newest run that has a checkpoint: a start that failed before it is none to go on with.
 
         Raises:
             ResumeError: there is none.
         """
-        runs = [cls(path) for path in Path(config.log_dir).glob("*") if _RUN_NAME.fullmatch(path.name)]
-        # By the second in which the run began, and within it by when it last got on: the rest of a name is random.
-        ages = {run: (run.name[:15], run.checkpoint.stat().st_mtime_ns) for run in runs if run.checkpoint.is_file()}
-        if not ages:
+        if name != "latest":
+            path = Path(config.log_dir) / name
+            if not (path / "config.yaml").is_file():
+                raise ResumeError(f"{path}: no run to resume; start one without --resume")
+            return cls(path.resolve())
+        newest = cls._newest(Path(config.log_dir))
+        if newest is None:
             raise ResumeError(
                 f"{config.log_dir}: no run to resume; start one without --resume (a run counts from its first "
                 "checkpoint on, which is written before it listens)"
             )
-        return max(ages, key=ages.__getitem__)
+        return newest
+
+    @classmethod
+    def _newest(cls, log_dir: Path) -> "RunFolder | None":
+        runs = [cls(path) for path in log_dir.glob("*") if _RUN_NAME.fullmatch(path.name)]
+        # By the second in which the run began, and within it by when it last got on: the rest of a name is random.
+        ages = {run: (run.name[:15], run.checkpoint.stat().st_mtime_ns) for run in runs if run.checkpoint.is_file()}
+        return max(ages, key=ages.__getitem__, default=None)
 
     def publish(self) -> None:
-        """Point `latest` at this run, which has a checkpoint now. Twice is fine."""
+        """Point `latest` at the newest run, which is this one unless it goes on with an older. Twice is fine."""
         link = self.path.with_name(f".latest-{self.name}")
         link.unlink(missing_ok=True)
-        link.symlink_to(self.name)
+        link.symlink_to((self._newest(self.path.parent) or self).name)
         link.replace(self.path.with_name("latest"))  # atomic: `latest` never points nowhere
 
     def lock(self) -> None:

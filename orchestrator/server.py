@@ -24,9 +24,10 @@ from orchestrator.report.run_data import EVALUATION, Start, add_start, write_jso
 from orchestrator.roster import Roster
 from orchestrator.run_folder import RoundRecord, RunFolder
 from orchestrator.strategy import EncryptedFedAvg
+from shared.addresses import split_address
 from shared.bounded_files import MAX_CERTIFICATE_BYTES, read_bounded
 from shared.bundle import save_bundle
-from shared.config import Config, split_address
+from shared.config import Config
 from shared.console import add_log_file, announce_protection, console
 from shared.data_utils import load_schema, load_test_data, load_validation_data
 from shared.errors import AddressInUseError, ConfigError, NoSumError
@@ -37,7 +38,6 @@ from shared.private_files import keep_files_private, read_private_file
 from shared.weighting import Limits
 
 _MESSAGE_SLACK_BYTES = 1 << 20
-INTERRUPTED = 130  # 128 + SIGINT, as a shell counts
 _GOODBYE_SECONDS = 5.0
 _ROUNDS_WITHOUT_SUM = 3  # in a row, and the run stops
 _WIDE_COLUMNS = 130  # of a terminal that shows the whole table of the rounds
@@ -45,12 +45,12 @@ _WIDE_COLUMNS = 130  # of a terminal that shows the whole table of the rounds
 _log = logging.getLogger("orchestrator")
 
 
-def run_server(config: Config, resume: bool = False) -> list[RoundRecord]:
+def run_server(config: Config, resume: str | None = None) -> list[RoundRecord]:
     """Serve one run from the first client to the last round. Must be called in the main thread.
 
     Args:
         config: the settings.
-        resume: go on with the newest run from its last checkpoint instead of starting one.
+        resume: the run to go on with from its last checkpoint, by name or as `latest`; None: start one.
 
     Returns:
         One record a round, as in `metrics.jsonl`.
@@ -108,10 +108,10 @@ def run_server(config: Config, resume: bool = False) -> list[RoundRecord]:
     return server.records
 
 
-def _open_run(config: Config, resume: bool) -> tuple[RunFolder, Checkpoint | None]:
-    folder = RunFolder.latest(config) if resume else RunFolder.create(config)
+def _open_run(config: Config, resume: str | None) -> tuple[RunFolder, Checkpoint | None]:
+    folder = RunFolder.create(config) if resume is None else RunFolder.find(config, resume)
     folder.lock()
-    if not resume:
+    if resume is None:
         return folder, None
     check_same_settings(folder.path, config)
     return folder, load_checkpoint(folder.checkpoint)

@@ -29,6 +29,7 @@ from orchestrator.admission import SignedStatement
 from orchestrator.aggregation import Aggregation, Opening
 from orchestrator.aggregator import Aggregator, RoundSum
 from orchestrator.checkpoint import Checkpoint
+from orchestrator.cohorts import choose, choose_masked
 from orchestrator.early_stopping import EarlyStopping
 from orchestrator.report.evaluation import Evaluation, evaluate_final
 from orchestrator.roster import Roster
@@ -187,7 +188,9 @@ class EncryptedFedAvg(Strategy):
         except EnrolmentError as error:
             self._skip(error)
             return []
-        self._chosen = self._choose(c.fraction_fit, max(c.min_fit_clients, c.fewest_contributors), server_round)
+        self._chosen = self._choose(
+            c.fraction_fit, max(c.min_fit_clients, c.fewest_contributors), server_round, WEIGHTS
+        )
         global_parameters = get_parameters(self._model)
         size = sum(p.size for p in global_parameters)
         settings: dict[str, Scalar] = {"round": server_round, "cohort": len(self._chosen), **training_settings(c)}
@@ -281,7 +284,7 @@ class EncryptedFedAvg(Strategy):
             if len(self._roster.connected()) < needed:
                 _log.warning("round %d: too few clients left for an evaluation by clients", server_round)
                 return []
-            self._chosen = self._choose(c.fraction_evaluate, needed, -server_round)
+            self._chosen = self._choose(c.fraction_evaluate, needed, server_round, EVALUATION)
             extras = self._open_sum(EVALUATION, server_round, self._evaluation.size, self._note_silence)
         except (RoundAbandonedError, EnrolmentError) as error:
             _log.warning("round %d: no evaluation by clients: %s", server_round, error)
@@ -356,15 +359,16 @@ class EncryptedFedAvg(Strategy):
             raise StatisticsError("a round begins before the features' statistics are known; call `scale_by` first")
         return self._preprocessing.scaler.to_bytes()
 
-    def _choose(self, fraction: float, at_least: int, stream: int) -> list[ClientProxy]:
+    def _choose(self, fraction: float, at_least: int, server_round: int, bucket: str) -> list[ClientProxy]:
         """A reproducible choice among the connected clients, at most as many as a sum may hold."""
         c = self._config
         clients = self._roster.gather(at_least, c.client_wait_timeout)
         count = min(max(int(fraction * len(clients)), at_least), len(clients), c.num_clients)
-        if count == len(clients):
-            return clients
-        choice = np.random.default_rng((c.seed, abs(stream), stream < 0)).choice(len(clients), count, replace=False)
-        return [clients[index] for index in sorted(choice)]
+        if c.masked:
+            chosen = choose_masked(len(clients), count, c.seed, server_round, c.fewest_contributors)
+        else:
+            chosen = choose(len(clients), count, c.seed, server_round, stream=bucket == EVALUATION)
+        return [clients[index] for index in chosen][: c.num_clients]
 
     def _add_updates(self, round_sum: RoundSum, results: list[tuple[ClientProxy, FitRes]]) -> list[FitRes]:
         accepted = []

@@ -21,7 +21,8 @@ from safetensors.numpy import load, save
 from torch import nn
 
 from shared.bounded_files import read_bounded
-from shared.config import FILE_SOURCES, Config, parse_config
+from shared.config import Config, parse_config
+from shared.config_checks import FILE_SOURCES
 from shared.data_sources.scaling import Scaler
 from shared.data_sources.schema import FeatureSchema
 from shared.data_utils import Dataset

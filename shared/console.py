@@ -31,6 +31,10 @@ class _ConsoleHandler(logging.Handler):
         console.print(self.format(record), style=style, markup=False)
 
 
+def _is_critical(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.CRITICAL
+
+
 def setup_logging(bars: bool = True) -> None:
     """Send this project's loggers to the screen, and none of Flower's and gRPC's: we tell their errors.
 
@@ -41,10 +45,8 @@ def setup_logging(bars: bool = True) -> None:
     handler = _ConsoleHandler()
     handler.setFormatter(LineFormatter("%(asctime)s %(name)-12s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    flower = logging.getLogger("flwr")
-    flower.handlers = [handler]
-    flower.propagate = False
-    flower.setLevel(logging.CRITICAL)
+    # A filter: Flower, which is imported later, sets its logger's level and adds a handler, and leaves filters alone.
+    logging.getLogger("flwr").addFilter(_is_critical)
     # gRPC's server prints a traceback out of Flower for each idle client that is lost; the roster says it in one line.
     logging.getLogger("grpc").setLevel(logging.CRITICAL)
 
@@ -69,7 +71,7 @@ def announce_protection(logger: logging.Logger, config: Config) -> None:
     """Say in one line, at the start of server and clients, who can see one client's update."""
     if config.masked:
         logger.info(
-            "updates are masked: the orchestrator learns the sum of at least %d and can't open a single one",
+            "updates are masked: the orchestrator can open sums of at least %d over one task, and no update by itself",
             config.fewest_contributors,
         )
     elif config.he_scheme == "none":

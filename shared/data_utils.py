@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.config import FILE_SOURCES, Config
+from shared.config import Config
+from shared.config_checks import FILE_SOURCES
 from shared.data_sources.streams import Stream, generator
 from shared.errors import DataError
 

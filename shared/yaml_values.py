@@ -1,14 +1,12 @@
-"""YAML as settings need it: no key twice, and each value exactly of its setting's type."""
+"""YAML with one reading, and what its values are called when they are told to a person."""
 
 import re
-import types
 from collections.abc import Hashable
 from typing import Any
 
 import yaml
 
-from shared.errors import ConfigError
-
+_NAMES = {type(None): "nothing", bool: "true/false", int: "a whole number", float: "a number", str: "a text"}
 _MOST_LEVELS = 20
 
 
@@ -49,32 +47,21 @@ class UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def coerce(key: str, value: Any, hint: Any) -> Any:
-    """The value as its field's type; `bool` is never an `int` here, and a whole number may stand for a float."""
-    if hint == tuple[int, ...]:
-        items = value if isinstance(value, list) else [value]
-        if not items or any(type(item) is not int for item in items):
-            raise ConfigError(f"{key} = {value!r}: expected a whole number or a list of them, such as 16 or [64, 32]")
-        return tuple(items)
-    if hint == tuple[str, ...]:
-        items = value if isinstance(value, list) else [value]
-        if any(type(item) not in (str, int) for item in items):
-            raise ConfigError(f"{key} = {value!r}: expected a text or a list of them, such as benign or [benign, '0']")
-        return tuple(str(item) for item in items)
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-        hint_text = ""
-        if hint is float and isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?e[-+]?\d+", value, re.I):
-            hint_text = " (YAML needs a dot and a sign in it: 1.0e-3)"
-        raise ConfigError(f"{key} = {value!r}: expected {names[hint]}, found {_yaml_name(value)}{hint_text}")
-    return value
+def parse_yaml(text: str) -> Any:
+    """The value that the text stands for.
+
+    Raises:
+        ValueError: not YAML, a key given twice, or a tag that would run code; the message is one line.
+    """
+    try:
+        return yaml.load(text, Loader=UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def _yaml_name(value: Any) -> str:
-    if isinstance(value, types.NoneType):
-        return "nothing"
-    return {bool: "true/false", int: "a whole number", float: "a number", str: "a text", list: "a list"}.get(
-        type(value), type(value).__name__
-    )
+def found(value: Any, wanted: str) -> str:
+    """What kind of value this is, and for a number such as 1e-3 how YAML wants it where a number was wanted."""
+    name = _NAMES.get(type(value)) or {list: "a list"}.get(type(value), type(value).__name__)
+    if wanted == "number" and isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?e[-+]?\d+", value, re.I):
+        return f"{name} (YAML needs a dot and a sign in it: 1.0e-3)"
+    return name

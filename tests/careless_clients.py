@@ -1,24 +1,35 @@
-"""The client launcher with one of the two kinds of mask left out, for `tests/test_peek.py`.
+"""The client launcher with one rule of the tenants left out, for `tests/test_peek.py`.
 
-python tests/careless_clients.py pair|own --config CONFIG
+python tests/careless_clients.py RULE --config CONFIG
 """
 
 import itertools
 import os
 import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+from flwr.common import EvaluateIns, EvaluateRes, parameters_to_ndarrays
 
 import shared.masking.client
-from benchmarks.peek import CLIENTS
+from benchmarks.dishonest import CLIENTS
+from client import flower_client
+from client.flower_client import TenantClient
 from client.run_clients import main
+from client.training import train
+from shared.masking import ClientRound
 from shared.masking.memory import RoundMemory
+from shared.masking.messages import RevealRequest
 from shared.masking.stream import MaskSum
+from shared.metrics import evaluate
 
-LEFT_OUT = sys.argv[1]
 
+class CarelessMaskSum(MaskSum):
+    """A client adds its own mask first, and then those that it has in common with a peer; one kind is left out."""
 
-class Careless(MaskSum):
-    """A client adds its own mask first, and then those that it has in common with a peer."""
-
+    left_out = ""
     _made = itertools.count()
     _streams = 0
 
@@ -29,7 +40,7 @@ class Careless(MaskSum):
 
     def _wanted(self) -> bool:
         self._streams += 1
-        return self._honest or (self._streams == 1) == (LEFT_OUT == "pair")
+        return self._honest or (self._streams == 1) == (self.left_out == "pair")
 
     def add(self, key: bytes) -> None:
         if self._wanted():
@@ -40,10 +51,107 @@ class Careless(MaskSum):
             super().subtract(key)
 
 
-if __name__ == "__main__":
-    shared.masking.client.MaskSum = Careless  # type: ignore[attr-defined]
+def one_kind_of_mask(kind: str) -> None:
+    CarelessMaskSum.left_out = kind
+    setattr(shared.masking.client, "MaskSum", CarelessMaskSum)  # noqa: B010  (mypy knows no such assignment)
     # A sum of botched masks opens to nothing, so the model stays and the same work is asked again over other tenants.
+    no_sets()
+
+
+def no_views() -> None:
+    """Nobody counts the signatures under one view."""
+    ClientRound._check_confirms = lambda *_: None  # type: ignore[method-assign]
+
+
+def both_shares() -> None:
+    """What is asked for is what is given."""
+
+    class Anything(frozenset[str]):
+        __hash__ = frozenset.__hash__
+
+        def __and__(self, _other: object) -> frozenset[Any]:
+            return frozenset()
+
+        def __eq__(self, _other: object) -> bool:
+            return True
+
+        def __ne__(self, _other: object) -> bool:
+            return False
+
+    parse = RevealRequest.parse
+
+    def parse_blindly(payload: bytes, context: bytes) -> RevealRequest:
+        request = parse(payload, context)
+        return replace(request, seeds=Anything(request.seeds), keys=Anything(request.keys))
+
+    RevealRequest.parse = parse_blindly  # type: ignore[method-assign]
+
+
+def settings_as_told() -> None:
+    told = threading.local()  # a client is a thread
+
+    def check(asked: Mapping[str, Any], _own: object) -> None:
+        told.learning_rate = asked["learning_rate"]
+
+    def obey(model: Any, rows: Any, settings: Any, *rest: Any) -> None:
+        train(model, rows, replace(settings, learning_rate=told.learning_rate), *rest)
+
+    setattr(flower_client, "check_training", check)  # noqa: B010
+    setattr(flower_client, "train", obey)  # noqa: B010
+
+
+def no_task() -> None:
+    mask = ClientRound.mask
+
+    def mask_whatever(self: ClientRound, boxes: bytes, plaintexts: Any, _task: bytes, work: bytes) -> list[int]:
+        return mask(self, boxes, plaintexts, cast(Any, self._state).terms.task, work)
+
+    ClientRound.mask = mask_whatever  # type: ignore[method-assign, assignment]
+
+
+def no_sets() -> None:
     RoundMemory.check_set = RoundMemory.open_sum = lambda *_: None  # type: ignore[method-assign, assignment]
+
+
+def no_memory() -> None:
+    """Neither of stages nor of sets: each of the two stands against a machine that is set back."""
+    no_sets()
+    RoundMemory.claim = lambda *_: None  # type: ignore[method-assign]
+
+
+def no_zeros() -> None:
+    """Whoever fails says so."""
+    TenantClient._or_zeros = lambda _self, compute, _nothing: compute()  # type: ignore[method-assign, assignment]
+
+
+def loss_in_clear() -> None:
+    answer = TenantClient.evaluate
+
+    def evaluate_openly(self: TenantClient, ins: EvaluateIns) -> EvaluateRes:
+        result = answer(self, ins)
+        self._load(parameters_to_ndarrays(ins.parameters))
+        _, holdout = self._data.scaled(cast(bytes, ins.config["scaler"]))
+        return replace(result, loss=evaluate(self._model, holdout).loss)
+
+    TenantClient.evaluate = evaluate_openly  # type: ignore[method-assign]
+
+
+RULES: dict[str, Callable[[], None]] = {
+    "pair masks": lambda: one_kind_of_mask("pair"),
+    "own mask": lambda: one_kind_of_mask("own"),
+    "one view": no_views,
+    "one share": both_shares,
+    "own settings": settings_as_told,
+    "one task": no_task,
+    "one set": no_sets,
+    "a memory": no_memory,
+    "zeros": no_zeros,
+    "no clear text": loss_in_clear,
+}
+
+
+if __name__ == "__main__":
+    RULES[sys.argv[1]]()
     code = main(sys.argv[2:])
     sys.stdout.flush()
     os._exit(code)

@@ -32,10 +32,14 @@ def make_terms(
 
 
 def make_client(
-    name: str, terms: RoundTerms, modulus: int = MODULUS, kind: type[ClientRound] = ClientRound
+    name: str,
+    terms: RoundTerms,
+    modulus: int = MODULUS,
+    kind: type[ClientRound] = ClientRound,
+    memory: RoundMemory | None = None,
 ) -> ClientRound:
     plan = VectorPlan(terms.bucket, modulus, terms.ciphertexts)
-    return kind(name, IDENTITIES[name], ENROLLED, plan, RoundMemory())
+    return kind(name, IDENTITIES[name], ENROLLED, plan, memory or RoundMemory())
 
 
 def never_lost(_stage: str, _name: str) -> str:
@@ -43,7 +47,10 @@ def never_lost(_stage: str, _name: str) -> str:
 
 
 class Simulation:
-    """One round of `names` against an honest server; each step may be driven on its own."""
+    """One round of `names` against an honest server; each step may be driven on its own.
+
+    `memories`: what the clients remember of earlier rounds; nothing where there are none.
+    """
 
     def __init__(
         self,
@@ -54,15 +61,20 @@ class Simulation:
         kind: type[ClientRound] = ClientRound,
         lost: Lost = never_lost,
         tamper: Mapping[str, Callable[[str, bytes], bytes]] | None = None,
+        memories: Mapping[str, RoundMemory] | None = None,
+        work: bytes = WORK,
     ) -> None:
         self.modulus = modulus
         self.terms = terms
         self.server = ServerRound(terms, modulus, {name: ENROLLED[name] for name in NAMES[:count]})
-        self.clients = {name: make_client(name, terms, modulus, kind) for name in NAMES[:count]}
+        self.clients = {
+            name: make_client(name, terms, modulus, kind, (memories or {}).get(name)) for name in NAMES[:count]
+        }
         self.vectors = {name: [random.randrange(modulus) for _ in range(terms.ciphertexts)] for name in self.clients}
         self.masked: dict[str, list[int]] = {}
         self._lost = lost
         self._tamper = tamper or {}
+        self._work = work
 
     def _collect(self, stage: str, ask: Callable[[ClientRound, str], bytes], add: Callable[[bytes], str]) -> None:
         for name in self.server.cohort:
@@ -91,7 +103,7 @@ class Simulation:
             lost = self._lost("mask", name)
             if lost == "request":
                 continue
-            masked = self.clients[name].mask(boxes[name], self.vectors[name], TASK, WORK)
+            masked = self.clients[name].mask(boxes[name], self.vectors[name], TASK, self._work)
             if lost != "response":
                 self.server.add_upload(name)
                 self.masked[name] = masked

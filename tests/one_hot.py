@@ -13,7 +13,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -146,7 +145,7 @@ def run_clients(config_path: str, faults: dict[int, tuple[str, int]], pause: flo
     setup_logging(bars=False)
     config = load_config(config_path)
     if address:
-        config = replace(config, server_address=address)
+        config = config.replace(server_address=address)
     mock.patch.object(flower_client, "train", functools.partial(_train_one_hot, config, pause)).start()
     finished: set[int] = set()
 

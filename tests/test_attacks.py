@@ -86,9 +86,7 @@ class Orchestrator:
     """One start of a server: a session and a key of its own, over some of the tenants."""
 
     def __init__(self, tenants: Tenants, whom: tuple[str, ...] = TENANTS) -> None:
-        self.config: Config = replace(
-            tenants.config, min_available_clients=3, min_fit_clients=3, client_wait_timeout=10.0
-        )
+        self.config = tenants.config.replace(min_available_clients=3, min_fit_clients=3, client_wait_timeout=10.0)
         self.tenants = tenants
         keys = make_keys(self.config)
         assert isinstance(keys, PaillierPrivate)
@@ -135,7 +133,7 @@ class Orchestrator:
 
 def true_delta(tenants: Tenants, tenant: str, number: int = 1) -> Vector:
     """What a tenant computes from the initial model."""
-    client = TenantClient(replace(tenants.config, secure_aggregation="none"), int(tenant), tenants.parts[tenant])
+    client = TenantClient(tenants.config.replace(secure_aggregation="none"), int(tenant), tenants.parts[tenant])
     rows, _ = client._data.scaled(tenants.pooled.scaler.to_bytes())
     before = flatten(get_parameters(client._model))
     settings = TrainingSettings.of(tenants.config)
@@ -342,7 +340,7 @@ def test_an_evaluation_says_nothing_in_the_clear_and_is_of_one_model_for_all(tmp
 def test_a_tenant_that_evaluates_nothing_or_refused_the_round_takes_no_part(tmp_path: Path) -> None:
     tenants = Tenants(tmp_path)
     orchestrator = Orchestrator(tenants)
-    tenants.clients["0"].config = replace(tenants.config, fraction_evaluate=0.0)
+    tenants.clients["0"].config = tenants.config.replace(fraction_evaluate=0.0)
 
     def other_rate_for_1(tenant: str, ins: FitIns) -> FitIns:
         return FitIns(ins.parameters, {**ins.config, "learning_rate": 0.5}) if tenant == "1" else ins

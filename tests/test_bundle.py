@@ -1,6 +1,5 @@
 """What a run leaves of its model: it comes back as it was, and whatever is wrong with it is refused."""
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -179,7 +178,7 @@ def test_no_more_benign_rows_exceed_the_threshold_than_may(original: tuple[Path,
     model = bundle.build_model()
     scores = attack_scores(predict_probabilities(model, validation.features[validation.labels == 0]))
     for rate in (0.001, 0.01, 0.05, 0.3):
-        chosen = choose_threshold(dataclasses.replace(CONFIG, alert_fpr=rate), model, validation)
+        chosen = choose_threshold(CONFIG.replace(alert_fpr=rate), model, validation)
         assert chosen.benign_rows == len(scores)
         assert chosen.measured_rate == (scores > chosen.score).mean() <= rate
         # The lowest such threshold: one row less would be one too many.
@@ -200,7 +199,7 @@ def test_a_rate_that_the_rows_cannot_resolve_is_said(
     _, bundle = original
     validation = bundle.preprocessing.apply(load_validation_data(CONFIG))
     few = validation.take(np.flatnonzero(validation.labels == 0)[:99])
-    config = dataclasses.replace(CONFIG, alert_fpr=0.01)
+    config = CONFIG.replace(alert_fpr=0.01)
     (tmp_path / "model.safetensors").write_bytes(save(bundle.parameters))
     for _ in range(2):
         saved = save_bundle(tmp_path, config, bundle.preprocessing, bundle.parameters, few, {"round": 1}, "r")

@@ -116,7 +116,7 @@ def test_a_run_stops_when_validation_no_longer_improves_and_keeps_the_best_model
     assert [r.round for r in server.records] == [1, 2, 3, 4]
 
     two_rounds = RunFolder.create(config)
-    serve(dataclasses.replace(config, num_rounds=2), two_rounds)
+    serve(config.replace(num_rounds=2), two_rounds)
     best, kept = load_file(two_rounds.path / "model.safetensors"), load_file(folder.path / "model.safetensors")
     last = load_checkpoint(folder.checkpoint).parameters
     for name, tensor in best.items():
@@ -156,7 +156,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(tmp_path: Path, stop_after: int
     undisturbed = RunFolder.create(config)
     whole = serve(config, undisturbed)
     interrupted = RunFolder.create(config)
-    serve(dataclasses.replace(config, num_rounds=stop_after), interrupted)
+    serve(config.replace(num_rounds=stop_after), interrupted)
     resumed = serve(config, interrupted, resume=True)
     assert [r.validation_loss for r in resumed.records] == [r.validation_loss for r in whole.records]
     for name in ("checkpoint.safetensors", "model.safetensors"):
@@ -172,7 +172,7 @@ def test_momentum_without_its_velocity_would_be_another_run(tmp_path: Path) -> N
     config = Config(**SMALL, log_dir=str(tmp_path), server_momentum=0.9)
     whole = serve(config, RunFolder.create(config))
     interrupted = RunFolder.create(config)
-    serve(dataclasses.replace(config, num_rounds=3), interrupted)
+    serve(config.replace(num_rounds=3), interrupted)
     checkpoint = load_checkpoint(interrupted.checkpoint)
     assert checkpoint.velocity is not None
     assert checkpoint.velocity.dtype == np.float64
@@ -212,6 +212,6 @@ def test_an_equal_loss_is_no_improvement() -> None:
 def test_state_of_another_model_is_refused(tmp_path: Path) -> None:
     config = Config(**SMALL, log_dir=str(tmp_path), early_stopping_rounds=1)
     folder = RunFolder.create(config)
-    serve(dataclasses.replace(config, num_rounds=1), folder)
+    serve(config.replace(num_rounds=1), folder)
     with pytest.raises(ResumeError, match="other shapes"):
-        serve(dataclasses.replace(config, num_hidden_units=(5,)), folder, resume=True)
+        serve(config.replace(num_hidden_units=(5,)), folder, resume=True)

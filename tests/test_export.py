@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import export
-from client.export import export_onnx, main
+from client import onnx_model
+from client.export import main
+from client.onnx_model import export_onnx
 from shared.bundle import ModelBundle
 from shared.config import Config
 from shared.data_sources.schema import Features
@@ -63,7 +64,7 @@ def test_a_graph_without_the_scaling_would_be_noticed(tmp_path: Path, monkeypatc
     bundle = train_bundle(config, tmp_path)
     raw = (load_test_data(config).features * 50).astype(np.float32)
     export_onnx(bundle, tmp_path / "right.onnx")
-    monkeypatch.setattr(export, "MAX_SCALED", 1000.0)
+    monkeypatch.setattr(onnx_model, "MAX_SCALED", 1000.0)
     export_onnx(bundle, tmp_path / "wrong.onnx")
     assert np.abs(by_onnx(tmp_path / "right.onnx", raw) - by_torch(bundle, raw)).max() < TOLERANCE
     assert np.abs(by_onnx(tmp_path / "wrong.onnx", raw) - by_torch(bundle, raw)).max() > 100 * TOLERANCE

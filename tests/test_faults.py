@@ -24,7 +24,8 @@ from orchestrator import run_server
 from orchestrator.aggregator import Aggregator, RoundSum
 from orchestrator.checkpoint import load_checkpoint
 from orchestrator.run_folder import RunFolder
-from shared.config import Config, load_config, split_address
+from shared.addresses import split_address
+from shared.config import Config, load_config
 from shared.data_utils import load_schema
 from shared.feature_statistics import StatisticsCode
 from shared.he_utils import make_keys

@@ -54,6 +54,7 @@ from shared.identity import (
     greeting_bytes,
 )
 from shared.masking.codec import MAGIC
+from shared.private_files import MAX_FILE_BYTES
 
 
 def digest(text: str) -> str:
@@ -253,7 +254,7 @@ def test_a_missing_file_a_folder_and_a_pipe_are_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyFileError, match="not a regular file"):
         ClientIdentity.load(tmp_path / "pipe", "client-1")
     with pytest.raises(KeyFileError, match="larger than"):
-        ClientIdentity.load(write(tmp_path / "big", bytes((1 << 20) + 1)), "client-1")
+        ClientIdentity.load(write(tmp_path / "big", bytes(MAX_FILE_BYTES + 1)), "client-1")
 
 
 @pytest.mark.parametrize(

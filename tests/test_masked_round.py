@@ -3,7 +3,6 @@
 import hashlib
 import stat
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +223,7 @@ def test_a_revoked_client_is_not_invited(federation: Federation) -> None:
 
 
 def test_a_client_that_asks_for_a_larger_cohort_refuses_a_smaller_one(federation: Federation) -> None:
-    strict = replace(federation.config, min_contributors=4, min_fit_clients=4, min_available_clients=4)
+    strict = federation.config.replace(min_contributors=4, min_fit_clients=4, min_available_clients=4)
     federation.restart(0, strict)
     assert federation.run() == [0, 1, 1, 1]
     assert federation.failed["0"] == "at advertise: refused: CohortTooSmallError: n_min = 3; expected at least 4"

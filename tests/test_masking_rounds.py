@@ -1,5 +1,6 @@
 """Whole rounds: under any drop-outs and lies the sum is exact or the round ends without one; no third outcome."""
 
+import itertools
 import os
 import random
 import secrets
@@ -10,7 +11,7 @@ import pytest
 from phe import paillier
 
 from shared.errors import EncodingError, KeyMaterialError, UpdateRejectedError
-from shared.masking import ServerRound, minimum_threshold
+from shared.masking import EVALUATION, WEIGHTS, RoundMemory, ServerRound, minimum_threshold
 from shared.masking.codec import Kind, parse_signed, sign
 from shared.masking.errors import (
     BadSignatureError,
@@ -44,10 +45,10 @@ STAGES = ("advertise", "share", "mask", "confirm", "reveal")
 
 
 class Schedule:
-    """A random round, and what must come of it by the thresholds alone."""
+    """A random round of one bucket, and what must come of it by the thresholds alone."""
 
-    def __init__(self, seed: int) -> None:
-        draw = random.Random(seed)
+    def __init__(self, seed: int, bucket: str) -> None:
+        draw = random.Random(seed if bucket == WEIGHTS else f"{seed} {bucket}")
         self.count = draw.randint(3, 12)
         least = minimum_threshold(self.count)
         self.terms = make_terms(
@@ -55,6 +56,7 @@ class Schedule:
             n_min=draw.choice([3, 3, draw.randint(3, self.count)]),
             ciphertexts=draw.randint(1, 5),
             round_number=seed,
+            bucket=bucket,
         )
         names = NAMES[: self.count]
         rate = draw.choice([0.0, 0.02, 0.04, 0.06, 0.15])
@@ -115,26 +117,32 @@ class Schedule:
 
 
 def test_exact_sum_or_clean_abort() -> None:
+    """Of each schedule the updates and then the evaluation, by clients that remember the one in the other."""
     tally: Counter[str] = Counter()
     by_count: dict[int, Counter[str]] = {}
-    for seed in range(SCHEDULES):
-        schedule = Schedule(seed)
-        simulation = Simulation(schedule.count, schedule.terms, lost=schedule.lost, tamper=schedule.tamper())
+    for seed, bucket in itertools.product(range(SCHEDULES), (WEIGHTS, EVALUATION)):
+        if bucket == WEIGHTS:
+            memories = {name: RoundMemory() for name in NAMES[:12]}
+        schedule = Schedule(seed, bucket)
+        simulation = Simulation(
+            schedule.count, schedule.terms, lost=schedule.lost, tamper=schedule.tamper(), memories=memories,
+            work=bucket.ljust(32).encode(),
+        )  # fmt: skip
         try:
             result = simulation.run()
         except RoundAbandonedError as error:
             if schedule.should_succeed():
-                pytest.fail(f"schedule {seed} was abandoned: {error}")
+                pytest.fail(f"schedule {seed}, {bucket}, was abandoned: {error}")
             outcome = type(error).__name__
         else:
-            assert schedule.should_succeed(), f"schedule {seed} gave a sum in spite of too few honest clients"
-            assert result == simulation.expected(), f"schedule {seed} gave a wrong sum"
+            assert schedule.should_succeed(), f"schedule {seed}, {bucket}: a sum in spite of too few honest clients"
+            assert result == simulation.expected(), f"schedule {seed}, {bucket}: a wrong sum"
             outcome = "dropped" if len(simulation.masked) < schedule.count else "complete"
         tally[outcome] += 1
         by_count.setdefault(schedule.count, Counter())[outcome] += 1
-    print(f"\n{SCHEDULES} schedules: {dict(tally)}")
+    print(f"\n{SCHEDULES} schedules of two rounds: {dict(tally)}")
     for count, outcomes in sorted(by_count.items()):  # `make schedules` shows it; docs/reliability.md has a run
-        print(f"N = {count:2}: {outcomes.total():4} schedules, " + str(dict(sorted(outcomes.items()))))
+        print(f"N = {count:2}: {outcomes.total():4} rounds, " + str(dict(sorted(outcomes.items()))))
     if SCHEDULES >= 150:
         assert all(tally[outcome] > 0 for outcome in ("complete", "dropped", "RoundAbandonedError"))
         assert set(by_count) == set(range(3, 13))

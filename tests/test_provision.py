@@ -369,17 +369,17 @@ def test_a_wrong_command_line_is_a_usage_error(tmp_path: Path, arguments: list[s
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "code", "words"),
     [
-        (["--add", "1", "--host", "a.example"], "--host: the certificate is made once"),
-        (["--clients", "1", "--host", "a b"], "expected a DNS name"),
-        (["--revoke", "a\nb"], "no such file"),
+        (["--add", "1", "--host", "a.example"], 2, "--host: the certificate is made once"),
+        (["--clients", "1", "--host", "a b"], 2, "expected a DNS name"),
+        (["--revoke", "a\nb"], 1, "no such file"),
     ],
 )
 def test_an_error_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, words: str
 ) -> None:
-    assert main([*arguments, "--out", str(tmp_path)]) == 1
+    assert main([*arguments, "--out", str(tmp_path)]) == code
     captured = capsys.readouterr()
     assert captured.out == ""
     assert words in captured.err

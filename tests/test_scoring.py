@@ -1,6 +1,5 @@
 """Scoring new records: what an alert says, what is refused, what drift is, and that labels and memory play no part."""
 
-import dataclasses
 import gzip
 import json
 import logging
@@ -132,7 +131,7 @@ def test_contributions_add_up_to_the_log_odds(flows: tuple[Path, ModelBundle]) -
 
 
 def flow_config(flows: tuple[Path, ModelBundle]) -> Config:
-    return dataclasses.replace(flows[1].config, data_path=str(flows[0] / "flows.csv"), partition="even")
+    return flows[1].config.replace(data_path=str(flows[0] / "flows.csv"), partition="even")
 
 
 def test_the_average_record_is_the_mean_of_the_training_rows(flows: tuple[Path, ModelBundle]) -> None:
@@ -260,7 +259,7 @@ def test_nsl_kdd_records_with_and_without_labels(nsl_kdd_folder: Path, tmp_path:
 def cloud(invictus_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     config = load_config(ROOT / "config/cloudtrail.yaml")
     folder = tmp_path_factory.mktemp("cloud")
-    return train_bundle(dataclasses.replace(config, data_path=str(invictus_folder)), folder, epochs=20)
+    return train_bundle(config.replace(data_path=str(invictus_folder)), folder, epochs=20)
 
 
 def test_cloudtrail_alerts_name_principal_calls_and_tactic(

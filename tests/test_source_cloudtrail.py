@@ -1,7 +1,6 @@
 """CloudTrail: every form the records come in, what a window holds, and that the label is no feature."""
 
 import copy
-import dataclasses
 import gzip
 import json
 import logging
@@ -376,7 +375,7 @@ def test_three_tenants_share_the_real_records_and_are_tested_on_later_ones(invic
 
 
 def test_the_ready_settings_fit_the_real_records(invictus_folder: Path) -> None:
-    config = dataclasses.replace(load_config(ROOT / "config/cloudtrail.yaml"), data_path=str(invictus_folder))
+    config = load_config(ROOT / "config/cloudtrail.yaml").replace(data_path=str(invictus_folder))
     assert feature_count(config) == config.num_features
     for client in range(config.num_clients):
         data = load_client_data(config, client)

@@ -1,6 +1,5 @@
 """CSV and Parquet: files that the code has never seen, and what it does with the bad ones."""
 
-import dataclasses
 import gzip
 import io
 import itertools
@@ -335,7 +334,7 @@ def test_the_ready_settings_fit_the_columns_of_unsw_nb15(tmp_path: Path) -> None
     line = ",".join(text.get(name, "1") for name in columns)
     config = load_config(ROOT / "config/csv_flows.yaml")
     path = write(tmp_path / "part.csv", [",".join(columns), line])
-    assert feature_count(dataclasses.replace(config, test_path=str(path))) == config.num_features
+    assert feature_count(config.replace(test_path=str(path))) == config.num_features
 
 
 def test_natural_parts_follow_a_column(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """VPC flow logs: formats, what a window holds, labels, and what happens to broken lines."""
 
-import dataclasses
 import gzip
 import logging
 from pathlib import Path
@@ -257,5 +256,5 @@ def test_the_ready_settings_fit_a_file_of_labels_with_times(tmp_path: Path) -> N
     labels = tmp_path / "labels-test.csv"
     labels.write_text("address,start,end,label\n")
     config = load_config(ROOT / "config/vpc_flow.yaml")
-    there = dataclasses.replace(config, label_path=str(tmp_path / "labels-{client_id}.csv"))
+    there = config.replace(label_path=str(tmp_path / "labels-{client_id}.csv"))
     assert feature_count(there) == config.num_features

@@ -125,6 +125,37 @@ def test_a_wrong_setting_is_one_line(start: Start, tmp_path: Path) -> None:
         assert "local_epoch: unknown key (value 3); did you mean 'local_epochs'?" in end.output
 
 
+def test_overrides_reach_the_run_and_an_older_run_is_resumed_by_its_name(start: Start, tmp_path: Path) -> None:
+    config = str(write_config(tmp_path, num_rounds=9))
+    names: list[str] = []
+    for rounds, seed, again in ((1, 7, False), (1, 8, False), (2, 7, True)):
+        chosen = ["--config", config, "--set", f"num_rounds={rounds}", "--set", f"seed={seed}"]
+        resumed = ["--resume", "--run", names[0]] if again else []
+        server, clients = start(SERVER, *chosen, *resumed), start(CLIENTS, *chosen)
+        server_end, client_end = server.finish(), clients.finish()
+        assert (server_end.code, client_end.code) == (0, 0), server_end.output + client_end.output
+        if not again:
+            names.append((tmp_path / "logs" / "latest").resolve().name)
+    older, newest = (tmp_path / "logs" / name for name in names)
+    assert load_config(older / "config.yaml").seed == 7
+    assert [len((run / "metrics.jsonl").read_text().splitlines()) for run in (older, newest)] == [2, 1]
+    assert (tmp_path / "logs" / "latest").resolve() == newest
+
+
+def test_wrong_overrides_and_runs_are_one_line(start: Start, tmp_path: Path) -> None:
+    config = str(write_config(tmp_path))
+    for script in (SERVER, CLIENTS):
+        end = start(script, "--config", config, "--set", "num_round=3").finish()
+        assert (end.code, len(end.output.splitlines())) == (2, 1), end.output
+        assert "--set num_round=3: num_round: unknown key (value 3); did you mean 'num_rounds'?" in end.output
+    end = start(SERVER, "--config", config, "--resume", "--run", "20260101-000000-abcdef").finish()
+    assert (end.code, len(end.output.splitlines())) == (1, 1), end.output
+    assert "20260101-000000-abcdef: no run to resume; start one without --resume" in end.output
+    end = start(SERVER, "--config", config, "--run", "20260101-000000-abcdef").finish()
+    assert end.code == 2
+    assert end.output.endswith("--run names the run to go on with: give it together with --resume\n")
+
+
 @pytest.mark.parametrize("executor", ["thread", "process"])
 def test_ctrl_c_ends_server_and_clients_at_once(start: Start, tmp_path: Path, executor: str) -> None:
     config = str(write_config(tmp_path, num_rounds=10_000, num_samples_per_client=2000, local_epochs=50))

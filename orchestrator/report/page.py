@@ -4,7 +4,7 @@ The template escapes whatever it is given that is not markup of this package's o
 policy lets a browser run no script and load nothing.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -105,10 +105,10 @@ def _date(run: Run) -> str:
 def _settings(config: Config) -> list[Setting]:
     """All settings; those that differ from the defaults are marked."""
     result = []
-    for field in fields(Config):
-        value = getattr(config, field.name)
+    for name, field in Config.model_fields.items():
+        value = getattr(config, name)
         text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        result.append(Setting(field.name, text or "–", field.metadata["doc"], value != field.default))
+        result.append(Setting(name, text or "–", field.description or "", value != field.default))
     return result
 
 

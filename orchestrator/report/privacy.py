@@ -1,7 +1,7 @@
 """Who could see what in a run, in plain words. `docs/privacy.md` has the same for every mode, and the reasons."""
 
 from orchestrator.report.run_data import Run
-from shared.config import is_loopback, split_address
+from shared.addresses import is_loopback, split_address
 
 Statement = tuple[str, str]
 
@@ -14,7 +14,7 @@ def in_one_sentence(run: Run) -> str:
     if c.masked:
         return (
             f"Updates were encrypted and masked: the orchestrator could open sums of at least {c.fewest_contributors} "
-            "clients, and no single update, even had its code been changed."
+            "clients over one task, and no update by itself, even had its code been changed."
         )
     return (
         f"Updates were encrypted, and the orchestrator held the key: that it opened only sums of at least "
@@ -35,7 +35,10 @@ def who_could_see_what(run: Run) -> list[Statement]:
         ),
         (
             "The orchestrator, had its code been changed",
-            "one sum a round over a large part of the clients, and no single update" if masked else each,
+            "sums over a large part of the clients, all of one task, and no update by itself; it could have subtracted "
+            "sums over models that differ a little, which only added noise would hide"
+            if masked
+            else each,
         ),
         (
             "The same, siding with some clients",

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from shared.config import CLIENT_ID, Config
+from shared.config import Config
+from shared.config_checks import CLIENT_ID
 from shared.data_sources.files import BrokenLines
 from shared.data_sources.partition import partition_rows
 from shared.data_sources.schema import Features, FeatureSchema

@@ -12,7 +12,7 @@ import numpy as np
 from gmpy2 import mpz
 from numpy.typing import NDArray
 
-from shared.config import MAX_SLOT_BITS
+from shared.config_checks import MAX_SLOT_BITS
 from shared.errors import EncodingError
 from shared.he.fixed_point import FixedPoint
 

@@ -1,0 +1,87 @@
+"""Run clients as threads or processes of this machine, and tell which of them got to the end of the run."""
+
+import logging
+import multiprocessing
+import signal
+import sys
+import threading
+import time
+
+import torch
+
+from client.connection import run_client
+from client.flower_client import TenantClient
+from client.training import warm_up
+from shared.config import Config
+from shared.console import setup_logging
+from shared.data_utils import load_client_data
+from shared.errors import OrchestratorError
+from shared.identity import ClientIdentity
+
+
+def _run_one(config: Config, client_id: int) -> bool:
+    """One client from its data to the end of the run; whether it got there."""
+    log = logging.getLogger(f"client.{client_id}")
+    try:
+        warm_up()
+        client = TenantClient(config, client_id, load_client_data(config, client_id), _identity(config, client_id))
+        run_client(client)
+        if client.refusal and not client.answered:
+            log.error("took part in no round: %s", client.refusal)
+            return False
+    except OrchestratorError as error:
+        log.error("%s", error)
+        return False
+    except Exception:  # one client's bug must not take the other threads of this process with it
+        log.exception("stopped by an unexpected error")
+        return False
+    return True
+
+
+def _identity(config: Config, client_id: int) -> ClientIdentity | None:
+    if not config.client_identity:
+        return None
+    return ClientIdentity.load(config.client_identity.replace("{client_id}", str(client_id)), f"client-{client_id}")
+
+
+def run_threads(config: Config, client_ids: list[int]) -> list[int]:
+    """Run these clients as threads; those that did not finish."""
+    torch.set_num_threads(1)  # the clients share the cores; torch's own threads on top would only contend
+    finished: set[int] = set()
+
+    def target(client_id: int) -> None:
+        if _run_one(config, client_id):
+            finished.add(client_id)
+
+    # Daemons: Ctrl-C must not wait for a client that is training.
+    threads = [threading.Thread(target=target, args=(i,), name=f"client-{i}", daemon=True) for i in client_ids]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(timeout=0.2)  # in slices: a join without an end would hold Ctrl-C back
+    return [i for i in client_ids if i not in finished]
+
+
+def _process_main(config: Config, client_id: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher too, and it ends its children
+    setup_logging(bars=False)
+    torch.set_num_threads(1)
+    sys.exit(0 if _run_one(config, client_id) else 1)
+
+
+def run_processes(config: Config, client_ids: list[int]) -> list[int]:
+    """Run each of these clients as a process of its own; those that did not finish."""
+    context = multiprocessing.get_context("spawn")  # gRPC and torch do not survive a fork
+    processes = {i: context.Process(target=_process_main, args=(config, i), name=f"client-{i}") for i in client_ids}
+    try:
+        for process in processes.values():
+            process.start()
+        while any(process.is_alive() for process in processes.values()):
+            time.sleep(0.1)
+    except BaseException:
+        for process in processes.values():
+            if process.pid is not None:
+                process.terminate()
+        raise
+    return [i for i, process in processes.items() if process.exitcode != 0]

@@ -1,0 +1,26 @@
+"""Addresses that the server listens on: taken apart, and whether other machines reach them."""
+
+import ipaddress
+import re
+
+from shared.errors import ConfigError
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`host:port` or `[v6]:port` as host and port.
+
+    Raises:
+        ConfigError: no such form, or a port outside 1 to 65535.
+    """
+    match = re.fullmatch(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^\s:\[\]]+)):(?P<port>\d{1,5})", address)
+    if not match or not 1 <= int(match["port"]) <= 65_535:
+        raise ConfigError(f"server_address = {address!r}: expected host:port with a port from 1 to 65535")
+    return match["v6"] or match["host"], int(match["port"])

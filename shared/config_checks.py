@@ -1,0 +1,139 @@
+"""Settings that can't work together, each fine by itself, and the limits that they are checked by."""
+
+import re
+from typing import TYPE_CHECKING
+
+from shared.addresses import is_loopback, split_address
+from shared.errors import ConfigError
+
+if TYPE_CHECKING:  # the model of the settings calls this module
+    from shared.config import Config
+
+MIN_SECURE_KEY_BITS = 2048  # NIST SP 800-57 part 1, table 2: below this a modulus gives less than 112 bits of strength
+MAX_SLOT_BITS = 54  # a float64 holds integers up to 2**53 exactly; `shared/he/packing.py` sizes its slots by it
+MIN_MASKED_COHORT = 3  # what `shared/masking` asks for: of a sum of two, each of the two knows the other's update
+CLIENT_ID = "{client_id}"  # stands for the client's number in a path
+FILE_SOURCES = ("csv", "cloudtrail", "vpc_flow")
+
+
+def check_combinations(c: "Config") -> None:
+    """Refuse settings that are each in their range and can't work together.
+
+    Raises:
+        ConfigError: at the first such combination.
+    """
+    host, _ = split_address(c.server_address)
+    if not is_loopback(host) and not c.tls_ca and not c.allow_insecure_network:
+        raise ConfigError(
+            f"server_address = {c.server_address!r}: other machines can reach it, and TLS is off; set tls_ca, "
+            "tls_certificate and tls_key (orchestrator/provision.py makes them), or allow_insecure_network: true"
+        )
+    if bool(c.tls_certificate) != bool(c.tls_key) or (c.tls_certificate and not c.tls_ca):
+        raise ConfigError(
+            f"tls_certificate = {c.tls_certificate!r}: the server needs tls_ca, tls_certificate and tls_key, a client "
+            "tls_ca alone"
+        )
+    if c.pinned_key_fingerprint and not re.fullmatch("[0-9a-f]{64}", c.pinned_key_fingerprint):
+        raise ConfigError(
+            f"pinned_key_fingerprint = {c.pinned_key_fingerprint!r}: expected 64 lower-case hex digits, as "
+            "`orchestrator/keys.py show` prints them"
+        )
+    for key in ("min_available_clients", "min_fit_clients", "min_evaluate_clients", "min_contributors"):
+        if getattr(c, key) > c.num_clients:
+            raise ConfigError(f"{key} = {getattr(c, key)}: at most num_clients, which is {c.num_clients}")
+    if c.min_contributors > c.min_fit_clients:
+        raise ConfigError(
+            f"min_contributors = {c.min_contributors}: at most min_fit_clients, which is {c.min_fit_clients}; "
+            "a round of fewer clients could never be decrypted"
+        )
+    if c.min_fit_clients > c.min_available_clients:
+        raise ConfigError(
+            f"min_fit_clients = {c.min_fit_clients}: at most min_available_clients, which is {c.min_available_clients}"
+        )
+    if c.he_scheme == "paillier" and c.he_key_length < MIN_SECURE_KEY_BITS and not c.allow_insecure_key:
+        raise ConfigError(
+            f"he_key_length = {c.he_key_length}: expected at least {MIN_SECURE_KEY_BITS} bits; "
+            "a shorter key can be factored (allow_insecure_key: true lifts this, for tests)"
+        )
+    # The packing's own check, at the start instead of after the first round of training.
+    slot_bits = 1 + c.he_integer_bits + c.he_precision_bits + (c.num_clients - 1).bit_length()
+    if slot_bits > MAX_SLOT_BITS:
+        raise ConfigError(
+            f"he_precision_bits = {c.he_precision_bits}: with he_integer_bits and num_clients a slot of {slot_bits} "
+            f"bits; expected at most {MAX_SLOT_BITS}, so that a sum is exact in a float64"
+        )
+    if c.weighting == "examples" and c.he_integer_bits < 1:
+        raise ConfigError("he_integer_bits = 0: weighting examples sends a weight of up to 1; expected at least 1")
+    if c.masked:
+        _check_masked(c)
+    if c.he_key_length % 16:
+        raise ConfigError(f"he_key_length = {c.he_key_length}: expected a multiple of 16")
+    if bool(c.alerts_per_day) != bool(c.records_per_day) or not 1e-7 <= c.alert_rate <= 0.5:
+        raise ConfigError(
+            f"alerts_per_day = {c.alerts_per_day:g}, records_per_day = {c.records_per_day:g}: give both or none; their "
+            "ratio is the share of records that may alert, expected 1e-07 to 0.5"
+        )
+    _check_data(c)
+
+
+def _check_data(c: "Config") -> None:
+    if c.data_source == "nsl_kdd":
+        if not c.data_path:
+            raise ConfigError(
+                "data_path = '': data_source nsl_kdd needs the folder with KDDTrain+.txt and KDDTest+.txt"
+            )
+        if (c.num_features, c.num_classes) != (122, 2):
+            raise ConfigError(
+                f"num_features = {c.num_features}, num_classes = {c.num_classes}: "
+                "data_source nsl_kdd has 122 features and 2 classes"
+            )
+    if c.data_source in FILE_SOURCES:
+        _check_file_source(c)
+    if c.data_source != "synthetic" and (c.partition == "natural") != bool(c.partition_column):
+        raise ConfigError(
+            f"partition = {c.partition!r}, partition_column = {c.partition_column!r}: natural needs the name of a "
+            "column, and no other partition has a use for it"
+        )
+
+
+def _check_file_source(c: "Config") -> None:
+    if not c.data_path:
+        raise ConfigError(f"data_path = '': data_source {c.data_source} needs a file or a folder")
+    if CLIENT_ID in c.data_path and not c.test_path:
+        raise ConfigError(
+            f"test_path = '': with {CLIENT_ID} in data_path each client has files of its own, so the common test set "
+            "needs a path too"
+        )
+    if CLIENT_ID in c.test_path:
+        raise ConfigError(
+            f"test_path = {c.test_path!r}: there is one test set, the same for all; leave out {CLIENT_ID}"
+        )
+    if c.num_classes != 2:
+        raise ConfigError(f"num_classes = {c.num_classes}: data_source {c.data_source} has 2, benign and attack")
+    if c.data_source == "csv":
+        if not c.csv_label_column or not c.csv_benign_values:
+            raise ConfigError(
+                f"csv_label_column = {c.csv_label_column!r}, csv_benign_values = {list(c.csv_benign_values)}: "
+                "data_source csv needs the column of the label, and which of its values mean benign"
+            )
+    elif bool(c.label_path) == bool(c.label_field) or bool(c.label_field) != bool(c.label_patterns):
+        raise ConfigError(
+            f"label_path = {c.label_path!r}, label_field = {c.label_field!r}, label_patterns = "
+            f"{list(c.label_patterns)}: data_source {c.data_source} needs a file of labels, or else a field and its "
+            "patterns"
+        )
+
+
+def _check_masked(c: "Config") -> None:
+    without = "or set secure_aggregation: none, with which the orchestrator could open each single update"
+    if not c.enrolled_clients:
+        raise ConfigError(
+            f"secure_aggregation = {c.secure_aggregation!r}: masked updates need enrolled_clients, the public keys of "
+            f"all clients (orchestrator/provision.py makes them); set it, {without}"
+        )
+    if c.he_scheme != "paillier":
+        raise ConfigError(f"he_scheme = {c.he_scheme!r}: masked updates need paillier; set it, {without}")
+    if c.num_clients < MIN_MASKED_COHORT:
+        raise ConfigError(
+            f"num_clients = {c.num_clients}: masked updates need at least {MIN_MASKED_COHORT}; set more, {without}"
+        )
