@@ -94,7 +94,7 @@ def train_on(folder: Path, seed: int) -> Trial:
     clients = [load_client_data(c, client_id).train for client_id in range(c.num_clients)]
     preprocessing = Preprocessing.pooled(load_schema(c), clients)
     validation, test = (preprocessing.apply(load(c)) for load in (load_validation_data, load_test_data))
-    model, _ = federated(c, [preprocessing.apply(rows) for rows in clients], validation)
+    model, _ = federated(c)
     on_validation = predict_probabilities(model, validation.features)
     thresholds = attack_thresholds(1.0 - on_validation[validation.labels == 0, 0])
     detector = Detector(c, model, preprocessing, thresholds[RATE])

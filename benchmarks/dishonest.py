@@ -4,39 +4,26 @@ It attacks one tenant, one attack in each round of a run. `benchmarks/peek.py` s
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 from unittest import mock
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from flwr.common import (
-    EvaluateIns,
-    EvaluateRes,
-    FitIns,
-    FitRes,
-    Parameters,
-    Scalar,
-    ndarrays_to_parameters,
-    parameters_to_ndarrays,
-)
-from flwr.server.client_manager import ClientManager
-from flwr.server.client_proxy import ClientProxy
-from numpy.typing import NDArray
 
 from orchestrator.admission import SignedStatement, identity_name
-from orchestrator.aggregation import ask
-from orchestrator.aggregator import Aggregate, Aggregator, RoundSum
-from orchestrator.feature_statistics import StatisticsCollector
-from orchestrator.masked_round import MaskedAggregation
+from orchestrator.aggregator import Aggregator, RoundSum
+from orchestrator.coordinator import Coordinator
+from orchestrator.masked_sum import MaskedSum, explained
 from orchestrator.run_folder import RoundRecord
-from orchestrator.strategy import EncryptedFedAvg
+from orchestrator.scaling import PrivateScaling
 from shared.config import Config
 from shared.data_sources.scaling import Scaler
 from shared.data_utils import load_client_data
-from shared.errors import OrchestratorError, StatisticsError, UpdateRejectedError
+from shared.errors import OrchestratorError, StatisticsError
+from shared.exchange import Exchange, Kind, Lost, Model, Outcome, Refusal, Reply, Request, Steps
 from shared.feature_statistics import HISTOGRAM, MOMENTS
 from shared.he.paillier import PaillierPrivate
 from shared.he_utils import PrivateScheme, Unmask, Vector, make_keys
@@ -45,16 +32,16 @@ from shared.masking.errors import RoundAbandonedError
 from shared.masking.messages import RevealRequest, encode_survivors
 from shared.masking.shamir import Rebuilder
 from shared.masking.stream import MaskSum
-from shared.model import get_parameters, set_parameters
+from shared.model import set_parameters
 from shared.preprocessing import Preprocessing
-from shared.wire import check_length, load_update, unwrap_tensor
+from shared.wire import load_update
 
 CLIENTS = 4  # of which a sum needs 3
 VICTIM = "3"
+REVEALED = "it revealed its shares"
 _FIRST_ATTEMPT = 2  # at statistics that were honestly added up in attempt 1
 
-Model = list[NDArray[np.float32]]
-Ins = TypeVar("Ins", FitIns, EvaluateIns)
+Lie = Callable[[Request], Request]
 
 
 class Attack(StrEnum):
@@ -83,7 +70,7 @@ class Loot:
         plan: the attack of each round.
         now: the attack that is going on; None while the features' statistics are honestly added up.
         keys: its private key.
-        collector: asks for statistics.
+        scaling: asks for statistics.
         preprocessing: how features are scaled.
         models: the global model that each attack began with.
         sent: the plaintexts of one tenant's vector, by (attack, bucket, tenant).
@@ -98,7 +85,7 @@ class Loot:
     plan: tuple[Attack, ...]
     now: Attack | None = None
     keys: list[PaillierPrivate] = field(default_factory=list)
-    collector: StatisticsCollector | None = None
+    scaling: PrivateScaling | None = None
     preprocessing: Preprocessing | None = None
     models: dict[Attack, Model] = field(default_factory=dict)
     sent: dict[tuple[Attack | None, str, str], list[int]] = field(default_factory=dict)
@@ -125,16 +112,14 @@ class Loot:
 def spies(loot: Loot) -> Iterable[tuple[str, Any]]:
     """The altered parts of the server: what to replace, by what."""
     return [
-        ("orchestrator.server.make_keys", loot.steal_keys),
-        ("orchestrator.server.Aggregator", _aggregator(loot)),
-        ("orchestrator.server.EncryptedFedAvg", _strategy(loot)),
-        ("orchestrator.server.MaskedAggregation", _aggregation(loot)),
-        ("orchestrator.server.StatisticsCollector", _collector(loot)),
-        ("orchestrator.feature_statistics.ask", _ask(loot)),
-        ("orchestrator.feature_statistics._note_failure", loot.note),
-        ("orchestrator.masked_round.ServerRound", _server_round(loot)),
+        ("orchestrator.run.make_keys", loot.steal_keys),
+        ("orchestrator.run.Aggregator", _aggregator(loot)),
+        ("orchestrator.run.Coordinator", _coordinator(loot)),
+        ("orchestrator.run.MaskedSum", _masked_sum(loot)),
+        ("orchestrator.run.PrivateScaling", _scaling(loot)),
+        ("orchestrator.masked_sum.ServerRound", _server_round(loot)),
         ("orchestrator.admission.RoundAdmission.check", lambda *_: None),  # who is lied to signs for what it was given
-        ("orchestrator.server._ROUNDS_WITHOUT_SUM", len(Attack) + 1),  # its lies cost it rounds; it goes on
+        ("orchestrator.coordinator.ROUNDS_WITHOUT_SUM", len(Attack) + 1),  # its lies cost it rounds; it goes on
     ]
 
 
@@ -144,24 +129,16 @@ def _aggregator(loot: Loot) -> type[Aggregator]:
 
         bucket = WEIGHTS
 
-        def add(self, client_id: str, tensor: bytes, signed: SignedStatement | None = None) -> None:
-            super().add(client_id, tensor, signed)
-            self._open(client_id, unwrap_tensor(tensor, self.header, self.layout))
-
-        def add_payload(self, client_id: str, payload: bytes, signed: SignedStatement | None = None) -> None:
-            super().add_payload(client_id, payload, signed)
-            self._open(client_id, payload)
-
-        def _open(self, client_id: str, payload: bytes) -> None:
-            check_length(payload, self.header, self.layout)
+        def add(self, tenant: str, payload: bytes, signed: SignedStatement | None = None) -> None:
+            super().add(tenant, payload, signed)
             (keys,) = loot.keys
             ciphertexts = keys.public.from_bytes(load_update(payload, self.header, self.layout))
-            loot.sent[loot.now, self.bucket, client_id] = keys.decrypt_plaintexts(ciphertexts)
+            loot.sent[loot.now, self.bucket, tenant] = keys.decrypt_plaintexts(ciphertexts)
 
-        def decrypt_average(self, unmask: Unmask | None = None) -> Aggregate:
-            aggregate = super().decrypt_average(unmask)
-            loot.sums[loot.now, self.bucket] = aggregate.average_delta * len(aggregate.contributors)
-            return aggregate
+        def decrypt_sum(self, unmask: Unmask | None = None) -> Vector:
+            total = super().decrypt_sum(unmask)
+            loot.sums[loot.now, self.bucket] = total
+            return total
 
     class CuriousAggregator(Aggregator):
         def open_round(self, round_number: int, size: int, task_sha256: str = "", bucket: str = WEIGHTS) -> RoundSum:
@@ -172,97 +149,113 @@ def _aggregator(loot: Loot) -> type[Aggregator]:
     return CuriousAggregator
 
 
-def _strategy(loot: Loot) -> type[EncryptedFedAvg]:
-    class LyingStrategy(EncryptedFedAvg):
+def _coordinator(loot: Loot) -> type[Coordinator]:
+    class LyingCoordinator(Coordinator):
         """Tells some tenants what it does not tell the others."""
 
-        def configure_fit(
-            self, server_round: int, parameters: Parameters, client_manager: ClientManager
-        ) -> list[tuple[ClientProxy, FitIns]]:
-            loot.now = attack = loot.plan[server_round - 1]
-            loot.preprocessing = self.preprocessing
-            loot.models[attack] = get_parameters(self._model)
+        def train(self, number: int) -> Steps[None]:
+            loot.now = attack = loot.plan[number - 1]
+            loot.preprocessing = self.model.preprocessing
+            loot.models[attack] = honest = self.model.parameters
             if attack in (Attack.STATISTICS, Attack.SCALER):
-                self.record, self._chosen = RoundRecord(round=server_round), []
-                self._skip(_ask_for_statistics(loot))
-                return []
+                self.record = RoundRecord(round=number)
+                self._skip((yield from self._ask_for_statistics()), failures=0)
+                return
             if attack is Attack.NAN:
                 loot.fails, model = _failing_model(self._config, loot)
-                set_parameters(self._model, model)
-                parameters = ndarrays_to_parameters(model)
-            asked = super().configure_fit(server_round, parameters, client_manager)
-            lies = {Attack.SETTINGS: _other_settings, Attack.MODEL: _other_model}
-            return self._tell_others(asked, lies[attack]) if attack in lies else asked
+                set_parameters(self.model._model, model)
+            lies: dict[Attack, Lie] = {Attack.SETTINGS: _other_settings, Attack.MODEL: _other_model}
+            yield from _told_others(super().train(number), Kind.TRAIN, lies.get(attack), self._hear)
+            if attack is Attack.NAN:
+                set_parameters(self.model._model, honest)  # the tenants go on from the model that they know
 
-        def aggregate_fit(
-            self,
-            server_round: int,
-            results: list[tuple[ClientProxy, FitRes]],
-            failures: list[tuple[ClientProxy, FitRes] | BaseException],
-        ) -> tuple[Parameters | None, dict[str, Scalar]]:
-            answer = super().aggregate_fit(server_round, results, failures)
-            if loot.now is not Attack.NAN:
-                return answer
-            for client, result in [*results, *(f for f in failures if isinstance(f, tuple))]:
-                lengths = [len(tensor) for tensor in result.parameters.tensors]
-                words = "answered" if result.parameters.tensors else f"refused: {result.status.message}"
-                loot.note(self._roster.tenant_of(client), words)
-                what = (result.status.code, result.status.message, lengths, result.num_examples, sorted(result.metrics))
-                loot.seen[self._roster.tenant_of(client)] = what
-            model = loot.models[Attack.NAN]  # the tenants go on from the model that they know
-            set_parameters(self._model, model)
-            return ndarrays_to_parameters(model), {}
+        def evaluate(self, number: int) -> Steps[None]:
+            if loot.now is Attack.EVALUATION:
+                loot.models[Attack.EVALUATION] = self.model.parameters
+                yield from _told_others(super().evaluate(number), Kind.EVALUATE, _blank_model, self._hear)
 
-        def configure_evaluate(
-            self, server_round: int, parameters: Parameters, client_manager: ClientManager
-        ) -> list[tuple[ClientProxy, EvaluateIns]]:
-            if loot.now is not Attack.EVALUATION:
-                return []
-            loot.models[Attack.EVALUATION] = get_parameters(self._model)
-            asked = super().configure_evaluate(server_round, parameters, client_manager)
-            return self._tell_others(asked, _blank_model)
+        def _ask_for_statistics(self) -> Steps[OrchestratorError]:
+            """The tenants' statistics once more: of all by two scalers, or of the cohort less one."""
+            scaling, preprocessing = loot.scaling, loot.preprocessing
+            if scaling is None or preprocessing is None:
+                raise TypeError("expected statistics that are known already")
+            others = [tenant for tenant in self._seats.tenants() if tenant != VICTIM]
+            try:
+                if loot.now is Attack.SCALER:
+                    steps = scaling.attempt(HISTOGRAM, preprocessing.scaler, _FIRST_ATTEMPT)
+                    yield from _told_others(steps, Kind.STATISTICS, _other_scaler(preprocessing.scaler), self._hear)
+                else:
+                    with mock.patch.object(self._seats, "gather", return_value=others):
+                        yield from scaling.attempt(MOMENTS, None, _FIRST_ATTEMPT)
+            except OrchestratorError as error:
+                return error
+            return StatisticsError("the orchestrator asked for statistics in the place of a round")
 
-        def aggregate_evaluate(
-            self,
-            server_round: int,
-            results: list[tuple[ClientProxy, EvaluateRes]],
-            failures: list[tuple[ClientProxy, EvaluateRes] | BaseException],
-        ) -> tuple[float | None, dict[str, Scalar]]:
-            loot.losses |= {self._roster.tenant_of(client): result.loss for client, result in results}
-            return super().aggregate_evaluate(server_round, results, failures)
+        def _hear(self, tenant: str, outcome: Outcome) -> None:
+            """All that can be told from outside of an answer."""
+            if loot.now is Attack.EVALUATION and isinstance(outcome, Reply):
+                loot.losses[tenant] = float(outcome.values.get("loss", 0.0))
+            if loot.now is Attack.NAN:
+                answered = isinstance(outcome, Reply)
+                loot.note(tenant, "answered" if answered else "refused")
+                loot.seen[tenant] = (
+                    (len(outcome.payload), sorted(outcome.values)) if isinstance(outcome, Reply) else (outcome.reason,)
+                )
 
-        def _choose(self, fraction: float, at_least: int, server_round: int, bucket: str) -> list[ClientProxy]:
-            chosen = super()._choose(fraction, at_least, server_round, bucket)
-            if loot.now is not Attack.SESSION:
-                return chosen
-            return [client for client in chosen if self._roster.tenant_of(client) != VICTIM]
+        def _choose(self, fraction: float, at_least: int, number: int, bucket: str) -> list[str]:
+            chosen = super()._choose(fraction, at_least, number, bucket)
+            return [tenant for tenant in chosen if loot.now is not Attack.SESSION or tenant != VICTIM]
 
         def _note_silence(self, tenant: str, reason: str) -> None:
             loot.note(tenant, reason)
 
-        def _tell_others(
-            self, asked: list[tuple[ClientProxy, Ins]], lie: Callable[[Ins], Ins]
-        ) -> list[tuple[ClientProxy, Ins]]:
-            return [(c, ins if self._roster.tenant_of(c) == VICTIM else lie(ins)) for c, ins in asked]
-
-    return LyingStrategy
+    return LyingCoordinator
 
 
-def _other_settings(ins: FitIns) -> FitIns:
+def _told_others(steps: Steps[Any], kind: Kind, lie: Lie | None, hear: Callable[[str, Outcome], None]) -> Steps[None]:
+    """The same exchanges, but the victim's peers are lied to, and all answers are overheard."""
+    for exchange in steps:
+        if exchange.kind is kind:
+            requests = {
+                tenant: lie(request) if lie and tenant != VICTIM else request
+                for tenant, request in exchange.requests.items()
+            }
+            exchange = replace(exchange, requests=requests, on_reply=_overheard(exchange, hear))
+        yield exchange
+
+
+def _overheard(exchange: Exchange, hear: Callable[[str, Outcome], None]) -> Callable[[str, Outcome], None]:
+    def on_reply(tenant: str, outcome: Outcome) -> None:
+        hear(tenant, outcome)
+        exchange.on_reply(tenant, outcome)
+
+    return on_reply
+
+
+def _other_settings(request: Request) -> Request:
     """Train, and move by nothing."""
-    return FitIns(ins.parameters, {**ins.config, "learning_rate": 1e-300})
+    return replace(request, values={**request.values, "learning_rate": 1e-300})
 
 
-def _other_model(ins: FitIns) -> FitIns:
+def _other_model(request: Request) -> Request:
     """No unit of the first layer ever fires, so its gradient is zero."""
-    weight, bias, *rest = parameters_to_ndarrays(ins.parameters)
-    return FitIns(ndarrays_to_parameters([weight, np.full_like(bias, -1e6), *rest]), ins.config)
+    weight, bias, *rest = request.model
+    return replace(request, model=[weight, np.full_like(bias, -1e6), *rest])
 
 
-def _blank_model(ins: EvaluateIns) -> EvaluateIns:
+def _blank_model(request: Request) -> Request:
     """All classes alike: its loss is the logarithm of their number, on whatever rows."""
-    blank = [np.zeros_like(array) for array in parameters_to_ndarrays(ins.parameters)]
-    return EvaluateIns(ndarrays_to_parameters(blank), ins.config)
+    return replace(request, model=[np.zeros_like(array) for array in request.model])
+
+
+def _other_scaler(scaler: Scaler) -> Lie:
+    """One that puts all rows into one bin."""
+    return lambda request: replace(request, values={**request.values, "scaler": far_scaler(scaler).to_bytes()})
+
+
+def far_scaler(scaler: Scaler) -> Scaler:
+    """A scaler by which each value is far above the last bin's edge."""
+    return replace(scaler, mean=scaler.mean - 1e6 * np.sqrt(scaler.variance))
 
 
 def _failing_model(config: Config, loot: Loot) -> tuple[str, Model]:
@@ -283,50 +276,18 @@ def _failing_model(config: Config, loot: Loot) -> tuple[str, Model]:
     return max(largest, key=largest.__getitem__), [weight, bias, following, *rest]
 
 
-def _collector(loot: Loot) -> type[StatisticsCollector]:
-    class CuriousCollector(StatisticsCollector):
+def _scaling(loot: Loot) -> type[PrivateScaling]:
+    class CuriousScaling(PrivateScaling):
         """Is at hand after the statistics are known, too."""
 
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
-            loot.collector = self
+            loot.scaling = self
 
-    return CuriousCollector
+        def note_failure(self, tenant: str, reason: str) -> None:
+            loot.note(tenant, reason)
 
-
-def _ask_for_statistics(loot: Loot) -> OrchestratorError:
-    """The tenants' statistics once more: of all by two scalers, or of the cohort less one."""
-    collector, preprocessing = loot.collector, loot.preprocessing
-    if collector is None or preprocessing is None:
-        raise TypeError("expected statistics that are known already")
-    roster = collector._roster
-    others = [client for client in roster.connected() if roster.tenant_of(client) != VICTIM]
-    try:
-        if loot.now is Attack.SCALER:
-            collector._attempt(HISTOGRAM, preprocessing.scaler, _FIRST_ATTEMPT)
-        else:
-            with mock.patch.object(roster, "gather", return_value=others):
-                collector._attempt(MOMENTS, None, _FIRST_ATTEMPT)
-    except OrchestratorError as error:
-        return error
-    return StatisticsError("the orchestrator asked for statistics in the place of a round")
-
-
-def _ask(loot: Loot) -> Callable[..., Any]:
-    def ask_two_ways(client: ClientProxy, request: dict[str, Scalar], *rest: Any) -> Any:
-        """By the scaler that is known from the victim, and by one that puts all rows into one bin from the others."""
-        collector, preprocessing = loot.collector, loot.preprocessing
-        others = collector is not None and collector._roster.tenant_of(client) != VICTIM
-        if loot.now is Attack.SCALER and others and preprocessing is not None:
-            request = {**request, "scaler": far_scaler(preprocessing.scaler).to_bytes()}
-        return ask(client, request, *rest)
-
-    return ask_two_ways
-
-
-def far_scaler(scaler: Scaler) -> Scaler:
-    """A scaler by which each value is far above the last bin's edge."""
-    return replace(scaler, mean=scaler.mean - 1e6 * np.sqrt(scaler.variance))
+    return CuriousScaling
 
 
 def _server_round(loot: Loot) -> type[ServerRound]:
@@ -356,60 +317,60 @@ def _server_round(loot: Loot) -> type[ServerRound]:
     return CuriousRound
 
 
-def _aggregation(loot: Loot) -> type[MaskedAggregation]:
-    class LyingAggregation(MaskedAggregation):
+def _masked_sum(loot: Loot) -> type[MaskedSum]:
+    class LyingSum(MaskedSum):
         """Lies about who is in the sum."""
 
-        def finish(self, contributors: Sequence[str]) -> Unmask:
-            lies: Mapping[Attack | None, Callable[[list[str]], None]] = {
-                Attack.SPLIT_VIEW: self._split_view,
-                Attack.BOTH_SHARES: self._ask_both_shares,
-            }
+        def close(self, contributors: Sequence[str]) -> Steps[Unmask | None]:
+            names = [identity_name(tenant) for tenant in contributors]
             if self._opening.bucket != WEIGHTS:
-                return super().finish(contributors)
-            if loot.now in lies:
-                lies[loot.now]([identity_name(tenant) for tenant in contributors])
+                return (yield from super().close(contributors))
+            if loot.now is Attack.SPLIT_VIEW:
+                yield from self._split_view(names)
+                raise RoundAbandonedError("the orchestrator lied and got nothing")
+            if loot.now is Attack.BOTH_SHARES:
+                yield from self._ask_both_shares(names)
                 raise RoundAbandonedError("the orchestrator lied and got nothing")
             if loot.now is Attack.SET_BACK:
-                return self._twice(contributors)
+                return (yield from self._twice(contributors))
             if loot.now is Attack.FALSE_LOSS:  # "its update never came": its masks are rebuilt, in front of its update
                 contributors = [tenant for tenant in contributors if tenant != VICTIM]
-            return super().finish(contributors)
+            return (yield from super().close(contributors))
 
-        def _split_view(self, names: list[str]) -> None:
+        def _split_view(self, names: list[str]) -> Steps[None]:
             """One half is told that the last client is lost, the other that the first is: each gives one share."""
             context = self._all_uploads(names)
             views = {name: names[:-1] if name in names[: CLIENTS // 2] else names[1:] for name in names}
-            signatures = {
-                name: self._request(name, "confirm", encode_survivors(frozenset(view), context))[-64:]
+            told = {name: encode_survivors(frozenset(view), context) for name, view in views.items()}
+            signatures = yield from self._put(Kind.CONFIRM, told)
+            requests = {
+                name: RevealRequest(
+                    frozenset(view), frozenset(names) - frozenset(view), {peer: signatures[peer][-64:] for peer in view}
+                ).encode(context)
                 for name, view in views.items()
             }
-            for name, view in views.items():
-                signed = {signer: signatures[signer] for signer in view}
-                request = RevealRequest(frozenset(view), frozenset(names) - frozenset(view), signed)
-                self._note_answer(name, request.encode(context))
+            yield from self._put(Kind.REVEAL, requests)
 
-        def _ask_both_shares(self, names: list[str]) -> None:
+        def _ask_both_shares(self, names: list[str]) -> Steps[None]:
             """All have confirmed that all are in the sum; then the victim is said to be lost as well."""
             context = self._all_uploads(names)
-            survivors = encode_survivors(frozenset(names), context)
-            signatures = {name: self._request(name, "confirm", survivors)[-64:] for name in names}
-            lost = frozenset({identity_name(VICTIM)})
-            request = RevealRequest(frozenset(names), lost, signatures).encode(context)
-            for name in names:
-                self._note_answer(name, request)
+            survivors = dict.fromkeys(names, encode_survivors(frozenset(names), context))
+            confirms = yield from self._put(Kind.CONFIRM, survivors)
+            signatures = {name: message[-64:] for name, message in confirms.items()}
+            request = RevealRequest(frozenset(names), frozenset({identity_name(VICTIM)}), signatures).encode(context)
+            yield from self._put(Kind.REVEAL, dict.fromkeys(names, request))
 
-        def _twice(self, contributors: Sequence[str]) -> Unmask:
+        def _twice(self, contributors: Sequence[str]) -> Steps[Unmask | None]:
             """The sum of all; then all are set back, and asked for the sum without the victim as if for the first time.
 
             The first reveals the victim's own mask, the second its pair masks.
             """
             again = copy.copy(self._round)
             again._uploads, again._confirms, again._reveals = set(), {}, {}
-            unmask = super().finish(contributors)
+            unmask = yield from super().close(contributors)
             self._round, self._opening = again, replace(self._opening, note_failure=loot.note)
             try:
-                super().finish([tenant for tenant in contributors if tenant != VICTIM])
+                yield from super().close([tenant for tenant in contributors if tenant != VICTIM])
                 again.unmask([0] * self._opening.ciphertexts)
             except RoundAbandonedError:
                 pass
@@ -422,12 +383,20 @@ def _aggregation(loot: Loot) -> type[MaskedAggregation]:
             self._round.close_uploads()
             return self._round._context
 
-        def _note_answer(self, name: str, request: bytes) -> None:
-            try:
-                self._request(name, "reveal", request)
-            except UpdateRejectedError as error:
-                loot.note(name, str(error))
-            else:
-                loot.note(name, "it revealed its shares")
+        def _put(self, kind: Kind, payloads: dict[str, bytes]) -> Steps[dict[str, bytes]]:
+            """One stage, a message for each name of its own; who reveals its shares has broken a rule."""
+            answers: dict[str, bytes] = {}
 
-    return LyingAggregation
+            def on_reply(tenant: str, outcome: Outcome) -> None:
+                if isinstance(outcome, Refusal | Lost):
+                    loot.note(tenant, explained(outcome))
+                    return
+                answers[identity_name(tenant)] = outcome.payload
+                if kind is Kind.REVEAL:
+                    loot.note(tenant, REVEALED)
+
+            requests = {self._tenants[name]: Request(kind, {"payload": message}) for name, message in payloads.items()}
+            yield Exchange(kind, requests, self._config.stage_timeout, "stage_timeout", on_reply)
+            return answers
+
+    return LyingSum

@@ -18,7 +18,7 @@ from benchmarks.schemes import delta_like
 from orchestrator.aggregator import Aggregator
 from shared.config import Config
 from shared.he_utils import PrivateScheme, make_keys, public_scheme
-from shared.wire import Header, dump_update, wrap_array
+from shared.wire import Header, dump_update, unwrap_tensor, wrap_array
 
 MB = 1e6
 
@@ -87,18 +87,18 @@ def _orchestrator(keys: PrivateScheme[Any], parameters: int, contributors: int, 
     round_sum = aggregator.open_round(1, parameters)
     before = _resident_mb()
     for client in range(contributors):
-        round_sum.add(str(client), _as_flower_sends(path.read_bytes()))
+        round_sum.add(str(client), unwrap_tensor(_as_flower_sends(path.read_bytes())))
     add_peak = _peak_mb() - before
-    average = round_sum.decrypt_average().average_delta
-    if not (average == keys.public.quantise(delta_like(parameters))).all():
-        raise ArithmeticError("the average of equal updates is not that update")
+    total = round_sum.decrypt_sum()
+    if not (total == contributors * keys.public.quantise(delta_like(parameters))).all():
+        raise ArithmeticError("the sum of equal updates is not so many times that update")
     return Peak(
         "orchestrator", parameters, contributors, path.stat().st_size / MB, before, add_peak, _peak_mb() - before
     )
 
 
 def _as_flower_sends(payload: bytes) -> bytes:
-    """The serialised uint8 array that `RoundSum.add` takes."""
+    """The serialised uint8 array that the payload arrives in."""
     buffer = io.BytesIO()
     np.save(buffer, wrap_array(payload))
     return buffer.getvalue()

@@ -3,7 +3,7 @@
     python benchmarks/nsl_kdd.py --markdown tables.md     # the tables of docs/learning.md
     python benchmarks/nsl_kdd.py --select                 # how the settings for skew were chosen: validation rows alone
 
-Federated rounds run in this process, without ciphertexts: see `benchmarks/simulation.py`.
+Federated rounds are the real ones, in this process and without ciphertexts: see `benchmarks/simulation.py`.
 
 The files are looked for in $THREAT_DATA/nsl-kdd, else in ../shared/data/nsl-kdd beside the repository.
 """
@@ -115,9 +115,9 @@ def run_seed(seed: int) -> list[Result]:
             predict = boosted(pooled, seed)
             on_test, on_validation = predict(test.features), predict(validation.features)
             results.append(Result("all", BOOSTED, figures(on_test, on_validation, validation, test)))
-        last, _ = federated(clients_of, clients, validation)
+        last, _ = federated(clients_of)
         results.append(Result(case, FEDERATED, model_figures(last, validation, test)))
-        last, best = federated(clients_of.replace(**SKEW_SETTINGS), clients, validation)
+        last, best = federated(clients_of.replace(**SKEW_SETTINGS))
         results.append(Result(case, SKEWED, model_figures(last, validation, test)))
         results.append(Result(case, BEST, model_figures(best, validation, test)))
         local = [model_figures(alone(clients_of, rows, i), validation, test) for i, rows in enumerate(clients)]
@@ -136,8 +136,8 @@ def select(candidate: str) -> list[Result]:
     results = []
     for case in ("Dirichlet(0.1), 3 clients", "one family each, 4 clients"):
         c = config_of(SELECTION_SEED, CASES[case] | CANDIDATES[candidate])
-        clients, validation, _ = scaled(c, load_validation_data(c))
-        last, _ = federated(c, clients, validation)
+        _, validation, _ = scaled(c, load_validation_data(c))
+        last, _ = federated(c)
         results.append(Result(case, candidate, model_figures(last, validation, validation)))
     return results
 

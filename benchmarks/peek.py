@@ -21,7 +21,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from benchmarks.dishonest import CLIENTS, VICTIM, Attack, Loot, far_scaler, spies
+from benchmarks.dishonest import CLIENTS, REVEALED, VICTIM, Attack, Loot, far_scaler, spies
 from client.training import TrainingSettings, train
 from orchestrator.admission import identity_name
 from orchestrator.provision import provision
@@ -176,7 +176,7 @@ def report(attack: Attack, run: Run, first: Run) -> bool:
     say(f"\n{list(Attack).index(attack) + 1:2}. {attack}: {TITLES[attack]}")
     opened = False
     if attack in (Attack.SPLIT_VIEW, Attack.BOTH_SHARES):
-        opened = not all(words.startswith("refused: ") for words in run.words(attack).values())
+        opened = REVEALED in run.words(attack).values()
         say(f"    it got {'SHARES OF BOTH KINDS' if opened else 'no share'}")
     elif attack is Attack.NAN:
         opened = tells_apart(run)
@@ -185,7 +185,7 @@ def report(attack: Attack, run: Run, first: Run) -> bool:
             opened |= compare(recovered, truth)
     grouped: dict[str, list[str]] = {}
     for tenant, words in sorted(run.words(attack).items()):
-        grouped.setdefault(words.rpartition("refused: ")[2], []).append(tenant)
+        grouped.setdefault(words, []).append(tenant)
     for words, tenants in grouped.items():
         say(f"    client{'s'[: len(tenants) > 1]} {', '.join(tenants)}: {words}")
     return opened

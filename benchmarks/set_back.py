@@ -10,21 +10,22 @@ import sys
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from client.masked_round import MaskedAggregation
+from client.private_sum import MaskedPart
+from shared.exchange import Kind
 
-_answer = MaskedAggregation.answer
+_answer = MaskedPart.answer
 _before: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
-def answer(self: MaskedAggregation, stage: str, payload: bytes) -> bytes:
+def answer(self: MaskedPart, kind: Kind, payload: bytes) -> bytes:
     """As ever, but with what the client knew before it confirmed for the first time."""
     current = self._round
-    if stage == "confirm" and current is not None:
+    if kind is Kind.CONFIRM and current is not None:
         current._state = _before.setdefault(current, current._state)
-    return _answer(self, stage, payload)
+    return _answer(self, kind, payload)
 
 
 if __name__ == "__main__":
-    MaskedAggregation.answer = answer  # type: ignore[method-assign]
+    MaskedPart.answer = answer  # type: ignore[method-assign]
     del sys.argv[0]
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -1,54 +1,56 @@
 """Federated, pooled and local training in one process, for the programs that compare them.
 
-Federated rounds are the client's `train`, the server's `ServerOptimizer`, and the plain mean of float deltas between
-them. The encrypted run computes the same mean, exact but for rounding each value of a delta to the fixed-point grid, as
-`tests/test_two_terminals.py` checks; leaving the ciphertexts out saves the time alone.
+Federated rounds are the real ones: the coordinator and the tenants of the two terminals over the transport in memory,
+with `he_scheme: none`. The encrypted run computes the same mean, exact but for rounding each value of a delta to the
+fixed-point grid, as `tests/test_two_terminals.py` checks; leaving the ciphertexts out saves the time alone.
 """
 
-from collections.abc import Sequence
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from client.training import TrainingSettings, train
-from orchestrator.early_stopping import EarlyStopping
-from orchestrator.server_optimizer import ServerOptimizer
+from orchestrator.simulation import simulate
 from shared.config import Config
 from shared.data_utils import Dataset, load_client_data, load_schema, load_validation_data
-from shared.metrics import evaluate
-from shared.model import build_model, flatten, get_parameters, set_parameters, unflatten
+from shared.model import build_model, set_parameters
 from shared.preprocessing import Preprocessing
 
+WITHOUT_CRYPTOGRAPHY = {
+    "he_scheme": "none", "secure_aggregation": "none", "enrolled_clients": "", "client_identity": "",
+    "fraction_evaluate": 0.0,
+}  # fmt: skip
 
-def settings_of(c: Config) -> TrainingSettings:
-    return TrainingSettings(c.local_epochs, c.batch_size, c.learning_rate, c.proximal_mu, c.class_balance)
 
-
-def federated(c: Config, clients: Sequence[Dataset], validation: Dataset) -> tuple[torch.nn.Module, torch.nn.Module]:
+def federated(c: Config) -> tuple[torch.nn.Module, torch.nn.Module]:
     """The model after the last round, and that of the round with the lowest validation loss."""
-    model, best = build_model(c), build_model(c)
-    optimizer, stopping = ServerOptimizer(c.server_momentum), EarlyStopping(patience=c.num_rounds)
-    like = get_parameters(model)
-    vector = flatten(like)  # (size,)
-    for server_round in range(1, c.num_rounds + 1):
-        total = np.zeros_like(vector)
-        for client_id, rows in enumerate(clients):
-            set_parameters(model, unflatten(vector, like))
-            train(model, rows, settings_of(c), (c.seed, client_id, server_round))
-            total += flatten(get_parameters(model)) - vector
-        vector = optimizer.step(vector, total / len(clients))
-        set_parameters(model, unflatten(vector, like))
-        named = dict(zip(model.state_dict(), get_parameters(model), strict=True))
-        stopping.note(server_round, evaluate(model, validation).loss, named)
-    set_parameters(best, list((stopping.best_parameters or named).values()))
-    return model, best
+    log = logging.getLogger("orchestrator")
+    disabled = log.disabled
+    log.disabled = True  # that nothing is encrypted here is said above, once
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            changes = {**WITHOUT_CRYPTOGRAPHY, "log_dir": folder, "early_stopping_rounds": c.num_rounds}
+            model = simulate(c.replace(**changes), report=False).model
+    finally:
+        log.disabled = disabled
+    return of_parameters(c, model.named), of_parameters(c, model.final)
+
+
+def of_parameters(c: Config, named: Mapping[str, NDArray[np.float32]]) -> torch.nn.Module:
+    model = build_model(c)
+    set_parameters(model, list(named.values()))
+    return model
 
 
 def alone(c: Config, rows: Dataset, client_id: int) -> torch.nn.Module:
     """A model of these rows only, which sees them as often as a federated client does."""
     model = build_model(c)
-    train(model, rows, replace(settings_of(c), local_epochs=c.num_rounds * c.local_epochs), (c.seed, client_id))
+    train(model, rows, replace(TrainingSettings.of(c), local_epochs=c.num_rounds * c.local_epochs), (c.seed, client_id))
     return model
 
 

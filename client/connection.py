@@ -9,7 +9,7 @@ import time
 import grpc
 from flwr.client import start_client
 
-from client.flower_client import TenantClient
+from client.flower_client import FlowerClient
 from shared.addresses import is_loopback, split_address
 from shared.bounded_files import MAX_CERTIFICATE_BYTES, read_bounded
 from shared.config import Config
@@ -27,7 +27,7 @@ _PROBE_SECONDS = 5.0
 _SPARED = "no_grpc_proxy"  # gRPC's own; it stands in place of `no_proxy`
 
 
-def run_client(client: TenantClient) -> None:
+def run_client(client: FlowerClient) -> None:
     """Serve one orchestrator until it says that the run is over; look for it again when the connection breaks.
 
     Raises:
@@ -35,7 +35,7 @@ def run_client(client: TenantClient) -> None:
         RefusedByServerError: the server has refused this client for as long; an id that is taken may become free.
         ChannelError: the two sides do not agree on TLS, which waiting would not mend.
     """
-    config = client.config
+    config = client.tenant.config
     certificates = _read_ca(config)
     proxy = _mind_proxy(config.server_address)
     _quieten_channel_watcher()
@@ -60,7 +60,7 @@ def run_client(client: TenantClient) -> None:
         except RefusedByServerError as error:
             failure = error
         if client.welcome:
-            client.log.warning("lost the server; looking for it again")
+            client.tenant.log.warning("lost the server; looking for it again")
             alone_since = time.monotonic()
         if time.monotonic() - alone_since > config.server_wait_timeout:
             raise failure

@@ -10,7 +10,8 @@ import time
 import torch
 
 from client.connection import run_client
-from client.flower_client import TenantClient
+from client.flower_client import FlowerClient
+from client.tenant import Tenant
 from client.training import warm_up
 from shared.config import Config
 from shared.console import setup_logging
@@ -24,10 +25,10 @@ def _run_one(config: Config, client_id: int) -> bool:
     log = logging.getLogger(f"client.{client_id}")
     try:
         warm_up()
-        client = TenantClient(config, client_id, load_client_data(config, client_id), _identity(config, client_id))
-        run_client(client)
-        if client.refusal and not client.answered:
-            log.error("took part in no round: %s", client.refusal)
+        tenant = Tenant(config, client_id, load_client_data(config, client_id), _identity(config, client_id))
+        run_client(FlowerClient(tenant))
+        if tenant.refusal and not tenant.answered:
+            log.error("took part in no round: %s", tenant.refusal)
             return False
     except OrchestratorError as error:
         log.error("%s", error)

@@ -10,6 +10,7 @@ import json
 import os
 from pathlib import Path
 
+from shared.atomic import sync_folder
 from shared.masking.errors import RoundMemoryError
 from shared.masking.memory import Record, RoundMemory
 
@@ -90,7 +91,7 @@ class Ledger(RoundMemory):
         if len(lines) > len(self._records()) + _SLACK:
             self._compact()
         try:
-            self._sync_folder()
+            sync_folder(self._path.parent)  # the file's name, too, survives a power cut
         except OSError as error:
             raise self._unusable("written", error) from None
 
@@ -122,13 +123,6 @@ class Ledger(RoundMemory):
                 raise
         except OSError as error:
             raise self._unusable("written", error) from None
-
-    def _sync_folder(self) -> None:
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the file's name, too, survives a power cut
-        finally:
-            os.close(folder)
 
     def _unusable(self, what: str, error: OSError) -> RoundMemoryError:
         return RoundMemoryError(

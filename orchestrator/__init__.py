@@ -1,7 +1,19 @@
-"""The orchestrator's side: choose clients, add their encrypted updates, decrypt the sum alone."""
+"""The orchestrator's side: choose tenants, add their encrypted updates, decrypt the sum alone.
+
+`from orchestrator import simulate` runs a whole federation in this process.
+"""
 
 import os
+from typing import Any
 
 # A privacy tool does not phone home. Flower reads these when it is first imported, which the adapters do after this.
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "simulate":  # not imported at the top: PyTorch takes seconds, and most modules here need none of it
+        from orchestrator.simulation import simulate
+
+        return simulate
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,6 @@ trained. A forger can make it anew; who may write the run's folder is a matter f
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from orchestrator.run_folder import RoundRecord
+from shared.atomic import replace_file
 from shared.config import Config, load_config
 from shared.errors import ResumeError
 from shared.identity import digest_arrays
@@ -55,19 +55,9 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write the file whole or not at all, and make sure of it before returning."""
+    """Write the file whole or not at all; it is on the disk when this returns."""
     tensors = _tensors(checkpoint)
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        file.write(save(tensors, metadata={"sha256": content_sha256(tensors)}))
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name, too, survives a power cut
-    finally:
-        os.close(folder)
+    replace_file(path, save(tensors, metadata={"sha256": content_sha256(tensors)}))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from shared.atomic import replace_file
 from shared.config import Config
 from shared.errors import ResumeError, RunInUseError
 
@@ -81,6 +82,7 @@ class RunFolder:
         self.path = path
         self.name = path.name
         self.checkpoint = path / "checkpoint.safetensors"
+        self._lock = -1
 
     @classmethod
     def create(cls, config: Config) -> "RunFolder":
@@ -128,13 +130,12 @@ class RunFolder:
         link.replace(self.path.with_name("latest"))  # atomic: `latest` never points nowhere
 
     def lock(self) -> None:
-        """Keep every other server from writing here, for as long as this process lives.
+        """Keep every other server from writing here, until `unlock` or the end of the process, however it ends.
 
         Raises:
             RunInUseError: another one does already.
         """
         path = self.path / "server.lock"
-        # Never closed: the kernel gives the lock back when the process ends, however it ends. Not inherited by others.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -147,17 +148,19 @@ class RunFolder:
             ) from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
+        self._lock = descriptor
+
+    def unlock(self) -> None:
+        """Let others write here. Twice is fine."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def write_metrics(self, records: list[RoundRecord]) -> None:
         """Write `metrics.jsonl`, one line a round, whole or not at all."""
         lines = [json.dumps(asdict(record), allow_nan=False) + "\n" for record in records]
-        self._replace("metrics.jsonl", "".join(lines).encode())
+        replace_file(self.path / "metrics.jsonl", "".join(lines).encode())
 
     def save_model(self, parameters: dict[str, NDArray[np.float32]]) -> None:
         """Write `model.safetensors`, whole or not at all."""
-        self._replace("model.safetensors", save(parameters))
-
-    def _replace(self, name: str, data: bytes) -> None:
-        part = self.path / f"{name}.part"
-        part.write_bytes(data)
-        part.replace(self.path / name)
+        replace_file(self.path / "model.safetensors", save(parameters))

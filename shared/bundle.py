@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import nn
 
+from shared.atomic import replace_file
 from shared.bounded_files import read_bounded
 from shared.config import Config, parse_config
 from shared.config_checks import FILE_SOURCES
@@ -89,9 +90,7 @@ class ModelBundle:
 
     def save(self, folder: Path) -> None:
         """Write `bundle.json`, whole or not at all. `model.safetensors` must hold `parameters` already."""
-        part = folder / f"{BUNDLE_FILE}.part"
-        part.write_bytes(self._to_json())
-        part.replace(folder / BUNDLE_FILE)
+        replace_file(folder / BUNDLE_FILE, self._to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> "ModelBundle":

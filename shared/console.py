@@ -47,7 +47,7 @@ def setup_logging(bars: bool = True) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # A filter: Flower, which is imported later, sets its logger's level and adds a handler, and leaves filters alone.
     logging.getLogger("flwr").addFilter(_is_critical)
-    # gRPC's server prints a traceback out of Flower for each idle client that is lost; the roster says it in one line.
+    # gRPC's server prints a traceback out of Flower for each idle client that is lost; the server says it in one line.
     logging.getLogger("grpc").setLevel(logging.CRITICAL)
 
 

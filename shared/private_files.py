@@ -3,11 +3,11 @@
 import contextlib
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from shared import atomic
 from shared.bounded_files import open_regular, read_at_most
 from shared.errors import KeyFileError
 
@@ -54,22 +54,21 @@ def create_file(path: Path, data: bytes, *, mode: int, advice: str) -> None:
     Raises:
         KeyFileError: the file exists (its message ends with `advice`), or it can't be written.
     """
-    with _written_beside(path, data, mode) as temporary:
-        try:
-            # Unlike a rename, a hard link fails where the name is taken: atomic, and nothing is ever overwritten.
-            os.link(temporary, path)
-        except FileExistsError:
-            raise KeyFileError(f"{path}: already exists and is never overwritten; {advice}") from None
+    try:
+        with _refusals(path):
+            atomic.create_file(path, data, mode=mode)
+    except FileExistsError:
+        raise KeyFileError(f"{path}: already exists and is never overwritten; {advice}") from None
 
 
 def replace_file(path: Path, data: bytes, *, mode: int) -> None:
-    """Exchange a file's content in one step: a reader sees the old bytes or the new ones, never a part.
+    """Exchange a file's content in one step.
 
     Raises:
         KeyFileError: it can't be written.
     """
-    with _written_beside(path, data, mode) as temporary:
-        temporary.replace(path)
+    with _refusals(path):
+        atomic.replace_file(path, data, mode=mode)
 
 
 def make_private_folder(path: Path) -> None:
@@ -85,31 +84,13 @@ def make_private_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _written_beside(path: Path, data: bytes, mode: int) -> Iterator[Path]:
-    """A temporary file beside `path` that holds `data` on disk; it is gone afterwards, whatever happens."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+def _refusals(path: Path) -> Iterator[None]:
     try:
-        # The mode is there from the first instant: a chmod afterwards would leave a moment to open the file in.
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
-        _sync_folder(path.parent)
+        yield
+    except FileExistsError:
+        raise
     except OSError as error:
         reason = error.strerror
         if error.errno in (errno.EPERM, errno.EOPNOTSUPP):
             reason = f"{reason} (a file system without hard links or file modes can't hold keys)"
         raise KeyFileError(f"{path}: can't be written: {reason}; choose a folder you may write to") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name survive a power cut; fsync of the file alone saves its bytes, not its name."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

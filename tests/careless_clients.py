@@ -11,14 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-from flwr.common import EvaluateIns, EvaluateRes, parameters_to_ndarrays
-
 import shared.masking.client
 from benchmarks.dishonest import CLIENTS
-from client import flower_client
-from client.flower_client import TenantClient
+from client import tenant as tenant_module
 from client.run_clients import main
+from client.tenant import Tenant
 from client.training import train
+from shared.exchange import Kind, Refusal, Reply, Request
 from shared.masking import ClientRound
 from shared.masking.memory import RoundMemory
 from shared.masking.messages import RevealRequest
@@ -96,8 +95,8 @@ def settings_as_told() -> None:
     def obey(model: Any, rows: Any, settings: Any, *rest: Any) -> None:
         train(model, rows, replace(settings, learning_rate=told.learning_rate), *rest)
 
-    setattr(flower_client, "check_training", check)  # noqa: B010
-    setattr(flower_client, "train", obey)  # noqa: B010
+    setattr(tenant_module, "check_training", check)  # noqa: B010
+    setattr(tenant_module, "train", obey)  # noqa: B010
 
 
 def no_task() -> None:
@@ -121,19 +120,21 @@ def no_memory() -> None:
 
 def no_zeros() -> None:
     """Whoever fails says so."""
-    TenantClient._or_zeros = lambda _self, compute, _nothing: compute()  # type: ignore[method-assign, assignment]
+    Tenant._or_zeros = lambda _self, compute, _nothing: compute()  # type: ignore[method-assign, assignment]
 
 
 def loss_in_clear() -> None:
-    answer = TenantClient.evaluate
+    answer = Tenant.answer
 
-    def evaluate_openly(self: TenantClient, ins: EvaluateIns) -> EvaluateRes:
-        result = answer(self, ins)
-        self._load(parameters_to_ndarrays(ins.parameters))
-        _, holdout = self._data.scaled(cast(bytes, ins.config["scaler"]))
-        return replace(result, loss=evaluate(self._model, holdout).loss)
+    def answer_openly(self: Tenant, request: Request) -> Reply | Refusal:
+        reply = answer(self, request)
+        if request.kind is not Kind.EVALUATE or isinstance(reply, Refusal):
+            return reply
+        self._load(request.model)
+        _, holdout = self._rows.scaled(cast(bytes, request.values["scaler"]))
+        return replace(reply, values={**reply.values, "loss": evaluate(self._model, holdout).loss})
 
-    TenantClient.evaluate = evaluate_openly  # type: ignore[method-assign]
+    Tenant.answer = answer_openly  # type: ignore[method-assign]
 
 
 RULES: dict[str, Callable[[], None]] = {

@@ -1,41 +1,40 @@
 """A masked client that goes wrong as planned: it hangs, is killed (and starts again), or gets a message that is forged.
 
-python tests/faulty_masked_client.py CONFIG CLIENT_ID 2:advertise:hang,3:fit:kill,4:confirm:forge
+python tests/faulty_masked_client.py CONFIG CLIENT_ID 2:advertise:hang,3:train:kill,4:confirm:forge
 """
 
 import os
 import sys
 import time
-
-from flwr.common import FitIns, FitRes, GetPropertiesIns, GetPropertiesRes
+from dataclasses import replace
 
 from client.connection import run_client
-from client.flower_client import TenantClient
+from client.flower_client import FlowerClient
+from client.tenant import Tenant
 from shared.config import load_config
 from shared.console import setup_logging
 from shared.data_utils import load_client_data
+from shared.exchange import Kind, Refusal, Reply, Request
 from shared.identity import ClientIdentity
 from shared.masking import RoundTerms
 
 KILLED = 7
 
 
-class FaultyClient(TenantClient):
+class FaultyTenant(Tenant):
     plan: dict[tuple[int, str], str]
     round_number = 0
 
-    def get_properties(self, ins: GetPropertiesIns) -> GetPropertiesRes:
-        stage, payload = ins.config.get("stage"), ins.config.get("payload")
-        if isinstance(stage, str) and isinstance(payload, bytes):
-            if stage == "advertise":
-                self.round_number = RoundTerms.decode(payload).round_number
-            if self.go_wrong(stage, self.config.stage_timeout) == "forge":
-                ins.config["payload"] = payload[:-1] + bytes([payload[-1] ^ 1])
-        return super().get_properties(ins)
-
-    def fit(self, ins: FitIns) -> FitRes:
-        self.go_wrong("fit", self.config.round_timeout)
-        return super().fit(ins)
+    def answer(self, request: Request) -> Reply | Refusal:
+        payload = request.values.get("payload")
+        if request.kind is Kind.ADVERTISE and isinstance(payload, bytes):
+            self.round_number = RoundTerms.decode(payload).round_number
+        c = self.config
+        patience = c.round_timeout if request.kind is Kind.TRAIN else c.stage_timeout
+        if self.go_wrong(request.kind, patience) == "forge" and isinstance(payload, bytes):
+            forged = payload[:-1] + bytes([payload[-1] ^ 1])
+            request = replace(request, values={**request.values, "payload": forged})
+        return super().answer(request)
 
     def go_wrong(self, stage: str, patience: float) -> str:
         fault = self.plan.get((self.round_number, stage), "")
@@ -50,10 +49,10 @@ def serve(config_path: str, client_id: str, plan: str) -> None:
     setup_logging()
     config = load_config(config_path)
     identity = ClientIdentity.load(config.client_identity.format(client_id=client_id), f"client-{client_id}")
-    client = FaultyClient(config, int(client_id), load_client_data(config, int(client_id)), identity)
+    tenant = FaultyTenant(config, int(client_id), load_client_data(config, int(client_id)), identity)
     faults = [fault.split(":") for fault in plan.split(",")]
-    client.plan = {(int(number), stage): fault for number, stage, fault in faults}
-    run_client(client)
+    tenant.plan = {(int(number), stage): fault for number, stage, fault in faults}
+    run_client(FlowerClient(tenant))
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def _read_update(data: bytes) -> bytes:
 
 
 def _read_array(data: bytes) -> bytes:
-    return npy(unwrap_tensor(data, header(), LAYOUT))
+    return npy(unwrap_tensor(data))
 
 
 def _read_statement(data: bytes) -> bytes:
@@ -119,8 +119,8 @@ def targets() -> dict[str, Target]:
         "array": Target(
             0.1,
             _read_array,
-            [*(npy(h) for h in honest * 20), *(v.tensor for v in vectors)],
-            len(npy(honest[0])),
+            [*(npy(h) for h in honest * 20), *(npy(honest[0][:k]) for k in range(20)), *(v.tensor for v in vectors)],
+            0,
             [b"|O1", b"|u1", b"<f8", b"True", b"(1,)", b"99999999", b"\x93NUMPY", b"PK\x03\x04", b"{", b"}", b"\n"],
         ),
         "statement": Target(

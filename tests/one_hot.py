@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from torch import nn
 
-from client import flower_client
+from client import tenant as tenant_module
 from client.connection import run_client
-from client.flower_client import TenantClient
+from client.flower_client import FlowerClient
+from client.tenant import Tenant
 from client.training import TrainingSettings
 from shared.config import Config, load_config
 from shared.console import setup_logging
@@ -83,7 +84,7 @@ def _train_one_hot(
     time.sleep(pause)
 
 
-class FaultyClient(TenantClient):
+class FaultyClient(FlowerClient):
     """Does its part but for one fault in one round: `killed`, `killed after`, `hung`, `late`, `twice` or `replay`."""
 
     fault, fault_round = "", 0
@@ -100,7 +101,7 @@ class FaultyClient(TenantClient):
         answer = super().fit(ins)
         self._before = copy.deepcopy(answer)  # Flower empties what it sends
         if number == self.fault_round and self.fault == "late":
-            time.sleep(self.config.round_timeout + 3.0)
+            time.sleep(self.tenant.config.round_timeout + 3.0)
         if number == self.fault_round and self.fault == "killed after":
             threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGKILL)).start()
         return answer
@@ -116,7 +117,7 @@ class FaultyClient(TenantClient):
 def _join_and_answer_twice(client: FaultyClient) -> None:
     """A client written by hand: in its fault round one request gets two answers, which Flower's own never does."""
     answers: queue.Queue[ClientMessage] = queue.Queue()
-    with grpc.insecure_channel(client.config.server_address) as channel:
+    with grpc.insecure_channel(client.tenant.config.server_address) as channel:
         grpc.channel_ready_future(channel).result(timeout=60)
         for request in FlowerServiceStub(channel).Join(iter(answers.get, None)):
             match request.WhichOneof("msg"):
@@ -146,16 +147,16 @@ def run_clients(config_path: str, faults: dict[int, tuple[str, int]], pause: flo
     config = load_config(config_path)
     if address:
         config = config.replace(server_address=address)
-    mock.patch.object(flower_client, "train", functools.partial(_train_one_hot, config, pause)).start()
+    mock.patch.object(tenant_module, "train", functools.partial(_train_one_hot, config, pause)).start()
     finished: set[int] = set()
 
     def serve(client_id: int) -> None:
-        client = FaultyClient(config, client_id, load_client_data(config, client_id))
+        client = FaultyClient(Tenant(config, client_id, load_client_data(config, client_id)))
         client.fault, client.fault_round = faults[client_id]
         try:
             client.serve()
         except OrchestratorError as error:
-            client.log.error("%s", error)
+            client.tenant.log.error("%s", error)
         else:
             finished.add(client_id)
 

@@ -296,14 +296,16 @@ def test_a_full_disk_ends_the_server_and_the_run_can_go_on(start: Start, tmp_pat
     config = write_config(tmp_path, num_rounds=2)
     server = start(SERVER, "--config", str(config))
     server.wait_for_line("listening on")
-    part = tmp_path / "logs" / "latest" / "checkpoint.part"
-    part.mkdir()  # stands in for a disk that takes no more: the next checkpoint can't be written
+    checkpoint = (tmp_path / "logs" / "latest").resolve() / "checkpoint.safetensors"
+    first = checkpoint.rename(checkpoint.with_name("first"))
+    checkpoint.mkdir()  # stands in for a disk that takes no more: the next checkpoint can't be written
     clients = start(CLIENTS, "--config", str(config))
     end = server.finish()
     assert end.code == 1
     assert "go on with --resume" in end.output
     assert "Traceback" not in end.output
-    part.rmdir()
+    checkpoint.rmdir()
+    first.rename(checkpoint)
     server_end = start(SERVER, "--config", str(config), "--resume").finish()
     assert server_end.code == 0, server_end.output
     assert clients.finish().code == 0

@@ -8,7 +8,7 @@ import pytest
 from orchestrator.cohorts import choose, choose_masked
 from shared.masking import RoundMemory
 from shared.masking.errors import CohortSwapError
-from tests.test_attacks import TENANTS, Orchestrator, Tenants
+from tests.federations import make_tenants, masked_settings, open_in_memory
 
 SESSION = bytes(16)
 SIZES = [(connected, count) for connected in range(3, 25) for count in range(3, connected + 1)]
@@ -58,7 +58,9 @@ def test_everybody_has_a_turn_in_masked_rounds() -> None:
 
 
 def test_a_masked_run_with_a_part_of_the_tenants_each_round_has_a_sum_in_each(tmp_path: Path) -> None:
-    orchestrator = Orchestrator(Tenants(tmp_path, fraction_fit=0.75))
-    for server_round in (1, 2, 3, 4):
-        assert orchestrator.round(server_round) is not None
-        assert len(orchestrator.strategy.record.contributor_ids) == len(TENANTS)
+    config = masked_settings(
+        tmp_path, 4, fraction_fit=0.75, num_rounds=4, num_features=4, num_samples_per_client=40, local_epochs=1
+    )
+    run = open_in_memory(config, make_tenants(config))
+    run.coordinator.run()
+    assert [(r.skipped, r.contributor_ids) for r in run.coordinator.records] == [(None, ["0", "1", "2", "3"])] * 4

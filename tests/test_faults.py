@@ -217,7 +217,7 @@ def test_a_frozen_client_holds_a_round_back_no_longer_than_its_timeout(fork: For
 # Where the server is killed: owner of a function, its name, and whether to let it do its work first.
 MOMENTS: dict[str, tuple[Any, str, bool]] = {
     "updates are added": (RoundSum, "add", True),
-    "the sum is decrypted": (RoundSum, "decrypt_average", True),
+    "the sum is decrypted": (RoundSum, "decrypt_sum", True),
     "the checkpoint is written, but not yet in place": (os, "fsync", True),
     "the checkpoint is in place, the model is not": (RunFolder, "save_model", False),
     "the metrics are not written": (RunFolder, "write_metrics", False),

@@ -7,37 +7,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.common import Code, GetPropertiesIns, GetPropertiesRes, Scalar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 
-from client.feature_statistics import ScaledData
-from client.flower_client import TenantClient
-from orchestrator.admission import Admission
-from orchestrator.aggregation import Aggregation, PlainAggregation
-from orchestrator.aggregator import Aggregator
-from orchestrator.feature_statistics import StatisticsCollector
-from orchestrator.masked_round import MaskedAggregation
-from orchestrator.provision import provision
-from orchestrator.roster import Roster
-from shared.config import Config, parse_config
+from client.scaled_rows import ScaledRows
+from orchestrator import run as run_module
+from shared.config import Config
 from shared.data_sources.scaling import FeatureSums, Scaler
 from shared.data_sources.schema import FeatureSchema, Kind
 from shared.data_utils import ClientData, Dataset, load_client_data, load_schema
 from shared.errors import DataError, EncodingError, RoundRefusedError, StatisticsError
+from shared.exchange import Kind as RequestKind
+from shared.exchange import Refusal, Reply, Request, drive
 from shared.feature_statistics import HISTOGRAM, MOMENTS, StatisticsCode
 from shared.he.fixed_point import FixedPoint
 from shared.he.paillier import PaillierPrivate
-from shared.he_utils import make_keys
-from shared.identity import ClientIdentity
 from shared.limbs import LimbCode
 from shared.masking import RoundTerms, modulus_digest
 from shared.preprocessing import BINS, FeatureHistogram, Preprocessing
-from tests.test_early_stopping import InProcess
+from tests.federations import Tapped, make_tenants, masked_settings, open_in_memory
 
-SESSION = "5c" * 16
-RUN = "20260101-000000-abcdef"
 FEW_BITS: dict[str, Any] = {"he_key_length": 512, "allow_insecure_key": True}
 KINDS: tuple[Kind, ...] = ("numeric", "category", "numeric", "cyclic")
 SCHEMA = FeatureSchema("csv", ("a", "b=1", "c", "d"), KINDS, 0, 0, ())
@@ -57,36 +47,35 @@ def rows(seed: int, count: int = 40, scale: float = 1.0) -> Dataset:
 
 
 class Federation:
-    """A collector and its clients, with nothing but a function call between them."""
+    """The tenants of a run that is about to begin, each with its part of the rows, and the orchestrator's scaling."""
 
-    def __init__(self, config: Config, parts: list[ClientData], folder: Path | None = None) -> None:
+    def __init__(self, config: Config, parts: list[ClientData]) -> None:
         self.parts = parts
-        self.keys = make_keys(config)
-        admission = Admission(config.enrolled_clients, SESSION) if config.enrolled_clients else None
-        aggregator = Aggregator(self.keys, config.fewest_contributors, config.num_clients, config.weighting, admission)
-        aggregation: Aggregation = PlainAggregation()
-        if config.masked:
-            assert isinstance(self.keys, PaillierPrivate)
-            assert admission is not None
-            aggregation = MaskedAggregation(config, self.keys.public, admission)
-        roster = Roster(RUN, SESSION, admission, self.keys.key_proof())
-        self.clients = []
-        for index, part in enumerate(parts):
-            identity = None
-            if folder is not None:
-                identity = ClientIdentity.load(folder / f"clients/client-{index}.key", f"client-{index}")
-            self.clients.append(TenantClient(config, index, part, identity))
-            roster.register(InProcess(self.clients[-1], f"cid-{index}"))
-        roster.gather(len(parts), 10)
-        encryption: dict[str, Scalar] = {
-            "public_key": self.keys.public.public_bytes(),
-            "encoding": self.keys.public.encoding_name,
-            "max_contributors": config.num_clients,
-        }
-        self.collector = StatisticsCollector(config, aggregator, aggregation, roster, parts[0].schema, encryption)
+        self.tenants = make_tenants(config, dict(enumerate(parts)))
+        self.lines = {name: Tapped(tenant) for name, tenant in self.tenants.items()}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run_module, "load_schema", lambda _config: parts[0].schema)
+            run = open_in_memory(config, self.lines)
+        self.keys = run.coordinator._rounds._aggregator._keys
+        self._scaling, self._transport = run.coordinator._scaling, run.transport
+
+    def collect(self) -> Preprocessing:
+        return drive(self._scaling.steps(), self._transport.ask)
 
     def expected(self) -> Preprocessing:
         return Preprocessing.pooled(self.parts[0].schema, [part.train for part in self.parts])
+
+    def answered(self, name: str, statistic: str) -> tuple[Request, Reply]:
+        """What a tenant was asked for this statistic, and what it gave."""
+        [(request, answer)] = [pair for pair in self.lines[name].said if pair[0].values.get("statistic") == statistic]
+        assert isinstance(answer, Reply)
+        return request, answer
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run leaves files."""
+    monkeypatch.chdir(tmp_path)
 
 
 def generated(count: int = 3) -> list[ClientData]:
@@ -117,7 +106,7 @@ def test_the_encrypted_sums_give_the_scaling_of_all_rows_together(scheme: str) -
     if scheme == "ckks":
         pytest.importorskip("tenseal", reason="he_scheme ckks needs the extra [ckks]")
     federation = Federation(Config(num_features=4, **SCHEMES[scheme]), generated())
-    found = federation.collector.collect()
+    found = federation.collect()
     assert_equal(found, federation.expected())
     pooled = np.concatenate([part.train.features for part in federation.parts])
     reference = StandardScaler().fit(pooled[:, [0, 2]].astype(np.float64))
@@ -125,47 +114,22 @@ def test_the_encrypted_sums_give_the_scaling_of_all_rows_together(scheme: str) -
     np.testing.assert_allclose(found.scaler.variance, reference.var_, rtol=1e-6)
 
 
-def masked_config(folder: Path, clients: int = 4, **more: Any) -> Config:
-    provision(folder / "pki", clients, [])
-    return parse_config(
-        FEW_BITS
-        | {
-            "num_features": 4, "num_clients": clients, "log_dir": str(folder), "stage_timeout": 5.0,
-            "enrolled_clients": str(folder / "pki/enrolled.json"),
-            "client_identity": str(folder / "pki/clients/client-{client_id}.key"), **more,
-        }
-    )  # fmt: skip
-
-
 def test_masked_and_signed_sums_are_the_same(tmp_path: Path) -> None:
-    federation = Federation(masked_config(tmp_path), generated(4), tmp_path / "pki")
-    assert_equal(federation.collector.collect(), federation.expected())
+    federation = Federation(masked_settings(tmp_path, 4, num_features=4), generated(4))
+    assert_equal(federation.collect(), federation.expected())
 
 
 def test_one_client_s_statistics_stay_closed_to_the_private_key_where_they_are_masked(tmp_path: Path) -> None:
     """What the key opens of one client is a number in Z_n that packs no statistics; without masks it packs them."""
     opened = {}
     for mode in ("none", "masked"):
-        folder = tmp_path / mode
-        federation = Federation(masked_config(folder, secure_aggregation=mode), generated(4), folder / "pki")
-        keys = federation.keys
+        config = masked_settings(tmp_path / mode, 4, num_features=4, secure_aggregation=mode)
+        federation = Federation(config, generated(4))
+        federation.collect()
+        keys, code = federation.keys, StatisticsCode(config, SCHEMA)
         assert isinstance(keys, PaillierPrivate)
-        payloads: list[bytes] = []
-        answer = federation.clients[0].get_properties
-
-        def spy(ins: GetPropertiesIns, answer: Any = answer, payloads: list[bytes] = payloads) -> GetPropertiesRes:
-            result: GetPropertiesRes = answer(ins)
-            if ins.config.get("statistic") == MOMENTS:
-                payload = result.properties["payload"]
-                assert isinstance(payload, bytes)
-                payloads.append(payload)
-            return result
-
-        federation.clients[0].get_properties = spy  # type: ignore[method-assign]
-        federation.collector.collect()
-        code = StatisticsCode(federation.clients[0].config, SCHEMA)
-        count, width = keys.public.layout(code.sizes[MOMENTS])
-        blobs = _blobs(payloads[0], count, width)
+        _, answer = federation.answered("0", MOMENTS)
+        blobs = _blobs(answer.payload, *keys.public.layout(code.sizes[MOMENTS]))
         plaintexts = keys.decrypt_plaintexts(keys.public.from_bytes(blobs))
         try:
             opened[mode] = code.decode_moments(keys.public.encoding.unpack(plaintexts, code.sizes[MOMENTS], 1)).count
@@ -185,7 +149,7 @@ def test_real_records_of_clients_that_know_one_attack_family_each(nsl_kdd_folder
     source: dict[str, Any] = {"data_source": "nsl_kdd", "data_path": str(nsl_kdd_folder), "num_features": 122}
     config = Config(**source, partition="family", **FEW_BITS)
     federation = Federation(config, [load_client_data(config, client) for client in range(3)])
-    found = federation.collector.collect()
+    found = federation.collect()
     assert_equal(found, federation.expected())
     pooled = np.concatenate([part.train.features for part in federation.parts])
     reference = StandardScaler().fit_transform(pooled[:, :38].astype(np.float64))
@@ -241,8 +205,8 @@ def test_a_client_that_fails_is_left_out_and_the_others_go_on(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("orchestrator"), "propagate", True)
     federation = Federation(Config(num_features=4, num_clients=4, **FEW_BITS), generated(4))
-    federation.clients[2]._data = None  # type: ignore[assignment]
-    found = federation.collector.collect()
+    federation.tenants["2"]._rows = None  # type: ignore[assignment]
+    found = federation.collect()
     federation.parts.pop(2)
     assert_equal(found, federation.expected())
     assert "client 2 is left out" in caplog.text
@@ -250,14 +214,14 @@ def test_a_client_that_fails_is_left_out_and_the_others_go_on(
 
 def test_without_enough_clients_there_is_no_sum() -> None:
     federation = Federation(Config(num_features=4, **FEW_BITS), generated())
-    for client in federation.clients[1:]:
-        client._data = None  # type: ignore[assignment]
+    for name in ("1", "2"):
+        federation.tenants[name]._rows = None  # type: ignore[assignment]
     with pytest.raises(StatisticsError, match="1 valid updates; at least 2"):
-        federation.collector.collect()
+        federation.collect()
 
 
 def test_a_client_with_other_features_refuses_and_says_how_they_differ() -> None:
-    data = ScaledData(Config(num_features=4), generated()[0])
+    data = ScaledRows(Config(num_features=4), generated()[0])
     other = FeatureSchema("csv", ("a", "b=1", "x", "d"), KINDS, 0, 0, ())
     with pytest.raises(RoundRefusedError, match=r"only here: c; only there: x"):
         data.about(MOMENTS, other.to_json(), b"")
@@ -274,20 +238,16 @@ def test_a_client_with_other_features_refuses_and_says_how_they_differ() -> None
 )  # fmt: skip
 def test_a_scaler_that_no_rows_have_is_refused_by_the_client(scaler: bytes) -> None:
     with pytest.raises(RoundRefusedError, match="the server sent a scaler"):
-        ScaledData(Config(num_features=4), generated()[0]).scaled(scaler)
+        ScaledRows(Config(num_features=4), generated()[0]).scaled(scaler)
 
 
 def test_a_client_answers_the_request_for_statistics_of_too_small_a_cohort_with_a_refusal() -> None:
     federation = Federation(Config(num_features=4, **FEW_BITS), generated())
-    request: dict[str, Scalar] = {
-        "stage": "statistics", "statistic": MOMENTS, "round": 1, "cohort": 1, "schema": SCHEMA.to_json(),
-        "scaler": b"", "public_key": federation.keys.public.public_bytes(), "max_contributors": 3,
-        "encoding": federation.keys.public.encoding_name,
-    }  # fmt: skip
-    answer = federation.clients[0].get_properties(GetPropertiesIns(request))
-    assert answer.status.code != Code.OK
-    assert "the sum would show too much of mine" in answer.status.message
-    assert not answer.properties
+    federation.collect()
+    request, _ = federation.answered("0", MOMENTS)
+    answer = federation.tenants["0"].answer(Request(RequestKind.STATISTICS, {**request.values, "cohort": 1}))
+    assert isinstance(answer, Refusal)
+    assert "the sum would show too much of mine" in answer.reason
 
 
 def test_each_sum_has_a_context_and_so_masks_of_its_own() -> None:

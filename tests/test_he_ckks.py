@@ -1,6 +1,5 @@
 """What is particular to CKKS: its noise, its own wire form against hostile bytes, and the key that travels."""
 
-import io
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +16,8 @@ from shared.he import ckks
 from shared.he.ckks import DEGREE, SLOTS, CkksPrivate, CkksPublic
 from shared.he.fixed_point import FixedPoint
 from shared.he_utils import make_keys, public_scheme
-from shared.wire import Header, dump_update, wrap_array
+from shared.weighting import Limits, average
+from shared.wire import dump_update
 
 CONFIG = parse_config({"he_scheme": "ckks", "he_integer_bits": 2, "num_clients": 3})
 
@@ -227,14 +227,8 @@ def test_a_round_gives_the_average_of_the_plain_twin(keys: CkksPrivate) -> None:
         blobs = client.to_bytes(client.encrypt(delta).ciphertexts)
         if index == 1:
             with pytest.raises(CiphertextError, match="ciphertext 1: a polynomial is zero"):
-                round_sum.add("1", tensor(round_sum.header, [blobs[0], bytes(keys.public.width)]))
-        round_sum.add(str(index), tensor(round_sum.header, blobs))
-    aggregate = round_sum.decrypt_average()
-    assert aggregate.contributors == ("0", "1", "2")
-    np.testing.assert_allclose(aggregate.average_delta, deltas.mean(axis=0), rtol=0, atol=2**-17 / 3)
-
-
-def tensor(header: Header, blobs: list[bytes]) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, wrap_array(dump_update(header, blobs)), allow_pickle=False)
-    return buffer.getvalue()
+                round_sum.add("1", dump_update(round_sum.header, [blobs[0], bytes(keys.public.width)]))
+        round_sum.add(str(index), dump_update(round_sum.header, blobs))
+    mean = average(round_sum.decrypt_sum(), len(deltas), "uniform", Limits.of(CONFIG))
+    assert round_sum.contributors == ["0", "1", "2"]
+    np.testing.assert_allclose(mean, deltas.mean(axis=0), rtol=0, atol=2**-17 / 3)

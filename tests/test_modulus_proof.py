@@ -13,13 +13,14 @@ from typing import Any
 
 import gmpy2
 import pytest
-from flwr.common import Code, GetPropertiesIns, GetPropertiesRes, Scalar
 from gmpy2 import mpz
 
-from client.flower_client import TenantClient
+from client.tenant import Tenant
 from shared.config import Config, parse_config
 from shared.data_utils import load_client_data, load_schema
 from shared.errors import KeyMaterialError
+from shared.exchange import Kind as RequestKind
+from shared.exchange import Refusal, Reply, Request, Value
 from shared.feature_statistics import MOMENTS
 from shared.he import modulus_proof, no_small_factor
 from shared.he.keys import KINDS, Kind, check_public_key, generate_keypair
@@ -382,36 +383,32 @@ RUN = "20260101-000000-abcdef"
 
 
 class Server:
-    """What a server asks a client for, of a federation in which the client takes part alone."""
+    """What a server asks a tenant for, of a federation in which the tenant takes part alone."""
 
     def __init__(self, bits: int = BITS) -> None:
         self.config = parse_config({"he_key_length": bits, "allow_insecure_key": True, "num_samples_per_client": 60})
-        self.client = TenantClient(self.config, 0, load_client_data(self.config, 0))
+        self.tenant = Tenant(self.config, 0, load_client_data(self.config, 0))
 
-    def greet(self, **proof: Scalar) -> None:
-        greeting = {"run": RUN, **proof}
-        assert self.client.get_properties(GetPropertiesIns(greeting)).status.code == Code.OK
-
-    def key_message(self, public_key: bytes, **proof: Scalar) -> dict[str, Scalar]:
-        """Greets the client with the proof; what a request then holds."""
-        self.greet(**proof)
+    def key_message(self, public_key: bytes, **proof: Value) -> dict[str, Value]:
+        """Greets the tenant with the proof; what a request then holds."""
+        assert isinstance(self.tenant.answer(Request(RequestKind.GREET, {"run": RUN, **proof})), Reply)
         scheme = public_scheme(self.config, public_key, self.config.num_clients)
         return {
             "public_key": public_key, "encoding": scheme.encoding_name, "max_contributors": self.config.num_clients,
         }  # fmt: skip
 
-    def ask(self, key_message: dict[str, Scalar], attempt: int = 1) -> GetPropertiesRes:
-        """For the client's encrypted statistics, the first thing that it ever encrypts."""
-        request: dict[str, Scalar] = {
-            "stage": "statistics", "statistic": MOMENTS, "round": attempt, "cohort": self.config.num_clients,
+    def ask(self, key_message: dict[str, Value], attempt: int = 1) -> Reply | Refusal:
+        """For the tenant's encrypted statistics, the first thing that it ever encrypts."""
+        request: dict[str, Value] = {
+            "statistic": MOMENTS, "round": attempt, "cohort": self.config.num_clients,
             "schema": load_schema(self.config).to_json(), "scaler": b"",
         }  # fmt: skip
-        return self.client.get_properties(GetPropertiesIns(request | key_message))
+        return self.tenant.answer(Request(RequestKind.STATISTICS, request | key_message))
 
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A greeted client begins a log file."""
+    """A greeted tenant begins a log file."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -429,10 +426,9 @@ def encrypted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-def refusal(answer: GetPropertiesRes) -> str:
-    assert answer.status.code != Code.OK
-    assert not answer.properties
-    return answer.status.message
+def refusal(answer: Reply | Refusal) -> str:
+    assert isinstance(answer, Refusal)
+    return answer.reason
 
 
 def test_a_client_checks_each_key_once_before_it_encrypts(
@@ -452,7 +448,7 @@ def test_a_client_checks_each_key_once_before_it_encrypts(
     monkeypatch.setattr(modulus_proof, "verify", counting)
     for keys in (first, first, second):
         message = server.key_message(keys.public.public_bytes(), key_proof=proofs[keys])
-        assert server.ask(message, 1 + len(encrypted)).status.code == Code.OK
+        assert isinstance(server.ask(message, 1 + len(encrypted)), Reply)
     assert len(encrypted) == 3
     assert len(set(checked)) == len(checked) == 2
 
@@ -466,7 +462,7 @@ def test_a_client_checks_each_key_once_before_it_encrypts(
         ({"key_proof": b"short"}, "KeyMaterialError: key proof: 5 bytes; expected"),
     ],
 )
-def test_a_client_refuses_a_key_without_a_proof(proof: dict[str, Scalar], words: str, encrypted: list[int]) -> None:
+def test_a_client_refuses_a_key_without_a_proof(proof: dict[str, Value], words: str, encrypted: list[int]) -> None:
     server = Server()
     message = server.key_message(make_keys(server.config).public.public_bytes(), **proof)
     for _ in range(2):  # asked again it has not become used to the key
@@ -493,7 +489,7 @@ def test_a_client_refuses_the_key_of_sixteen_128_bit_primes(
     assert "KeyMaterialError: key proof: a fourth root is wrong" in refusal(server.ask(message))
     assert encrypted == []
     monkeypatch.setattr(PaillierPublic, "check_proof", lambda _self, _proof: None)
-    assert server.ask(message).status.code == Code.OK
+    assert isinstance(server.ask(message), Reply)
     assert encrypted
 
 

@@ -7,16 +7,16 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from flwr.common import Code, GetPropertiesIns, GetPropertiesRes, Status
 from rich.console import Console
 
-from orchestrator.roster import Roster
+from orchestrator.seats import Seats
 from shared import console as console_module
 from shared.console import add_log_file, setup_logging
 from shared.errors import DataError
+from shared.exchange import Refusal
 from shared.printable import LONGEST_ERROR, LONGEST_LINE, printable
 from shared.refusals import spelt_out
-from tests.test_roster import Connection, wait_until
+from tests.test_seats import Ends
 
 FORGED = "2026-01-01 00:00:00,000 INFO    client 7 connected"
 HOSTILE = f"lost\n{FORGED}\r\x1b[2J\x1b]0;title\x07\u202eegassem\u2066\u200b\x00\x9b31m\u2028\ud800\U000e0041 end"
@@ -131,18 +131,7 @@ def test_what_a_status_says_is_made_printable() -> None:
 
 
 def test_a_greeting_that_is_answered_by_a_hostile_text() -> None:
-    class Refusing(Connection):
-        def get_properties(
-            self, ins: GetPropertiesIns, timeout: float | None, group_id: int | None
-        ) -> GetPropertiesRes:
-            self.heard.append(ins.config)
-            return GetPropertiesRes(Status(Code.GET_PROPERTIES_NOT_IMPLEMENTED, HOSTILE + "x" * 1_000_000), {})
-
-    roster = Roster("run", "session")
-    connection = Refusing("a", lambda _ins: {})
-    roster.register(connection)
-    wait_until(lambda: len(connection.heard) == 2)
-    reason = connection.heard[1]["refused"]
-    assert isinstance(reason, str)
-    assert is_fit(reason)
-    assert len(reason) < 400
+    ends = Ends()
+    ends.connect(Seats("run", "session"), "a", lambda _request: Refusal(HOSTILE + "x" * 1_000_000))
+    assert is_fit(ends.told["a"])
+    assert len(ends.told["a"]) < 400

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from benchmarks.local_vs_federated import main as compare
-from orchestrator import server
 from orchestrator.report.page import REPORT
 from orchestrator.report.run_data import COMPARISON, read_run
+from orchestrator.run import OpenRun
 from orchestrator.run_folder import RunFolder
 from shared.config import load_config
 from tests.conftest import Start
@@ -79,9 +79,10 @@ def test_a_run_without_a_report_is_a_run(tmp_path: Path, caplog: pytest.LogCaptu
     def fail() -> None:
         raise OSError(28, "No space left on device")
 
-    strategy: Any = SimpleNamespace(final_evaluation=fail)
+    coordinator: Any = SimpleNamespace(model=SimpleNamespace(final_evaluation=fail))
+    transport: Any = None
     with caplog.at_level("WARNING", logger="orchestrator"):
-        assert server._report(folder, strategy) is None
+        assert OpenRun(folder, transport, coordinator, 0).write_report() is None
     (record,) = caplog.records
     assert "no report (OSError: [Errno 28] No space left on device); the run is whole" in record.getMessage()
     assert f"make_report.py --run {folder.path}" in record.getMessage()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from client.requests import check_training
+from client.request_values import check_training
 from client.training import MAX_CLASS_WEIGHT, TrainingSettings, row_weights, train
 from shared.config import Config
 from shared.data_utils import Dataset, load_client_data

@@ -50,7 +50,7 @@ class Exploit:
 
 def test_an_honest_update_survives_the_wire() -> None:
     assert len(HONEST) == payload_length(HEADER, LAYOUT)
-    assert load_update(unwrap_tensor(npy(HONEST), HEADER, LAYOUT), HEADER, LAYOUT) == BLOBS
+    assert load_update(unwrap_tensor(npy(HONEST)), HEADER, LAYOUT) == BLOBS
 
 
 def test_long_lists_and_large_blobs_survive_the_wire() -> None:
@@ -132,13 +132,29 @@ def test_opcodes_can_not_hide_in_what_the_walk_takes_for_data() -> None:
         npy(HONEST) + b"\0",
         npy(HONEST).replace(b"|u1", b"|O1"),
         npy(HONEST).replace(b"NUMPY", b"NUMPX"),
+        npy(HONEST)[:127],
+        npy(b"")[:-1],
+        HONEST,
         b"PK\x03\x04" + npy(HONEST)[4:],
         b"",
     ],
 )
 def test_hostile_arrays_are_refused_unparsed(tensor: bytes) -> None:
-    with pytest.raises((PayloadLengthError, MalformedPayloadError)):
-        unwrap_tensor(tensor, HEADER, LAYOUT)
+    with pytest.raises(MalformedPayloadError):
+        unwrap_tensor(tensor)
+
+
+@pytest.mark.parametrize("payload", [b"", HONEST[:-1], HONEST + b"\0", HONEST * 2], ids=len)
+def test_an_array_of_another_length_is_refused_by_the_length_of_what_it_holds(payload: bytes) -> None:
+    with pytest.raises(PayloadLengthError, match=f"the payload has {len(payload)} bytes"):
+        load_update(unwrap_tensor(npy(payload)), HEADER, LAYOUT)
+
+
+@pytest.mark.parametrize("length", [0, 1, 9, 10, 99, 100, 999_999, 1_000_000])
+def test_an_array_of_any_length_is_unwrapped(length: int) -> None:
+    """Its header is as long whatever it says: NumPy leaves room for the digits."""
+    payload = os.urandom(length)
+    assert unwrap_tensor(npy(payload)) == payload
 
 
 @settings(max_examples=300, deadline=None)

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from orchestrator.report import drawings, figures, privacy, words
 from orchestrator.report.evaluation import Evaluation
 from orchestrator.report.run_data import Run, began, read_run
+from shared.atomic import replace_file
 from shared.config import Config
 from shared.printable import printable
 
@@ -52,10 +53,9 @@ def write_report(folder: Path) -> Path:
         ConfigError: its config.yaml can't be used.
         OSError: the file can't be written.
     """
-    page = render(read_run(folder))
-    part = folder / f"{REPORT}.part"
-    part.write_text(page, encoding="utf-8")
-    return part.replace(folder / REPORT)
+    path = folder / REPORT
+    replace_file(path, render(read_run(folder)).encode())
+    return path
 
 
 def render(run: Run) -> str:

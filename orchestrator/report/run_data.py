@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from orchestrator.checkpoint import read_record
 from orchestrator.report.evaluation import Evaluation
 from orchestrator.run_folder import RoundRecord
+from shared.atomic import replace_file
 from shared.bounded_files import read_bounded
 from shared.config import Config, load_config
 from shared.errors import ReportError
@@ -109,9 +110,7 @@ def read_run(folder: Path) -> Run:
 
 def write_json(path: Path, value: Evaluation | Comparison) -> None:
     """Write a file of a run's folder, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(asdict(value), allow_nan=False, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    replace_file(path, (json.dumps(asdict(value), allow_nan=False, indent=1) + "\n").encode())
 
 
 def add_start(folder: Path, start: Start) -> None:

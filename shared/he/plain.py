@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from shared.errors import CiphertextError, EncodingError
 from shared.he_utils import Encrypted, PrivateScheme, Progress, PublicScheme, Vector, no_progress
 
-Plain = NDArray[np.float64]
+# On x86 of 64 bits, so that a sum of float32 numbers hardly ever shows in which order they came.
+Plain = NDArray[np.longdouble]
 
 
 class PlainPublic(PublicScheme[Plain]):
@@ -39,13 +40,13 @@ class PlainPublic(PublicScheme[Plain]):
         if not np.isfinite(vector).all():
             raise EncodingError("the delta holds NaN or infinity: local training diverged; lower learning_rate")
         progress(1)
-        return Encrypted([self.quantise(vector)], saturated=0)
+        return Encrypted([vector.astype("<f4").astype(np.longdouble)], saturated=0)
 
     def to_bytes(self, ciphertexts: Sequence[Plain]) -> list[bytes]:
         return [plain.astype("<f4").tobytes() for plain in ciphertexts]
 
     def from_bytes(self, blobs: Sequence[bytes]) -> list[Plain]:
-        plain = [np.frombuffer(blob, dtype="<f4").astype(np.float64) for blob in blobs]
+        plain = [np.frombuffer(blob, dtype="<f4").astype(np.longdouble) for blob in blobs]
         if not all(np.isfinite(p).all() for p in plain):
             raise CiphertextError("the update holds NaN or infinity")
         return plain
@@ -64,4 +65,4 @@ class PlainPrivate(PrivateScheme[Plain]):
         (plain,) = ciphertexts
         if plain.shape != (size,):
             raise EncodingError(f"a sum of shape {plain.shape} for {size} values")
-        return plain
+        return plain.astype(np.float64)

@@ -51,7 +51,7 @@ def pickled() -> Iterator[HostileUpdate]:
 
 
 def lengths() -> Iterator[HostileUpdate]:
-    """Updates of another length than this round's."""
+    """Updates of another length than this round's; where it isn't what the wrapper says, the wrapper is refused."""
     honest = honest_payload(ATTACKER)
     tensor = npy(honest)
     numbers = blobs(encrypt(ATTACKER))
@@ -65,6 +65,9 @@ def lengths() -> Iterator[HostileUpdate]:
         ("one-more", "one zero byte more", tensor + b"\0"),
         ("stop-more", "one more STOP", tensor + b"."),
         ("twice", "the update twice over", tensor * 2),
+    ):
+        yield hostile(f"length-{name}", about, "MalformedPayloadError", honest, sent)
+    for name, about, sent in (
         ("count-short", "one ciphertext less", npy(dump_update(header(), numbers[:-1]))),
         ("count-long", "one ciphertext more", npy(dump_update(header(), [*numbers, numbers[0][::-1]]))),
         ("count-none", "no ciphertext", npy(dump_update(header(), []))),

@@ -30,7 +30,7 @@ from shared.he.keys import PrivateKeyMaterial, PublicKeyMaterial
 from shared.he.paillier import PaillierPrivate, PaillierPublic
 from shared.he_utils import Vector
 from shared.identity import UpdateStatement
-from shared.wire import Header, dump_update, wrap_array
+from shared.wire import Header, dump_update, unwrap_tensor, wrap_array
 
 FOLDER = Path(__file__).parent
 PAYLOADS = FOLDER / "payloads"
@@ -146,7 +146,7 @@ def sign(client: str, said: UpdateStatement | bytes) -> SignedStatement:
 def honest_update(client: str) -> tuple[str, bytes, SignedStatement]:
     """The arguments of `RoundSum.add` for an honest client."""
     payload = honest_payload(client)
-    return client, npy(payload), sign(client, statement(client, payload))
+    return client, payload, sign(client, statement(client, payload))
 
 
 def open_round(folder: Path) -> RoundSum:
@@ -181,7 +181,7 @@ class HostileUpdate:
             `object`: `pickle.loads` builds its forged object; `npy`: `numpy.load` runs its code; `sum`: the sum of
             everybody is wrong; empty: shown by the refusal alone.
         statement, signature: what comes beside the tensor.
-        tensor: the bytes.
+        tensor: the bytes of the array that should hold a payload, as Flower carries them.
     """
 
     name: str
@@ -194,10 +194,13 @@ class HostileUpdate:
     after: tuple[str, ...] = ()
     live: str = ""
 
-    @property
-    def signed(self) -> SignedStatement:
-        """As `RoundSum.add` takes it."""
-        return SignedStatement(self.statement, self.signature)
+    def send(self, round_sum: RoundSum) -> None:
+        """Take the payload out of its array and add it, as the orchestrator does with what comes.
+
+        Raises:
+            UpdateRejectedError: nothing else may come of it.
+        """
+        round_sum.add(self.client, unwrap_tensor(self.tensor), SignedStatement(self.statement, self.signature))
 
     def to_text(self) -> str:
         """The file's content: a header to read, an empty line, and the tensor in base64."""

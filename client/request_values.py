@@ -1,15 +1,12 @@
 """What a server asks, read with suspicion: each value must be there, and of its type and range."""
 
-from collections.abc import Mapping
-
-from flwr.common import Scalar
-
 from shared.config import Config
 from shared.errors import RoundRefusedError, SettingsMismatchError
+from shared.exchange import Values
 from shared.task import TRAINING
 
 
-def integer(config: Mapping[str, Scalar], key: str) -> int:
+def integer(config: Values, key: str) -> int:
     """A whole number from 1 to 1,000,000.
 
     Raises:
@@ -21,7 +18,7 @@ def integer(config: Mapping[str, Scalar], key: str) -> int:
     return value
 
 
-def text(config: Mapping[str, Scalar], key: str) -> str:
+def text(config: Values, key: str) -> str:
     """A text.
 
     Raises:
@@ -33,7 +30,7 @@ def text(config: Mapping[str, Scalar], key: str) -> str:
     return value
 
 
-def data(config: Mapping[str, Scalar], key: str) -> bytes:
+def data(config: Values, key: str) -> bytes:
     """Bytes.
 
     Raises:
@@ -45,7 +42,7 @@ def data(config: Mapping[str, Scalar], key: str) -> bytes:
     return value
 
 
-def check_training(asked: Mapping[str, Scalar], own: Config) -> None:
+def check_training(asked: Values, own: Config) -> None:
     """A client trains by its own settings; a round that asks for others is not its round.
 
     If the server's word counted, it could tell all tenants but one to train with a learning rate of 1e-300, and the sum

@@ -1,17 +1,18 @@
-"""Masked rounds on the client: `shared/masking`'s rules, kept between the calls that Flower makes.
+"""A tenant's part in an encrypted sum: one vector as ciphertexts, plain or masked.
 
-Free of Flower. The order of the calls and everything that the server says is judged in `shared/masking/client.py`.
+A masked part keeps `shared/masking`'s rules between the stages of a sum. The order of the calls and everything that the
+orchestrator says is judged in `shared/masking/client.py`.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from client.aggregation import Aggregation, PlainAggregation
 from client.ledger import Ledger
 from shared.config import Config
 from shared.enrolment import Enrolment
 from shared.errors import ConfigError, RoundRefusedError
+from shared.exchange import Kind
 from shared.he.paillier import PaillierPublic
 from shared.he_utils import Encrypted, Progress, PublicScheme, Vector
 from shared.identity import ClientIdentity
@@ -19,22 +20,104 @@ from shared.masking import ClientRound, RoundTerms, VectorPlan
 from shared.private_files import make_private_folder
 from shared.task import Task
 
+_UNLIKE = (
+    "the server masks updates and this client doesn't; both sides need the same secure_aggregation, and masking needs "
+    "enrolled_clients and client_identity"
+)
 
-def make_aggregation(config: Config, identity: ClientIdentity | None) -> Aggregation:
-    """The aggregation that the client's own settings ask for; the server has no say in it.
+
+class Part(Protocol):
+    """A tenant's part. Whatever is raised, the tenant is out of this sum."""
+
+    def enter(self, announcement: bytes, scheme: PublicScheme[Any], sizes: Mapping[str, int]) -> bytes:
+        """Enter a masked sum for which this tenant will encrypt one of its vectors with `scheme`.
+
+        Args:
+            announcement: the round's terms; they name the vector.
+            scheme: what it will encrypt with.
+            sizes: values of each vector that it has, by name ("weights", "evaluation" and those of
+                `shared/feature_statistics.py`).
+
+        Raises:
+            OrchestratorError: the tenant refuses.
+        """
+
+    def answer(self, kind: Kind, payload: bytes) -> bytes:
+        """One of the later stages.
+
+        Raises:
+            OrchestratorError: the tenant refuses.
+        """
+
+    def encrypt(
+        self,
+        scheme: PublicScheme[Any],
+        vector: Vector,
+        round_number: int,
+        boxes: object,
+        progress: Progress,
+        task: Task,
+        work: bytes,
+    ) -> Encrypted[Any]:
+        """The vector, (size,), as the ciphertexts to send.
+
+        Args:
+            scheme: what to encrypt with.
+            vector: the delta, weighted; or statistics, or the sums of an evaluation.
+            round_number: which round it answers.
+            boxes: what the server sent along for masking; None where it sent nothing.
+            progress: called with the number of ciphertexts just made.
+            task: what this tenant was really given and asked to do.
+            work: what it computed from which rows; see `Task.work`.
+
+        Raises:
+            OrchestratorError: the tenant refuses.
+        """
+
+    def close(self) -> None:
+        """Give back what no other process may have open meanwhile; twice is fine."""
+
+
+class PlainPart:
+    """Nothing but ciphertexts: the holder of the private key could open each of them."""
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+    def enter(self, announcement: bytes, scheme: PublicScheme[Any], sizes: Mapping[str, int]) -> bytes:
+        raise RoundRefusedError(_UNLIKE)
+
+    def answer(self, kind: Kind, payload: bytes) -> bytes:
+        raise RoundRefusedError(_UNLIKE)
+
+    def encrypt(
+        self,
+        scheme: PublicScheme[Any],
+        vector: Vector,
+        round_number: int,
+        boxes: object,
+        progress: Progress,
+        task: Task,
+        work: bytes,
+    ) -> Encrypted[Any]:
+        return scheme.encrypt(vector, progress)
+
+
+def make_part(config: Config, identity: ClientIdentity | None) -> Part:
+    """The part that the tenant's own settings ask for; the server has no say in it.
 
     Raises:
         ConfigError: masked, and without an identity.
         EnrolmentError, KeyFileError: the list of peers or the folder of the rounds' memory is not to be had.
     """
     if not config.masked:
-        return PlainAggregation()
+        return PlainPart()
     if identity is None:
         raise ConfigError("client_identity = '': a masked client signs its messages; set it to the client's key file")
-    return MaskedAggregation(config, identity)
+    return MaskedPart(config, identity)
 
 
-class MaskedAggregation:
+class MaskedPart:
     """One client's rounds, one after the other; a refused or broken one leaves nothing behind for the next.
 
     Args:
@@ -75,16 +158,16 @@ class MaskedAggregation:
         self._round = ClientRound(self._identity.client_id, self._identity.signing_key, peers, plan, self._memory)
         return self._round.advertise(announcement)
 
-    def answer(self, stage: str, payload: bytes) -> bytes:
+    def answer(self, kind: Kind, payload: bytes) -> bytes:
         """Stages 1, 3 and 4."""
         current = self._current()
-        if stage == "share":
+        if kind is Kind.SHARE:
             return current.share(payload)
-        if stage == "confirm":
+        if kind is Kind.CONFIRM:
             return current.confirm(payload)
-        if stage == "reveal":
+        if kind is Kind.REVEAL:
             return current.reveal(payload)
-        raise RoundRefusedError(f"the server asks for a stage {stage!r:.80}; is it of the same version?")
+        raise RoundRefusedError(f"the server asks for {kind.value!r} as a stage; is it of the same version?")
 
     def encrypt(
         self,

@@ -17,7 +17,7 @@ from shared.identity import digest_arrays
 from shared.preprocessing import FeatureHistogram
 
 
-class ScaledData:
+class ScaledRows:
     """One client's rows, raw and as the model takes them.
 
     Args:

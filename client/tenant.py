@@ -1,0 +1,320 @@
+"""One tenant: what it answers to each request. Steps 4 to 8 of the flow read from top to bottom in `_train`.
+
+Free of Flower; `client/flower_client.py` carries requests and answers.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from client.private_sum import make_part
+from client.request_values import check_training, data, integer, text
+from client.scaled_rows import ScaledRows
+from client.training import TrainingSettings, train
+from shared.config import Config
+from shared.console import add_log_file, check_run_name, track
+from shared.data_utils import ClientData
+from shared.errors import (
+    EncodingError,
+    EvaluationOffError,
+    KeyMaterialError,
+    OrchestratorError,
+    RoundRefusedError,
+)
+from shared.evaluation_sum import EvaluationCode, EvaluationSums
+from shared.exchange import Kind, Model, Refusal, Reply, Request, Value, Values
+from shared.he_utils import Encrypted, Progress, PublicScheme, Vector, no_progress, public_scheme
+from shared.identity import ClientIdentity, UpdateStatement, digest_model
+from shared.masking import EVALUATION, WEIGHTS
+from shared.metrics import evaluate
+from shared.model import build_model, flatten, get_parameters, set_parameters
+from shared.refusals import code_of
+from shared.task import Task, training_settings
+from shared.weighting import encrypted_size, weigh
+from shared.wire import Header, dump_update, vector_encoding
+
+
+@dataclass(frozen=True)
+class _Sealed:
+    """One encrypted vector, ready to leave."""
+
+    payload: bytes
+    saturated: int
+    signature: dict[str, Value]  # the signed statement, where this tenant has an identity
+
+
+class Tenant:
+    """One tenant. Its rows never leave this object; its model update leaves it encrypted alone.
+
+    Attributes:
+        answered: rounds of training that it took part in.
+        refusal: why it refused the last round that it was asked for; empty if it did not.
+    """
+
+    def __init__(
+        self, config: Config, client_id: int, rows: ClientData, identity: ClientIdentity | None = None
+    ) -> None:
+        self.config = config
+        self.client_id = client_id
+        self.log = logging.getLogger(f"client.{client_id}")
+        self.answered = 0
+        self.refusal = ""
+        self._rows = ScaledRows(config, rows)
+        self._identity = identity
+        self._part = make_part(config, identity)
+        self._session = ""
+        self._model = build_model(config)
+        self._evaluation = EvaluationCode(config)
+        self._run = ""
+        self._public_key = b"none yet"
+        self._key_proof: Value = b""  # of the key that is to come
+        self._public_scheme: PublicScheme[Any]
+
+    def close(self) -> None:
+        """Give what this tenant remembers back to its next process."""
+        self._part.close()
+
+    def answer(self, request: Request) -> Reply | Refusal:
+        """Do what is asked for, or say why not; never an exception, which would end the tenant.
+
+        A masked tenant says a code of a closed list (`shared/refusals.py`). Of another the server learns the text of
+        this project's own errors, and of the rest the name of their class: their text may quote the tenant's rows.
+        """
+        steps: dict[Kind, Callable[[Request], Reply]] = {
+            Kind.GREET: self._greet,
+            Kind.STATISTICS: self._statistics,
+            Kind.ADVERTISE: self._advertise,
+            Kind.TRAIN: self._train,
+            Kind.EVALUATE: self._evaluate,
+        }
+        try:
+            return steps.get(request.kind, self._later_stage)(request)
+        except OrchestratorError as error:
+            reason = f"{type(error).__name__}: {error}"
+            self.log.error("%s", reason)
+            code = code_of(error)
+        except Exception as error:  # a bug or bad data; the next round may go well
+            reason = type(error).__name__
+            self.log.exception("unexpected error, this round goes on without me")
+            code = code_of(error)
+        said = code if self.config.masked else reason
+        if request.kind is Kind.TRAIN:
+            self.refusal = said
+        return Refusal(said)
+
+    def _greet(self, request: Request) -> Reply:
+        """The server names its run; the tenant says who it is."""
+        run = check_run_name(request.values.get("run"))
+        if run != self._run:
+            add_log_file(self.log, Path(self.config.log_dir) / run / f"client-{self.client_id}.log")
+            self.log.info("found run %s; %d rows to train on", run, self._rows.examples)
+            self._run = run
+        self._key_proof = request.values.get("key_proof", b"")
+        values: dict[str, Value] = {"client_id": self.client_id}
+        if self._identity is not None:
+            self._session = text(request.values, "session")
+            values["signature"] = self._identity.sign_greeting(self._session, data(request.values, "nonce"))
+        return Reply(b"", values)
+
+    def _statistics(self, request: Request) -> Reply:
+        """What this tenant adds to a sum over its features, encrypted."""
+        asked = request.values
+        statistic, scaler = text(asked, "statistic"), data(asked, "scaler")
+        self._check_cohort(asked)
+        scheme = self._scheme(asked)
+        about = self._rows.about(statistic, text(asked, "schema"), scaler)
+        vector = self._or_zeros(lambda: self._rows.vector(statistic, scaler), np.zeros(self._rows.sizes[statistic]))
+        task = Task(statistic, about, scheme.fingerprint(), integer(asked, "max_contributors"))
+        # A statistic of the same rows under another scaler is no other statistic: a difference would show as much.
+        sealed = self._seal(asked, scheme, vector, task, task.work(self._rows.digest, fixed_about=True))
+        self.log.info("sending my features' %s, encrypted: %s bytes", statistic, f"{len(sealed.payload):,}")
+        return Reply(sealed.payload, sealed.signature)
+
+    def _advertise(self, request: Request) -> Reply:
+        """Stage 0 of a masked sum, of one of the vectors that this tenant has."""
+        sizes = {WEIGHTS: self._update_size, EVALUATION: self._evaluation.size, **self._rows.sizes}
+        return Reply(self._part.enter(data(request.values, "payload"), self._scheme(request.values), sizes))
+
+    def _later_stage(self, request: Request) -> Reply:
+        return Reply(self._part.answer(request.kind, data(request.values, "payload")))
+
+    def _train(self, request: Request) -> Reply:
+        """Steps 4 to 7: the encrypted delta, and the seconds that it took where they may be known."""
+        asked, round_number = request.values, integer(request.values, "round")
+        check_training(asked, self.config)
+        self._check_cohort(asked)
+        scaler = data(asked, "scaler")
+        self._load(request.model)
+        rows, _ = self._rows.scaled(scaler)
+        scheme = self._scheme(asked)
+        scheme.prepare(self._update_size)  # what the encryption needs and the delta doesn't is made during the training
+        self.log.info("round %d: training, local epochs: %d", round_number, self.config.local_epochs)
+        before, start = flatten(request.model), time.perf_counter()
+
+        def train_and_weigh() -> Vector:
+            with track(self.log, "local epochs", self.config.local_epochs) as on_epoch:
+                seed = (self.config.seed, self.client_id, round_number)
+                train(self._model, rows, TrainingSettings.of(self.config), seed, on_epoch)
+            delta = flatten(get_parameters(self._model)) - before  # (size,)
+            if not np.isfinite(delta).all():
+                raise EncodingError(
+                    "the delta holds NaN or infinity: local training diverged; lower learning_rate or check the data"
+                )
+            return weigh(delta, self._rows.examples, self.config, scheme)
+
+        vector = self._or_zeros(train_and_weigh, weigh(np.zeros(before.size), 0, self.config, scheme))
+        trained = time.perf_counter()
+        task = Task(
+            WEIGHTS, digest_model(request.model, scaler), scheme.fingerprint(), integer(asked, "max_contributors"),
+            training_settings(self.config),
+        )  # fmt: skip
+        with track(self.log, "encrypting", scheme.layout(self._update_size)[0]) as progress:
+            sealed = self._seal(asked, scheme, vector, task, task.work(self._rows.digest), progress)
+        encrypted = time.perf_counter()
+        if sealed.saturated:
+            self.log.warning("round %d: %d values of the delta saturated", round_number, sealed.saturated)
+        self.log.info(
+            "round %d: trained in %.2f s, encrypted in %.2f s, sending %s bytes",
+            round_number, trained - start, encrypted - trained, f"{len(sealed.payload):,}",
+        )  # fmt: skip
+        scheme.prepare(self._update_size)  # for the next round, while the orchestrator works on this one
+        self.answered, self.refusal = self.answered + 1, ""
+        figures: dict[str, Value] = {}
+        if not self.config.masked:  # figures of this one tenant, which masks are there to hide
+            figures = {
+                "train_seconds": trained - start, "encrypt_seconds": encrypted - trained, "saturated": sealed.saturated,
+            }  # fmt: skip
+        return Reply(sealed.payload, {**sealed.signature, **figures})
+
+    def _evaluate(self, request: Request) -> Reply:
+        """The sums over this tenant's held-out rows, encrypted."""
+        asked = request.values
+        if self.config.fraction_evaluate == 0:
+            raise EvaluationOffError("this client evaluates no model (fraction_evaluate: 0)")
+        if self.refusal:
+            raise EvaluationOffError("this client refused the round, so it does not evaluate its model either")
+        self._check_cohort(asked)
+        scheme, scaler = self._scheme(asked), data(asked, "scaler")
+        self._load(request.model)
+        _, holdout = self._rows.scaled(scaler)
+
+        def sums() -> Vector:
+            metrics = evaluate(self._model, holdout)
+            self.log.info("global model on my held-out rows: accuracy %.3f, loss %.3f", metrics.accuracy, metrics.loss)
+            rows = len(holdout)
+            return self._evaluation.encode(EvaluationSums(metrics.loss * rows, round(metrics.accuracy * rows), rows))
+
+        vector = self._or_zeros(sums, np.zeros(self._evaluation.size))
+        about = digest_model(request.model, scaler)
+        task = Task(EVALUATION, about, scheme.fingerprint(), integer(asked, "max_contributors"))
+        sealed = self._seal(asked, scheme, vector, task, task.work(self._rows.digest))
+        return Reply(sealed.payload, sealed.signature)
+
+    @property
+    def _update_size(self) -> int:
+        return encrypted_size(sum(p.size for p in get_parameters(self._model)), self.config.weighting)
+
+    def _or_zeros(self, compute: Callable[[], Vector], nothing: Vector) -> Vector:
+        """What this tenant computes from its rows. If that fails, a masked tenant sends nothing's vector instead.
+
+        Whether it fails depends on the rows. A tenant that then said so, or stayed silent, would answer a question
+        about them; and by now its peers have shares of its masks, so it goes on like everybody else.
+        """
+        try:
+            return compute()
+        except Exception:  # whatever it is, it is about the rows
+            if not self.config.masked:
+                raise
+            self.log.exception("nothing of mine goes into this sum; to the others it looks like any other answer")
+            return nothing
+
+    def _seal(
+        self,
+        asked: Values,
+        scheme: PublicScheme[Any],
+        vector: Vector,
+        task: Task,
+        work: bytes,
+        progress: Progress = no_progress,
+    ) -> _Sealed:
+        """Mask, encrypt, pickle and sign a vector, in answer to a request."""
+        round_number = integer(asked, "round")
+        encrypted = self._part.encrypt(scheme, vector, round_number, asked.get("boxes"), progress, task, work)
+        payload = _pickled(scheme, encrypted, round_number, len(vector), task.bucket)
+        return _Sealed(payload, encrypted.saturated, self._sign(asked, round_number, task, payload))
+
+    def _check_cohort(self, asked: Values) -> None:
+        """Refuse to be in a sum of too few."""
+        cohort = integer(asked, "cohort")
+        if cohort < self.config.fewest_contributors:
+            raise RoundRefusedError(
+                f"the server asks {cohort} clients in this round; with fewer than {self.config.fewest_contributors} "
+                "(min_contributors) the sum would show too much of mine"
+            )
+
+    def _sign(self, asked: Values, round_number: int, task: Task, payload: bytes) -> dict[str, Value]:
+        """Sign for what this payload answers; nothing where this tenant has no identity."""
+        if self._identity is None:
+            return {}
+        statement = UpdateStatement(
+            run_id=self._session,
+            server_round=round_number,
+            nonce=data(asked, "nonce"),
+            client_id=self._identity.client_id,
+            key_fingerprint=task.key,
+            task_sha256=task.digest().hex(),
+            payload_sha256=hashlib.sha256(payload).hexdigest(),
+        )
+        return {"statement": statement.to_bytes(), "signature": self._identity.sign(statement)}
+
+    def _scheme(self, asked: Values) -> PublicScheme[Any]:
+        """The scheme under the server's key; its tables are kept for as long as the key stays."""
+        public_key = data(asked, "public_key")
+        if self._public_key != public_key:
+            scheme = public_scheme(self.config, public_key, integer(asked, "max_contributors"))
+            if scheme.encoding_name != asked.get("encoding"):
+                raise RoundRefusedError(
+                    f"the server encodes updates as {asked.get('encoding')!r:.100}, this client as "
+                    f"{scheme.encoding_name!r}; the he_ settings must be the same on both sides"
+                )
+            pinned, found = self.config.pinned_key_fingerprint, scheme.fingerprint()
+            if pinned and found != pinned:
+                raise KeyMaterialError(
+                    f"the server's public key is {found}, this client insists on {pinned} (pinned_key_fingerprint); "
+                    "ask whoever runs the server whether the key was rotated"
+                )
+            scheme.check_proof(self._key_proof)
+            self._public_scheme, self._public_key = scheme, public_key
+            self.log.info("encrypting under the public key %s…", found[:16])
+        return self._public_scheme
+
+    def _load(self, model: Model) -> None:
+        """Put the global parameters into the model, if they fit it."""
+        mine = [p.shape for p in get_parameters(self._model)]
+        theirs = [p.shape for p in model]
+        if mine != theirs:
+            raise RoundRefusedError(
+                f"the server's model has the shapes {theirs}, mine {mine}: num_features, num_hidden_units and "
+                "num_classes must be the same on both sides"
+            )
+        if not all(p.dtype == np.float32 and np.isfinite(p).all() for p in model):
+            raise RoundRefusedError("the server's model holds values that are not finite float32 numbers")
+        set_parameters(self._model, model)
+
+
+def _pickled(scheme: PublicScheme[Any], encrypted: Encrypted[Any], round_number: int, size: int, bucket: str) -> bytes:
+    """Step 7: the list of ciphertexts, pickled."""
+    header = Header(
+        scheme=scheme.name,
+        round=round_number,
+        key=scheme.fingerprint(),
+        size=size,
+        encoding=vector_encoding(scheme, bucket),
+    )
+    return dump_update(header, scheme.to_bytes(encrypted.ciphertexts))

@@ -1,0 +1,283 @@
+"""A whole run over whatever transport: gather, scale, train, score, evaluate, commit, stop.
+
+Each part that asks tenants is a generator of exchanges (`shared/exchange.py`). `Coordinator.run` drives them in memory;
+Flower's strategy and server (`orchestrator/strategy.py`) drive the same generators in the two terminals.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from orchestrator.checkpoint import Checkpoint, save_checkpoint
+from orchestrator.cohorts import choose, choose_masked
+from orchestrator.global_model import GlobalModel
+from orchestrator.round import Job, Sum, SumRounds
+from orchestrator.run_folder import RoundRecord, RunFolder
+from orchestrator.scaling import PrivateScaling
+from orchestrator.transport import Transport
+from shared.bundle import save_bundle
+from shared.config import Config
+from shared.errors import (
+    EncodingError,
+    EnrolmentError,
+    NoSumError,
+    OrchestratorError,
+    TooFewContributorsError,
+)
+from shared.evaluation_sum import EvaluationCode
+from shared.exchange import Kind, Steps, Value, Values, drive
+from shared.identity import digest_model
+from shared.masking import EVALUATION, WEIGHTS
+from shared.masking.errors import RoundAbandonedError
+from shared.model import flatten
+from shared.task import Settings, training_settings
+from shared.weighting import Limits, average, encrypted_size
+
+ROUNDS_WITHOUT_SUM = 3  # in a row, and the run stops
+_MOST = 1e12  # no client's seconds or saturated values are more
+_NO_SUM = (TooFewContributorsError, EncodingError, RoundAbandonedError, EnrolmentError)
+
+_log = logging.getLogger("orchestrator")
+
+
+class Coordinator:
+    """Runs the rounds of one run.
+
+    Args:
+        config: the settings.
+        rounds: make the sums.
+        transport: reaches the tenants.
+        model: the global model.
+        scaling: the features' statistics.
+        folder: where the run's files go.
+        checkpoint: where the run begins.
+
+    Attributes:
+        record: what happened in the current round.
+        records: of all finished rounds.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        rounds: SumRounds,
+        transport: Transport,
+        model: GlobalModel,
+        scaling: PrivateScaling,
+        folder: RunFolder,
+        checkpoint: Checkpoint,
+    ) -> None:
+        self._config, self._rounds, self._transport = config, rounds, transport
+        self._seats = transport.seats
+        self.model, self._scaling, self._folder = model, scaling, folder
+        self._evaluation = EvaluationCode(config)
+        self._started = 0.0  # when the round began, seconds of `time.perf_counter`
+        self.records = checkpoint.records
+        self.record = RoundRecord(round=0)
+
+    def run(self) -> None:
+        """All of it, by a transport that can be asked at any time.
+
+        Raises:
+            OrchestratorError: too few tenants came, their features can't be scaled, or several rounds in a row came to
+                no sum.
+        """
+        self.prepare()
+        for number in self.numbers():
+            drive(self.train(number), self._transport.ask)
+            self.score()
+            drive(self.evaluate(number), self._transport.ask)
+            self.commit()
+
+    def prepare(self) -> None:
+        """Wait for the tenants, and scale their features unless an earlier start of the run has.
+
+        Raises:
+            OrchestratorError: too few tenants came, or their features can't be scaled.
+        """
+        c = self._config
+        if len(self.records) >= c.num_rounds or self.model.finished:
+            return
+        # All tenants are awaited once. One that is lost later must not stop the others.
+        self._seats.gather(c.min_available_clients, c.client_wait_timeout)
+        if self.model.preprocessing is None:
+            self._seats.cut_off_revoked(self._transport)
+            self.model.scale_by(drive(self._scaling.steps(), self._transport.ask))
+            save_checkpoint(self._folder.checkpoint, self.model.checkpoint(self.records))
+
+    def numbers(self) -> Iterator[int]:
+        """The rounds that are left; ends early where training no longer helps.
+
+        Raises:
+            NoSumError: several rounds in a row came to no sum, so the next ones would not either.
+        """
+        first = len(self.records) + 1
+        for number in range(first, self._config.num_rounds + 1):
+            if self.model.finished:
+                _log.info("no lower validation loss for %d rounds: stopping", self._config.early_stopping_rounds)
+                break
+            yield number
+            self._check_progress(first)
+        if self.model.best_round:
+            _log.info("the model that is kept is that of round %d, by validation loss", self.model.best_round)
+
+    def train(self, number: int) -> Steps[None]:
+        """Steps 2 to 12: choose tenants, have them train, and move the global model by their average delta."""
+        c = self._config
+        self._started = time.perf_counter()
+        record = self.record = RoundRecord(round=number)
+        cohort: list[str] = []
+        try:
+            self._seats.cut_off_revoked(self._transport)
+            cohort = self._choose(c.fraction_fit, max(c.min_fit_clients, c.fewest_contributors), number, WEIGHTS)
+            job = self._job(Kind.TRAIN, WEIGHTS, number, training_settings(c))
+            result = yield from self._rounds.steps(job, cohort, self._note_failure)
+            limits = Limits.of(c)
+            self.model.step(average(result.total, len(result.contributors), c.weighting, limits))
+        except _NO_SUM as error:
+            self._skip(error, len(cohort))
+            return
+        record.contributor_ids, record.contributors = result.contributors, len(result.contributors)
+        record.failures = len(cohort) - record.contributors
+        # Who was lost after its update had arrived is in the model all the same.
+        record.failed = {t: why for t, why in record.failed.items() if t not in result.contributors}
+        _note_costs(record, result, masked=c.masked)
+        _log.info(
+            "round %d: added %d encrypted updates in %.2f s, decrypted their sum in %.2f s",
+            number, record.contributors, result.add_seconds, result.decrypt_seconds,
+        )  # fmt: skip
+
+    def score(self) -> None:
+        """Measure the global model on the orchestrator's own rows."""
+        start = time.perf_counter()
+        self.model.score(self.record)
+        self.record.evaluate_seconds = time.perf_counter() - start
+
+    def evaluate(self, number: int) -> Steps[None]:
+        """Ask tenants for the global model's figures on their own held-out rows, in one encrypted sum.
+
+        None if too few are there, or if the round left the model as it was: then there is nothing new to ask.
+        """
+        c, start = self._config, time.perf_counter()
+        if c.fraction_evaluate == 0 or self.record.skipped is not None:
+            return
+        needed = max(c.min_evaluate_clients, c.fewest_contributors)
+        try:
+            self._seats.cut_off_revoked(self._transport)
+            if len(self._seats.tenants()) < needed:
+                raise TooFewContributorsError(f"{len(self._seats.tenants())} clients are left, {needed} are needed")
+            cohort = self._choose(c.fraction_evaluate, needed, number, EVALUATION)
+            job = self._job(Kind.EVALUATE, EVALUATION, number)
+            result = yield from self._rounds.steps(job, cohort, self._note_silence)
+            sums = self._evaluation.decode(result.total)
+        except _NO_SUM as error:
+            _log.warning("round %d: no evaluation by clients: %s", number, error)
+            return
+        record = self.record
+        record.client_loss, record.client_accuracy = sums.loss / sums.rows, sums.correct / sums.rows
+        record.client_rows = sums.rows
+        record.evaluate_seconds = (record.evaluate_seconds or 0.0) + time.perf_counter() - start
+
+    def commit(self) -> None:
+        """End the round: what is in the checkpoint has happened, and all else can be made again from it."""
+        record = self.record
+        record.round_seconds = time.perf_counter() - self._started
+        self.records.append(record)
+        save_checkpoint(self._folder.checkpoint, self.model.checkpoint(self.records))
+        self.write_results()
+        loss, accuracy, area = (
+            "-" if value is None else f"{value:.3f}" for value in (record.loss, record.accuracy, record.roc_auc)
+        )
+        _log.info(
+            "round %d of the global model: loss %s, accuracy %s, ROC-AUC %s (%.1f s)",
+            record.round, loss, accuracy, area, record.round_seconds,
+        )  # fmt: skip
+
+    def write_results(self) -> None:
+        """What others read of the rounds so far: the model, the bundle that makes it ready for use, and the metrics."""
+        model = self.model
+        self._folder.save_model(model.final)
+        if self.records and model.preprocessing is not None:
+            save_bundle(
+                self._folder.path,
+                self._config,
+                model.preprocessing,
+                model.final,
+                model.validation_data,
+                asdict(self.records[(model.best_round or len(self.records)) - 1]),
+                self._folder.name,
+            )
+        self._folder.write_metrics(self.records)
+
+    def _job(self, kind: Kind, bucket: str, number: int, settings: Settings | None = None) -> Job:
+        """A sum over what the tenants make of the present global model."""
+        parameters, scaler = self.model.parameters, self.model.scaler
+        size = encrypted_size(flatten(parameters).size, self._config.weighting)
+        values: dict[str, Value] = {**(settings or {}), "scaler": scaler}
+        return Job(
+            kind=kind,
+            bucket=bucket,
+            number=number,
+            size=size if bucket == WEIGHTS else self._evaluation.size,
+            about=digest_model(parameters, scaler),
+            values=values,
+            model=parameters,
+            settings=settings or {},
+        )
+
+    def _choose(self, fraction: float, at_least: int, number: int, bucket: str) -> list[str]:
+        """A reproducible choice among the connected tenants, at most as many as a sum may hold.
+
+        Raises:
+            TooFewClientsError: not enough of them within `client_wait_timeout`.
+        """
+        c = self._config
+        tenants = self._seats.gather(at_least, c.client_wait_timeout)
+        count = min(max(int(fraction * len(tenants)), at_least), len(tenants), c.num_clients)
+        if c.masked:
+            chosen = choose_masked(len(tenants), count, c.seed, number, c.fewest_contributors)
+        else:
+            chosen = choose(len(tenants), count, c.seed, number, stream=bucket == EVALUATION)
+        return [tenants[index] for index in chosen][: c.num_clients]
+
+    def _check_progress(self, first: int) -> None:
+        last = self.records[first - 1 :][-ROUNDS_WITHOUT_SUM:]
+        if len(last) < ROUNDS_WITHOUT_SUM or not all(record.skipped for record in last):
+            return
+        reasons = "; ".join(f"client {tenant}: {why}" for tenant, why in sorted(last[-1].failed.items()))
+        raise NoSumError(
+            f"{ROUNDS_WITHOUT_SUM} rounds in a row came to no sum, the last because of: {last[-1].skipped}"
+            f"{f' ({reasons})' if reasons else ''}; mend that, then go on with --resume"
+        )
+
+    def _skip(self, error: OrchestratorError, failures: int) -> None:
+        """End the round without a new global model."""
+        self.record.skipped, self.record.failures = str(error), failures
+        _log.warning("round %d skipped, the global model stays: %s", self.record.round, error)
+
+    def _note_failure(self, tenant: str, reason: str) -> None:
+        self.record.failed.setdefault(tenant, reason)
+        _log.warning("round %d: client %s is left out: %s", self.record.round, tenant, reason)
+
+    def _note_silence(self, tenant: str, reason: str) -> None:
+        _log.warning("round %d, evaluation: client %s is left out: %s", self.record.round, tenant, reason)
+
+
+def _note_costs(record: RoundRecord, result: Sum, *, masked: bool) -> None:
+    record.fit_seconds = result.wait_seconds
+    record.aggregate_seconds, record.decrypt_seconds = result.add_seconds, result.decrypt_seconds
+    record.upload_bytes_per_client = result.payload_bytes
+    if not masked:
+        record.train_seconds = max(figure(said, "train_seconds") for said in result.said.values())
+        record.encrypt_seconds = max(figure(said, "encrypt_seconds") for said in result.said.values())
+    record.saturated = int(sum(figure(said, "saturated") for said in result.said.values()))
+
+
+def figure(said: Values, key: str) -> float:
+    """A tenant's own figure of its work, for the log alone; 0 where it sent none or nonsense.
+
+    Bounded, so that no sum of them is infinite: JSON has no such number, and the checkpoint could not be written.
+    """
+    value = said.get(key)
+    return float(value) if isinstance(value, int | float) and 0 <= value <= _MOST else 0.0

@@ -1,0 +1,153 @@
+"""The global model: what the average delta makes of it, how good it is, and the state that the next round needs.
+
+Free of Flower, and of whatever is encrypted.
+"""
+
+from dataclasses import asdict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.checkpoint import Checkpoint
+from orchestrator.early_stopping import EarlyStopping
+from orchestrator.report.evaluation import Evaluation, evaluate_final
+from orchestrator.run_folder import RoundRecord
+from orchestrator.server_optimizer import ServerOptimizer
+from shared.config import Config
+from shared.data_sources.schema import FeatureSchema
+from shared.data_utils import Dataset
+from shared.errors import DataError, EncodingError, ResumeError, StatisticsError
+from shared.exchange import Model
+from shared.he_utils import Vector
+from shared.metrics import attack_thresholds, evaluate, predict_probabilities, score
+from shared.model import build_model, flatten, get_parameters, set_parameters, unflatten
+from shared.preprocessing import Preprocessing
+
+Named = dict[str, NDArray[np.float32]]
+
+
+class GlobalModel:
+    """The model between two rounds.
+
+    Args:
+        config: the settings.
+        validation_data: the orchestrator's own rows that early stopping and thresholds go by; raw before `scale_by`.
+        test_data: its rows that the figures of each round are measured on; the same.
+
+    Attributes:
+        validation_data: see above.
+        preprocessing: how features are scaled; None before the tenants' statistics are added up.
+    """
+
+    def __init__(self, config: Config, validation_data: Dataset, test_data: Dataset) -> None:
+        self._config = config
+        self.validation_data, self._test_data = validation_data, test_data
+        self._model = build_model(config)
+        self._optimizer = ServerOptimizer(config.server_momentum)
+        self._early_stopping = EarlyStopping(config.early_stopping_rounds)
+        self.preprocessing: Preprocessing | None = None
+
+    @property
+    def parameters(self) -> Model:
+        """In the order of the model's `state_dict`."""
+        return get_parameters(self._model)
+
+    @property
+    def named(self) -> Named:
+        """The same by the names of the tensors."""
+        return dict(zip(self._model.state_dict(), self.parameters, strict=True))
+
+    @property
+    def final(self) -> Named:
+        """The model that the run would leave if it ended now: the best one under early stopping, else the last."""
+        return self._early_stopping.final(self.named)
+
+    @property
+    def best_round(self) -> int:
+        """The round that `final` is of under early stopping; 0 where it is off."""
+        return self._early_stopping.best_round
+
+    @property
+    def finished(self) -> bool:
+        """Whether early stopping ends the run."""
+        return self._early_stopping.exhausted
+
+    @property
+    def scaler(self) -> bytes:
+        """As a tenant takes it.
+
+        Raises:
+            StatisticsError: the features' statistics are not known yet.
+        """
+        if self.preprocessing is None:
+            raise StatisticsError("a round begins before the features' statistics are known; call `scale_by` first")
+        return self.preprocessing.scaler.to_bytes()
+
+    def scale_by(self, preprocessing: Preprocessing) -> None:
+        """Scale the orchestrator's own rows, once, and have the tenants scale theirs alike."""
+        self.preprocessing = preprocessing
+        self.validation_data = preprocessing.apply(self.validation_data)
+        self._test_data = preprocessing.apply(self._test_data)
+
+    def step(self, average_delta: Vector) -> None:
+        """Steps 11 to 12: move by the average delta, (size,).
+
+        Raises:
+            EncodingError: it leads to no float32 model; or, where updates are masked, it is nothing.
+        """
+        if not (np.abs(average_delta) < np.finfo(np.float32).max).all():  # NaN compares False, too
+            raise EncodingError("the average delta is beyond float32: a client's training diverged, or it lies")
+        if self._config.masked and not average_delta.any():  # where failures look like answers
+            raise EncodingError("no client has moved the model at all: see their logs for what keeps them from it")
+        before = self.parameters
+        set_parameters(self._model, unflatten(self._optimizer.step(flatten(before), average_delta), like=before))
+
+    def score(self, record: RoundRecord) -> None:
+        """Measure the model on the orchestrator's own rows; thresholds and early stopping go by validation alone."""
+        validation = self.validation_data
+        probabilities = predict_probabilities(self._model, validation.features)
+        record.validation_loss = score(probabilities, validation).loss
+        if record.skipped is None:  # a round without an update says nothing about whether training still helps
+            self._early_stopping.note(record.round, record.validation_loss, self.named)
+        thresholds = attack_thresholds(1.0 - probabilities[validation.labels == 0, 0])
+        for name, value in asdict(evaluate(self._model, self._test_data, thresholds)).items():
+            setattr(record, name, value)
+
+    def final_evaluation(self) -> Evaluation:
+        """What the report shows of the model that the run leaves: curves, and each family at the alert threshold."""
+        set_parameters(self._model, list(self.final.values()))
+        return evaluate_final(self._config, self._model, self.validation_data, self._test_data)
+
+    def checkpoint(self, records: list[RoundRecord]) -> Checkpoint:
+        """All that the next round depends on, with the rounds so far."""
+        return Checkpoint(
+            self.named,
+            records,
+            self._optimizer.velocity,
+            self._early_stopping.best_parameters,
+            self.preprocessing.arrays() if self.preprocessing else None,
+        )
+
+    def restore(self, checkpoint: Checkpoint, schema: FeatureSchema) -> None:
+        """Go on from here as if the run had never been interrupted.
+
+        Args:
+            checkpoint: of the run.
+            schema: of the raw features.
+
+        Raises:
+            ResumeError: the checkpoint does not fit the settings.
+        """
+        shapes = {name: array.shape for name, array in self.named.items()}
+        for model in (checkpoint.parameters, checkpoint.best_parameters or checkpoint.parameters):
+            if {name: array.shape for name, array in model.items()} != shapes:
+                raise ResumeError("the checkpoint's model has other shapes than the settings say; start a new run")
+        set_parameters(self._model, [checkpoint.parameters[name] for name in shapes])
+        self._optimizer.velocity = checkpoint.velocity
+        best = checkpoint.best_parameters  # a file keeps its tensors by name; what they are put into keeps an order
+        self._early_stopping.restore(checkpoint.records, best and {name: best[name] for name in shapes})
+        if checkpoint.preprocessing is not None:
+            try:
+                self.scale_by(Preprocessing.from_arrays(schema, checkpoint.preprocessing))
+            except DataError as error:
+                raise ResumeError(f"the checkpoint does not fit the features: {error}; start a new run") from None

@@ -1,0 +1,138 @@
+"""One encrypted sum over a cohort of tenants, as a generator: steps 2, 3 and 9 to 10 of the flow.
+
+A round of training, an evaluation and each statistic of the features are uses of it. It knows neither threads nor
+Flower: it yields exchanges, and whoever drives it carries them.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from orchestrator.admission import SignedStatement
+from orchestrator.aggregator import Aggregator
+from orchestrator.masked_sum import Masking, Opening, explained
+from shared.config import Config
+from shared.errors import UpdateRejectedError
+from shared.exchange import Exchange, Kind, Lost, Model, Outcome, Refusal, Request, Steps, Values
+from shared.he_utils import Vector
+from shared.task import Settings, Task
+
+_log = logging.getLogger("orchestrator")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the tenants of one sum are asked for.
+
+    Attributes:
+        kind: of the request for the vector.
+        bucket: which vector it is.
+        number: of the round; of the feature statistics it counts the attempts.
+        size: values of the vector.
+        about: digest of the global model and the scaler, or of the statistic, as `Task` wants it.
+        values: what each request holds beside what every sum needs.
+        model: the global model; empty where it plays no part.
+        settings: of the training; empty for other vectors.
+    """
+
+    kind: Kind
+    bucket: str
+    number: int
+    size: int
+    about: str
+    values: Values
+    model: Model = field(default_factory=list)
+    settings: Settings = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The decrypted sum, and what it cost.
+
+    Attributes:
+        total: (size,).
+        contributors: whose vectors are in it, ascending.
+        said: what each of them sent beside its vector.
+        payload_bytes: of the longest of their vectors, as it travelled.
+        wait_seconds: from the request to the last vector.
+        add_seconds: checking and adding them.
+        decrypt_seconds: of decryption and unmasking.
+    """
+
+    total: Vector
+    contributors: list[str]
+    said: Mapping[str, Values]
+    payload_bytes: int
+    wait_seconds: float
+    add_seconds: float
+    decrypt_seconds: float
+
+
+class SumRounds:
+    """Makes sums, one after the other.
+
+    Args:
+        config: the settings.
+        aggregator: checks, adds, and decrypts the sum alone.
+        masking: the stages around the vectors.
+    """
+
+    def __init__(self, config: Config, aggregator: Aggregator, masking: Masking) -> None:
+        self._config, self._aggregator, self._masking = config, aggregator, masking
+        public = aggregator.public
+        self._encryption: Values = {
+            "public_key": public.public_bytes(),
+            "encoding": public.encoding_name,
+            "max_contributors": config.num_clients,
+        }
+
+    def steps(self, job: Job, cohort: Sequence[str], note_failure: Callable[[str, str], None]) -> Steps[Sum]:
+        """Ask the cohort, add what comes, and decrypt the sum.
+
+        Args:
+            job: what is asked for.
+            cohort: whom.
+            note_failure: takes a tenant and why its vector is not in the sum.
+
+        Raises:
+            TooFewContributorsError, RoundAbandonedError: too few tenants; nothing was decrypted.
+            EncodingError: the sum is beyond what honest vectors add up to.
+            EnrolmentError: the enrolled list can't be read.
+        """
+        c, public = self._config, self._aggregator.public
+        task = Task(job.bucket, job.about, public.fingerprint(), c.num_clients, job.settings).digest()
+        running = self._aggregator.open_round(job.number, job.size, task.hex(), job.bucket)
+        extras = yield from self._masking.open(
+            Opening(job.number, cohort, running.layout[0], self._encryption, note_failure, task, job.bucket)
+        )
+        said: dict[str, Values] = {}
+        longest = 0
+
+        def add(tenant: str, outcome: Outcome) -> None:
+            nonlocal longest
+            if isinstance(outcome, Refusal | Lost):
+                note_failure(tenant, explained(outcome))
+                return
+            try:
+                signed = SignedStatement(outcome.values.get("statement"), outcome.values.get("signature"))
+                running.add(tenant, outcome.payload, signed)
+            except UpdateRejectedError as error:
+                note_failure(tenant, f"{type(error).__name__}: {error}")
+            else:
+                said[tenant], longest = outcome.values, max(longest, len(outcome.payload))
+
+        common = {"round": job.number, "cohort": len(cohort), **job.values, **self._encryption}
+        requests = {
+            tenant: Request(job.kind, {**common, **extra, "nonce": running.nonce_for(tenant)}, job.model)
+            for tenant, extra in extras.items()
+        }
+        if job.kind is Kind.TRAIN:
+            _log.info("round %d of %d: %d clients train", job.number, c.num_rounds, len(requests))
+        asked = time.perf_counter()
+        yield Exchange(job.kind, requests, c.round_timeout, "round_timeout", add)
+        waited = time.perf_counter() - asked
+        unmask = yield from self._masking.close(running.contributors)
+        start = time.perf_counter()
+        total = running.decrypt_sum(unmask)
+        return Sum(total, running.contributors, said, longest, waited, running.seconds, time.perf_counter() - start)

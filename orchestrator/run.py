@@ -1,0 +1,157 @@
+"""Put a run together from its settings: folder, keys, data, seats, model, and the coordinator over all of them."""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from orchestrator.admission import Admission
+from orchestrator.aggregator import Aggregator
+from orchestrator.checkpoint import Checkpoint, check_same_settings, load_checkpoint, save_checkpoint
+from orchestrator.coordinator import Coordinator
+from orchestrator.global_model import GlobalModel
+from orchestrator.masked_sum import MaskedSum, Masking, NoMasks
+from orchestrator.report.run_data import EVALUATION, Start, add_start, write_json
+from orchestrator.round import SumRounds
+from orchestrator.run_folder import RunFolder
+from orchestrator.scaling import PrivateScaling
+from orchestrator.seats import Seats
+from orchestrator.transport import Transport
+from shared.config import Config
+from shared.console import add_log_file
+from shared.data_utils import load_schema, load_test_data, load_validation_data
+from shared.errors import ConfigError
+from shared.he.paillier import PaillierPublic
+from shared.he_utils import PrivateScheme, make_keys
+from shared.model import flatten
+from shared.weighting import encrypted_size
+
+_log = logging.getLogger("orchestrator")
+AnyTransport = TypeVar("AnyTransport", bound=Transport)
+
+
+@dataclass(frozen=True)
+class OpenRun(Generic[AnyTransport]):
+    """A run that is ready to go.
+
+    Attributes:
+        folder: where its files go.
+        transport: reaches the tenants.
+        coordinator: runs the rounds.
+        longest_message: bytes of the longest honest vector or model, as it travels.
+    """
+
+    folder: RunFolder
+    transport: AnyTransport
+    coordinator: Coordinator
+    longest_message: int
+
+    def write_report(self) -> Path | None:
+        """Measure the model that is kept and write the report; None if that fails, as a run is whole without one."""
+        try:
+            # Loaded only now: the templates are of no use to a server that is still at work.
+            from orchestrator.report.page import write_report
+
+            write_json(self.folder.path / EVALUATION, self.coordinator.model.final_evaluation())
+            return write_report(self.folder.path)
+        except Exception as error:  # whatever it is: model and metrics are written, and a report can be made later
+            _log.warning(
+                "no report (%s: %s); the run is whole, make it with: python orchestrator/make_report.py --run %s",
+                type(error).__name__, error, self.folder.path,
+            )  # fmt: skip
+            return None
+
+    def close(self) -> None:
+        """Let others go on with the run; the end of the process does the same."""
+        self.folder.unlock()
+
+
+def open_run(
+    config: Config, make_transport: Callable[[Seats], AnyTransport], resume: str | None = None
+) -> OpenRun[AnyTransport]:
+    """Begin a run, or open one to go on with.
+
+    Args:
+        config: the settings.
+        make_transport: over seats that are made here.
+        resume: the run to go on with from its last checkpoint, by name or as `latest`; None: start one.
+
+    Raises:
+        OrchestratorError: keys, data or the enrolled list are missing or wrong, or there is nothing to resume.
+    """
+    # Names this start of the server: what was recorded before it is of another session, and refused.
+    session = secrets.token_hex(16)
+    admission = Admission(config.enrolled_clients, session) if config.enrolled_clients else None
+    folder = RunFolder.create(config) if resume is None else RunFolder.find(config, resume)
+    folder.lock()
+    try:
+        checkpoint = None
+        if resume is not None:
+            check_same_settings(folder.path, config)
+            checkpoint = load_checkpoint(folder.checkpoint)
+        return _assemble(config, make_transport, folder, checkpoint, admission, session)
+    except BaseException:
+        folder.unlock()  # another try in this process must hear the true reason
+        raise
+
+
+def _assemble(
+    config: Config,
+    make_transport: Callable[[Seats], AnyTransport],
+    folder: RunFolder,
+    checkpoint: Checkpoint | None,
+    admission: Admission | None,
+    session: str,
+) -> OpenRun[AnyTransport]:
+    add_log_file(_log, folder.path / "server.log")
+    _log.info("run %s, files in %s", folder.name, folder.path)
+    if admission is None:
+        _log.warning("anyone who reaches %s can take part (enrolled_clients is not set)", config.server_address)
+    model = GlobalModel(config, load_validation_data(config), load_test_data(config))
+    keys = _keys(config)
+    add_start(folder.path, Start.now(_fingerprint(keys), admission.public_keys() if admission else ()))
+    aggregator = Aggregator(keys, config.fewest_contributors, config.num_clients, admission)
+    rounds = SumRounds(config, aggregator, _masking(config, keys, admission))
+    seats = Seats(folder.name, session, admission, aggregator.key_proof())
+    schema = load_schema(config)
+    scaling = PrivateScaling(config, rounds, seats, schema)
+    if checkpoint is None:
+        checkpoint = model.checkpoint([])
+        save_checkpoint(folder.checkpoint, checkpoint)
+    else:
+        model.restore(checkpoint, schema)
+        _log.info("resuming after round %d of %d", len(checkpoint.records), config.num_rounds)
+    folder.publish()
+    transport = make_transport(seats)
+    coordinator = Coordinator(config, rounds, transport, model, scaling, folder, checkpoint)
+    coordinator.write_results()  # of a run that was killed between the checkpoint and these files
+    size = flatten(model.parameters).size
+    vectors = [aggregator.update_bytes(encrypted_size(size, config.weighting))]
+    vectors += [aggregator.update_bytes(length, name) for name, length in scaling.code.sizes.items()]
+    return OpenRun(folder, transport, coordinator, max(4 * size, *vectors))
+
+
+def _keys(config: Config) -> PrivateScheme[Any]:
+    if config.he_scheme == "none":
+        return make_keys(config)
+    source = config.he_key_file or f"a new {config.he_scheme} key pair"
+    _log.info("the key: %s", source)
+    start = time.perf_counter()
+    keys = make_keys(config)
+    _log.info("public key %s… (%.1f s)", keys.public.fingerprint()[:16], time.perf_counter() - start)
+    return keys
+
+
+def _fingerprint(keys: PrivateScheme[Any]) -> str:
+    return "" if keys.public.name == "none" else keys.public.fingerprint()
+
+
+def _masking(config: Config, keys: PrivateScheme[Any], admission: Admission | None) -> Masking:
+    if not config.masked:
+        return NoMasks()
+    if admission is None or not isinstance(keys.public, PaillierPublic):
+        raise ConfigError("secure_aggregation: masked updates need enrolled_clients and he_scheme paillier")
+    return MaskedSum(config, keys.public, admission)

@@ -1,0 +1,96 @@
+"""Private scaling: the tenants' feature statistics, added up encrypted before round 1, as their updates are later.
+
+The orchestrator learns sums over all tenants that took part: rows, mean, variance and histogram of each feature. It
+tells them the mean and the variance, and nobody learns one tenant's.
+"""
+
+import logging
+
+from orchestrator.round import Job, SumRounds
+from orchestrator.seats import Seats
+from shared.config import Config
+from shared.data_sources.scaling import Scaler
+from shared.data_sources.schema import FeatureSchema
+from shared.errors import DataError, EncodingError, StatisticsError, TooFewContributorsError
+from shared.exchange import Kind, Steps
+from shared.feature_statistics import HISTOGRAM, MOMENTS, StatisticsCode
+from shared.he_utils import Vector
+from shared.masking.errors import RoundAbandonedError
+from shared.preprocessing import Preprocessing
+
+ATTEMPTS = 3  # at each sum of a run
+_log = logging.getLogger("orchestrator")
+
+
+class PrivateScaling:
+    """Asks all tenants for their part of each sum; one that is lost or refuses is left out of the sum.
+
+    Args:
+        config: the settings.
+        rounds: make the sums.
+        seats: who is here.
+        schema: of the raw features.
+    """
+
+    def __init__(self, config: Config, rounds: SumRounds, seats: Seats, schema: FeatureSchema) -> None:
+        self._config = config
+        self._rounds, self._seats = rounds, seats
+        self._schema = schema
+        self.code = StatisticsCode(config, schema)
+
+    def steps(self) -> Steps[Preprocessing]:
+        """Both sums, one after the other: the bins of the histogram are of scaled features.
+
+        Raises:
+            StatisticsError: no sum came about.
+            TooFewClientsError: not enough tenants are connected.
+        """
+        try:
+            sums = self.code.decode_moments((yield from self._sum(MOMENTS, None)))
+            scaler = Scaler.from_sums(sums, self._schema)
+            histogram = self.code.decode_histogram((yield from self._sum(HISTOGRAM, scaler)))
+        except (DataError, EncodingError) as error:
+            raise StatisticsError(f"no scaling of the features: {error}") from None
+        _log.info("features are scaled by the mean and variance of %s rows of all clients together", f"{sums.count:,}")
+        return Preprocessing(scaler, histogram)
+
+    def _sum(self, statistic: str, scaler: Scaler | None) -> Steps[Vector]:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return (yield from self.attempt(statistic, scaler, attempt))
+            except (TooFewContributorsError, RoundAbandonedError) as error:
+                reason = error
+                _log.warning("feature %s, attempt %d of %d: no sum: %s", statistic, attempt, ATTEMPTS, error)
+        raise StatisticsError(
+            f"the features' {statistic} could not be added up in {ATTEMPTS} attempts, the last because of: {reason}; "
+            "see above which clients were left out, and why"
+        )
+
+    def attempt(self, statistic: str, scaler: Scaler | None, number: int) -> Steps[Vector]:
+        """One sum over all tenants that are here, (size,).
+
+        Raises:
+            TooFewContributorsError, RoundAbandonedError: too few of them.
+        """
+        c = self._config
+        present = self._seats.gather(max(c.min_fit_clients, c.fewest_contributors), c.client_wait_timeout)
+        job = Job(
+            kind=Kind.STATISTICS,
+            bucket=statistic,
+            number=number,
+            size=self.code.sizes[statistic],
+            about=self.code.digest(statistic, scaler),
+            values={
+                "statistic": statistic,
+                "schema": self._schema.to_json(),
+                "scaler": scaler.to_bytes() if scaler else b"",
+            },
+        )
+        result = yield from self._rounds.steps(job, present[: c.num_clients], self.note_failure)
+        count = len(result.contributors)
+        _log.info("feature %s: added %d encrypted vectors and decrypted their sum", statistic, count)
+        return result.total
+
+    def note_failure(self, tenant: str, reason: str) -> None:
+        """A tenant that is left out of a sum."""
+        _log.warning("feature statistics: client %s is left out: %s", tenant, reason)

@@ -1,0 +1,64 @@
+"""Whole federations in this process: real tenants, the real coordinator, function calls in the place of a network."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.provision import provision
+from orchestrator.run import OpenRun, open_run
+from orchestrator.simulation import make_tenants as make_tenants
+from orchestrator.transport import Answering, MemoryTransport
+from shared.config import Config, parse_config
+from shared.exchange import Kind, Refusal, Reply, Request
+
+
+def never(_node: str, _request: Request) -> bool:
+    return False
+
+
+class Tapped:
+    """A tenant at the end of a line that is in other hands: they may alter what it is asked, and keep what it says.
+
+    Attributes:
+        alter: what becomes of each request on its way.
+        said: each request as it arrived, with the answer.
+    """
+
+    def __init__(self, tenant: Answering) -> None:
+        self.tenant = tenant
+        self.alter: Callable[[Request], Request] = lambda request: request
+        self.said: list[tuple[Request, Reply | Refusal]] = []
+
+    def answer(self, request: Request) -> Reply | Refusal:
+        request = self.alter(request)
+        self.said.append((request, self.tenant.answer(request)))
+        return self.said[-1][1]
+
+    def answers(self, kind: Kind) -> list[Reply | Refusal]:
+        return [answer for request, answer in self.said if request.kind is kind]
+
+
+def masked_settings(folder: Path, clients: int, **settings: Any) -> Config:
+    """Settings of a masked federation whose identities are made here, in `folder / "pki"`; small keys."""
+    provision(folder / "pki", clients, [])
+    return parse_config(
+        {
+            "he_key_length": 512, "allow_insecure_key": True, "num_clients": clients, "log_dir": str(folder),
+            "enrolled_clients": str(folder / "pki/enrolled.json"),
+            "client_identity": str(folder / "pki/clients/client-{client_id}.key"), **settings,
+        }
+    )  # fmt: skip
+
+
+def open_in_memory(
+    config: Config,
+    tenants: Mapping[str, Answering],
+    whom: Iterable[str] | None = None,
+    *,
+    resume: str | None = None,
+    lost: Callable[[str, Request], bool] = never,
+) -> OpenRun[MemoryTransport]:
+    """One start of a server over these tenants, all greeted and seated; connections are named as tenants are."""
+    run = open_run(config, lambda seats: MemoryTransport(seats, tenants, lost), resume)
+    run.transport.connect(whom)
+    return run
