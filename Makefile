@@ -4,6 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 CONFIG ?= config/demo.yaml
 DEMO_PKI := logs/demo-pki
+MEASURED := docs/measured/performance
 
 .PHONY: help demo peek test test_long schedules faults fuzz load bench lint format settings clean
 
@@ -50,8 +51,8 @@ format: $(VENV)/installed-dev  ## let ruff rewrite what it can
 settings: $(VENV)/installed  ## write docs/settings.md and config/schema.json anew, after a change of a setting
 	$(PY) -m shared.settings_docs
 
-bench: $(VENV)/installed-bench  ## measure against phe, TenSEAL and HEU; refreshes docs/performance.*, 25 minutes; ONLY=rounds,memory: these alone
-	$(PY) benchmarks/run.py --only "$(ONLY)" --json docs/performance.json --markdown docs/performance.md --picture docs/performance.png
+bench: $(VENV)/installed-bench  ## measure against phe, TenSEAL and HEU; refreshes docs/measured, 25 minutes; ONLY=rounds,memory: these alone
+	$(PY) benchmarks/run.py --only "$(ONLY)" --json $(MEASURED).json --markdown $(MEASURED).md --picture $(MEASURED).png
 
 clean:  ## remove the environment and caches; runs in logs/ stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,6 +1,6 @@
 """CloudTrail: three simulated tenants train on one attack simulation and are tried on logs of another.
 
-    python benchmarks/cloudtrail.py --markdown tables.md     # the tables of docs/results.md
+    python benchmarks/cloudtrail.py --markdown tables.md     # the tables of docs/measured/results.md
 
 Trained on `cloudtrail-invictus` (an hour of one account, with attacks by a tool that its user agent gives away; no
 feature is made from that field), with the settings of `config/cloudtrail.yaml`. Tried on `cloudtrail-stratus`: one file

@@ -1,6 +1,6 @@
 """NSL-KDD, KDDTrain+ to KDDTest+: pooled, federated and local training over ever more uneven clients.
 
-    python benchmarks/nsl_kdd.py --markdown tables.md     # the tables of docs/learning.md
+    python benchmarks/nsl_kdd.py --markdown tables.md     # the tables of docs/measured/learning.md
     python benchmarks/nsl_kdd.py --select                 # how the settings for skew were chosen: validation rows alone
 
 Federated rounds are the real ones, in this process and without ciphertexts: see `benchmarks/simulation.py`.

@@ -1,7 +1,7 @@
 """Measure this project against its peers, as ratios.
 
     python benchmarks/run.py --quick --json quick.json     # under three minutes: the nine ratios that matter
-    python benchmarks/run.py --json bench.json --markdown docs/performance.md --picture docs/performance.png
+    python benchmarks/run.py --json bench.json --markdown bench.md --picture bench.png
     python benchmarks/run.py --only memory,masked --json bench.json     # these anew, the others as the file has them
 
 Needs benchmarks/requirements.txt; `make bench` installs it and runs the long form, about 25 minutes on 2 cores.

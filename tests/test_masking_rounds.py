@@ -141,7 +141,7 @@ def test_exact_sum_or_clean_abort() -> None:
         tally[outcome] += 1
         by_count.setdefault(schedule.count, Counter())[outcome] += 1
     print(f"\n{SCHEDULES} schedules of two rounds: {dict(tally)}")
-    for count, outcomes in sorted(by_count.items()):  # `make schedules` shows it; docs/reliability.md has a run
+    for count, outcomes in sorted(by_count.items()):  # docs/measured/reliability.md has a run
         print(f"N = {count:2}: {outcomes.total():4} rounds, " + str(dict(sorted(outcomes.items()))))
     if SCHEDULES >= 150:
         assert all(tally[outcome] > 0 for outcome in ("complete", "dropped", "RoundAbandonedError"))
