@@ -32,14 +32,14 @@ def test_an_update_is_open_without_masks_and_closed_with_them(start: Start) -> N
         ("0, 1, 2", "WorkRepeatedError"),  # of the session
         ("0, 1, 2", "WorkRepeatedError"),  # of the machines set back
     ]
-    shown = shown_in_readme()
+    shown = shown_in_privacy()
     assert shown[-1] == end.output.splitlines()[-1]
     assert is_shortened([without_figures(line) for line in shown], without_figures(end.output).splitlines())
 
 
-def shown_in_readme() -> list[str]:
+def shown_in_privacy() -> list[str]:
     """The lines of the block that shows this command's output."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/privacy.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```\n(secure_aggregation: none\..+?)\n```$", text, re.M | re.S)
     return str(block).splitlines()
 
