@@ -20,7 +20,7 @@ def test_an_update_is_open_without_masks_and_closed_with_them(start: Start) -> N
     end = start("benchmarks/peek.py").finish(timeout=390)
     assert end.code == 0, end.output
     assert end.output.splitlines()[-1] == "peek: unmasked=opened masked=refused"
-    assert re.findall(r"clients ([0-9, ]+): (\w+)", end.output.partition("masked.")[2]) == [
+    assert re.findall(r"clients ([0-9, ]+): (?:at confirm: )?(\w+)", end.output.partition("masked.")[2]) == [
         ("0, 1, 2, 3", "BadSignatureError"),
         ("0, 1, 2, 3", "BothSharesError"),
         ("0, 1, 2", "SettingsMismatchError"),
