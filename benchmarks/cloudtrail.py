@@ -32,14 +32,8 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.simulation import federated
 from shared.config import Config, load_config
-from shared.data_utils import (
-    Dataset,
-    load_client_data,
-    load_schema,
-    load_test_data,
-    load_validation_data,
-    stream_features,
-)
+from shared.data_sources.dataset import Dataset
+from shared.data_utils import load_client_data, load_schema, load_test_data, load_validation_data, stream_features
 from shared.metrics import attack_thresholds, predict_probabilities, score
 from shared.preprocessing import Preprocessing
 

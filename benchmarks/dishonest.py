@@ -26,7 +26,8 @@ from shared.errors import OrchestratorError, StatisticsError
 from shared.exchange import Exchange, Kind, Lost, Model, Outcome, Refusal, Reply, Request, Steps
 from shared.feature_statistics import HISTOGRAM, MOMENTS
 from shared.he.paillier import PaillierPrivate
-from shared.he_utils import PrivateScheme, Unmask, Vector, make_keys
+from shared.he.scheme import PrivateScheme, Unmask, Vector
+from shared.he_utils import make_keys
 from shared.masking import WEIGHTS, ServerRound, agreement
 from shared.masking.errors import RoundAbandonedError
 from shared.masking.messages import RevealRequest, encode_survivors

@@ -25,7 +25,8 @@ from orchestrator.report.run_data import COMPARISON, Comparison, Rival, read_run
 from shared.config import Config
 from shared.config_checks import CLIENT_ID
 from shared.console import console, setup_logging, track
-from shared.data_utils import Dataset, load_client_data, load_test_data, load_validation_data
+from shared.data_sources.dataset import Dataset
+from shared.data_utils import load_client_data, load_test_data, load_validation_data
 from shared.errors import OrchestratorError, ReportError
 from shared.model import build_model
 from shared.preprocessing import Preprocessing

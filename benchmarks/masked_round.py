@@ -28,7 +28,8 @@ from orchestrator.provision import provision
 from orchestrator.run import open_run
 from orchestrator.transport import MemoryTransport
 from shared.config import Config, parse_config
-from shared.data_utils import ClientData, load_client_data
+from shared.data_sources.dataset import ClientData
+from shared.data_utils import load_client_data
 from shared.exchange import Exchange, Kind, Outcome, Reply, Request, Values, drive
 from shared.identity import ClientIdentity
 

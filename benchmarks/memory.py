@@ -17,7 +17,8 @@ import psutil
 from benchmarks.schemes import delta_like
 from orchestrator.aggregator import Aggregator
 from shared.config import Config
-from shared.he_utils import PrivateScheme, make_keys, public_scheme
+from shared.he.scheme import PrivateScheme
+from shared.he_utils import make_keys, public_scheme
 from shared.wire import Header, dump_update, unwrap_tensor, wrap_array
 
 MB = 1e6

@@ -26,7 +26,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from benchmarks.simulation import alone, concatenated, federated, scaled
 from shared.config import Config
-from shared.data_utils import Dataset, load_test_data, load_validation_data
+from shared.data_sources.dataset import Dataset
+from shared.data_utils import load_test_data, load_validation_data
 from shared.metrics import attack_thresholds, predict_probabilities, score
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -28,13 +28,14 @@ from orchestrator.provision import provision
 from orchestrator.server import run_server
 from shared.config import Config, parse_config
 from shared.console import console, setup_logging
+from shared.data_sources.dataset import ClientData
 from shared.data_sources.scaling import FeatureSums
-from shared.data_utils import ClientData, load_client_data
+from shared.data_utils import load_client_data
 from shared.errors import OrchestratorError
 from shared.evaluation_sum import EvaluationCode, EvaluationSums
 from shared.feature_statistics import HISTOGRAM, MOMENTS, StatisticsCode
 from shared.he.packing import PackingLayout
-from shared.he_utils import Vector
+from shared.he.scheme import Vector
 from shared.masking import EVALUATION, WEIGHTS
 from shared.metrics import evaluate
 from shared.model import build_model, flatten, get_parameters, set_parameters

@@ -27,7 +27,7 @@ from benchmarks.rounds import round_cost
 from benchmarks.schemes import HEU, HeuZPaillier, Ours, PheOnePerValue, TenSealCkks, delta_like
 from shared.config import Config
 from shared.console import console
-from shared.he_utils import Vector
+from shared.he.scheme import Vector
 
 KEY_BITS = (2048, 3072)
 RATIO_SIZE = 100_000  # parameters that `ratios` is about

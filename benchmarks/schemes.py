@@ -15,7 +15,8 @@ from shared.config import Config
 from shared.he.fixed_point import FixedPoint
 from shared.he.paillier import PaillierPublic
 from shared.he.randomness import comb_for
-from shared.he_utils import Vector, make_keys, public_scheme
+from shared.he.scheme import Vector
+from shared.he_utils import make_keys, public_scheme
 from shared.wire import Header, dump_update
 
 OURS = {"blum": "this project, blum", "subgroup": "this project, subgroup"}

@@ -67,7 +67,8 @@ def make_bundle(folder: Path, path: Path) -> None:
 
     from client.training import TrainingSettings, train
     from shared.bundle import save_bundle
-    from shared.data_utils import Dataset, load_client_data, load_validation_data
+    from shared.data_sources.dataset import Dataset
+    from shared.data_utils import load_client_data, load_validation_data
     from shared.model import build_model, get_parameters
     from shared.preprocessing import Preprocessing
 

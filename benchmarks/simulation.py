@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from client.training import TrainingSettings, train
 from orchestrator.simulation import simulate
 from shared.config import Config
-from shared.data_utils import Dataset, load_client_data, load_schema, load_validation_data
+from shared.data_sources.dataset import Dataset
+from shared.data_utils import load_client_data, load_schema, load_validation_data
 from shared.model import build_model, set_parameters
 from shared.preprocessing import Preprocessing
 

@@ -14,7 +14,7 @@ from shared.enrolment import Enrolment
 from shared.errors import ConfigError, RoundRefusedError
 from shared.exchange import Kind
 from shared.he.paillier import PaillierPublic
-from shared.he_utils import Encrypted, Progress, PublicScheme, Vector
+from shared.he.scheme import Encrypted, Progress, PublicScheme, Vector
 from shared.identity import ClientIdentity
 from shared.masking import ClientRound, RoundTerms, VectorPlan
 from shared.private_files import make_private_folder

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from functools import cached_property
 
 from shared.config import Config
+from shared.data_sources.dataset import ClientData, Dataset
 from shared.data_sources.scaling import FeatureSums, Scaler
 from shared.data_sources.schema import FeatureSchema
-from shared.data_utils import ClientData, Dataset
 from shared.errors import DataError, RoundRefusedError
 from shared.feature_statistics import MOMENTS, StatisticsCode
-from shared.he_utils import Vector
+from shared.he.scheme import Vector
 from shared.identity import digest_arrays
 from shared.preprocessing import FeatureHistogram
 

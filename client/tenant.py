@@ -19,7 +19,7 @@ from client.scaled_rows import ScaledRows
 from client.training import TrainingSettings, train
 from shared.config import Config
 from shared.console import add_log_file, check_run_name, track
-from shared.data_utils import ClientData
+from shared.data_sources.dataset import ClientData
 from shared.errors import (
     EncodingError,
     EvaluationOffError,
@@ -29,7 +29,8 @@ from shared.errors import (
 )
 from shared.evaluation_sum import EvaluationCode, EvaluationSums
 from shared.exchange import Kind, Model, Refusal, Reply, Request, Value, Values
-from shared.he_utils import Encrypted, Progress, PublicScheme, Vector, no_progress, public_scheme
+from shared.he.scheme import Encrypted, Progress, PublicScheme, Vector, no_progress
+from shared.he_utils import public_scheme
 from shared.identity import ClientIdentity, UpdateStatement, digest_model
 from shared.masking import EVALUATION, WEIGHTS
 from shared.metrics import evaluate

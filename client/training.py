@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from shared.config import Config
-from shared.data_utils import Dataset
+from shared.data_sources.dataset import Dataset
 
 _MOMENTUM = 0.9
 # A class this many times rarer than average counts in full; a rarer one no more than this. Without a cap a client with

@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.admission import Admission, SignedStatement
 from shared.config import MIN_CONTRIBUTORS
 from shared.errors import ContributorLimitError, DuplicateUpdateError, TooFewContributorsError
-from shared.he_utils import PrivateScheme, Unmask, Vector
+from shared.he.scheme import PrivateScheme, Unmask, Vector
 from shared.masking import WEIGHTS
 from shared.wire import Header, check_length, load_update, tensor_length, vector_encoding
 

@@ -14,11 +14,11 @@ from orchestrator.report.evaluation import Evaluation, evaluate_final
 from orchestrator.run_folder import RoundRecord
 from orchestrator.server_optimizer import ServerOptimizer
 from shared.config import Config
+from shared.data_sources.dataset import Dataset
 from shared.data_sources.schema import FeatureSchema
-from shared.data_utils import Dataset
 from shared.errors import DataError, EncodingError, ResumeError, StatisticsError
 from shared.exchange import Model
-from shared.he_utils import Vector
+from shared.he.scheme import Vector
 from shared.metrics import attack_thresholds, evaluate, predict_probabilities, score
 from shared.model import build_model, flatten, get_parameters, set_parameters, unflatten
 from shared.preprocessing import Preprocessing

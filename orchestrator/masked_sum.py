@@ -16,7 +16,7 @@ from shared.config import Config
 from shared.errors import UpdateRejectedError
 from shared.exchange import Exchange, Kind, Lost, Outcome, Refusal, Request, Steps, Value, Values
 from shared.he.paillier import PaillierPublic
-from shared.he_utils import Unmask
+from shared.he.scheme import Unmask
 from shared.masking import EVALUATION, WEIGHTS, RoundTerms, ServerRound, minimum_threshold, modulus_digest
 from shared.refusals import spelt_out
 

@@ -15,7 +15,7 @@ from orchestrator.masked_sum import Masking, Opening, explained
 from shared.config import Config
 from shared.errors import UpdateRejectedError
 from shared.exchange import Exchange, Kind, Lost, Model, Outcome, Refusal, Request, Steps, Values
-from shared.he_utils import Vector
+from shared.he.scheme import Vector
 from shared.task import Settings, Task
 
 _log = logging.getLogger("orchestrator")

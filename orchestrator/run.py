@@ -25,7 +25,8 @@ from shared.console import add_log_file
 from shared.data_utils import load_schema, load_test_data, load_validation_data
 from shared.errors import ConfigError
 from shared.he.paillier import PaillierPublic
-from shared.he_utils import PrivateScheme, make_keys
+from shared.he.scheme import PrivateScheme
+from shared.he_utils import make_keys
 from shared.model import flatten
 from shared.weighting import encrypted_size
 

@@ -14,7 +14,7 @@ from shared.data_sources.schema import FeatureSchema
 from shared.errors import DataError, EncodingError, StatisticsError, TooFewContributorsError
 from shared.exchange import Kind, Steps
 from shared.feature_statistics import HISTOGRAM, MOMENTS, StatisticsCode
-from shared.he_utils import Vector
+from shared.he.scheme import Vector
 from shared.masking.errors import RoundAbandonedError
 from shared.preprocessing import Preprocessing
 

@@ -16,7 +16,8 @@ from orchestrator.run import open_run
 from orchestrator.run_folder import RoundRecord
 from orchestrator.transport import MemoryTransport
 from shared.config import Config
-from shared.data_utils import ClientData, load_client_data
+from shared.data_sources.dataset import ClientData
+from shared.data_utils import load_client_data
 from shared.identity import ClientIdentity
 
 

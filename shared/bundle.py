@@ -24,9 +24,9 @@ from shared.atomic import replace_file
 from shared.bounded_files import read_bounded
 from shared.config import Config, parse_config
 from shared.config_checks import FILE_SOURCES
+from shared.data_sources.dataset import Dataset
 from shared.data_sources.scaling import Scaler
 from shared.data_sources.schema import FeatureSchema
-from shared.data_utils import Dataset
 from shared.errors import BundleError, ConfigError, DataError
 from shared.model import build_model, set_parameters
 from shared.preprocessing import BINS, FeatureHistogram, Preprocessing

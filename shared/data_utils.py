@@ -2,75 +2,25 @@
 
 Every source turns records into the same two arrays: float32 raw features (rows, num_features) and int64 labels (rows,)
 in which class 0 is benign; a `FeatureSchema` says what the columns are. A new source is a module with the functions of
-`DataSource` and a branch in `_source`.
+`DataSource` (`shared/data_sources/dataset.py`) and a branch in `_source`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from shared.config import Config
 from shared.config_checks import FILE_SOURCES
+from shared.data_sources.dataset import ClientData, Dataset, DataSource
 from shared.data_sources.streams import Stream, generator
 from shared.errors import DataError
 
-if TYPE_CHECKING:  # these modules import `Dataset` from here
+if TYPE_CHECKING:  # pandas and pyarrow take a second to load, and not every source needs them
     import pandas as pd
 
     from shared.data_sources.file_source import FileSource, RecordReader
     from shared.data_sources.files import BrokenLines
     from shared.data_sources.schema import Features, FeatureSchema
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Labelled rows.
-
-    Attributes:
-        features: float32, (rows, num_features); as `shared/preprocessing.py` scales them, raw before that.
-        labels: int64, (rows,); class 0 is benign.
-        families: the attack family of each row ("benign" for class 0), (rows,), for recall by family.
-    """
-
-    features: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    families: NDArray[np.str_]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, rows: NDArray[np.int64]) -> "Dataset":
-        """A copy of the rows at these positions, (len(rows),), in this order."""
-        return Dataset(self.features[rows], self.labels[rows], self.families[rows])
-
-
-@dataclass(frozen=True)
-class ClientData:
-    """What one client has: raw rows to train on, and rows of its own that it never trains on."""
-
-    schema: "FeatureSchema"
-    train: Dataset
-    holdout: Dataset
-
-
-class DataSource(Protocol):
-    """What a module under `shared/data_sources` offers. All features are raw: scaling needs every client's rows."""
-
-    def schema(self, config: Config, client_id: int | None) -> "FeatureSchema":
-        """The columns of a client's rows; for None of the test set's, which must be the same."""
-
-    def client_rows(self, config: Config, client_id: int) -> Dataset:
-        """All rows of one client: the same on every call, whatever the other clients do."""
-
-    def test_rows(self, config: Config) -> Dataset:
-        """The common test set, which shares no row with any client."""
-
-    def validation_rows(self, config: Config) -> Dataset:
-        """Public rows that the orchestrator may choose by; they share none with any client or with the test set."""
 
 
 def load_client_data(config: Config, client_id: int) -> ClientData:

@@ -10,7 +10,7 @@ import numpy as np
 
 from shared.config import Config
 from shared.errors import EncodingError
-from shared.he_utils import Vector
+from shared.he.scheme import Vector
 from shared.limbs import LimbCode, from_fixed, to_fixed
 
 _BITS = 96  # a loss is below 2**6, so there is room for 2**50 rows with 40 fractional bits

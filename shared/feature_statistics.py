@@ -20,7 +20,7 @@ from shared.config import Config
 from shared.data_sources.scaling import FeatureSums, Scaler
 from shared.data_sources.schema import FeatureSchema
 from shared.errors import EncodingError
-from shared.he_utils import Vector
+from shared.he.scheme import Vector
 from shared.limbs import LimbCode, from_fixed, to_fixed
 from shared.preprocessing import BINS, FeatureHistogram
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from shared.config import Config
 from shared.errors import DataError
-from shared.he_utils import Vector
+from shared.he.scheme import Vector
 
 FRACTION_BITS = 40  # of a real number that is added up exactly: far below the rounding of a float64 sum itself
 _MAX_LIMB_BITS = 16  # with `he_scheme: none` a limb travels as a float32, which is exact up to 24 bits

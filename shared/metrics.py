@@ -16,7 +16,7 @@ from sklearn.metrics import (
 )
 from torch import nn
 
-from shared.data_utils import Dataset
+from shared.data_sources.dataset import Dataset
 
 FALSE_POSITIVE_RATES = (0.001, 0.01)  # of every thousand and hundred benign rows, one alarm: what a person can look at
 _BATCH_ROWS = 65_536  # bounds the memory of a forward pass over a large test set

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.data_sources.dataset import Dataset
 from shared.data_sources.scaling import FeatureSums, Scaler
 from shared.data_sources.schema import Features, FeatureSchema
-from shared.data_utils import Dataset
 from shared.errors import DataError
 
 # Of scaled features: in standard deviations for numeric columns; a category's 0 and 1 fall into bins of their own.

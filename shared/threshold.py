@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from shared.config import Config
-from shared.data_utils import Dataset
+from shared.data_sources.dataset import Dataset
 from shared.metrics import attack_scores, predict_probabilities, threshold_at
 
 UNCHOSEN = 0.5  # without a benign row to choose by: as likely an attack as not

@@ -13,7 +13,7 @@ import numpy as np
 
 from shared.config import Config
 from shared.errors import EncodingError
-from shared.he_utils import PublicScheme, Vector
+from shared.he.scheme import PublicScheme, Vector
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from shared.errors import (
     MalformedPayloadError,
     PayloadLengthError,
 )
-from shared.he_utils import PublicScheme
+from shared.he.scheme import PublicScheme
 from shared.masking import WEIGHTS
 
 FORMAT = 1

@@ -32,7 +32,8 @@ from client.tenant import Tenant
 from client.training import TrainingSettings
 from shared.config import Config, load_config
 from shared.console import setup_logging
-from shared.data_utils import Dataset, load_client_data
+from shared.data_sources.dataset import Dataset
+from shared.data_utils import load_client_data
 from shared.errors import OrchestratorError
 from shared.model import build_model, flatten, get_parameters, set_parameters, unflatten
 

@@ -11,7 +11,7 @@ from orchestrator.report.evaluation import Evaluation, evaluate_final
 from orchestrator.report.run_data import EVALUATION, Start, add_start, write_json
 from orchestrator.run_folder import RoundRecord
 from shared.config import Config
-from shared.data_utils import Dataset
+from shared.data_sources.dataset import Dataset
 from shared.model import build_model
 
 NAME = "20261124-101112-0a1b2c"

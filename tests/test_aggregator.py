@@ -19,7 +19,8 @@ from shared.errors import (
     UpdateRejectedError,
 )
 from shared.he.paillier import PaillierPrivate
-from shared.he_utils import PrivateScheme, Vector, make_keys
+from shared.he.scheme import PrivateScheme, Vector
+from shared.he_utils import make_keys
 from shared.weighting import average
 from shared.wire import dump_update
 from tests.processes import ROOT

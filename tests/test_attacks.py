@@ -22,7 +22,7 @@ from shared.data_utils import load_client_data, load_schema
 from shared.errors import StatisticsError
 from shared.exchange import Kind, Refusal, Reply, Request, Steps, drive
 from shared.feature_statistics import HISTOGRAM, MOMENTS
-from shared.he_utils import Vector
+from shared.he.scheme import Vector
 from shared.masking import RoundMemory
 from shared.model import flatten, get_parameters
 from shared.preprocessing import Preprocessing

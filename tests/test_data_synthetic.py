@@ -14,7 +14,8 @@ from sklearn.neural_network import MLPClassifier
 
 from shared.config import Config
 from shared.data_sources import synthetic
-from shared.data_utils import Dataset, load_client_data, load_test_data
+from shared.data_sources.dataset import Dataset
+from shared.data_utils import load_client_data, load_test_data
 from shared.errors import DataError
 
 

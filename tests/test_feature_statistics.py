@@ -14,9 +14,10 @@ from sklearn.preprocessing import StandardScaler
 from client.scaled_rows import ScaledRows
 from orchestrator import run as run_module
 from shared.config import Config
+from shared.data_sources.dataset import ClientData, Dataset
 from shared.data_sources.scaling import FeatureSums, Scaler
 from shared.data_sources.schema import FeatureSchema, Kind
-from shared.data_utils import ClientData, Dataset, load_client_data, load_schema
+from shared.data_utils import load_client_data, load_schema
 from shared.errors import DataError, EncodingError, RoundRefusedError, StatisticsError
 from shared.exchange import Kind as RequestKind
 from shared.exchange import Refusal, Reply, Request, drive

@@ -12,7 +12,8 @@ from phe import EncryptedNumber, PaillierPublicKey
 from shared.config import Config, parse_config
 from shared.errors import CiphertextError, ConfigError, EncodingError, KeyMaterialError
 from shared.he.paillier import PaillierPrivate, PaillierPublic
-from shared.he_utils import PrivateScheme, make_keys, public_scheme
+from shared.he.scheme import PrivateScheme
+from shared.he_utils import make_keys, public_scheme
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "paillier": {"he_scheme": "paillier", "he_key_length": 512, "allow_insecure_key": True},

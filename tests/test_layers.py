@@ -29,20 +29,6 @@ Edge = tuple[str, str]
 # Circles that are still there, by the imports that have to go. The list may get shorter, and must not get longer.
 CIRCLES: dict[str, set[Edge]] = {
     "the checks of the settings name the settings' class": {("shared.config_checks", "shared.config")},
-    "the schemes' interface stands in the module that picks a scheme": {
-        ("shared.he_utils", "shared.he.ckks"),
-        ("shared.he_utils", "shared.he.paillier"),
-        ("shared.he_utils", "shared.he.plain"),
-    },
-    "the data sources' interface stands in the module that picks a source": {
-        ("shared.data_utils", "shared.data_sources.cloudtrail"),
-        ("shared.data_utils", "shared.data_sources.csv"),
-        ("shared.data_utils", "shared.data_sources.file_source"),
-        ("shared.data_utils", "shared.data_sources.nsl_kdd"),
-        ("shared.data_utils", "shared.data_sources.nsl_kdd_stream"),
-        ("shared.data_utils", "shared.data_sources.synthetic"),
-        ("shared.data_utils", "shared.data_sources.vpc_flow"),
-    },
 }
 
 

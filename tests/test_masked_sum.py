@@ -24,7 +24,8 @@ from shared.config import Config
 from shared.errors import ConfigError, EncodingError, OrchestratorError, RoundRefusedError
 from shared.exchange import Kind, Outcome, Refusal, Reply, Request, drive
 from shared.he.paillier import PaillierPrivate, PaillierPublic
-from shared.he_utils import Encrypted, make_keys, no_progress
+from shared.he.scheme import Encrypted, no_progress
+from shared.he_utils import make_keys
 from shared.identity import ClientIdentity, UpdateStatement
 from shared.masking import WEIGHTS
 from shared.masking.errors import RoundAbandonedError

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from shared.config import Config
-from shared.data_utils import Dataset
+from shared.data_sources.dataset import Dataset
 from shared.metrics import attack_thresholds, evaluate, score
 from shared.model import build_model
 

@@ -17,7 +17,8 @@ from orchestrator.flower_transport import of_fit
 from orchestrator.strategy import _Listening
 from shared.config import Config
 from shared.exchange import Exchange, Kind, Outcome, Reply
-from shared.he_utils import PrivateScheme, make_keys
+from shared.he.scheme import PrivateScheme
+from shared.he_utils import make_keys
 from shared.masking import WEIGHTS
 from shared.wire import dump_update, load_update, wrap_array
 

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from client.request_values import check_training
 from client.training import MAX_CLASS_WEIGHT, TrainingSettings, row_weights, train
 from shared.config import Config
-from shared.data_utils import Dataset, load_client_data
+from shared.data_sources.dataset import Dataset
+from shared.data_utils import load_client_data
 from shared.errors import SettingsMismatchError
 from shared.metrics import evaluate
 from shared.model import build_model, flatten, get_parameters

@@ -21,7 +21,7 @@ from orchestrator.flower_transport import of_fit
 from shared.errors import OrchestratorError, UpdateRejectedError
 from shared.exchange import Refusal, Reply
 from shared.he.decryption import decrypt_all
-from shared.he_utils import Vector
+from shared.he.scheme import Vector
 from shared.wire import dump_update, tensor_length
 from tests.processes import ROOT
 from tests.vectors import make, malformed, world

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 from orchestrator.aggregator import Aggregator
 from shared.config import parse_config
 from shared.errors import ConfigError, EncodingError
-from shared.he_utils import Vector, make_keys
+from shared.he.scheme import Vector
+from shared.he_utils import make_keys
 from shared.weighting import Limits, average, encrypted_size, weigh
 from shared.wire import dump_update
 

@@ -10,7 +10,8 @@ from safetensors.numpy import save
 from client.training import TrainingSettings, train
 from shared.bundle import ModelBundle, save_bundle
 from shared.config import Config
-from shared.data_utils import Dataset, load_client_data, load_test_data, load_validation_data
+from shared.data_sources.dataset import Dataset
+from shared.data_utils import load_client_data, load_test_data, load_validation_data
 from shared.metrics import evaluate
 from shared.model import build_model, get_parameters
 from shared.preprocessing import Preprocessing

@@ -12,7 +12,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from torch import nn
 
 from shared.config import Config
-from shared.data_utils import Dataset
+from shared.data_sources.dataset import Dataset
 from shared.metrics import attack_scores, attack_thresholds, predict_probabilities, score
 from shared.threshold import choose_threshold
 

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from shared.config import Config
 from shared.config_checks import CLIENT_ID
+from shared.data_sources.dataset import Dataset
 from shared.data_sources.files import BrokenLines
 from shared.data_sources.partition import partition_rows
 from shared.data_sources.schema import Features, FeatureSchema
 from shared.data_sources.streams import Stream, generator
-from shared.data_utils import Dataset
 from shared.errors import DataError
 
 _LOCK = threading.Lock()

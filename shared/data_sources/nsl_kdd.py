@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shared.config import Config
+from shared.data_sources.dataset import Dataset
 from shared.data_sources.nsl_kdd_schema import (
     ATTACK_NAME,
     BENIGN_NAME,
@@ -32,7 +33,6 @@ from shared.data_sources.nsl_kdd_schema import (
 from shared.data_sources.partition import partition_rows
 from shared.data_sources.schema import FeatureSchema, Kind
 from shared.data_sources.streams import Stream, generator
-from shared.data_utils import Dataset
 from shared.errors import DataError
 
 TRAIN_FILE = "KDDTrain+.txt"

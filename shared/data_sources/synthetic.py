@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.config import Config
+from shared.data_sources.dataset import Dataset
 from shared.data_sources.schema import FeatureSchema, Kind
 from shared.data_sources.streams import Stream, generator
-from shared.data_utils import Dataset
 
 TEST_ROWS = 2000
 VALIDATION_ROWS = 2000

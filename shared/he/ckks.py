@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from shared.errors import CiphertextError, ConfigError, EncodingError, KeyMaterialError, MissingDependencyError
 from shared.he.fixed_point import FixedPoint
-from shared.he_utils import Encrypted, PrivateScheme, Progress, PublicScheme, Vector, no_progress
+from shared.he.scheme import Encrypted, PrivateScheme, Progress, PublicScheme, Vector, no_progress
 
 try:
     import tenseal as ts

@@ -31,7 +31,7 @@ from shared.he.fixed_point import FixedPoint
 from shared.he.keys import PrivateKeyMaterial, PublicKeyMaterial
 from shared.he.packing import PackingLayout
 from shared.he.randomness import Randomiser, RandomiserPool
-from shared.he_utils import Encrypted, PrivateScheme, Progress, PublicScheme, Unmask, Vector, no_progress
+from shared.he.scheme import Encrypted, PrivateScheme, Progress, PublicScheme, Unmask, Vector, no_progress
 
 
 class Encoding(Protocol):

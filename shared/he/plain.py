@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import CiphertextError, EncodingError
-from shared.he_utils import Encrypted, PrivateScheme, Progress, PublicScheme, Vector, no_progress
+from shared.he.scheme import Encrypted, PrivateScheme, Progress, PublicScheme, Vector, no_progress
 
 # On x86 of 64 bits, so that a sum of float32 numbers hardly ever shows in which order they came.
 Plain = NDArray[np.longdouble]

@@ -28,7 +28,7 @@ from shared.enrolment import EnrolledClient, Enrolment
 from shared.he.fixed_point import FixedPoint
 from shared.he.keys import PrivateKeyMaterial, PublicKeyMaterial
 from shared.he.paillier import PaillierPrivate, PaillierPublic
-from shared.he_utils import Vector
+from shared.he.scheme import Vector
 from shared.identity import UpdateStatement
 from shared.wire import Header, dump_update, unwrap_tensor, wrap_array
 

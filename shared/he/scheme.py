@@ -1,0 +1,142 @@
+"""The homomorphic encryption (HE) scheme behind one small interface.
+
+A scheme is two objects. `PublicScheme` is what every client holds: it encrypts, checks and adds. `PrivateScheme` is
+what the orchestrator alone holds: it decrypts a *sum*. To bring another scheme, implement both, name it in
+`shared/config.py` and in the two functions of `shared/he_utils.py`, and add it to the conformance tests.
+
+The law that each scheme obeys, exactly (for an approximate scheme: within `tolerance`):
+
+    decrypt_sum(encrypt(x_1) + ... + encrypt(x_k), k) == quantise(x_1) + ... + quantise(x_k)
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import ConfigError
+
+Vector = NDArray[np.float64]  # (size,) a flattened model delta
+Ciphertext = TypeVar("Ciphertext")
+Progress = Callable[[int], None]  # called with the number of ciphertexts just made
+Unmask = Callable[[Sequence[int]], list[int]]  # takes the masks off the plaintexts of a sum, see `shared/masking`
+
+
+def no_progress(_done: int) -> None:
+    """For callers that show none."""
+
+
+@dataclass(frozen=True)
+class Encrypted(Generic[Ciphertext]):
+    """One client's encrypted vector.
+
+    Attributes:
+        ciphertexts: what travels.
+        saturated: how many values were beyond the fixed-point range and clipped to its edge.
+    """
+
+    ciphertexts: list[Ciphertext]
+    saturated: int
+
+
+class PublicScheme(ABC, Generic[Ciphertext]):
+    """What a client may know: encrypt, check, add. It can't decrypt."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def public_bytes(self) -> bytes:
+        """The public key (or context) as the bytes that travel to the clients."""
+
+    @property
+    @abstractmethod
+    def encoding_name(self) -> str:
+        """How values lie in ciphertexts, in a few words: equal on both sides, or sums are nonsense."""
+
+    @abstractmethod
+    def layout(self, size: int) -> tuple[int, int]:
+        """How a vector of `size` values travels: (number of ciphertexts, bytes of each)."""
+
+    @abstractmethod
+    def tolerance(self, contributors: int) -> float:
+        """Largest error of one value of a decrypted sum against the sum of quantised values; 0 where exact."""
+
+    @abstractmethod
+    def quantise(self, vector: Vector) -> Vector:
+        """The nearest values that the scheme can represent, (size,)."""
+
+    def prepare(self, size: int) -> None:
+        """Begin what the next encryption of (size,) values needs beside them. Returns at once; twice is fine."""
+
+    @abstractmethod
+    def encrypt(self, vector: Vector, progress: Progress = no_progress) -> Encrypted[Ciphertext]:
+        """Encrypt (size,) values.
+
+        Raises:
+            EncodingError: a value is NaN or infinite.
+        """
+
+    @abstractmethod
+    def to_bytes(self, ciphertexts: Sequence[Ciphertext]) -> list[bytes]:
+        """Each ciphertext as fixed-width bytes; the list has the form that `layout` says."""
+
+    @abstractmethod
+    def from_bytes(self, blobs: Sequence[bytes]) -> list[Ciphertext]:
+        """The inverse of `to_bytes`, for bytes of unknown origin that have the right form.
+
+        Raises:
+            CiphertextError: a blob is not a valid ciphertext under this key.
+        """
+
+    @abstractmethod
+    def add(self, a: Sequence[Ciphertext], b: Sequence[Ciphertext]) -> list[Ciphertext]:
+        """The encrypted element-wise sum of two encrypted vectors."""
+
+    def check_proof(self, proof: object) -> None:
+        """Check the key maker's proof that the public key is sound; a scheme that has none takes anything.
+
+        Args:
+            proof: what came with the key, from anywhere.
+
+        Raises:
+            KeyMaterialError: it is missing, or does not prove it of this key.
+        """
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the scheme's name and public key, in hex: the key's identity on the wire and in the log."""
+        return hashlib.sha256(self.name.encode() + b"\0" + self.public_bytes()).hexdigest()
+
+
+class PrivateScheme(ABC, Generic[Ciphertext]):
+    """What the orchestrator holds. Its one act is to decrypt a sum."""
+
+    public: PublicScheme[Ciphertext]
+
+    def key_proof(self) -> bytes:
+        """What `PublicScheme.check_proof` asks for; empty where the scheme has none."""
+        return b""
+
+    @abstractmethod
+    def decrypt_sum(self, ciphertexts: Sequence[Ciphertext], size: int, contributors: int) -> Vector:
+        """Decrypt the sum of `contributors` encrypted vectors to (size,) values.
+
+        The count must be exact: packed slots carry an offset once per contributor.
+
+        Raises:
+            EncodingError: more contributors than the slots were sized for.
+        """
+
+    def decrypt_masked_sum(
+        self, ciphertexts: Sequence[Ciphertext], size: int, contributors: int, unmask: Unmask
+    ) -> Vector:
+        """The same for vectors whose plaintexts were masked: they are unmasked between decrypting and decoding.
+
+        Raises:
+            ConfigError: the scheme has no plaintexts that a mask could be added to.
+            EncodingError, RoundAbandonedError: the sum is not one of honest updates, or can't be unmasked.
+        """
+        raise ConfigError(f"he_scheme = {self.public.name!r}: its updates can't be masked; use paillier")
