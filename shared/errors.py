@@ -105,14 +105,6 @@ class PayloadLengthError(UpdateRejectedError):
     """The payload does not have the exact length that the model, the key and the packing imply."""
 
 
-class ForbiddenOpcodeError(UpdateRejectedError):
-    """The pickle holds an opcode that a header and a list of ciphertexts never need."""
-
-
-class ForbiddenGlobalError(ForbiddenOpcodeError):
-    """The pickle names a module's attribute: the way that pickles run code."""
-
-
 class MalformedPayloadError(UpdateRejectedError):
     """The bytes are not the pickled header and list of ciphertexts that they should be."""
 

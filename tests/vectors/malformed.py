@@ -69,10 +69,10 @@ def needless_opcodes() -> Iterator[Pickled]:
     """Each opcode that an update never needs, in its most harmless form."""
     for name, body in _NEEDLESS.items():
         slug = name.lower().replace("_", "-")
-        yield Pickled(f"opcode-{slug}", f"the opcode {name}", "ForbiddenOpcodeError", opcodes(body))
+        yield Pickled(f"opcode-{slug}", f"the opcode {name}", "MalformedPayloadError", opcodes(body))
     for name, body in _EXTENSIONS.items():
         about = f"the opcode {name}: a global by its number in copyreg"
-        yield Pickled(f"opcode-{name.lower()}", about, "ForbiddenGlobalError", opcodes(body))
+        yield Pickled(f"opcode-{name.lower()}", about, "MalformedPayloadError", opcodes(body))
 
 
 def _frame(length: int) -> bytes:
@@ -88,12 +88,12 @@ def floods(length: int = LENGTH) -> Iterator[Pickled]:
 
     start, end = b"\x80\x04", b"}(u]\x86"
     for name, about, error, payload in (
-        ("memo-index", "LONG_BINPUT to entry 2**28: 4 GB of memo", "ForbiddenOpcodeError", b"]r\0\0\0\x10"),
-        ("memo-text-index", "PUT to entry 10**9", "ForbiddenOpcodeError", b"]p1000000000\n"),
-        ("long4", "LONG4 that announces 2 GB of digits", "ForbiddenOpcodeError", b"\x8b\xff\xff\xff\x7f"),
-        ("binbytes8", "BINBYTES8 that announces 4 GB", "ForbiddenOpcodeError", b"\x8e\0\0\0\0\x01\0\0\0"),
-        ("binunicode8", "BINUNICODE8 that announces 4 GB", "ForbiddenOpcodeError", b"\x8d\0\0\0\0\x01\0\0\0"),
-        ("bytearray8", "BYTEARRAY8 that announces 4 GB", "ForbiddenOpcodeError", b"\x96\0\0\0\0\x01\0\0\0"),
+        ("memo-index", "LONG_BINPUT to entry 2**28: 4 GB of memo", "MalformedPayloadError", b"]r\0\0\0\x10"),
+        ("memo-text-index", "PUT to entry 10**9", "MalformedPayloadError", b"]p1000000000\n"),
+        ("long4", "LONG4 that announces 2 GB of digits", "MalformedPayloadError", b"\x8b\xff\xff\xff\x7f"),
+        ("binbytes8", "BINBYTES8 that announces 4 GB", "MalformedPayloadError", b"\x8e\0\0\0\0\x01\0\0\0"),
+        ("binunicode8", "BINUNICODE8 that announces 4 GB", "MalformedPayloadError", b"\x8d\0\0\0\0\x01\0\0\0"),
+        ("bytearray8", "BYTEARRAY8 that announces 4 GB", "MalformedPayloadError", b"\x96\0\0\0\0\x01\0\0\0"),
         (
             "binbytes",
             "BINBYTES that announces 4 GB, an opcode that updates may use",
@@ -118,10 +118,10 @@ def floods(length: int = LENGTH) -> Iterator[Pickled]:
         "nested-lists": ("lists inside lists", b"]a", "MalformedPayloadError"),
         "dicts": ("dicts beside each other", b"}", "MalformedPayloadError"),
         "nested-tuples": ("tuples inside tuples", b"]\x86", "MalformedPayloadError"),
-        "dup-tuples": ("each tuple holds the one before twice: 2**n leaves", b"2\x86", "ForbiddenOpcodeError"),
-        "memo-fetch": ("one object fetched from the memo, over and over", b"h\0", "ForbiddenOpcodeError"),
+        "dup-tuples": ("each tuple holds the one before twice: 2**n leaves", b"2\x86", "MalformedPayloadError"),
+        "memo-fetch": ("one object fetched from the memo, over and over", b"h\0", "MalformedPayloadError"),
         "frames": ("frames inside frames", _frame(20), "MalformedPayloadError"),
-        "persistent": ("persistent ids", b"Q", "ForbiddenOpcodeError"),
+        "persistent": ("persistent ids", b"Q", "MalformedPayloadError"),
     }
     for name, (about, unit, error) in units.items():
         yield Pickled(f"flood-{name}", about, error, filled(start + b"]\x94", unit, end))
@@ -193,13 +193,14 @@ def structures() -> Iterator[Pickled]:
         "bytes-over-end": ("bytes that reach over the end", honest[:-3] + b"C\xff."),
     }
     for name, (about, payload) in cases.items():
-        yield Pickled(f"shape-{name}", about, "MalformedPayloadError", payload)
+        error = "HeaderMismatchError" if name == "bad-utf8" else "MalformedPayloadError"
+        yield Pickled(f"shape-{name}", about, error, payload)
     for protocol in (0, 1, 2, 3):
         payload = pickle.dumps((header().__dict__, blobs(encrypt("1")[:1])), protocol=protocol)
         yield Pickled(
             f"shape-protocol-{protocol}",
             f"a header and a ciphertext, pickled with protocol {protocol}",
-            "ForbiddenOpcodeError",
+            "MalformedPayloadError",
             stretch(payload),
         )
 
@@ -259,11 +260,11 @@ def header_values() -> Iterator[Pickled]:
         "round-big-text": ("a round of ten digits in text", b"L9999999999L\n"),
     }
     for name, (about, value) in forbidden.items():
-        yield Pickled(f"header-{name}", about, "ForbiddenOpcodeError", update({"round": value}))
+        yield Pickled(f"header-{name}", about, "MalformedPayloadError", update({"round": value}))
     yield Pickled(
         "header-int-subclass",
         "the round as an instance of a class derived from int",
-        "ForbiddenGlobalError",
+        "MalformedPayloadError",
         update({"round": b"cenum\nIntFlag\nK\x03\x85R"}, short),
     )
     other = keys("other_").public.fingerprint()
@@ -290,9 +291,9 @@ def header_values() -> Iterator[Pickled]:
         yield Pickled(f"header-{name}", about, "HeaderMismatchError", payload)
     for name, scheme in (("plain", "none"), ("ckks", "ckks")):
         payload = update({"scheme": text(scheme)})
-        yield Pickled(f"header-scheme-{name}", f"the scheme `{scheme}`", "HeaderMismatchError", payload)
+        yield Pickled(f"header-scheme-{name}", f"the scheme `{scheme}`", "MalformedPayloadError", payload)
     payload = update({"round": b"J\xfd\xff\xff\xff"})
-    yield Pickled("header-round-negative", "round -3", "HeaderMismatchError", payload)
+    yield Pickled("header-round-negative", "round -3", "MalformedPayloadError", payload)
     payload = dump_update(header(key=other), blobs([c % int(keys().public.n_square) for c in encrypt("1", "other_")]))
     yield Pickled(
         "key-other-throughout", "another key's ciphertexts under its fingerprint", "HeaderMismatchError", payload
