@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from shared.data_sources.nsl_kdd_schema import HEAVY_TAILED
-from shared.data_sources.schema import Features, FeatureSchema
+from shared.data_sources.schema import Column, Features, FeatureSchema
 from shared.preprocessing import BIN_EDGES, Preprocessing
 
 STEPS = 16
@@ -85,10 +84,11 @@ class Explainer:
 
     def _value(self, raw: NDArray[np.float32], field: int) -> float | str | None:
         columns = self._columns[field]
-        if self._schema.names[columns[0]] == self._fields[field]:
-            return _natural(self._schema, columns[0], float(raw[columns[0]]))
-        present = [self._schema.names[column] for column in columns if raw[column]]
-        return present[0].removeprefix(self._fields[field]).lstrip("=#") if present else None
+        first = self._schema.columns[columns[0]]
+        if first.kind != "category" or first.name == first.field:
+            return _natural(first, float(raw[columns[0]]))
+        present = [self._schema.columns[column].value for column in columns if raw[column]]
+        return present[0] if present else None
 
 
 def log_odds(logits: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def average_record(preprocessing: Preprocessing) -> NDArray[np.float32]:
     Exact for numeric columns, whose mean is 0 by scaling, and for categories, which are 0 or 1; for cyclic ones 0, the
     middle of the circle.
     """
-    kinds = np.array(preprocessing.schema.kinds)
+    kinds = np.array([column.kind for column in preprocessing.schema.columns])
     counts = preprocessing.histogram.counts
     first = int(np.searchsorted(BIN_EDGES, 0.5, side="right"))
     shares = counts[:, first:].sum(axis=1) / max(preprocessing.histogram.rows, 1)
@@ -112,23 +112,15 @@ def average_record(preprocessing: Preprocessing) -> NDArray[np.float32]:
 def _fields(schema: FeatureSchema) -> tuple[list[str], NDArray[np.int64]]:
     """The names of the fields, and which one each column belongs to, (features,): a category's columns go together."""
     names: dict[str, int] = {}
-    of_column = []
-    for name, kind in zip(schema.names, schema.kinds, strict=True):
-        separator = {"csv": "#", "nsl_kdd": "="}.get(schema.source)
-        field = name.rpartition(separator)[0] if separator and kind == "category" else name
-        of_column.append(names.setdefault(field, len(names)))
+    of_column = [
+        names.setdefault(column.field if column.kind == "category" else column.name, len(names))
+        for column in schema.columns
+    ]
     return list(names), np.array(of_column)
 
 
-def _natural(schema: FeatureSchema, column: int, value: float) -> float:
+def _natural(column: Column, value: float) -> float:
     """The inverse of the logarithm that the source took, if it took one."""
-    name, kind = schema.names[column], schema.kinds[column]
-    compressed = {
-        "csv": True,
-        "nsl_kdd": name in HEAVY_TAILED,
-        "cloudtrail": not name.endswith("_share"),
-        "vpc_flow": not name.endswith(("_share", "_entropy")),
-    }.get(schema.source, False)
-    if kind == "numeric" and compressed:
+    if column.log:
         value = float(np.sign(value) * np.expm1(abs(value)))
     return float(f"{value:.5g}")

@@ -123,7 +123,7 @@ def bit_flipped(folder: Path) -> None:
         (forged("extra", value=1), "'extra' is missing or unknown"),
         (forged("format", value=2), "this version reads format 1"),
         (forged("schema_sha256", value="0" * 64), "does not have the SHA-256"),
-        (forged("schema", "names", 0, value="other"), "does not have the SHA-256"),
+        (forged("schema", "columns", 0, "name", value="other"), "does not have the SHA-256"),
         (forged("schema", value=[]), "feature schema"),
         (forged("scaler", "mean", 0, value=float("nan")), "finite numbers"),
         (forged("scaler", "mean", 0, value=float("inf")), "finite numbers"),

@@ -54,7 +54,7 @@ def test_parity_on_real_random_and_extreme_records(nsl_kdd_folder: Path, tmp_pat
     assert real.std(axis=0).max() > 1  # raw: nobody scaled it before
     kept = session(path).get_modelmeta().custom_metadata_map
     assert kept["schema_sha256"] == bundle.schema.hash()
-    assert json.loads(kept["schema"])["names"] == list(bundle.schema.names)
+    assert [column["name"] for column in json.loads(kept["schema"])["columns"]] == list(bundle.schema.names)
     assert float(kept["threshold"]) == bundle.threshold.score
     assert not list(tmp_path.glob("*.part"))
 

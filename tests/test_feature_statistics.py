@@ -16,7 +16,7 @@ from orchestrator import run as run_module
 from shared.config import Config
 from shared.data_sources.dataset import ClientData, Dataset
 from shared.data_sources.scaling import FeatureSums, Scaler
-from shared.data_sources.schema import FeatureSchema, Kind
+from shared.data_sources.schema import Column, FeatureSchema, number_column
 from shared.data_utils import load_client_data, load_schema
 from shared.errors import DataError, EncodingError, RoundRefusedError, StatisticsError
 from shared.exchange import Kind as RequestKind
@@ -30,8 +30,8 @@ from shared.preprocessing import BINS, FeatureHistogram, Preprocessing
 from tests.federations import Tapped, make_tenants, masked_settings, open_in_memory
 
 FEW_BITS: dict[str, Any] = {"he_key_length": 512, "allow_insecure_key": True}
-KINDS: tuple[Kind, ...] = ("numeric", "category", "numeric", "cyclic")
-SCHEMA = FeatureSchema("csv", ("a", "b=1", "c", "d"), KINDS, 0, 0, ())
+A, B, C, D = number_column("a"), Column("b=1", "b", "category"), number_column("c"), Column("d", "d", "cyclic")
+SCHEMA = FeatureSchema("csv", (A, B, C, D))
 
 
 def rows(seed: int, count: int = 40, scale: float = 1.0) -> Dataset:
@@ -223,7 +223,7 @@ def test_without_enough_clients_there_is_no_sum() -> None:
 
 def test_a_client_with_other_features_refuses_and_says_how_they_differ() -> None:
     data = ScaledRows(Config(num_features=4), generated()[0])
-    other = FeatureSchema("csv", ("a", "b=1", "x", "d"), KINDS, 0, 0, ())
+    other = FeatureSchema("csv", (A, B, number_column("x"), D))
     with pytest.raises(RoundRefusedError, match=r"only here: c; only there: x"):
         data.about(MOMENTS, other.to_json(), b"")
     with pytest.raises(RoundRefusedError, match="no feature schema"):

@@ -13,13 +13,13 @@ from sklearn.preprocessing import StandardScaler
 
 from shared.config import Config
 from shared.data_sources.scaling import MAX_SCALED, FeatureSums, Scaler
-from shared.data_sources.schema import FeatureSchema, Kind, buckets, compressed
+from shared.data_sources.schema import Column, FeatureSchema, buckets, compressed, number_column
 from shared.data_utils import feature_count, stream_features
 from shared.errors import DataError
 from tests.processes import ROOT
 
-KINDS: tuple[Kind, ...] = ("numeric", "category", "numeric", "cyclic")
-SCHEMA = FeatureSchema("csv", ("a", "b#0", "c", "d"), KINDS, 1, 0, ("label",))
+A, B, C, D = number_column("a"), Column("b#0", "b", "category"), number_column("c"), Column("d", "d", "cyclic")
+SCHEMA = FeatureSchema("csv", (A, B, C, D), 1, excluded=("label",))
 
 
 def changed(**values: object) -> FeatureSchema:
@@ -29,7 +29,7 @@ def changed(**values: object) -> FeatureSchema:
 def test_a_schema_survives_json_and_its_hash_is_pinned() -> None:
     assert FeatureSchema.from_json(SCHEMA.to_json()) == SCHEMA
     # A change of this value makes every stored model unusable: raise SCHEMA_VERSION on purpose, never by accident.
-    assert SCHEMA.hash() == "67297025dcfa8cfc9b0397ea49781367b8b89f7bbce2a393dfc9715251c549ee"
+    assert SCHEMA.hash() == "af5fde49f91ce0a119090707baa0b02253a8054fa847119d2e789bfa06d794d4"
 
 
 @pytest.mark.parametrize(
@@ -40,11 +40,11 @@ def test_a_schema_survives_json_and_its_hash_is_pinned() -> None:
         (changed(hash_width=2), "hash_width is 1 here and 2 there"),
         (changed(window_minutes=5), "window_minutes is 0 here and 5 there"),
         (changed(excluded=()), "excluded is label here and nothing there"),
-        (changed(version=9), "version is 1 here and 9 there"),
-        (changed(names=("a", "b#0", "c", "e")), "only here: d; only there: e"),
-        (changed(names=("a", "c"), kinds=("numeric", "numeric")), "4 features here and 2 there; only here: b#0, d"),
-        (changed(names=("a", "c", "b#0", "d")), "another order from column 1 on: b#0 here, c there"),
-        (changed(kinds=("cyclic", *KINDS[1:])), "another kind: a"),
+        (changed(version=9), "version is 2 here and 9 there"),
+        (changed(columns=(A, B, C, dataclasses.replace(D, name="e"))), "only here: d; only there: e"),
+        (changed(columns=(A, C)), "4 features here and 2 there; only here: b#0, d"),
+        (changed(columns=(A, C, B, D)), "another order from column 1 on: b#0 here, c there"),
+        (changed(columns=(dataclasses.replace(A, kind="cyclic"), B, C, D)), "another kind: a"),
     ],
 )
 def test_a_difference_is_told_in_words_and_changes_the_hash(other: FeatureSchema, message: str) -> None:
@@ -60,10 +60,19 @@ def test_a_difference_is_told_in_words_and_changes_the_hash(other: FeatureSchema
         "{}",
         "[" * 100_000,
         json.dumps(json.loads(SCHEMA.to_json()) | {"more": 1}),
-        json.dumps(json.loads(SCHEMA.to_json()) | {"names": "abcd"}),
-        json.dumps(json.loads(SCHEMA.to_json()) | {"names": ["a", "a", "b", "c"]}),
-        json.dumps(json.loads(SCHEMA.to_json()) | {"kinds": ["numeric"]}),
-        json.dumps(json.loads(SCHEMA.to_json()) | {"kinds": ["x", "x", "x", "x"]}),
+        json.dumps(json.loads(SCHEMA.to_json()) | {"columns": "abcd"}),
+        json.dumps(json.loads(SCHEMA.to_json()) | {"columns": []}),
+        *(
+            json.dumps(json.loads(SCHEMA.to_json()) | {"columns": [dataclasses.asdict(A), changed]})
+            for changed in (
+                dataclasses.asdict(A),
+                {"name": "b", "field": "b", "kind": "numeric"} | {"more": 1},
+                {"name": "b", "field": "b", "kind": "x", "log": False},
+                {"name": "b", "field": "b", "kind": "numeric", "log": 1},
+                {"name": 1, "field": "b", "kind": "numeric", "log": True},
+                ["b", "b", "numeric", True],
+            )
+        ),
         json.dumps(json.loads(SCHEMA.to_json()) | {"hash_width": True}),
     ],
 )

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shared.data_sources.file_source import Chunk
-from shared.data_sources.schema import FeatureSchema, Kind, bucket_names, buckets
+from shared.data_sources.schema import Column, FeatureSchema, Kind, bucket_columns, buckets
 from shared.data_sources.windows import latest_time, most_frequent, window_families
 
 IDENTITY_TYPES = ("Root", "IAMUser", "AssumedRole", "FederatedUser", "AWSAccount", "AWSService")
@@ -77,17 +77,14 @@ def schema(excluded: tuple[str, ...], hash_width: int, window_minutes: int) -> F
     def allowed(fields: frozenset[str]) -> bool:
         return not any(used == name or used.startswith(f"{name}.") for used in fields for name in excluded)
 
-    named = [(name, kind) for name, (kind, fields) in _FEATURES.items() if allowed(fields)]
+    columns = [
+        Column(name, name, kind, log=kind == "numeric" and not name.endswith("_share"))
+        for name, (kind, fields) in _FEATURES.items()
+        if allowed(fields)
+    ]
     if allowed(_API):
-        named += [(name, "numeric") for name in bucket_names("api", hash_width)]
-    return FeatureSchema(
-        "cloudtrail",
-        tuple(name for name, _ in named),
-        tuple(kind for _, kind in named),
-        hash_width,
-        window_minutes,
-        tuple(sorted(excluded)),
-    )
+        columns += bucket_columns("api", hash_width, "numeric")
+    return FeatureSchema("cloudtrail", tuple(columns), hash_width, window_minutes, tuple(sorted(excluded)))
 
 
 def fields_of(record: Any) -> dict[str, Any]:
@@ -192,7 +189,8 @@ def chunk(records: pd.DataFrame, schema: FeatureSchema, memory: Memory, *, label
         columns[f"identity_{kind}"] = (first["kind"] == kind).to_numpy(np.float64)
     counts = np.zeros((len(first), schema.hash_width))
     np.add.at(counts, (rows, buckets("api", records["api"], schema.hash_width)), 1.0)
-    columns |= dict(zip(bucket_names("api", schema.hash_width), np.log1p(counts).T, strict=True))
+    of_api = bucket_columns("api", schema.hash_width, "numeric")
+    columns |= {column.name: part for column, part in zip(of_api, np.log1p(counts).T, strict=True)}
     meta = pd.DataFrame(
         {
             "start": windows,

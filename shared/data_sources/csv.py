@@ -30,7 +30,15 @@ from shared.data_sources import files as data_files
 from shared.data_sources.file_source import Chunk, Inputs
 from shared.data_sources.files import BrokenLines, Utf8Stream, opened_text
 from shared.data_sources.quotes import WatchedQuotes
-from shared.data_sources.schema import SCHEMA_VERSION, FeatureSchema, Kind, bucket_names, buckets, compressed
+from shared.data_sources.schema import (
+    SCHEMA_VERSION,
+    Column,
+    FeatureSchema,
+    bucket_columns,
+    buckets,
+    compressed,
+    number_column,
+)
 from shared.errors import DataError
 
 _log = logging.getLogger("data")
@@ -79,17 +87,9 @@ def schema(config: Config, inputs: Inputs) -> FeatureSchema:
         # Broken rows are not counted here: `stream` reads these rows, and judges them, once more.
         first = next(_batches(path, used, None), None)
         named = [name for name in used if first is not None and _holds_names(first.columns[name])]
-    numeric = [name for name in used if name not in named]
-    hashed = [name for column in named for name in bucket_names(column, config.hash_width)]
-    kinds: dict[str, Kind] = {**dict.fromkeys(numeric, "numeric"), **dict.fromkeys(hashed, "category")}
-    return FeatureSchema(
-        "csv",
-        tuple(kinds),
-        tuple(kinds.values()),
-        config.hash_width,
-        0,
-        tuple(sorted(special)),
-    )
+    columns = [number_column(name) for name in used if name not in named]
+    columns += [column for name in named for column in bucket_columns(name, config.hash_width)]
+    return FeatureSchema("csv", tuple(columns), config.hash_width, excluded=tuple(sorted(special)))
 
 
 def schema_like(config: Config, path: Path, learned: FeatureSchema) -> FeatureSchema:
@@ -101,18 +101,18 @@ def schema_like(config: Config, path: Path, learned: FeatureSchema) -> FeatureSc
     """
     first = files(path)[0]
     names = set(_header(first))
-    kinds = {column: learned.kinds[index] for column, index in _columns(learned).items()}
+    kinds = {field: learned.columns[index].kind for field, index in _fields(learned).items()}
     used = [column for column in kinds if column in names]
     if not used:
         raise DataError(f"{first}: none of the columns that the model learned from, such as {next(iter(kinds))!r}")
     rows = next(_batches(first, used, None), None)
-    found: dict[str, Kind] = {}
-    for column in used:
-        if kinds[column] == "category" or (rows is not None and _holds_names(rows.columns[column])):
-            found |= dict.fromkeys(bucket_names(column, learned.hash_width), "category")
+    found: list[Column] = []
+    for field in used:
+        if kinds[field] == "category" or (rows is not None and _holds_names(rows.columns[field])):
+            found += bucket_columns(field, learned.hash_width)
         else:
-            found[column] = "numeric"
-    return replace(learned, names=tuple(found), kinds=tuple(found.values()), version=SCHEMA_VERSION)
+            found.append(number_column(field))
+    return replace(learned, columns=tuple(found), version=SCHEMA_VERSION)
 
 
 def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: BrokenLines | None = None) -> Iterator[Chunk]:
@@ -126,7 +126,7 @@ def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: Broken
     seen: set[int] = set()
     repeated = 0
     for path in files(inputs.path):
-        needed = list(_columns(schema))
+        needed = list(_fields(schema))
         if inputs.labelled:
             label_columns = (config.csv_label_column, config.csv_family_column, config.partition_column)
             needed = list(dict.fromkeys([*needed, *(name for name in label_columns if name)]))
@@ -165,8 +165,8 @@ def _chunk(
         if config.partition_column:
             groups = _texts(batch.columns[config.partition_column]).to_numpy(dtype=np.str_)
     reasons = {int(row): "no label" for row in np.flatnonzero(~good & ~header_again)[: data_files.LOGGED_BROKEN_LINES]}
-    for column, index in _columns(schema).items():
-        if schema.kinds[index] == "numeric":
+    for column, index in _fields(schema).items():
+        if schema.columns[index].kind == "numeric":
             numbers, wrong = _numbers(batch.columns[column])
             features[:, index] = compressed(numbers)
             for row in np.flatnonzero(wrong & good & ~header_again)[: data_files.LOGGED_BROKEN_LINES]:
@@ -181,7 +181,7 @@ def _chunk(
     good = good & ~header_again
     meta = pd.DataFrame({"file": path.name, "line": batch.lines})
     if not inputs.labelled:
-        numeric = {name for name, kind in zip(schema.names, schema.kinds, strict=True) if kind == "numeric"}
+        numeric = {column.name for column in schema.columns if column.kind == "numeric"}
         shown = {name: column for name, column in batch.columns.items() if name not in (*numeric, "file", "line")}
         # As Arrow has them: of most rows nobody will look at the texts.
         texts = {name: pd.arrays.ArrowExtensionArray(column) for name, column in shown.items()}
@@ -219,11 +219,11 @@ def _taken(chunk: Chunk, rows: NDArray[np.bool_]) -> Chunk:
     return Chunk(meta, chunk.features[rows], chunk.families[rows], chunk.groups[rows])
 
 
-def _columns(schema: FeatureSchema) -> dict[str, int]:
-    """The columns that features are made of, in order, with the index of the first feature of each."""
+def _fields(schema: FeatureSchema) -> dict[str, int]:
+    """The fields that features are made of, in order, with the index of the first column of each."""
     first: dict[str, int] = {}
-    for index, (name, kind) in enumerate(zip(schema.names, schema.kinds, strict=True)):
-        first.setdefault(name.rsplit("#", 1)[0] if kind == "category" else name, index)
+    for index, column in enumerate(schema.columns):
+        first.setdefault(column.field, index)
     return first
 
 

@@ -31,7 +31,7 @@ from shared.data_sources.nsl_kdd_schema import (
     SYMBOLS,
 )
 from shared.data_sources.partition import partition_rows
-from shared.data_sources.schema import FeatureSchema, Kind
+from shared.data_sources.schema import Column, FeatureSchema, number_column
 from shared.data_sources.streams import Stream, generator
 from shared.errors import DataError
 
@@ -69,10 +69,9 @@ class _Records:
 
 def schema(config: Config, client_id: int | None) -> FeatureSchema:
     """The public columns: 38 numbers, and a category for each known value of the 3 symbolic columns."""
-    values = tuple(f"{column}={value}" for column, known in SYMBOLS.items() for value in known)
-    kinds: list[Kind] = ["numeric" for _ in NUMERIC]
-    kinds += ["category" for _ in values]
-    return FeatureSchema("nsl_kdd", (*NUMERIC, *values), tuple(kinds), 0, 0, (ATTACK_NAME, DIFFICULTY))
+    numbers = [number_column(name, log=name in HEAVY_TAILED) for name in NUMERIC]
+    values = [Column(f"{field}={value}", field, "category") for field, known in SYMBOLS.items() for value in known]
+    return FeatureSchema("nsl_kdd", (*numbers, *values), excluded=(ATTACK_NAME, DIFFICULTY))
 
 
 def client_rows(config: Config, client_id: int) -> Dataset:

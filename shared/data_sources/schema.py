@@ -8,6 +8,7 @@ that no client needs to know which values occur at another.
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from shared.errors import DataError
 
 # Raised when the meaning of a column changes although its name does not, so that old models are told apart.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # In a numeric column: counts and amounts span many orders of magnitude, so they are compressed by sign(x) log(1 + |x|).
 # After it no raw feature exceeds 28, which a sum in fixed point can rely on.
 MAX_NUMBER = 1e12
@@ -27,43 +28,74 @@ Features = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class Column:
+    """One column of a feature matrix.
+
+    Attributes:
+        name: as no other column of the schema is called; of a category, its field, one more letter, and the value or
+            the hashed bucket.
+        field: of a record, that it is made from; the columns of one category have it in common.
+        kind: `numeric` is scaled by a `Scaler`; `category` (0 or 1) and `cyclic` (-1 to 1) are not.
+        log: whether it holds what `compressed` makes of a number, and not the number.
+    """
+
+    name: str
+    field: str
+    kind: Kind
+    log: bool = False
+
+    @property
+    def value(self) -> str:
+        """Of a category's column: which value it stands for."""
+        return self.name[len(self.field) + 1 :]
+
+
+def number_column(name: str, *, log: bool = True) -> Column:
+    """A field that is a number, as its logarithm or as it is."""
+    return Column(name, name, "numeric", log)
+
+
+@dataclass(frozen=True)
 class FeatureSchema:
     """The columns of a raw feature matrix.
 
     Attributes:
         source: the setting `data_source`.
-        names: one per column, in order, without repetition.
-        kinds: one per column: `numeric` is scaled by a `Scaler`; `category` (0 or 1) and `cyclic` (-1 to 1) are not.
-        hash_width: buckets of each hashed group of columns, whose names end in `#0`, `#1`, ...
+        columns: in order.
+        hash_width: buckets of each hashed category, whose columns' names end in `#0`, `#1`, ...
         window_minutes: length of a time window; 0 where a row is one record.
         excluded: fields of a record that no feature is made from, because the label comes from them.
         version: `SCHEMA_VERSION` of the code that made it.
     """
 
     source: str
-    names: tuple[str, ...]
-    kinds: tuple[Kind, ...]
-    hash_width: int
-    window_minutes: int
-    excluded: tuple[str, ...]
+    columns: tuple[Column, ...]
+    hash_width: int = 0
+    window_minutes: int = 0
+    excluded: tuple[str, ...] = ()
     version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        if len(self.names) != len(self.kinds) or len(set(self.names)) != len(self.names) or not self.names:
+        if not self.columns or len(set(self.names)) != len(self.columns):
             raise DataError(
-                f"feature schema: {len(self.names)} names ({len(set(self.names))} different) and {len(self.kinds)} "
-                "kinds, expected one kind for each name, and no name twice"
+                f"feature schema: {len(self.columns)} columns of {len(set(self.names))} names; expected some, and no "
+                "name twice"
             )
-        if unknown := set(self.kinds) - set(get_args(Kind)):
+        if unknown := {column.kind for column in self.columns} - set(get_args(Kind)):
             raise DataError(f"feature schema: kind {unknown.pop()!r}, expected one of {', '.join(get_args(Kind))}")
 
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Of the columns, in order."""
+        return tuple(column.name for column in self.columns)
+
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.columns)
 
     @property
     def numeric(self) -> NDArray[np.bool_]:
         """Which columns a `Scaler` changes, (features,)."""
-        return np.array([kind == "numeric" for kind in self.kinds])
+        return np.array([column.kind == "numeric" for column in self.columns])
 
     def to_json(self) -> str:
         """Canonical: equal schemas give equal texts, byte for byte."""
@@ -79,10 +111,12 @@ class FeatureSchema:
         try:
             raw: dict[str, Any] = json.loads(text)
             values = {field.name: raw.pop(field.name) for field in fields(cls)}
-            for name in ("names", "kinds", "excluded"):
-                if not isinstance(values[name], list) or not all(isinstance(item, str) for item in values[name]):
-                    raise TypeError(f"{name} is not a list of texts")
-                values[name] = tuple(values[name])
+            values["columns"] = tuple(_read_column(column) for column in values["columns"])
+            if not isinstance(values["excluded"], list) or not all(
+                isinstance(name, str) for name in values["excluded"]
+            ):
+                raise TypeError("excluded is not a list of texts")
+            values["excluded"] = tuple(values["excluded"])
             for name, kind in (("source", str), ("hash_width", int), ("window_minutes", int), ("version", int)):
                 if type(values[name]) is not kind:
                     raise TypeError(f"{name} = {values[name]!r}")
@@ -112,10 +146,18 @@ class FeatureSchema:
         if not missing and not added and self.names != other.names:
             first = next(i for i, name in enumerate(self.names) if other.names[i] != name)
             found.append(f"another order from column {first} on: {self.names[first]} here, {other.names[first]} there")
-        kinds = dict(zip(other.names, other.kinds, strict=True))
-        if changed := [n for n, kind in zip(self.names, self.kinds, strict=True) if kinds.get(n, kind) != kind]:
+        theirs_by_name = {column.name: column for column in other.columns}
+        if changed := [c.name for c in self.columns if theirs_by_name.get(c.name, c) != c]:
             found.append(f"another kind: {_shown(changed)}")
         return "; ".join(found)
+
+
+def _read_column(raw: Any) -> Column:
+    """One column from parsed JSON; of another form it is a TypeError or a KeyError."""
+    column = Column(**raw)
+    if not (type(column.name) is type(column.field) is type(column.kind) is str and type(column.log) is bool):
+        raise TypeError(f"column {raw!r:.80}")
+    return column
 
 
 def _shown(value: object, most: int = 5) -> str:
@@ -148,6 +190,6 @@ def buckets(column: str, values: pd.Series, width: int) -> NDArray[np.int64]:
     return np.asarray(np.array(of_unique, dtype=np.int64)[codes])
 
 
-def bucket_names(column: str, width: int) -> tuple[str, ...]:
-    """The names of one hashed group of columns, (width,)."""
-    return tuple(f"{column}#{bucket}" for bucket in range(width))
+def bucket_columns(field: str, width: int, kind: Kind = "category") -> list[Column]:
+    """The columns of one hashed field, (width,)."""
+    return [Column(f"{field}#{bucket}", field, kind, log=kind == "numeric") for bucket in range(width)]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from shared.config import Config
 from shared.data_sources.dataset import Dataset
-from shared.data_sources.schema import FeatureSchema, Kind
+from shared.data_sources.schema import FeatureSchema, number_column
 from shared.data_sources.streams import Stream, generator
 
 TEST_ROWS = 2000
@@ -46,9 +46,8 @@ class _World:
 
 def schema(config: Config, client_id: int | None) -> FeatureSchema:
     """`num_features` numbers without a meaning."""
-    names = tuple(f"feature_{index}" for index in range(config.num_features))
-    kinds: list[Kind] = ["numeric" for _ in names]
-    return FeatureSchema("synthetic", names, tuple(kinds), 0, 0, ())
+    columns = (number_column(f"feature_{index}", log=False) for index in range(config.num_features))
+    return FeatureSchema("synthetic", tuple(columns))
 
 
 def client_rows(config: Config, client_id: int) -> Dataset:

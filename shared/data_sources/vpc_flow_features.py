@@ -5,7 +5,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shared.data_sources.file_source import Chunk
-from shared.data_sources.schema import FeatureSchema, Kind
+from shared.data_sources.schema import Column, FeatureSchema, Kind
 from shared.data_sources.windows import most_frequent, window_families
 
 TCP, UDP, ICMP = 6, 17, (1, 58)
@@ -41,12 +41,17 @@ _FEATURES: dict[str, tuple[Kind, frozenset[str]]] = {
     "hour_cos": ("cyclic", _TIME),
 }
 
+_AS_THEY_ARE = ("_share", "_entropy")  # numbers that are not compressed
+
 
 def schema(excluded: tuple[str, ...], window_minutes: int) -> FeatureSchema:
     """All features but those made from an excluded field."""
-    named = [(name, kind) for name, (kind, fields) in _FEATURES.items() if not fields & set(excluded)]
-    names, kinds = tuple(name for name, _ in named), tuple(kind for _, kind in named)
-    return FeatureSchema("vpc_flow", names, kinds, 0, window_minutes, tuple(sorted(excluded)))
+    columns = tuple(
+        Column(name, name, kind, log=kind == "numeric" and not name.endswith(_AS_THEY_ARE))
+        for name, (kind, fields) in _FEATURES.items()
+        if not fields & set(excluded)
+    )
+    return FeatureSchema("vpc_flow", columns, window_minutes=window_minutes, excluded=tuple(sorted(excluded)))
 
 
 def chunk(flows: pd.DataFrame, schema: FeatureSchema, *, labelled: bool) -> Chunk:
