@@ -71,8 +71,8 @@ def test_a_module_that_is_no_source_is_refused(own_code: OwnCode, source: str | 
 @pytest.mark.parametrize(
     ("spoiled", "message"),
     [
-        ("return features", "gave a ndarray; expected a Dataset of three NumPy arrays"),
-        ("features = features.tolist()", "gave a Dataset; expected a Dataset of three NumPy arrays"),
+        ("return features", "a ndarray; expected a Dataset of three NumPy arrays"),
+        ("features = features.tolist()", "a Dataset; expected a Dataset of three NumPy arrays"),
         (
             "features = features.astype(float)",
             r"features float64 \(9, 2\); expected float32 \(9, 2\): \(rows, num_feat",
@@ -82,7 +82,7 @@ def test_a_module_that_is_no_source_is_refused(own_code: OwnCode, source: str | 
         ("features = features.ravel()", r"features float32 \(18,\); expected float32 \(9, 2\)"),
         ("features[4, 1] = np.nan", "feature 1 of row 4 = nan; expected finite numbers of at most 1e.12"),
         ("features[0, 0] = -np.inf", "feature 0 of row 0 = -inf; expected finite"),
-        ("features[2, 0] = 2e12", "feature 0 of row 2 = 2.*e.12; expected finite numbers of at most 1e.12"),
+        ("features[2, 0] = 2e12", r"feature 0 of row 2 = [\d.e+]+; expected finite numbers of at most 1e.12"),
         ("labels = labels.astype(np.int32)", r"labels int32 \(9,\); expected int64 \(rows,\)"),
         ("labels = labels[:, None]", r"labels int64 \(9, 1\); expected int64 \(rows,\)"),
         ("labels[3] = 3", r"labels from 0 to 3; expected 0 \(benign\) to 2: num_classes = 3"),
