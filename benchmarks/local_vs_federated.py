@@ -29,6 +29,7 @@ from shared.data_sources.dataset import Dataset
 from shared.data_utils import load_client_data, load_test_data, load_validation_data
 from shared.errors import OrchestratorError, ReportError
 from shared.model import build_model
+from shared.plugins import check_named
 from shared.preprocessing import Preprocessing
 
 _log = logging.getLogger("orchestrator")
@@ -52,8 +53,10 @@ def compare(config: Config, epochs: int) -> Comparison:
     def rival(name: str, rows: Dataset, stream: int) -> Rival:
         model = build_model(config)
         settings = TrainingSettings(
-            epochs, config.batch_size, config.learning_rate, class_balance=config.class_balance
-        )  # FedProx pulls towards the global model of a round; a model that is trained alone has none
+            epochs, config.batch_size, config.learning_rate, class_balance=config.class_balance,
+            optimizer=config.optimizer,
+        )  # fmt: skip
+        # FedProx pulls towards the global model of a round; a model that is trained alone has none
         with track(_log, f"training {name}", epochs) as on_epoch:
             train(model, rows, settings, (config.seed, stream), on_epoch)
         return Rival(name, len(rows), evaluate_final(config, model, validation, test))
@@ -92,6 +95,8 @@ def main(argv: list[str] | None = None) -> int:
     """Compare, write it down, and make the report anew."""
     parser = argparse.ArgumentParser(description="A run's federated model against local and pooled training.")
     parser.add_argument("--run", type=Path, default=Path("logs/latest"), help="its folder (default: %(default)s)")
+    parser.add_argument("--model_class", default="", help="package.module:Class, if the run's model is your own")
+    parser.add_argument("--data_source", default="", help="package.module, if the run's data source is your own")
     args = parser.parse_args(argv)
     setup_logging()
     torch.set_num_threads(1)  # for models this small, more threads only contend
@@ -99,6 +104,8 @@ def main(argv: list[str] | None = None) -> int:
         run = read_run(args.run)
         if run.evaluation is None:
             raise ReportError(f"{args.run}: the run has no evaluation.json; let it come to its end (--resume)")
+        check_named("model", run.config.model, "--model_class", args.model_class)
+        check_named("data_source", run.config.data_source, "--data_source", args.data_source)
         if CLIENT_ID in run.config.data_path:
             _log.info("expecting each client's files on this machine, at %s", run.config.data_path)
         comparison = compare(run.config, len(run.rounds) * run.config.local_epochs)

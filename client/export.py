@@ -19,6 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Export one model; 0 if the file was written."""
     parser = argparse.ArgumentParser(description="Write the model of a run as ONNX.")
     parser.add_argument("--model", required=True, help="folder of a run, such as logs/latest")
+    parser.add_argument(
+        "--model_class", default="", help="package.module:Class, if the run's model is a class of your own"
+    )
     parser.add_argument("--out", required=True, help="the ONNX file to write")
     args = parser.parse_args(argv)
     setup_logging()
@@ -32,7 +35,7 @@ def _export(args: argparse.Namespace) -> None:
 
     for name in ("torch", "onnx_ir", "onnxscript"):  # they tell of each step that they take
         logging.getLogger(name).setLevel(logging.ERROR)
-    bundle = ModelBundle.load(args.model)
+    bundle = ModelBundle.load(args.model, args.model_class)
     export_onnx(bundle, Path(args.out))
     _log.info("%s: %d raw features in, attack probability out", args.out, len(bundle.schema))
 

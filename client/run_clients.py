@@ -39,7 +39,11 @@ def _launch(args: argparse.Namespace) -> int:
     _log.info("starting %d clients (%s each) for %s", len(client_ids), args.executor, config.server_address)
     # PyTorch and Flower are seconds to load: not for a mistyped setting.
     from client.launch import run_processes, run_threads
+    from shared.data_utils import find_source
+    from shared.model import build_model
 
+    build_model(config)  # what is wrong with code of the operator's own is said here, once, and not by each client
+    find_source(config)
     lost = (run_threads if args.executor == "thread" else run_processes)(config, client_ids)
     if lost:
         _log.error("%d of %d clients did not finish: %s", len(lost), len(client_ids), ", ".join(map(str, lost)))

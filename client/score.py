@@ -27,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Score new logs with the model of a run.")
     parser.add_argument("--model", required=True, help="folder of a run, such as logs/latest")
     parser.add_argument(
+        "--model_class", default="", help="package.module:Class, if the run's model is a class of your own"
+    )
+    parser.add_argument(
         "--input", required=True, nargs="+", help="files or folders, of the kind the model learned from"
     )
     parser.add_argument("--output", required=True, help="file of the alerts, JSON lines")
@@ -46,7 +49,7 @@ def _score(args: argparse.Namespace) -> None:
     from shared.bundle import ModelBundle
 
     torch.set_num_threads(1)  # a part's work in the model is too small for more threads to pay
-    bundle = ModelBundle.load(args.model)
+    bundle = ModelBundle.load(args.model, args.model_class)
     threshold = bundle.threshold.score if args.threshold is None else args.threshold
     _announce(bundle, threshold, chosen=args.threshold is None)
     summary = score_files(bundle, [Path(path) for path in args.input], Path(args.output), threshold)

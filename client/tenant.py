@@ -301,8 +301,8 @@ class Tenant:
         theirs = [p.shape for p in model]
         if mine != theirs:
             raise RoundRefusedError(
-                f"the server's model has the shapes {theirs}, mine {mine}: num_features, num_hidden_units and "
-                "num_classes must be the same on both sides"
+                f"the server's model has the shapes {theirs}, mine {mine}: num_features, num_hidden_units, "
+                "num_classes and the code of model must be the same on both sides"
             )
         if not all(p.dtype == np.float32 and np.isfinite(p).all() for p in model):
             raise RoundRefusedError("the server's model holds values that are not finite float32 numbers")

@@ -25,9 +25,10 @@ class TrainingSettings:
     Attributes:
         local_epochs: passes over the client's rows.
         batch_size: rows of one step.
-        learning_rate: step size of SGD with momentum.
+        learning_rate: step size of the optimiser.
         proximal_mu: strength of FedProx's pull towards the global model; 0 is plain FedAvg.
         class_balance: `none`, or `inverse`: rare classes weigh more, see `row_weights`.
+        optimizer: `sgd`, with momentum 0.9, or `adam`.
     """
 
     local_epochs: int
@@ -35,13 +36,15 @@ class TrainingSettings:
     learning_rate: float
     proximal_mu: float = 0.0
     class_balance: str = "none"
+    optimizer: str = "sgd"
 
     @classmethod
     def of(cls, config: Config) -> "TrainingSettings":
         """The client's own."""
         return cls(
-            config.local_epochs, config.batch_size, config.learning_rate, config.proximal_mu, config.class_balance
-        )
+            config.local_epochs, config.batch_size, config.learning_rate, config.proximal_mu, config.class_balance,
+            config.optimizer,
+        )  # fmt: skip
 
 
 def warm_up() -> None:
@@ -73,16 +76,20 @@ def train(
     seed: tuple[int, ...],
     on_epoch: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Train in place by SGD on the weighted cross-entropy plus FedProx's term `mu / 2 * ||w - w_global||^2`.
+    """Train in place on the weighted cross-entropy plus FedProx's term `mu / 2 * ||w - w_global||^2`.
 
     The term holds back clients whose rows pull the model to places of their own (Li et al., "Federated Optimization in
     Heterogeneous Networks", MLSys 2020, equation 2).
+
+    The optimizer's state begins anew: momentum, and Adam's averages, are of this round's gradients alone. So a tenant
+    keeps nothing between rounds, and one that joins late or was away trains as the others do.
 
     Args:
         model: starts from the global parameters.
         rows: this client's own, at least one.
         settings: what the orchestrator asks for.
-        seed: of the shuffling; the same seed, model and rows give the same result.
+        seed: of the shuffling and of layers that draw, such as Dropout; the same seed, model and rows give the same
+            result. Layers that draw share torch's one generator: of tenants in threads each disturbs the others'.
         on_epoch: called with 1 after each epoch.
     """
     features = torch.from_numpy(rows.features)  # (rows, num_features)
@@ -91,18 +98,26 @@ def train(
     shuffle = np.random.default_rng(seed)
     parameters = list(model.parameters())
     global_parameters = [p.detach().clone() for p in parameters]
-    optimizer = torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=_MOMENTUM)
+    optimizer = _optimizer(parameters, settings)
     model.train()
-    for _ in range(settings.local_epochs):
-        order = torch.from_numpy(shuffle.permutation(len(rows)))
-        for start in range(0, len(rows), settings.batch_size):
-            batch = order[start : start + settings.batch_size]  # (B,)
-            optimizer.zero_grad()
-            losses = F.cross_entropy(model(features[batch]), labels[batch], reduction="none")  # (B,)
-            loss = (losses * weights[batch]).mean()
-            if settings.proximal_mu:
-                distance = sum((p - g).square().sum() for p, g in zip(parameters, global_parameters, strict=True))
-                loss = loss + settings.proximal_mu / 2 * distance
-            torch.autograd.backward(loss)
-            optimizer.step()
-        on_epoch(1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        for _ in range(settings.local_epochs):
+            order = torch.from_numpy(shuffle.permutation(len(rows)))
+            for start in range(0, len(rows), settings.batch_size):
+                batch = order[start : start + settings.batch_size]  # (B,)
+                optimizer.zero_grad()
+                losses = F.cross_entropy(model(features[batch]), labels[batch], reduction="none")  # (B,)
+                loss = (losses * weights[batch]).mean()
+                if settings.proximal_mu:
+                    distance = sum((p - g).square().sum() for p, g in zip(parameters, global_parameters, strict=True))
+                    loss = loss + settings.proximal_mu / 2 * distance
+                torch.autograd.backward(loss)
+                optimizer.step()
+            on_epoch(1)
+
+
+def _optimizer(parameters: list[nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
+    if settings.optimizer == "adam":  # Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015
+        return torch.optim.Adam(parameters, lr=settings.learning_rate)
+    return torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=_MOMENTUM)

@@ -110,7 +110,7 @@ def _tensors(checkpoint: Checkpoint) -> dict[str, NDArray[np.generic]]:
     return tensors | {_PREPROCESSING + name: array for name, array in (checkpoint.preprocessing or {}).items()}
 
 
-_FIGURES_BY_NAME = ("family_recall", "recall_at_fpr", "fpr_at_threshold")
+_FIGURES_BY_NAME = ("family_recall", "recall_at_fpr", "fpr_at_threshold", "class_recall")
 
 
 def read_record(raw: object, number: int) -> RoundRecord:

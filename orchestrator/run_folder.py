@@ -28,8 +28,8 @@ class RoundRecord:
         round: counted from 1.
         contributors: clients whose updates are in the new global model; 0 if the round was skipped.
         failures: chosen clients whose updates are not.
-        loss, accuracy, roc_auc, pr_auc, fpr, family_recall, recall_at_fpr, fpr_at_threshold: of the new global model
-            on the common test set; `shared/metrics.py` says what they are.
+        loss, accuracy, roc_auc, pr_auc, fpr, family_recall, recall_at_fpr, fpr_at_threshold, class_recall: of the new
+            global model on the common test set; `shared/metrics.py` says what they are.
         validation_loss: of the new global model on the validation set, which early stopping goes by.
         fit_seconds: from the request to the last update, as the orchestrator saw it.
         train_seconds, encrypt_seconds: of the slowest contributor, as it says; a masked client says nothing of them.
@@ -71,6 +71,7 @@ class RoundRecord:
     family_recall: dict[str, float] = field(default_factory=dict)
     recall_at_fpr: dict[str, float] = field(default_factory=dict)
     fpr_at_threshold: dict[str, float] = field(default_factory=dict)
+    class_recall: dict[str, float] = field(default_factory=dict)
     client_rows: int | None = None
     evaluate_seconds: float | None = None
 

@@ -2,13 +2,15 @@
 
 The model's numbers are in the one, all else that scoring needs is in the other: how raw features become the model's,
 what they were in training, how new files are read, and above which score to alert. Both are data that no code runs
-from, and whatever is read from them is checked.
+from, and whatever is read from them is checked. A model class of a person's own is named in it, and imported only if
+whoever loads the bundle names the same.
 """
 
 import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,23 +24,24 @@ from torch import nn
 
 from shared.atomic import replace_file
 from shared.bounded_files import read_bounded
-from shared.config import Config, parse_config
+from shared.config import MLP, Config, parse_config
 from shared.config_checks import FILE_SOURCES
 from shared.data_sources.dataset import Dataset
 from shared.data_sources.scaling import Scaler
 from shared.data_sources.schema import FeatureSchema
 from shared.errors import BundleError, ConfigError, DataError
 from shared.model import build_model, set_parameters
+from shared.plugins import check_named
 from shared.preprocessing import BINS, FeatureHistogram, Preprocessing
 from shared.strict_json import parse_strict_json
 from shared.threshold import AlertThreshold, choose_threshold
 
 _log = logging.getLogger("bundle")
 
-FORMAT = 1
+FORMAT = 2
 BUNDLE_FILE, MODEL_FILE = "bundle.json", "model.safetensors"
 # What building the model and reading new files go by. A setting that either comes to need belongs here.
-_MODEL_SETTINGS = ("num_features", "num_hidden_units", "num_classes")
+_MODEL_SETTINGS = ("model", "num_features", "num_hidden_units", "num_classes")
 _READING_SETTINGS = (
     "data_source", "csv_label_column", "csv_benign_values", "csv_family_column", "csv_drop_columns",
     "csv_categorical_columns", "label_path", "label_field", "label_patterns", "window_minutes", "vpc_fields",
@@ -93,16 +96,22 @@ class ModelBundle:
         replace_file(folder / BUNDLE_FILE, self._to_json())
 
     @classmethod
-    def load(cls, path: str | Path) -> "ModelBundle":
+    def load(cls, path: str | Path, model_class: str = "") -> "ModelBundle":
         """Read both files from the folder of a run, such as `logs/latest`.
+
+        Args:
+            path: of the folder.
+            model_class: `package.module:Class`, where the model is a class of a person's own. The bundle's word alone
+                imports nothing, as it may be somebody else's.
 
         Raises:
             BundleError: a file is missing or damaged, or the two are not of one moment.
+            ConfigError: the bundle's model is of another class than `model_class`, or that can't be imported or used.
         """
         folder = Path(path)
         raw = _read(folder / BUNDLE_FILE)
         try:
-            bundle = _parse(raw, _read(folder / MODEL_FILE))
+            bundle = _parse(raw, _read(folder / MODEL_FILE), model_class)
         except BundleError as error:
             raise BundleError(f"{folder}: {error}; {_ADVICE}") from None
         return bundle
@@ -181,7 +190,7 @@ def _digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _parse(raw: bytes, model_bytes: bytes) -> ModelBundle:
+def _parse(raw: bytes, model_bytes: bytes, model_class: str) -> ModelBundle:
     try:
         values = parse_strict_json(raw)
         _check_form(values)
@@ -200,6 +209,7 @@ def _parse(raw: bytes, model_bytes: bytes) -> ModelBundle:
         raise BundleError(
             f"{BUNDLE_FILE}: a model of {config.num_features} features with a schema of {len(preprocessing.schema)}"
         )
+    check_named("model", config.model, "--model_class", model_class)
     parameters = _parameters(config, model_bytes)
     return ModelBundle(run, number, config, preprocessing, parameters, threshold, metrics, model_sha256)
 
@@ -247,7 +257,9 @@ def _parameters(config: Config, data: bytes) -> dict[str, NDArray[np.float32]]:
         tensors = load(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise BundleError(f"{MODEL_FILE}: not a safetensors file: {error}") from None
-    with torch.device("meta"):  # shapes without memory: widths in a file of 1 kB may stand for gigabytes
+    # Shapes without memory: widths in a file of 1 kB may stand for gigabytes. A class of a person's own may compute
+    # with values as it is made, and that device has none.
+    with torch.device("meta") if config.model == MLP else nullcontext():
         expected = {name: tuple(tensor.shape) for name, tensor in build_model(config).state_dict().items()}
     shapes = {name: array.shape for name, array in tensors.items()}
     if shapes != expected:

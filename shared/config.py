@@ -22,6 +22,7 @@ from shared.yaml_values import found, parse_yaml
 MIN_CONTRIBUTORS = 2  # a sum of one update is that update
 ClassBalance = Literal["none", "inverse"]
 CLASS_BALANCES: tuple[str, ...] = get_args(ClassBalance)
+MLP = "mlp"  # the model of `shared/model.py`; every other name is a class of the operator's own
 
 
 def _listed(value: Any) -> Any:
@@ -38,6 +39,10 @@ Widths = Annotated[
     Field(min_length=1),
     BeforeValidator(_listed, json_schema_input_type=Width | Annotated[list[Width], Field(min_length=1)]),
 ]
+_NAME = "[A-Za-z_][A-Za-z0-9_]*"
+# Names of code of the operator's own. To read one imports nothing: `shared/plugins.py` does that, when it is used.
+OwnClass = Annotated[str, Field(pattern=rf"^{_NAME}(\.{_NAME})*:{_NAME}$", title="package.module:Class")]
+OwnModule = Annotated[str, Field(pattern=rf"^{_NAME}(\.{_NAME})+$", title="package.module")]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_texts, json_schema_input_type=str | int | list[str | int])]
 
 
@@ -84,18 +89,20 @@ class Config(BaseModel):
     # Local training
     local_epochs: int = setting(5, "passes over a client's own data in a round", low=1, high=10_000)
     batch_size: int = setting(32, "rows", low=1, high=1_000_000)
-    learning_rate: float = setting(0.05, "step size of SGD with momentum", low=1e-9, high=100.0)
+    optimizer: Literal["sgd", "adam"] = setting("sgd", "of local training; begins anew in each round")
+    learning_rate: float = setting(0.05, "step size of the optimiser", low=1e-9, high=100.0)
     proximal_mu: float = setting(0.0, "FedProx: pull of local training towards the global model", low=0.0, high=100.0)
     class_balance: ClassBalance = setting("none", "how rare classes weigh in a client's loss")
 
     # The model
+    model: Literal["mlp"] | OwnClass = setting(MLP, "mlp, or a class of your own as package.module:Class")
     num_features: int = setting(20, "width of the input", low=1, high=1_000_000)
-    num_hidden_units: Widths = setting((16,), "width of each hidden layer")
+    num_hidden_units: Widths = setting((16,), "mlp: width of each hidden layer")
     num_classes: int = setting(2, "classes; class 0 is benign", low=2, high=10_000)
 
     # The data
-    data_source: Literal["synthetic", "nsl_kdd", "csv", "cloudtrail", "vpc_flow"] = setting(
-        "synthetic", "where rows come from"
+    data_source: Literal["synthetic", "nsl_kdd", "csv", "cloudtrail", "vpc_flow"] | OwnModule = setting(
+        "synthetic", "where rows come from; or a module of your own as package.module"
     )
     data_path: str = setting("", "file or folder, with {client_id} one for each client; unused by synthetic")
     test_path: str = setting("", "files of the common test set; empty: `test_fraction` of data_path")
@@ -245,10 +252,18 @@ def parse_config(raw: dict[Any, Any]) -> Config:
 
 
 def form_of(key: str) -> dict[str, Any]:
-    """What a setting may be as JSON schema: its `type`, and `minimum` and `maximum` or `enum`; of a list, its items."""
+    """What a setting may be as JSON schema: its `type`, and `minimum` and `maximum` or `enum`; of a list, its items.
+
+    `own` is the form of a name of the operator's own code, where a setting takes one.
+    """
     properties: dict[str, Any] = Config.model_json_schema()["properties"][key]
-    first: dict[str, Any] = properties.get("anyOf", [properties])[0]
-    return first | ({"list": True} if "anyOf" in properties else {})
+    forms: list[dict[str, Any]] = properties.get("anyOf", [properties])
+    form = dict(forms[0])
+    if "const" in form:  # a choice of one
+        form["enum"] = [form["const"]]
+    for other in forms[1:]:
+        form |= {"own": other["title"]} if "pattern" in other else {"list": True}
+    return form
 
 
 _SCALARS = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "a text"}
@@ -267,7 +282,9 @@ def _one_line(error: ErrorDetails, values: Mapping[Any, Any]) -> str:
     form = form_of(str(key))
     if "enum" in form:
         near = _nearest(str(value), form["enum"])
-        expected = ", ".join(choice or '""' for choice in form["enum"]) + (f"; {near}" if near else "")
+        expected = ", ".join(choice or '""' for choice in form["enum"])
+        expected += f", or {form['own']} of your own" if "own" in form else ""
+        expected += f"; {near}" if near else ""
         return f"{key} = {value!r}: expected one of {expected}"
     if error["type"] in ("greater_than_equal", "less_than_equal", "finite_number"):
         return f"{key} = {value!r}: expected {form['minimum']:g} to {form['maximum']:g}"

@@ -1,8 +1,8 @@
 """A client's data and the common validation and test sets, by `data_source`. Swap it for another task.
 
 Every source turns records into the same two arrays: float32 raw features (rows, num_features) and int64 labels (rows,)
-in which class 0 is benign; a `FeatureSchema` says what the columns are. A new source is a module with the functions of
-`DataSource` (`shared/data_sources/dataset.py`) and a branch in `_source`.
+in which class 0 is benign; a `FeatureSchema` says what the columns are. A person's own source is a module with the
+functions of `DataSource` (`shared/data_sources/dataset.py`), which `data_source` names.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,8 @@ def load_client_data(config: Config, client_id: int) -> ClientData:
         raise DataError(
             f"client_id = {client_id}: expected 0 to {config.num_clients - 1}; raise num_clients to have more clients"
         )
-    rows = _source(config).client_rows(config, client_id)
+    source = find_source(config)
+    rows = source.client_rows(config, client_id)
     if len(rows) < 2:
         raise DataError(
             f"client {client_id} has {len(rows)} rows: expected at least 2, to train on one part and evaluate on the "
@@ -43,7 +44,7 @@ def load_client_data(config: Config, client_id: int) -> ClientData:
     shuffled = generator(config.seed, Stream.HOLDOUT, client_id).permutation(len(rows))
     held_out = min(max(round(len(rows) * config.holdout_fraction), 1), len(rows) - 1)
     return ClientData(
-        schema=_source(config).schema(config, client_id),
+        schema=source.schema(config, client_id),
         train=rows.take(shuffled[held_out:]),
         holdout=rows.take(shuffled[:held_out]),
     )
@@ -55,7 +56,7 @@ def load_test_data(config: Config) -> Dataset:
     Raises:
         DataError: the files are missing or malformed.
     """
-    return _source(config).test_rows(config)
+    return find_source(config).test_rows(config)
 
 
 def load_validation_data(config: Config) -> Dataset:
@@ -64,7 +65,7 @@ def load_validation_data(config: Config) -> Dataset:
     Raises:
         DataError: the files are missing or malformed.
     """
-    return _source(config).validation_rows(config)
+    return find_source(config).validation_rows(config)
 
 
 def load_schema(config: Config) -> "FeatureSchema":
@@ -73,7 +74,7 @@ def load_schema(config: Config) -> "FeatureSchema":
     Raises:
         DataError: the files are missing or malformed.
     """
-    return _source(config).schema(config, None)
+    return find_source(config).schema(config, None)
 
 
 def feature_count(config: Config) -> int:
@@ -122,8 +123,8 @@ def stream_features(
         reader = nsl_kdd_stream
     else:
         raise DataError(
-            f"data_source = {config.data_source!r}: its records are made on the fly and come in no files; expected one "
-            f"of nsl_kdd, {', '.join(FILE_SOURCES)}"
+            f"data_source = {config.data_source!r}: its records come in no files that this could read; expected one of "
+            f"nsl_kdd, {', '.join(FILE_SOURCES)}; for others export the model as ONNX (client/export.py)"
         )
     if difference := schema.difference(reader.schema_like(config, path, schema)):
         raise DataError(f"{path}: does not fit the model ('here' is the model, 'there' the file): {difference}")
@@ -144,7 +145,12 @@ def file_source(config: Config) -> "FileSource | None":
     return FileSource(readers[config.data_source])
 
 
-def _source(config: Config) -> DataSource:
+def find_source(config: Config) -> DataSource:
+    """The source that the settings name.
+
+    Raises:
+        ConfigError: it is a module of the operator's own that can't be imported or lacks a function.
+    """
     source = file_source(config)
     if source is not None:
         return source
@@ -157,4 +163,6 @@ def _source(config: Config) -> DataSource:
             from shared.data_sources import nsl_kdd
 
             return nsl_kdd
-    raise DataError(f"data_source = {config.data_source!r}: no such source; config/config.yaml lists the choices")
+    from shared.data_sources.own_source import OwnSource
+
+    return OwnSource.load(config.data_source)

@@ -35,6 +35,8 @@ class Metrics:
         family_recall: share of each attack family's rows that are called an attack.
         recall_at_fpr: share of attacks whose score is above the threshold for a false-positive rate, by that rate; the
             thresholds come from other rows, see `attack_thresholds`.
+        class_recall: share of each class's rows whose most probable class is that one, by the class's number; of the
+            classes that have rows.
         fpr_at_threshold: the false-positive rate that the same threshold really has on these rows. Where it is far
             from what it was made for, benign traffic has changed since, and the recall was bought with false alarms.
     """
@@ -47,6 +49,7 @@ class Metrics:
     family_recall: dict[str, float] = field(default_factory=dict)
     recall_at_fpr: dict[str, float] = field(default_factory=dict)
     fpr_at_threshold: dict[str, float] = field(default_factory=dict)
+    class_recall: dict[str, float] = field(default_factory=dict)
 
 
 def predict_probabilities(model: nn.Module, features: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -105,6 +108,8 @@ def score(probabilities: NDArray[np.float64], rows: Dataset, thresholds: Mapping
     (true_negatives, false_positives), _ = confusion_matrix(is_attack, called_attack, labels=[False, True])
     benign = true_negatives + false_positives
     attack_score = attack_scores(probabilities)
+    support = np.bincount(rows.labels)
+    hits = np.bincount(rows.labels[predicted == rows.labels], minlength=len(support))
     above = {rate: attack_score > threshold for rate, threshold in (thresholds or {}).items()}
     return Metrics(
         loss=float(log_loss(rows.labels, probabilities, labels=np.arange(probabilities.shape[1]))),
@@ -118,4 +123,5 @@ def score(probabilities: NDArray[np.float64], rows: Dataset, thresholds: Mapping
         },
         recall_at_fpr={rate: float(recall_score(is_attack, called)) for rate, called in above.items()} if both else {},
         fpr_at_threshold={rate: float(called[~is_attack].mean()) for rate, called in above.items()} if both else {},
+        class_recall={str(label): float(hits[label] / support[label]) for label in np.flatnonzero(support)},
     )

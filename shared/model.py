@@ -1,4 +1,4 @@
-"""The detector: a multilayer perceptron, and its parameters as one flat vector. Swap it for another task."""
+"""The detector: a multilayer perceptron, or a class of a person's own; and its parameters as one flat vector."""
 
 import itertools
 
@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from shared.config import Config
+from shared.config import MLP, Config
+from shared.own_model import make_own_model
 
 
 class ThreatDetector(nn.Module):
@@ -26,10 +27,16 @@ class ThreatDetector(nn.Module):
         return logits
 
 
-def build_model(config: Config) -> ThreatDetector:
-    """A detector with initial weights that follow from `seed` alone, without touching torch's global generator."""
+def build_model(config: Config) -> nn.Module:
+    """A detector with initial weights that follow from `seed` alone, without touching torch's global generator.
+
+    Raises:
+        ConfigError: `model` names a class that is not there, or that can't work (`shared/own_model.py`).
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
+        if config.model != MLP:
+            return make_own_model(config.model, config.num_features, config.num_classes)
         return ThreatDetector(config.num_features, config.num_hidden_units, config.num_classes)
 
 

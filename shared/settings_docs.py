@@ -65,7 +65,8 @@ def _meanings(example: str) -> dict[str, str]:
 def _allowed(key: str) -> str:
     form = form_of(key)
     if "enum" in form:
-        return ", ".join(f"`{choice}`" if choice else '`""`' for choice in form["enum"])
+        own = f", or `{form['own']}`" if "own" in form else ""
+        return ", ".join(f"`{choice}`" if choice else '`""`' for choice in form["enum"]) + own
     kind = {"integer": "whole number", "number": "number", "boolean": "`true`, `false`", "string": "text"}[form["type"]]
     bounds = f", {form['minimum']:.10g} to {form['maximum']:.10g}" if "minimum" in form else ""
     return f"{kind}{' or list of them' if 'list' in form else ''}{bounds}"

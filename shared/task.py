@@ -14,7 +14,11 @@ from shared.config import Config
 Settings = Mapping[str, int | float | str]
 
 # The settings of a round of training, which the orchestrator names in its request and every tenant has by itself.
-TRAINING = ("local_epochs", "batch_size", "learning_rate", "proximal_mu", "class_balance", "weighting", "max_examples")
+# A class of their own travels as a name that is compared with the tenant's, and imports nothing.
+TRAINING = (
+    "model", "local_epochs", "batch_size", "optimizer", "learning_rate", "proximal_mu", "class_balance", "weighting",
+    "max_examples",
+)  # fmt: skip
 
 
 def training_settings(config: Config) -> dict[str, int | float | str]:

@@ -1,5 +1,7 @@
 """Fixtures that every test may use."""
 
+import importlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +28,29 @@ def start() -> Iterator[Start]:
     yield start_one
     for process in started:
         process.kill()
+
+
+class OwnCode(Protocol):
+    """Write a module of a person's own, which is then `own.<name>`; not imported before somebody does."""
+
+    def __call__(self, name: str, source: str) -> Path: ...
+
+
+@pytest.fixture
+def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnCode]:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(name: str, source: str) -> Path:
+        path = folder / f"{name}.py"
+        path.write_text(source, encoding="utf-8")
+        importlib.invalidate_caches()
+        return path
+
+    yield write
+    for name in [name for name in sys.modules if name == "own" or name.startswith("own.")]:
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,12 @@ def test_an_attack_taken_for_another_attack_is_still_caught() -> None:
     assert (metrics.family_recall, metrics.accuracy) == ({"attack-2": 1.0}, 0.5)
 
 
+def test_recall_of_a_class_is_over_its_own_rows_and_of_classes_that_have_some() -> None:
+    rows = Dataset(np.zeros((5, 2), np.float32), np.array([0, 1, 1, 1, 3]), np.array(["benign", *["attack"] * 4]))
+    metrics = score(np.eye(5)[[4, 1, 1, 3, 1]] * 0.9 + 0.02, rows)
+    assert metrics.class_recall == {"0": 0.0, "1": 2 / 3, "3": 0.0}
+
+
 def test_no_more_benign_rows_than_asked_lie_above_a_threshold() -> None:
     scores = np.random.default_rng(0).random(5000)
     for rate, threshold in attack_thresholds(scores).items():

@@ -2,18 +2,21 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
 
 from benchmarks.local_vs_federated import compare
 from orchestrator.make_report import main as make_report
 from orchestrator.report.charts import number_ticks, ticks
-from orchestrator.report.evaluation import CURVE_POINTS, Evaluation, evaluate_final
+from orchestrator.report.evaluation import CURVE_POINTS, MOST_CONFUSED, ClassFigures, Evaluation, evaluate_final
 from orchestrator.report.figures import caveats, headline, losses, time_parts
 from orchestrator.report.page import REPORT, write_report
 from orchestrator.report.privacy import who_could_see_what
@@ -21,6 +24,7 @@ from orchestrator.report.run_data import COMPARISON, EVALUATION, from_plain, rea
 from orchestrator.report.words import numbers, share
 from orchestrator.run_folder import RoundRecord
 from shared.config import Config
+from shared.data_sources.dataset import Dataset
 from shared.errors import ReportError
 from shared.metrics import predict_probabilities
 from shared.model import build_model
@@ -54,6 +58,26 @@ def hostile_rounds() -> list[RoundRecord]:
     return rounds
 
 
+class _Says(nn.Module):
+    """A model that takes each row for the class that stands in its first feature."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, features: Tensor) -> Tensor:
+        return 4 * torch.nn.functional.one_hot(features[:, 0].long(), self.classes).float()
+
+
+def of_classes(classes: int, pairs: Sequence[tuple[int, int]] = (), names: Sequence[str] = ()) -> Evaluation:
+    """A model on rows of these (class, class they are taken for); by default two rows of each class, one of them wrong."""
+    pairs = pairs or [(label, taken) for label in range(classes) for taken in (label, (label + 1) % classes)]
+    labels, taken = np.array(pairs).T
+    families = np.array(names or ["benign", *(f"attack-{label}" for label in range(1, classes))])[labels]
+    rows = Dataset(taken[:, None].astype(np.float32), labels.astype(np.int64), families)
+    return evaluate_final(Config(num_classes=classes), _Says(classes), rows, rows)
+
+
 def scenario(name: str, parent: Path) -> Path:
     """A run's folder of the kinds that a report has to look right for."""
     config = Config(num_rounds=100)
@@ -76,10 +100,16 @@ def scenario(name: str, parent: Path) -> Path:
         case "one class":
             plain = config.replace(he_scheme="none")
             return write_run(parent, plain, example_rounds(2), example_evaluation(attacks=False))
+        case "12 classes with long names":
+            names = [f"attack by a very long name, number {number}" for number in range(12)]
+            return write_run(parent, config.replace(num_classes=12), example_rounds(2), of_classes(12, names=names))
+        case "60 classes":
+            return write_run(parent, config.replace(num_classes=60), example_rounds(2), of_classes(60))
     raise ValueError(name)
 
 
-SCENARIOS = ("no rounds", "one round", "all skipped", "100 rounds of 50 clients", "hostile texts", "one class")
+SCENARIOS = ("no rounds", "one round", "all skipped", "100 rounds of 50 clients", "hostile texts", "one class",
+             "12 classes with long names", "60 classes")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -177,6 +207,50 @@ def test_alerts_are_counted_at_a_threshold_from_validation_rows() -> None:
     assert set(e.families) == {"dos", "probe"}
     assert e.roc_auc == roc_auc_score(attack, score)
     assert set(e.at_rates) == {"0.001", "0.01"}
+
+
+def test_the_figures_of_each_class_are_those_of_its_definition() -> None:
+    pairs = [(0, 0)] * 5 + [(0, 1)] + [(1, 1)] * 3 + [(1, 0)] + [(2, 1)] * 2  # nothing is taken for 2, nothing is of 3
+    e = of_classes(4, pairs)
+    assert e.confusion == [[5, 1, 0, 0], [1, 3, 0, 0], [0, 2, 0, 0], [0, 0, 0, 0]]
+    benign, first, second, absent = e.classes
+    assert (benign.support, benign.precision, benign.recall) == (6, 5 / 6, 5 / 6)
+    assert (first.support, first.precision, first.recall, first.f1) == (4, 3 / 6, 3 / 4, pytest.approx(0.6))
+    assert second == ClassFigures("attack-2", 2, None, 0.0, 0.0)
+    assert absent == ClassFigures("class 3", 0, None, None, None)
+    for label, figures in enumerate(e.classes):  # by the matrix, too
+        column, row = sum(line[label] for line in e.confusion), sum(e.confusion[label])
+        assert figures.support == row
+        assert figures.precision == (e.confusion[label][label] / column if column else None)
+        assert figures.recall == (e.confusion[label][label] / row if row else None)
+
+
+def test_two_classes_have_their_matrix_and_their_names() -> None:
+    e = example_evaluation()
+    assert [figures.name for figures in e.classes] == ["benign", "attack"], "whatever families an attack is of"
+    assert np.shape(e.confusion) == (2, 2)
+    assert (np.trace(e.confusion) / e.test_rows, [sum(row) for row in e.confusion]) == (e.accuracy, [2000, 2000])
+
+
+def test_the_classes_are_in_the_report_as_in_the_file(tmp_path: Path) -> None:
+    e = of_classes(3, [(0, 0)] * 1234 + [(0, 2)] * 17 + [(1, 1)] * 40 + [(2, 0)] * 7 + [(2, 2)] * 3)
+    folder = write_run(tmp_path, Config(num_classes=3), example_rounds(1), e)
+    assert read_run(folder).evaluation == e
+    text = " ".join(_Page(write_report(folder).read_text(encoding="utf-8")).text.split())
+    assert "benign attack-1 attack-2 benign 1,234 0 17 attack-1 0 40 0 attack-2 7 0 3" in text
+    assert "2, attack-2 10 15.0 % 30.0 % 0.200" in text
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"), [(60, "of 60 classes is in evaluation.json"), (101, "101 classes is too")]
+)
+def test_a_matrix_that_no_screen_has_room_for_is_left_out(classes: int, said: str, tmp_path: Path) -> None:
+    e = of_classes(classes)
+    assert np.shape(e.confusion) == ((classes, classes) if classes <= MOST_CONFUSED else (0,))
+    assert len(e.classes) == classes
+    text = _Page(write_report(write_run(tmp_path, Config(), example_rounds(1), e)).read_text(encoding="utf-8")).text
+    assert "Which class is taken for which" not in text
+    assert said in " ".join(text.split())
 
 
 def test_a_thinned_curve_keeps_its_ends_and_its_area() -> None:

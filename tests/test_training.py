@@ -129,13 +129,14 @@ OWN = Config(proximal_mu=0.5, class_balance="inverse", local_epochs=1)
 
 
 def test_a_client_trains_by_its_own_settings() -> None:
-    assert TrainingSettings.of(OWN) == TrainingSettings(1, OWN.batch_size, OWN.learning_rate, 0.5, "inverse")
+    assert TrainingSettings.of(OWN) == TrainingSettings(1, OWN.batch_size, OWN.learning_rate, 0.5, "inverse", "sgd")
     check_training(training_settings(OWN), OWN)
 
 
 @pytest.mark.parametrize(
     "asked",
     [
+        {"model": "own.net:Net"}, {"optimizer": "adam"},
         {"learning_rate": 1e-300}, {"learning_rate": float("nan")}, {"learning_rate": "0.05"}, {"local_epochs": 2},
         {"batch_size": None}, {"proximal_mu": 0.0}, {"class_balance": "none"}, {"weighting": "examples"},
         {"max_examples": 1},

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import precision_recall_curve, roc_curve
+from sklearn.metrics import confusion_matrix, precision_recall_curve, precision_recall_fscore_support, roc_curve
 from torch import nn
 
 from shared.config import Config
@@ -17,6 +17,7 @@ from shared.metrics import attack_scores, attack_thresholds, predict_probabiliti
 from shared.threshold import choose_threshold
 
 CURVE_POINTS = 500  # more than a chart has pixels
+MOST_CONFUSED = 100  # classes of a confusion matrix: 10,000 numbers, most of them 0
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,25 @@ class Family:
 
 
 @dataclass(frozen=True)
+class ClassFigures:
+    """One class of the test set, each row taken for its most probable class.
+
+    Attributes:
+        name: the attack family of its rows, if they have one; "benign" or "attack" for two classes.
+        support: its rows.
+        precision: share of the rows taken for it that are of it; None if none is.
+        recall: share of its rows that are taken for it; None if it has none.
+        f1: harmonic mean of the two; None if it has no rows, and none is taken for it.
+    """
+
+    name: str
+    support: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One model on the test set; `evaluation.json` holds it for the model that a run leaves.
 
@@ -56,6 +76,9 @@ class Evaluation:
         pr_recall, pr_precision: the precision-recall curve, likewise.
         families: recall of each attack family at the threshold.
         at_rates: by false-positive rate, such as "0.01".
+        classes: by number, beginning with benign.
+        confusion: rows of the test set by their class, and in it by the class that they are taken for,
+            [num_classes][num_classes]; empty for more than `MOST_CONFUSED` classes.
     """
 
     threshold: float
@@ -77,6 +100,8 @@ class Evaluation:
     pr_precision: list[float]
     families: dict[str, Family]
     at_rates: dict[str, AtRate]
+    classes: list[ClassFigures]
+    confusion: list[list[int]]
 
     @property
     def attacks(self) -> int:
@@ -154,7 +179,41 @@ def evaluate_final(config: Config, model: nn.Module, validation: Dataset, test: 
             rate: AtRate(thresholds[rate], metrics.recall_at_fpr[rate], metrics.fpr_at_threshold[rate])
             for rate in metrics.recall_at_fpr
         },
+        classes=_classes(test, probabilities),
+        confusion=_confusion(test, probabilities),
     )
+
+
+def _classes(test: Dataset, probabilities: NDArray[np.float64]) -> list[ClassFigures]:
+    numbers = np.arange(probabilities.shape[1])
+    figures = precision_recall_fscore_support(
+        test.labels, probabilities.argmax(axis=1), labels=numbers, zero_division=np.nan
+    )
+    return [
+        ClassFigures(_class_name(test, number, len(numbers)), int(support), *map(_known, (precision, recall, f1)))
+        for number, precision, recall, f1, support in zip(numbers, *figures, strict=True)
+    ]
+
+
+def _confusion(test: Dataset, probabilities: NDArray[np.float64]) -> list[list[int]]:
+    number = probabilities.shape[1]
+    if number > MOST_CONFUSED:
+        return []
+    counts: list[list[int]] = confusion_matrix(
+        test.labels, probabilities.argmax(axis=1), labels=np.arange(number)
+    ).tolist()
+    return counts
+
+
+def _class_name(test: Dataset, number: int, classes: int) -> str:
+    if number == 0 or classes == 2:
+        return "attack" if number else "benign"
+    families = np.unique(test.families[test.labels == number])
+    return str(families[0]) if len(families) == 1 else f"class {number}"
+
+
+def _known(figure: float) -> float | None:
+    return None if np.isnan(figure) else float(figure)
 
 
 def _curves(is_attack: NDArray[np.bool_], attack_score: NDArray[np.float64]) -> tuple[list[float], ...]:

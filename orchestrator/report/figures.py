@@ -8,7 +8,6 @@ from orchestrator.report.evaluation import Evaluation
 from orchestrator.report.run_data import Comparison, Run
 from orchestrator.report.words import client_order, count, figure, final_round, numbers, rate_text, seconds, share, size
 from orchestrator.run_folder import RoundRecord
-from shared.model import build_model
 from shared.printable import printable
 
 TIME_PARTS = ("clients train and encrypt", "mask and wait", "add", "decrypt", "evaluate")
@@ -87,11 +86,6 @@ def time_parts(record: RoundRecord) -> list[float]:
     clients, add, decrypt, evaluate = (value or 0.0 for value in known)
     rest = (record.round_seconds or 0.0) - clients - add - decrypt - evaluate
     return [clients, max(rest, 0.0), add, decrypt, evaluate]
-
-
-def model_bytes(run: Run) -> int:
-    """Bytes of the global model, float32, as it is sent to each client."""
-    return sum(4 * parameter.numel() for parameter in build_model(run.config).parameters())
 
 
 def losses(run: Run) -> list[Loss]:

@@ -20,6 +20,7 @@ from shared.printable import printable
 REPORT = "report.html"
 _MOST_TABLE_ROUNDS = 200
 _FEW = 12  # clients whose table is open at once
+_MOST_CLASSES = 12  # of a confusion matrix that a screen has room for
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def render(run: Run) -> str:
         time_totals=list(zip(figures.TIME_PARTS, totals, strict=False)),
         clients=figures.client_rows(run),
         few=_FEW,
-        model_bytes=figures.model_bytes(run),
+        most_classes=_MOST_CLASSES,
         losses=figures.losses(run),
         skipped=figures.skipped(run),
         seen=privacy.who_could_see_what(run),

@@ -11,11 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
 from orchestrator.checkpoint import read_record
 from orchestrator.report.evaluation import Evaluation
 from orchestrator.run_folder import RoundRecord
 from shared.atomic import replace_file
 from shared.bounded_files import read_bounded
+from shared.bundle import MODEL_FILE
 from shared.config import Config, load_config
 from shared.errors import ReportError
 from shared.strict_json import parse_strict_json
@@ -86,6 +90,7 @@ class Run:
     starts: list[Start]
     evaluation: Evaluation | None
     comparison: Comparison | None
+    model_bytes: int | None  # of the global model's tensors, as it is sent to each client
 
 
 def read_run(folder: Path) -> Run:
@@ -105,6 +110,7 @@ def read_run(folder: Path) -> Run:
         starts=_lines(folder / STARTS, lambda raw, _: from_plain(Start, raw)),
         evaluation=_whole(folder / EVALUATION, Evaluation),
         comparison=_whole(folder / COMPARISON, Comparison),
+        model_bytes=_model_bytes(folder / MODEL_FILE),
     )
 
 
@@ -163,6 +169,16 @@ def _whole(path: Path, cls: type[T]) -> T | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
+        raise ReportError(f"{path}: {error}; remove it, or make it anew") from None
+
+
+def _model_bytes(path: Path) -> int | None:
+    # Not from the model that the settings name: that may be a class of somebody's own, and a report runs no such code.
+    try:
+        return sum(array.nbytes for array in load(read_bounded(path, _MOST_BYTES)).values())
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise ReportError(f"{path}: {error}; remove it, or make it anew") from None
 
 
