@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -28,11 +29,18 @@ def start() -> Iterator[Start]:
         process.kill()
 
 
+@pytest.fixture(autouse=True)
+def umask() -> Iterator[None]:
+    """A script's main part sets its process's umask; the next test is of another process."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture(scope="session")
 def nsl_kdd_folder() -> Path:
     """The real NSL-KDD files, where this machine has them."""
-    import os
-
     from tests.processes import ROOT
 
     folder = Path(os.environ.get("THREAT_DATA", ROOT.parent / "shared" / "data")) / "nsl-kdd"
@@ -54,8 +62,6 @@ def stratus_folder() -> Path:
 
 
 def _data_folder(name: str) -> Path:
-    import os
-
     from tests.processes import ROOT
 
     folder = Path(os.environ.get("THREAT_DATA", ROOT.parent / "shared" / "data")) / name
