@@ -21,7 +21,8 @@ from benchmarks.simulation import concatenated
 from client.training import TrainingSettings, train
 from orchestrator.report.evaluation import Evaluation, evaluate_final
 from orchestrator.report.page import write_report
-from orchestrator.report.run_data import COMPARISON, Comparison, Rival, read_run, write_json
+from orchestrator.report.run_data import Comparison, Rival, read_run, write_json
+from orchestrator.run_folder import RunFolder
 from shared.config import Config
 from shared.config_checks import CLIENT_ID
 from shared.console import console, setup_logging, track
@@ -109,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
         if CLIENT_ID in run.config.data_path:
             _log.info("expecting each client's files on this machine, at %s", run.config.data_path)
         comparison = compare(run.config, len(run.rounds) * run.config.local_epochs)
-        write_json(args.run / COMPARISON, comparison)
+        write_json(RunFolder(args.run).comparison, comparison)
         console.print(_table(run.evaluation, comparison))
         console.print(f"open {write_report(args.run)}", soft_wrap=True)
     except (OrchestratorError, OSError) as error:

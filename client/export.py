@@ -11,6 +11,7 @@ from pathlib import Path
 
 from shared import cli
 from shared.console import setup_logging
+from shared.private_files import keep_files_private
 
 _log = logging.getLogger("export")
 
@@ -33,6 +34,7 @@ def _export(args: argparse.Namespace) -> None:
     from client.onnx_model import export_onnx
     from shared.bundle import ModelBundle
 
+    keep_files_private()  # as the run's own model is
     for name in ("torch", "onnx_ir", "onnxscript"):  # they tell of each step that they take
         logging.getLogger(name).setLevel(logging.ERROR)
     bundle = ModelBundle.load(args.model, args.model_class)

@@ -11,10 +11,11 @@ import os
 from pathlib import Path
 
 from shared.atomic import sync_folder
+from shared.bounded_files import read_bounded
 from shared.masking.errors import RoundMemoryError
 from shared.masking.memory import Record, RoundMemory
 
-_MAX_BYTES = 1 << 28  # some hundred thousand rounds of a hundred tenants
+_MOST_BYTES = 1 << 28  # some hundred thousand rounds of a hundred tenants
 _SLACK = 1000  # lines that later ones have made needless before the file is written anew
 
 
@@ -73,9 +74,7 @@ class Ledger(RoundMemory):
 
     def _load(self) -> None:
         try:
-            if os.fstat(self._file).st_size > _MAX_BYTES:
-                raise RoundMemoryError(f"{self._path}: larger than {_MAX_BYTES} bytes, so not a tenant's ledger")
-            data = self._path.read_bytes()
+            data = read_bounded(self._path, _MOST_BYTES)
             whole = data[: data.rfind(b"\n") + 1]
             os.ftruncate(self._file, len(whole))
         except OSError as error:

@@ -81,6 +81,7 @@ def export_onnx(bundle: ModelBundle, path: Path) -> None:
     )
     part = path.with_name(f"{path.name}.part")
     try:
+        part.unlink(missing_ok=True)  # with the mode that an earlier export made it with
         program.save(part, external_data=False)
         part.replace(path)
     except OSError as error:

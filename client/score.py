@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from shared import cli
 from shared.console import setup_logging
 from shared.errors import ConfigError
+from shared.private_files import keep_files_private
 
 if TYPE_CHECKING:  # at run time only after the arguments are read
     from client.scoring import Summary
@@ -48,6 +49,7 @@ def _score(args: argparse.Namespace) -> None:
     from client.scoring import score_files
     from shared.bundle import ModelBundle
 
+    keep_files_private()  # an alert names the tenant's users and addresses
     torch.set_num_threads(1)  # a part's work in the model is too small for more threads to pay
     bundle = ModelBundle.load(args.model, args.model_class)
     threshold = bundle.threshold.score if args.threshold is None else args.threshold

@@ -86,7 +86,8 @@ def score_files(bundle: ModelBundle, inputs: Sequence[Path], output: Path, thres
     part = output.with_name(f"{output.name}.part")
     start = time.perf_counter()
     try:
-        stream = part.open("w", encoding="utf-8")
+        part.unlink(missing_ok=True)  # with the mode that an earlier scoring made it with
+        stream = part.open("x", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--output {output}: {error.strerror}; expected a file that can be written") from None
     scorer = _Scorer(bundle, threshold)

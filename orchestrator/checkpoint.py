@@ -1,13 +1,13 @@
-"""What a killed server needs to go on: the global model and the rounds so far, in one file that is replaced whole.
+"""What a killed server needs to go on: the state between two rounds, in one file that is replaced whole.
 
-The file is the commit point of a round. It is a safetensors file, so reading it runs no code, and it holds no key. The
-rounds are an array of bytes in it, as a safetensors header ends at 100 MB, which a long run of many clients would pass.
-Its header holds a SHA-256 of all the rest, which shows damage: a bit that a disk turned would be a weight that nobody
-trained. A forger can make it anew; who may write the run's folder is a matter for its owner.
+The file is the commit point of a round: it says how many rounds are finished. What happened in them is in
+`metrics.jsonl`, which only grows, so that neither file is written anew for the rounds before; of that log the
+checkpoint holds the SHA-256. It is a safetensors file, so reading it runs no code, and it holds no key. Its header
+holds a SHA-256 of all the rest, which shows damage: a bit that a disk turned would be a weight that nobody trained. A
+forger can make it anew; who may write the run's folder is a matter for its owner.
 """
 
-import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from orchestrator.run_folder import RoundRecord
+from orchestrator.run_folder import LoggedRounds, RunFolder
 from shared.atomic import replace_file
 from shared.config import Config, load_config
 from shared.errors import ResumeError
 from shared.identity import digest_arrays
 
-_RECORDS, _VELOCITY, _BEST, _PREPROCESSING = "server/records", "server/velocity", "best/", "preprocessing/"
+_ROUNDS, _LOG_SHA256, _VELOCITY = "server/rounds", "server/log_sha256", "server/velocity"
+_BEST, _PREPROCESSING = "best/", "preprocessing/"
+_RECORDS = "server/records"  # of an earlier version
 # Settings that a resumed run may change: they decide neither what is trained nor who can read it.
 _FREE_TO_CHANGE = {
     "server_address", "num_rounds", "client_wait_timeout", "server_wait_timeout", "round_timeout", "stage_timeout",
@@ -36,22 +38,17 @@ class Checkpoint:
 
     Attributes:
         parameters: the global model, by the names of its tensors.
-        records: one per finished round; their `contributor_ids` are the accepted (client, round) pairs.
+        finished: the rounds that this state is the outcome of.
         velocity: of the server's momentum, float64, (size,); None where there is none.
         best_parameters: the model of the best round under early stopping; None where there is none.
         preprocessing: `Preprocessing.arrays`; None before the clients' statistics are added up.
     """
 
     parameters: dict[str, NDArray[np.float32]]
-    records: list[RoundRecord] = field(default_factory=list)
+    finished: LoggedRounds = field(default_factory=LoggedRounds)
     velocity: NDArray[np.float64] | None = None
     best_parameters: dict[str, NDArray[np.float32]] | None = None
     preprocessing: dict[str, NDArray[np.generic]] | None = None
-
-    @property
-    def accepted(self) -> set[tuple[str, int]]:
-        """Every (client, round) whose update is in the model."""
-        return {(client, record.round) for record in self.records for client in record.contributor_ids}
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -72,7 +69,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
             claimed = (file.metadata() or {})["sha256"]
         if content_sha256(tensors) != claimed:
             raise ValueError("it is damaged: its SHA-256 differs from that of what was saved")
-        raw = json.loads(tensors.pop(_RECORDS).tobytes())
+        if _RECORDS in tensors:
+            raise ValueError("an earlier version wrote it, with the rounds in it")
+        finished = _finished(tensors.pop(_ROUNDS), tensors.pop(_LOG_SHA256))
         if not all(np.isfinite(array).all() for array in tensors.values()):
             raise ValueError("it holds values that are not finite")
         preprocessing = {
@@ -82,16 +81,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
         }
         if not all(array.dtype == np.float32 for name, array in tensors.items() if name != _VELOCITY):
             raise ValueError("the model is not of float32 numbers")
-        if type(raw) is not list:
-            raise ValueError("the records are no list")
-        records = [read_record(record, number) for number, record in enumerate(raw, start=1)]
     except FileNotFoundError:
         raise ResumeError(f"{path}: no checkpoint; start the run without --resume") from None
-    except (SafetensorError, KeyError, ValueError, TypeError, OSError, RecursionError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         raise ResumeError(f"{path}: not a checkpoint of this version ({error}); start a run without --resume") from None
     velocity = tensors.pop(_VELOCITY, None)
     best = {name.removeprefix(_BEST): tensors.pop(name) for name in list(tensors) if name.startswith(_BEST)}
-    return Checkpoint(tensors, records, velocity, best or None, preprocessing or None)
+    return Checkpoint(tensors, finished, velocity, best or None, preprocessing or None)
 
 
 def content_sha256(tensors: dict[str, NDArray[np.generic]]) -> str:
@@ -102,60 +98,37 @@ def content_sha256(tensors: dict[str, NDArray[np.generic]]) -> str:
 
 def _tensors(checkpoint: Checkpoint) -> dict[str, NDArray[np.generic]]:
     """The checkpoint's arrays in one namespace; a model's own names hold no slash."""
-    records = json.dumps([asdict(record) for record in checkpoint.records], allow_nan=False).encode()
-    tensors: dict[str, NDArray[np.generic]] = {**checkpoint.parameters, _RECORDS: np.frombuffer(records, np.uint8)}
+    tensors: dict[str, NDArray[np.generic]] = {
+        **checkpoint.parameters,
+        _ROUNDS: np.array([checkpoint.finished.count], np.int64),
+        _LOG_SHA256: np.frombuffer(checkpoint.finished.sha256, np.uint8),
+    }
     if checkpoint.velocity is not None:
         tensors[_VELOCITY] = checkpoint.velocity
     tensors |= {_BEST + name: array for name, array in (checkpoint.best_parameters or {}).items()}
     return tensors | {_PREPROCESSING + name: array for name, array in (checkpoint.preprocessing or {}).items()}
 
 
-_FIGURES_BY_NAME = ("family_recall", "recall_at_fpr", "fpr_at_threshold", "class_recall")
+def _finished(count: NDArray[np.generic], sha256: NDArray[np.generic]) -> LoggedRounds:
+    """From arrays of int64, (1,), and of uint8, (32,)."""
+    well_formed = count.dtype == np.int64 and count.shape == (1,) and sha256.dtype == np.uint8 and sha256.shape == (32,)
+    if not well_formed or int(count[0]) < 0:
+        raise ValueError("it does not say which rounds are finished")
+    return LoggedRounds(int(count[0]), sha256.tobytes())
 
 
-def read_record(raw: object, number: int) -> RoundRecord:
-    """The record of round `number` from parsed JSON.
-
-    Raises:
-        ValueError: it is not one.
-    """
-    if not isinstance(raw, dict) or raw.get("round") != number or type(raw["round"]) is not int:
-        raise ValueError(f"record {number} is not of round {number}")
-    record = RoundRecord(**{f.name: raw[f.name] for f in fields(RoundRecord) if f.name in raw})
-    texts: list[object] = []
-    for name, value in vars(record).items():
-        if name == "contributor_ids" and isinstance(value, list):
-            texts += value
-        elif name == "failed" and isinstance(value, dict):
-            texts += value.values()
-        elif name == "skipped" and value is not None:
-            texts.append(value)
-        elif name in _FIGURES_BY_NAME and isinstance(value, dict):
-            if not _are_figures(value):
-                raise ValueError(f"record {number} says {name} = {value!r:.80}")
-        elif name in ("contributor_ids", "failed", *_FIGURES_BY_NAME) or (
-            value is not None and type(value) not in (int, float)
-        ):
-            raise ValueError(f"record {number} says {name} = {value!r:.80}")
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"record {number} holds something else where it should name clients and reasons")
-    return record
-
-
-def _are_figures(named: dict[object, object]) -> bool:
-    return all(type(figure) in (int, float) for figure in named.values())
-
-
-def check_same_settings(run: Path, config: Config) -> None:
+def check_same_settings(folder: RunFolder, config: Config) -> None:
     """Refuse to resume a run with settings that would make another model of it.
 
     Raises:
         ResumeError: naming the settings that differ.
     """
-    before = load_config(run / "config.yaml")
+    before = load_config(folder.settings)
     names = [name for name in Config.model_fields if name not in _FREE_TO_CHANGE]
     names.append("masked")  # follows from settings that are free to change by themselves
     changed = [name for name in names if getattr(before, name) != getattr(config, name)]
     if changed:
         shown = ", ".join(f"{key} was {getattr(before, key)!r}, is {getattr(config, key)!r}" for key in changed)
-        raise ResumeError(f"{run}: the run was begun with other settings: {shown}; restore them or start a new run")
+        raise ResumeError(
+            f"{folder.path}: the run was begun with other settings: {shown}; restore them or start a new run"
+        )

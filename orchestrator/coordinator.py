@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from orchestrator.checkpoint import Checkpoint, save_checkpoint
+from orchestrator.checkpoint import save_checkpoint
 from orchestrator.cohorts import choose, choose_masked
 from orchestrator.global_model import GlobalModel
 from orchestrator.round import Job, Sum, SumRounds
@@ -51,7 +51,7 @@ class Coordinator:
         model: the global model.
         scaling: the features' statistics.
         folder: where the run's files go.
-        checkpoint: where the run begins.
+        records: of the rounds that are finished when the run begins or goes on.
 
     Attributes:
         record: what happened in the current round.
@@ -66,14 +66,14 @@ class Coordinator:
         model: GlobalModel,
         scaling: PrivateScaling,
         folder: RunFolder,
-        checkpoint: Checkpoint,
+        records: list[RoundRecord],
     ) -> None:
         self._config, self._rounds, self._transport = config, rounds, transport
         self._seats = transport.seats
         self.model, self._scaling, self._folder = model, scaling, folder
         self._evaluation = EvaluationCode(config)
         self._started = 0.0  # when the round began, seconds of `time.perf_counter`
-        self.records = checkpoint.records
+        self.records = records
         self.record = RoundRecord(round=0)
 
     def run(self) -> None:
@@ -104,7 +104,7 @@ class Coordinator:
         if self.model.preprocessing is None:
             self._seats.cut_off_revoked(self._transport)
             self.model.scale_by(drive(self._scaling.steps(), self._transport.ask))
-            save_checkpoint(self._folder.checkpoint, self.model.checkpoint(self.records))
+            save_checkpoint(self._folder.checkpoint, self.model.checkpoint(self._folder.logged))
 
     def numbers(self) -> Iterator[int]:
         """The rounds that are left; ends early where training no longer helps.
@@ -180,11 +180,15 @@ class Coordinator:
         record.evaluate_seconds = (record.evaluate_seconds or 0.0) + time.perf_counter() - start
 
     def commit(self) -> None:
-        """End the round: what is in the checkpoint has happened, and all else can be made again from it."""
+        """End the round: the checkpoint is what makes it have happened.
+
+        Before it comes the round's line, which without it does not count; after it what can be made again.
+        """
         record = self.record
         record.round_seconds = time.perf_counter() - self._started
+        self._folder.append_record(record)
+        save_checkpoint(self._folder.checkpoint, self.model.checkpoint(self._folder.logged))
         self.records.append(record)
-        save_checkpoint(self._folder.checkpoint, self.model.checkpoint(self.records))
         self.write_results()
         loss, accuracy, area = (
             "-" if value is None else f"{value:.3f}" for value in (record.loss, record.accuracy, record.roc_auc)
@@ -195,7 +199,7 @@ class Coordinator:
         )  # fmt: skip
 
     def write_results(self) -> None:
-        """What others read of the rounds so far: the model, the bundle that makes it ready for use, and the metrics."""
+        """What others read of the model so far: its tensors, and the bundle that makes it ready for use."""
         model = self.model
         self._folder.save_model(model.final)
         if self.records and model.preprocessing is not None:
@@ -208,7 +212,6 @@ class Coordinator:
                 asdict(self.records[(model.best_round or len(self.records)) - 1]),
                 self._folder.name,
             )
-        self._folder.write_metrics(self.records)
 
     def _job(self, kind: Kind, bucket: str, number: int, settings: Settings | None = None) -> Job:
         """A sum over what the tenants make of the present global model."""
@@ -277,7 +280,7 @@ def _note_costs(record: RoundRecord, result: Sum, *, masked: bool) -> None:
 def figure(said: Values, key: str) -> float:
     """A tenant's own figure of its work, for the log alone; 0 where it sent none or nonsense.
 
-    Bounded, so that no sum of them is infinite: JSON has no such number, and the checkpoint could not be written.
+    Bounded, so that no sum of them is infinite: JSON has no such number, and the round's line could not be written.
     """
     value = said.get(key)
     return float(value) if isinstance(value, int | float) and 0 <= value <= _MOST else 0.0

@@ -3,6 +3,7 @@
 Free of Flower, and of whatever is encrypted.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from orchestrator.checkpoint import Checkpoint
 from orchestrator.early_stopping import EarlyStopping
 from orchestrator.report.evaluation import Evaluation, evaluate_final
-from orchestrator.run_folder import RoundRecord
+from orchestrator.run_folder import LoggedRounds, RoundRecord
 from orchestrator.server_optimizer import ServerOptimizer
 from shared.config import Config
 from shared.data_sources.dataset import Dataset
@@ -118,21 +119,22 @@ class GlobalModel:
         set_parameters(self._model, list(self.final.values()))
         return evaluate_final(self._config, self._model, self.validation_data, self._test_data)
 
-    def checkpoint(self, records: list[RoundRecord]) -> Checkpoint:
-        """All that the next round depends on, with the rounds so far."""
+    def checkpoint(self, finished: LoggedRounds) -> Checkpoint:
+        """All that the next round depends on, after these rounds."""
         return Checkpoint(
             self.named,
-            records,
+            finished,
             self._optimizer.velocity,
             self._early_stopping.best_parameters,
             self.preprocessing.arrays() if self.preprocessing else None,
         )
 
-    def restore(self, checkpoint: Checkpoint, schema: FeatureSchema) -> None:
+    def restore(self, checkpoint: Checkpoint, records: Sequence[RoundRecord], schema: FeatureSchema) -> None:
         """Go on from here as if the run had never been interrupted.
 
         Args:
             checkpoint: of the run.
+            records: of its finished rounds.
             schema: of the raw features.
 
         Raises:
@@ -145,7 +147,7 @@ class GlobalModel:
         set_parameters(self._model, [checkpoint.parameters[name] for name in shapes])
         self._optimizer.velocity = checkpoint.velocity
         best = checkpoint.best_parameters  # a file keeps its tensors by name; what they are put into keeps an order
-        self._early_stopping.restore(checkpoint.records, best and {name: best[name] for name in shapes})
+        self._early_stopping.restore(records, best and {name: best[name] for name in shapes})
         if checkpoint.preprocessing is not None:
             try:
                 self.scale_by(Preprocessing.from_arrays(schema, checkpoint.preprocessing))

@@ -14,7 +14,7 @@ from orchestrator.checkpoint import Checkpoint, check_same_settings, load_checkp
 from orchestrator.coordinator import Coordinator
 from orchestrator.global_model import GlobalModel
 from orchestrator.masked_sum import MaskedSum, Masking, NoMasks
-from orchestrator.report.run_data import EVALUATION, Start, add_start, write_json
+from orchestrator.report.run_data import Start, add_start, write_json
 from orchestrator.round import SumRounds
 from orchestrator.run_folder import RunFolder
 from orchestrator.scaling import PrivateScaling
@@ -56,7 +56,7 @@ class OpenRun(Generic[AnyTransport]):
             # Loaded only now: the templates are of no use to a server that is still at work.
             from orchestrator.report.page import write_report
 
-            write_json(self.folder.path / EVALUATION, self.coordinator.model.final_evaluation())
+            write_json(self.folder.evaluation, self.coordinator.model.final_evaluation())
             return write_report(self.folder.path)
         except Exception as error:  # whatever it is: model and metrics are written, and a report can be made later
             _log.warning(
@@ -91,7 +91,7 @@ def open_run(
     try:
         checkpoint = None
         if resume is not None:
-            check_same_settings(folder.path, config)
+            check_same_settings(folder, config)
             checkpoint = load_checkpoint(folder.checkpoint)
         return _assemble(config, make_transport, folder, checkpoint, admission, session)
     except BaseException:
@@ -107,27 +107,27 @@ def _assemble(
     admission: Admission | None,
     session: str,
 ) -> OpenRun[AnyTransport]:
-    add_log_file(_log, folder.path / "server.log")
+    add_log_file(_log, folder.log)
     _log.info("run %s, files in %s", folder.name, folder.path)
+    records = folder.restore_records(checkpoint.finished) if checkpoint else []
     if admission is None:
         _log.warning("anyone who reaches %s can take part (enrolled_clients is not set)", config.server_address)
     model = GlobalModel(config, load_validation_data(config), load_test_data(config))
     keys = _keys(config)
-    add_start(folder.path, Start.now(_fingerprint(keys), admission.public_keys() if admission else ()))
+    add_start(folder, Start.now(_fingerprint(keys), admission.public_keys() if admission else ()))
     aggregator = Aggregator(keys, config.fewest_contributors, config.num_clients, admission)
     rounds = SumRounds(config, aggregator, _masking(config, keys, admission))
     seats = Seats(folder.name, session, admission, aggregator.key_proof())
     schema = load_schema(config)
     scaling = PrivateScaling(config, rounds, seats, schema)
     if checkpoint is None:
-        checkpoint = model.checkpoint([])
-        save_checkpoint(folder.checkpoint, checkpoint)
+        save_checkpoint(folder.checkpoint, model.checkpoint(folder.logged))
     else:
-        model.restore(checkpoint, schema)
-        _log.info("resuming after round %d of %d", len(checkpoint.records), config.num_rounds)
+        model.restore(checkpoint, records, schema)
+        _log.info("resuming after round %d of %d", len(records), config.num_rounds)
     folder.publish()
     transport = make_transport(seats)
-    coordinator = Coordinator(config, rounds, transport, model, scaling, folder, checkpoint)
+    coordinator = Coordinator(config, rounds, transport, model, scaling, folder, records)
     coordinator.write_results()  # of a run that was killed between the checkpoint and these files
     size = flatten(model.parameters).size
     vectors = [aggregator.update_bytes(encrypted_size(size, config.weighting))]

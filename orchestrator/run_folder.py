@@ -1,12 +1,18 @@
-"""The folder that each run leaves: config, logs, metrics and model."""
+"""The folder that each run leaves: the names of its files, who may write there, and the log of its rounds.
+
+`metrics.jsonl` is that log. A round's line is on the disk before the checkpoint that counts it is, so a server that is
+killed in between leaves a line too many, or half of one, and never one too few.
+"""
 
 import fcntl
+import hashlib
 import json
+import logging
 import os
 import re
 import secrets
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +20,17 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from shared.atomic import replace_file
+from shared.bounded_files import open_regular
+from shared.bundle import MODEL_FILE
 from shared.config import Config
 from shared.errors import ResumeError, RunInUseError
+from shared.strict_json import parse_strict_json
 
 _RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+_LONGEST_LINE_BYTES = 1 << 26  # 10,000 clients with a reason of 300 characters each, at 12 bytes a character
+_FIGURES_BY_NAME = ("family_recall", "recall_at_fpr", "fpr_at_threshold", "class_recall")
+
+_log = logging.getLogger("orchestrator")
 
 
 @dataclass
@@ -76,14 +89,74 @@ class RoundRecord:
     evaluate_seconds: float | None = None
 
 
+def read_record(raw: object, number: int) -> RoundRecord:
+    """The record of round `number` from parsed JSON.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    if not isinstance(raw, dict) or raw.get("round") != number or type(raw["round"]) is not int:
+        raise ValueError(f"record {number} is not of round {number}")
+    record = RoundRecord(**{f.name: raw[f.name] for f in fields(RoundRecord) if f.name in raw})
+    texts: list[object] = []
+    for name, value in vars(record).items():
+        if name == "contributor_ids" and isinstance(value, list):
+            texts += value
+        elif name == "failed" and isinstance(value, dict):
+            texts += value.values()
+        elif name == "skipped" and value is not None:
+            texts.append(value)
+        elif name in _FIGURES_BY_NAME and isinstance(value, dict):
+            if not _are_figures(value):
+                raise ValueError(f"record {number} says {name} = {value!r:.80}")
+        elif name in ("contributor_ids", "failed", *_FIGURES_BY_NAME) or (
+            value is not None and type(value) not in (int, float)
+        ):
+            raise ValueError(f"record {number} says {name} = {value!r:.80}")
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"record {number} holds something else where it should name clients and reasons")
+    return record
+
+
+def _are_figures(named: dict[object, object]) -> bool:
+    return all(type(figure) in (int, float) for figure in named.values())
+
+
+@dataclass(frozen=True)
+class LoggedRounds:
+    """The finished rounds as a checkpoint knows them, in as few bytes after a thousand rounds as after one.
+
+    Attributes:
+        count: how many lines of `metrics.jsonl` they are, from its start.
+        sha256: of those lines, 32 bytes.
+    """
+
+    count: int = 0
+    sha256: bytes = hashlib.sha256().digest()
+
+
 class RunFolder:
-    """`<log_dir>/<date>-<time>-<6 hex digits>/`; `<log_dir>/latest` points at the newest with a checkpoint."""
+    """`<log_dir>/<date>-<time>-<6 hex digits>/`; `<log_dir>/latest` points at the newest with a checkpoint.
+
+    Attributes:
+        settings, metrics, checkpoint, model, log, starts, evaluation, comparison, report: the files in it, which are
+            there or not; docs/metrics.md says what each is. The model's bundle has its name in `shared/bundle.py`.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = path.name
+        self.settings = path / "config.yaml"
+        self.metrics = path / "metrics.jsonl"
         self.checkpoint = path / "checkpoint.safetensors"
+        self.model = path / MODEL_FILE
+        self.log = path / "server.log"
+        self.starts = path / "starts.jsonl"
+        self.evaluation = path / "evaluation.json"
+        self.comparison = path / "comparison.json"
+        self.report = path / "report.html"
         self._lock = -1
+        self._rounds, self._digest = 0, hashlib.sha256()  # of what `metrics` holds
 
     @classmethod
     def create(cls, config: Config) -> "RunFolder":
@@ -91,7 +164,8 @@ class RunFolder:
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         folder = cls(Path(config.log_dir) / name)
         folder.path.mkdir(mode=0o700, parents=True)
-        (folder.path / "config.yaml").write_text(config.as_yaml(), encoding="utf-8")
+        folder.settings.write_text(config.as_yaml(), encoding="utf-8")
+        replace_file(folder.metrics, b"")
         return folder
 
     @classmethod
@@ -104,10 +178,10 @@ class RunFolder:
             ResumeError: there is none.
         """
         if name != "latest":
-            path = Path(config.log_dir) / name
-            if not (path / "config.yaml").is_file():
-                raise ResumeError(f"{path}: no run to resume; start one without --resume")
-            return cls(path.resolve())
+            folder = cls((Path(config.log_dir) / name).resolve())
+            if not folder.settings.is_file():
+                raise ResumeError(f"{Path(config.log_dir) / name}: no run to resume; start one without --resume")
+            return folder
         newest = cls._newest(Path(config.log_dir))
         if newest is None:
             raise ResumeError(
@@ -157,11 +231,60 @@ class RunFolder:
             os.close(self._lock)
             self._lock = -1
 
-    def write_metrics(self, records: list[RoundRecord]) -> None:
-        """Write `metrics.jsonl`, one line a round, whole or not at all."""
-        lines = [json.dumps(asdict(record), allow_nan=False) + "\n" for record in records]
-        replace_file(self.path / "metrics.jsonl", "".join(lines).encode())
+    @property
+    def logged(self) -> LoggedRounds:
+        """What the next checkpoint has to say of the log."""
+        return LoggedRounds(self._rounds, self._digest.digest())
+
+    def append_record(self, record: RoundRecord) -> None:
+        """Add a round's line to `metrics`; it is on the disk when this returns.
+
+        The round is finished only with the checkpoint that counts it.
+        """
+        line = json.dumps(asdict(record), allow_nan=False).encode() + b"\n"
+        with self.metrics.open("ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        self._rounds += 1
+        self._digest.update(line)
+
+    def restore_records(self, finished: LoggedRounds) -> list[RoundRecord]:
+        """The records of the finished rounds. What the log holds after them was never finished, and is cut off.
+
+        Args:
+            finished: as the checkpoint has them.
+
+        Raises:
+            ResumeError: the log is missing or damaged, or holds other or fewer rounds.
+        """
+        advice = f"restore {self.metrics.name} and {self.checkpoint.name} from one backup, or start a new run"
+        records: list[RoundRecord] = []
+        digest = hashlib.sha256()
+        try:
+            with open_regular(self.metrics) as file:
+                while len(records) < finished.count:
+                    line = file.readline(_LONGEST_LINE_BYTES)
+                    if not line.endswith(b"\n"):
+                        raise ValueError(f"missing or cut off, and the checkpoint is of round {finished.count}")
+                    records.append(read_record(parse_strict_json(line), len(records) + 1))
+                    digest.update(line)
+                whole, size = file.tell(), os.fstat(file.fileno()).st_size
+        except OSError as error:
+            raise ResumeError(f"{self.metrics}: can't be read: {error.strerror}; {advice}") from None
+        except ValueError as error:
+            raise ResumeError(f"{self.metrics}, line {len(records) + 1}: {error}; {advice}") from None
+        if digest.digest() != finished.sha256:
+            raise ResumeError(f"{self.metrics}: not the lines of the checkpoint: their SHA-256 differs; {advice}")
+        if whole < size:
+            with self.metrics.open("r+b") as log:
+                log.truncate(whole)
+                os.fsync(log.fileno())
+            _log.warning("%s: cut off %d bytes after round %d, of a round that was not finished",
+                         self.metrics.name, size - whole, finished.count)  # fmt: skip
+        self._rounds, self._digest = finished.count, digest
+        return records
 
     def save_model(self, parameters: dict[str, NDArray[np.float32]]) -> None:
-        """Write `model.safetensors`, whole or not at all."""
-        replace_file(self.path / "model.safetensors", save(parameters))
+        """Write `model`, whole or not at all."""
+        replace_file(self.model, save(parameters))

@@ -15,11 +15,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import ErrorDetails
 
+from shared.bounded_files import read_bounded
 from shared.config_checks import MIN_MASKED_COHORT, check_combinations
 from shared.errors import ConfigError
 from shared.yaml_values import found, parse_yaml
 
 MIN_CONTRIBUTORS = 2  # a sum of one update is that update
+_MOST_BYTES = 1 << 20  # of a file; all settings with their explanations are some kilobytes
 ClassBalance = Literal["none", "inverse"]
 CLASS_BALANCES: tuple[str, ...] = get_args(ClassBalance)
 MLP = "mlp"  # the model of `shared/model.py`; every other name is a class of the operator's own
@@ -212,13 +214,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: the file is missing, is not a YAML mapping, or it or an override holds a wrong setting.
     """
     try:
-        raw = parse_yaml(Path(path).read_text(encoding="utf-8"))
+        raw = parse_yaml(read_bounded(path, _MOST_BYTES).decode("utf-8"))
         if not isinstance(raw, dict):
             raise ValueError(f"expected 'key: value' lines, found {type(raw).__name__}; see config/config.yaml")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give --config a YAML file such as config/config.yaml") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: can't be read: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read: {error.strerror}; expected a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; expected a YAML file") from None
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
     changes = _parse_overrides(overrides)

@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import importlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,11 +54,18 @@ def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnCod
         del sys.modules[name]
 
 
+@pytest.fixture(autouse=True)
+def umask() -> Iterator[None]:
+    """A script's main part sets its process's umask; the next test is of another process."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture(scope="session")
 def nsl_kdd_folder() -> Path:
     """The real NSL-KDD files, where this machine has them."""
-    import os
-
     from tests.processes import ROOT
 
     folder = Path(os.environ.get("THREAT_DATA", ROOT.parent / "shared" / "data")) / "nsl-kdd"
@@ -79,8 +87,6 @@ def stratus_folder() -> Path:
 
 
 def _data_folder(name: str) -> Path:
-    import os
-
     from tests.processes import ROOT
 
     folder = Path(os.environ.get("THREAT_DATA", ROOT.parent / "shared" / "data")) / name

@@ -1,15 +1,13 @@
 """Folders of runs that were never run, for the tests of the report."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from orchestrator.report.evaluation import Evaluation, evaluate_final
-from orchestrator.report.run_data import EVALUATION, Start, add_start, write_json
-from orchestrator.run_folder import RoundRecord
+from orchestrator.report.run_data import Start, add_start, write_json
+from orchestrator.run_folder import RoundRecord, RunFolder
 from shared.config import Config
 from shared.data_sources.dataset import Dataset
 from shared.model import build_model
@@ -59,12 +57,12 @@ def write_run(
     parent: Path, config: Config, rounds: Sequence[RoundRecord], evaluation: Evaluation | None = None
 ) -> Path:
     """A run's folder with these contents."""
-    folder = parent / NAME
-    folder.mkdir()
-    (folder / "config.yaml").write_text(config.as_yaml(), encoding="utf-8")
-    lines = [json.dumps(asdict(record)) + "\n" for record in rounds]
-    (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+    folder = RunFolder(parent / NAME)
+    folder.path.mkdir()
+    folder.settings.write_text(config.as_yaml(), encoding="utf-8")
+    for record in rounds:
+        folder.append_record(record)
     add_start(folder, Start.now(FINGERPRINT, ["client-0", "client-1"] if config.enrolled_clients else []))
     if evaluation is not None:
-        write_json(folder / EVALUATION, evaluation)
-    return folder
+        write_json(folder.evaluation, evaluation)
+    return folder.path

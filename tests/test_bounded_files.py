@@ -13,13 +13,17 @@ from pathlib import Path
 import pytest
 import yaml
 
+from client.ledger import Ledger
 from shared.bounded_files import read_at_most, read_bounded
-from shared.data_sources import cloudtrail
+from shared.config import Config, load_config
+from shared.data_sources import cloudtrail, nsl_kdd
 from shared.data_sources.files import opened_text
 from shared.enrolment import Enrolment
-from shared.errors import DataError, EnrolmentError, KeyFileError
+from shared.errors import ConfigError, DataError, EnrolmentError, KeyFileError
 from shared.identity import ClientIdentity
+from shared.masking.errors import RoundMemoryError
 from shared.yaml_values import UniqueKeyLoader
+from tests.processes import ROOT
 
 
 def test_a_file_is_read_to_its_bound_and_no_further(tmp_path: Path) -> None:
@@ -61,6 +65,49 @@ def test_readers_make_it_an_error_of_their_own(tmp_path: Path) -> None:
             Enrolment.load(path)
         with pytest.raises(KeyFileError, match="can't be read"):
             ClientIdentity.load(path, "client-1")
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> list[Path]:
+    """What is no file, and a file that is one but for its size; it is holes alone."""
+    (tmp_path / "huge").touch()
+    os.truncate(tmp_path / "huge", 1 << 33)
+    return [*odd_files(tmp_path), tmp_path / "huge"]
+
+
+def test_settings_are_read_within_their_bound(odd: list[Path]) -> None:
+    begin = time.monotonic()
+    for path in odd:
+        with pytest.raises(ConfigError, match=rf"^{path}: can't be read: .*; expected a YAML file$"):
+            load_config(path)
+    assert time.monotonic() - begin < 5
+
+
+def test_a_pipe_as_settings_ends_a_script_in_one_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    command = [sys.executable, "client/run_clients.py", "--config", str(tmp_path / "pipe")]
+    end = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert end.returncode == 2
+    assert len((end.stdout + end.stderr).splitlines()) == 1
+    assert "not a regular file; expected a YAML file" in end.stdout + end.stderr
+
+
+def test_nsl_kdd_is_read_within_its_bound(odd: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "nsl-kdd"
+    folder.mkdir()
+    config = Config(data_source="nsl_kdd", data_path=str(folder), num_features=122, partition="even")
+    for path in odd:
+        (folder / nsl_kdd.TEST_FILE).unlink(missing_ok=True)
+        (folder / nsl_kdd.TEST_FILE).symlink_to(path)
+        with pytest.raises(DataError, match=r"can't be read: .*; expected a text file"):
+            nsl_kdd.test_rows(config)
+
+
+def test_a_ledger_is_read_within_its_bound(odd: list[Path]) -> None:
+    for path in odd:
+        with pytest.raises(RoundMemoryError, match=r"can't be (opened|read): .*; check the disk and its owner"):
+            Ledger(path)
+    assert odd[-1].stat().st_size == 1 << 33, "what is refused is left alone"
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from numpy.typing import NDArray
-from safetensors.numpy import load, load_file, save
+from safetensors.numpy import load_file, save
 
 from orchestrator.checkpoint import (
     Checkpoint,
@@ -19,7 +19,7 @@ from orchestrator.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from orchestrator.run_folder import RoundRecord, RunFolder
+from orchestrator.run_folder import LoggedRounds, RunFolder
 from shared.config import load_config
 from shared.errors import ResumeError
 from shared.preprocessing import BINS
@@ -27,11 +27,7 @@ from tests.conftest import Start
 from tests.processes import SMALL, Running, free_port, read_metrics, write_config
 
 SERVER, CLIENTS = "orchestrator/run_server.py", "client/run_clients.py"
-RECORDS = [
-    RoundRecord(round=1, contributors=2, contributor_ids=["0", "2"], failed={"1": "lost"}, loss=0.1 + 0.2),
-    RoundRecord(round=2, skipped="too few", failures=3),
-    RoundRecord(round=3, contributors=3, contributor_ids=["0", "1", "2"], client_loss=0.5),
-]
+FINISHED = LoggedRounds(3, bytes(range(32)))
 
 
 @pytest.fixture
@@ -40,14 +36,13 @@ def path(tmp_path: Path) -> Path:
 
 
 def example() -> Checkpoint:
-    return Checkpoint({"b": np.array([[1.5, -2.0]], np.float32), "a": np.arange(3, dtype=np.float32)}, list(RECORDS))
+    return Checkpoint({"b": np.array([[1.5, -2.0]], np.float32), "a": np.arange(3, dtype=np.float32)}, FINISHED)
 
 
 def test_what_is_saved_comes_back(path: Path) -> None:
     save_checkpoint(path, example())
     loaded = load_checkpoint(path)
-    assert loaded.records == RECORDS
-    assert loaded.accepted == {("0", 1), ("2", 1), ("0", 3), ("1", 3), ("2", 3)}
+    assert loaded.finished == FINISHED
     assert loaded.parameters.keys() == {"a", "b"}
     for name, array in example().parameters.items():
         assert loaded.parameters[name].dtype == np.float32
@@ -63,8 +58,8 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(path: Path, monkeypat
 
     monkeypatch.setattr("os.fsync", killed)
     with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(path, Checkpoint({}, []))
-    assert load_checkpoint(path).records == RECORDS
+        save_checkpoint(path, Checkpoint({}))
+    assert load_checkpoint(path).finished == FINISHED
 
 
 def test_every_truncation_is_refused(path: Path) -> None:
@@ -97,28 +92,27 @@ def test_a_damaged_weight_is_named_as_damage(path: Path) -> None:
         load_checkpoint(path)
 
 
-def test_the_header_does_not_grow_with_the_rounds(path: Path) -> None:
-    """A safetensors file with a header of more than 100 MB can't be read: 1,210 rounds of 1,000 clients had one."""
-    lengths = []
-    for rounds in (1, 999):
-        records = [RoundRecord(round=number, contributor_ids=["0"] * 100) for number in range(1, rounds + 1)]
-        save_checkpoint(path, replace(example(), records=records))
-        lengths.append(int.from_bytes(path.read_bytes()[:8], "little"))
-        assert load_checkpoint(path).records == records
-    assert max(lengths) - min(lengths) < 32, "the number of digits of offsets"
+def test_it_does_not_grow_with_the_rounds(path: Path) -> None:
+    """It held their records once: the header of 1,000 clients reached safetensors' limit of 100 MB at round 1,210."""
+    sizes = []
+    for rounds in (0, 1, 100_000):
+        finished = LoggedRounds(rounds, bytes(32))
+        save_checkpoint(path, replace(example(), finished=finished))
+        assert load_checkpoint(path).finished == finished
+        sizes.append(path.stat().st_size)
+    assert len(set(sizes)) == 1
 
 
-def _with_text(records: str) -> bytes:
-    """A checkpoint whose digest is right, so that nothing but its records can be what it is refused for."""
+def _of(**server: NDArray[Any]) -> bytes:
+    """A checkpoint whose digest is right, so that nothing but what it says of its rounds can be why it is refused."""
     tensors: dict[str, NDArray[Any]] = {
         "a": np.zeros(1, np.float32),
-        "server/records": np.frombuffer(records.encode(), np.uint8),
+        **{f"server/{name}": array for name, array in server.items()},
     }
     return save(tensors, metadata={"sha256": content_sha256(tensors)})
 
 
-def _with_records(records: Any) -> bytes:
-    return _with_text(json.dumps(records))
+ROUNDS, LOG_SHA256 = np.ones(1, np.int64), np.zeros(32, np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -128,24 +122,28 @@ def _with_records(records: Any) -> bytes:
         pytest.param(b"\x80\x04cos\nsystem\n(S'true'\ntR.", id="a pickle that would run a command"),
         pytest.param(b"\xff" * 64, id="a header of 2**64 - 1 bytes"),
         pytest.param((200).to_bytes(8, "little") + b'{"a":{"dtype":"F32","shape":[1]', id="half a header"),
-        pytest.param(save({"a": np.zeros(1, np.float32)}), id="no records"),
-        pytest.param(_with_text("[" * 100_000), id="records nested too deep"),
-        pytest.param(_with_text("[NaN"), id="records cut off"),
-        pytest.param(_with_records({"round": 1}), id="records that are no list"),
-        pytest.param(_with_records(3), id="records that are a number"),
-        pytest.param(_with_records([3]), id="a record that is a number"),
-        pytest.param(_with_records([{"loss": 1.0}]), id="a record without a round"),
-        pytest.param(_with_records([{"round": "1"}]), id="a round that is a text"),
-        pytest.param(_with_records([{"round": 2}]), id="a first round that is not 1"),
-        pytest.param(_with_records([{"round": 1}, {"round": 1}]), id="a round twice"),
-        pytest.param(_with_records([{"round": 1, "contributor_ids": 7}]), id="contributors that are a number"),
-        pytest.param(_with_records([{"round": 1, "loss": "low"}]), id="a loss that is a text"),
+        pytest.param(save({"a": np.zeros(1, np.float32)}), id="no digest"),
+        pytest.param(_of(log_sha256=LOG_SHA256), id="no number of rounds"),
+        pytest.param(_of(rounds=ROUNDS), id="no digest of the log"),
+        pytest.param(_of(rounds=ROUNDS, log_sha256=LOG_SHA256[1:]), id="a digest of 31 bytes"),
+        pytest.param(_of(rounds=ROUNDS, log_sha256=np.zeros(32, np.float32)), id="a digest of numbers"),
+        pytest.param(_of(rounds=-ROUNDS, log_sha256=LOG_SHA256), id="round -1"),
+        pytest.param(_of(rounds=np.ones(2, np.int64), log_sha256=LOG_SHA256), id="two numbers of rounds"),
+        pytest.param(_of(rounds=np.ones(1, np.float64), log_sha256=LOG_SHA256), id="rounds as a float"),
     ],
 )
 def test_what_is_no_checkpoint_is_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(ResumeError, match="not a checkpoint of this version"):
         load_checkpoint(path)
+
+
+def test_a_checkpoint_of_the_version_before_is_refused_by_name(path: Path) -> None:
+    path.write_bytes(_of(records=np.frombuffer(b'[{"round": 1, "loss": 0.5}]', np.uint8)))
+    with pytest.raises(ResumeError, match="an earlier version wrote it, with the rounds in it") as caught:
+        load_checkpoint(path)
+    assert "start a run without --resume" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_checkpoint_says_what_to_do(path: Path) -> None:
@@ -155,7 +153,7 @@ def test_a_missing_checkpoint_says_what_to_do(path: Path) -> None:
 
 def test_settings_that_change_the_model_are_named(tmp_path: Path) -> None:
     before = load_config(write_config(tmp_path))
-    run = RunFolder.create(before).path
+    run = RunFolder.create(before)
     check_same_settings(run, before)
     free = before.replace(num_rounds=9, round_timeout=1.0, server_address="127.0.0.1:1")
     check_same_settings(run, free)
@@ -176,26 +174,25 @@ def test_settings_that_change_the_model_are_named(tmp_path: Path) -> None:
 )
 def test_no_such_setting_may_change(tmp_path: Path, key: str, value: Any) -> None:
     before = load_config(write_config(tmp_path))
-    run = RunFolder.create(before).path
+    run = RunFolder.create(before)
     changes: dict[str, Any] = {key: value}
     with pytest.raises(ResumeError, match=key):
         check_same_settings(run, before.replace(**changes))
 
 
 def test_it_holds_no_key(finished: tuple[Path, Path]) -> None:
-    """There is no room for one: the model, the clients' summed statistics, and a header that names nothing else."""
+    """There is no room for one: the model, the clients' summed statistics, and how many rounds; nothing else."""
     _, run = finished
     content = (run / "checkpoint.safetensors").read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     metadata = header.pop("__metadata__")
     assert metadata.keys() == {"sha256"}
-    records = load(content)["server/records"].tobytes()
-    assert {name for record in json.loads(records) for name in record} == set(vars(RECORDS[0]))
+    rounds = {"server/rounds": 8, "server/log_sha256": 32}  # bytes
     statistics = {"preprocessing/mean", "preprocessing/variance", "preprocessing/counts"}
-    assert header.keys() == load_file(run / "model.safetensors").keys() | statistics | {"server/records"}
+    assert header.keys() == load_file(run / "model.safetensors").keys() | statistics | rounds.keys()
     statistics_bytes = 2 * 8 * 6 + 8 * 6 * BINS  # of 6 features
-    assert len(content) == 8 + length + 4 * 29 + statistics_bytes + len(records)
+    assert len(content) == 8 + length + 4 * 29 + statistics_bytes + sum(rounds.values())
 
 
 @pytest.fixture(scope="module")
@@ -221,20 +218,32 @@ def test_everything_of_a_run_is_its_owners_alone(finished: tuple[Path, Path]) ->
 
 
 def test_a_finished_run_is_repaired_and_ends_at_once(start: Start, finished: tuple[Path, Path]) -> None:
-    """Killed in its last round, after the checkpoint and before the files that are made from it."""
+    """Killed in its last round: after the checkpoint and before the model, or in a round that had no checkpoint yet."""
     config, run = finished
     model, metrics = (run / "model.safetensors").read_bytes(), (run / "metrics.jsonl").read_text(encoding="utf-8")
-    for damaged in (metrics.splitlines(keepends=True)[0], metrics + '{"round": 3}\n'):  # a round behind, one ahead
+    for beyond in ("", '{"round": 3}\n', '{"round": 3, "con'):
         (run / "model.safetensors").write_bytes(b"of the round before")
-        (run / "metrics.jsonl").write_text(damaged, encoding="utf-8")
+        (run / "metrics.jsonl").write_text(metrics + beyond, encoding="utf-8")
         begin = time.monotonic()
         end = start(SERVER, "--config", str(config), "--resume").finish()
         assert end.code == 0, end.output
         assert "resuming after round 2 of 2" in end.output
         assert "rounds of the global model" in end.output
+        assert (f"cut off {len(beyond)} bytes after round 2" in end.output) == bool(beyond)
         assert (run / "metrics.jsonl").read_text(encoding="utf-8") == metrics
         assert (run / "model.safetensors").read_bytes() == model
         assert time.monotonic() - begin < SMALL["client_wait_timeout"], "it waited for clients"
+
+
+def test_a_run_that_lost_a_round_of_its_log_is_refused_in_one_line(start: Start, finished: tuple[Path, Path]) -> None:
+    config, run = finished
+    metrics = (run / "metrics.jsonl").read_text(encoding="utf-8")
+    (run / "metrics.jsonl").write_text(metrics.splitlines(keepends=True)[0], encoding="utf-8")
+    end = start(SERVER, "--config", str(config), "--resume").finish()
+    (run / "metrics.jsonl").write_text(metrics, encoding="utf-8")
+    assert end.code == 1
+    assert "metrics.jsonl, line 2: missing or cut off, and the checkpoint is of round 2; restore" in end.output
+    assert "Traceback" not in end.output
 
 
 def test_nothing_to_resume_is_one_line(start: Start, tmp_path: Path) -> None:

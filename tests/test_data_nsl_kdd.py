@@ -189,7 +189,7 @@ def test_a_file_that_is_no_data_is_refused(content: bytes | None, message: str, 
 
 def test_a_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / nsl_kdd.TRAIN_FILE).mkdir()
-    with pytest.raises(DataError, match=r"KDDTrain\+\.txt: can't be read: Is a directory"):
+    with pytest.raises(DataError, match=r"KDDTrain\+\.txt: can't be read: not a regular file"):
         load_client_data(settings(tmp_path), 0)
 
 

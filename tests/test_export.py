@@ -1,6 +1,7 @@
 """The ONNX file scores as the model does: on real records, random ones and extreme ones, in batches of any size."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,14 @@ def test_parity_on_real_random_and_extreme_records(nsl_kdd_folder: Path, tmp_pat
     assert [column["name"] for column in json.loads(kept["schema"])["columns"]] == list(bundle.schema.names)
     assert float(kept["threshold"]) == bundle.threshold.score
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_file_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
+    train_bundle(Config(num_features=6, num_hidden_units=(4,)), tmp_path)
+    (tmp_path / "m.onnx.part").touch(0o666)  # of an earlier export, with another umask
+    os.umask(0)
+    assert main(["--model", str(tmp_path), "--out", str(tmp_path / "m.onnx")]) == 0
+    assert (tmp_path / "m.onnx").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_graph_without_the_scaling_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

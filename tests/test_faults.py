@@ -20,11 +20,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from orchestrator import run_server
+from orchestrator import checkpoint, coordinator, run_server
 from orchestrator.aggregator import Aggregator, RoundSum
 from orchestrator.checkpoint import load_checkpoint
-from orchestrator.run_folder import RunFolder
+from orchestrator.run_folder import RoundRecord, RunFolder
 from shared.addresses import split_address
+from shared.atomic import replace_file
 from shared.config import Config, load_config
 from shared.data_utils import load_schema
 from shared.feature_statistics import StatisticsCode
@@ -60,12 +61,14 @@ def fork(tmp_path: Path) -> Iterator[Fork]:
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """The finished rounds so far; none before the first."""
-    path = folder / "logs" / "latest" / "metrics.jsonl"
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except FileNotFoundError:
+    """The finished rounds so far: as many lines of the log as the checkpoint says; none before the first."""
+    run = RunFolder(folder / "logs" / "latest")
+    if not run.checkpoint.exists():
         return []
+    finished = load_checkpoint(run.checkpoint).finished.count
+    lines = run.metrics.read_bytes().split(b"\n")[:-1]
+    assert len(lines) >= finished, "a round that the checkpoint counts is not in the log"
+    return [json.loads(line) for line in lines[:finished]]
 
 
 def await_rounds(folder: Path, rounds: int, process: Forked, timeout: float = 90.0) -> list[dict[str, Any]]:
@@ -186,12 +189,11 @@ def test_faulty_clients_of_every_kind_in_one_run(fork: Fork, tmp_path: Path) -> 
     assert all(reasons[key].startswith("lost: ") for key in lost)
     assert all(reasons[key].startswith("HeaderMismatchError: header says round = ") for key in stale)
 
-    run = tmp_path / "logs" / "latest"
-    found = counts(config, run / "model.safetensors", {r["round"]: r["contributors"] for r in records})
+    model = RunFolder(tmp_path / "logs" / "latest").model
+    found = counts(config, model, {r["round"]: r["contributors"] for r in records})
     exact = [[float(i in contributors) for i in range(9)] for contributors in expected]
     np.testing.assert_allclose(found, exact, atol=1e-3)  # 2**-16 of rounding, times the contributors
     accepted = [(i, r["round"]) for r in records for i in r["contributor_ids"]]
-    assert load_checkpoint(run / "checkpoint.safetensors").accepted == set(accepted)
     assert len(accepted) == len(set(accepted))
 
 
@@ -214,26 +216,49 @@ def test_a_frozen_client_holds_a_round_back_no_longer_than_its_timeout(fork: For
     assert max(r["round_seconds"] for r in records) < 6.0 + 10.0
 
 
-# Where the server is killed: owner of a function, its name, and whether to let it do its work first.
-MOMENTS: dict[str, tuple[Any, str, bool]] = {
-    "updates are added": (RoundSum, "add", True),
-    "the sum is decrypted": (RoundSum, "decrypt_sum", True),
-    "the checkpoint is written, but not yet in place": (os, "fsync", True),
-    "the checkpoint is in place, the model is not": (RunFolder, "save_model", False),
-    "the metrics are not written": (RunFolder, "write_metrics", False),
-    "the round is complete": (RunFolder, "write_metrics", True),
+APPEND = RunFolder.append_record
+
+
+def nothing(*_arguments: Any, **_keywords: Any) -> None:
+    """In the place of a function before which the server is killed."""
+
+
+def append_half(folder: RunFolder, record: RoundRecord) -> None:
+    """A line of which half is on the disk."""
+    before = folder.metrics.stat().st_size
+    APPEND(folder, record)
+    os.truncate(folder.metrics, (before + folder.metrics.stat().st_size) // 2)
+
+
+def write_without_placing(path: Path, data: bytes) -> None:
+    """A checkpoint that is on the disk under its temporary name alone."""
+    with mock.patch.object(Path, "replace", side_effect=lambda *_: os.kill(os.getpid(), signal.SIGKILL)):
+        replace_file(path, data)
+
+
+# Where the server is killed: owner of a function, its name, and what is still done of it; None: all.
+MOMENTS: dict[str, tuple[Any, str, Callable[..., Any] | None]] = {
+    "updates are added": (RoundSum, "add", None),
+    "the sum is decrypted": (RoundSum, "decrypt_sum", None),
+    "the round's line is not written": (RunFolder, "append_record", nothing),
+    "half of the line is written": (RunFolder, "append_record", append_half),
+    "the line is appended, the checkpoint is not written": (RunFolder, "append_record", None),
+    "the line is appended, the checkpoint is not in place": (checkpoint, "replace_file", write_without_placing),
+    "the checkpoint is in place, the model is not": (RunFolder, "save_model", nothing),
+    "the round is complete": (coordinator, "save_bundle", None),
 }
+LEAVES_A_LINE = {moment for moment in MOMENTS if "line is appended" in moment or "half of the line" in moment}
 
 
 def serve_until(config: str, resume: bool, moment: str, calls: int) -> int:
     """Serve until the given moment has come for the `calls`-th time in the life of this process."""
-    owner, name, after = MOMENTS[moment]
+    owner, name, last = MOMENTS[moment]
     original, seen = getattr(owner, name), 0
 
     def killing(*arguments: Any, **keywords: Any) -> Any:
         nonlocal seen
         seen += 1
-        result = original(*arguments, **keywords) if after or seen < calls else None
+        result = (last if last and seen == calls else original)(*arguments, **keywords)
         if seen == calls:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
@@ -243,8 +268,8 @@ def serve_until(config: str, resume: bool, moment: str, calls: int) -> int:
 
 
 def test_a_server_killed_ten_times_makes_the_same_model(fork: Fork, tmp_path: Path) -> None:
-    rounds = 2 * KILLS + 10
-    models = []
+    rounds = 2 * KILLS + 20
+    models, figures = [], []
     for name in ("undisturbed", "killed"):
         folder = tmp_path / name
         folder.mkdir()
@@ -264,15 +289,16 @@ def test_a_server_killed_ten_times_makes_the_same_model(fork: Fork, tmp_path: Pa
         records = read_records(folder)
         assert [r["round"] for r in records] == list(range(1, rounds + 1))
         assert all(r["contributor_ids"] == ["0", "1", "2"] for r in records)
-        run = folder / "logs" / "latest"
-        np.testing.assert_allclose(
-            counts(config, run / "model.safetensors", dict.fromkeys(range(1, rounds + 1), 3)), 1.0, atol=1e-4
-        )
-        models.append(load_file(run / "model.safetensors"))
+        run = RunFolder(folder / "logs" / "latest")
+        assert len(run.metrics.read_bytes().splitlines()) == rounds
+        np.testing.assert_allclose(counts(config, run.model, dict.fromkeys(range(1, rounds + 1), 3)), 1.0, atol=1e-4)
+        models.append(load_file(run.model))
+        figures.append([{name: r[name] for name in r if not name.endswith("seconds")} for r in records])
     undisturbed, killed = models
     assert undisturbed.keys() == killed.keys()
     for name, tensor in undisturbed.items():
         assert tensor.tobytes() == killed[name].tobytes(), f"{name} differs"
+    assert figures[0] == figures[1]
 
 
 def kill_often(fork: Fork, folder: Path, path: Path) -> None:
@@ -281,7 +307,7 @@ def kill_often(fork: Fork, folder: Path, path: Path) -> None:
     moments = list(MOMENTS)
     known: list[dict[str, Any]] = []
     for kill in range(KILLS):
-        resume = (folder / "logs" / "latest" / "checkpoint.safetensors").exists()
+        resume = RunFolder(folder / "logs" / "latest").checkpoint.exists()
         if kill < len(moments):  # then one of each kind has been; the first call is sometimes one of the start
             process = fork(f"server-{kill}", serve_until, str(path), resume, moments[kill], chance.randint(2, 4))
             assert process.finish() == -signal.SIGKILL, process.output
@@ -291,6 +317,8 @@ def kill_often(fork: Fork, folder: Path, path: Path) -> None:
             time.sleep(chance.uniform(0.0, 0.5))  # a round takes about 0.2 s
             assert process.alive, process.output
             process.kill()
+        if kill and moments[min(kill, len(moments)) - 1] in LEAVES_A_LINE:
+            assert "of a round that was not finished" in process.output, "the next start cuts it off"
         records = read_records(folder)
         assert records[: len(known)] == known, f"a finished round is lost or has changed after kill {kill}"
         known = records

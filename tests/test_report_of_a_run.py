@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.local_vs_federated import main as compare
-from orchestrator.report.page import REPORT
-from orchestrator.report.run_data import COMPARISON, read_run
+from orchestrator.report.run_data import read_run
 from orchestrator.run import OpenRun
 from orchestrator.run_folder import RunFolder
 from shared.config import load_config
@@ -29,19 +28,19 @@ def test_a_run_leaves_a_report_that_a_client_cannot_write_into(start: Start, tmp
     end = serving.finish()
     assert (end.code, good.finish().code) == (0, 0), end.output
     folder = (tmp_path / "logs" / "latest").resolve()
-    assert end.output.splitlines()[-1] == f"everything of this run is in {folder}; open {folder / REPORT}"
+    assert end.output.splitlines()[-1] == f"everything of this run is in {folder}; open {RunFolder(folder).report}"
 
     rounds = read_metrics(tmp_path)
     said = rounds[1]["failed"]["2"]
     assert said.startswith("<script>document.title = 'mine'</script>�[2J�"), "the fault did not happen"
     assert said.isprintable()
     assert len(said) <= 300
-    log = (folder / "server.log").read_text(encoding="utf-8")
+    log = RunFolder(folder).log.read_text(encoding="utf-8")
     for text in (end.output, log):
         assert said in text, "shown all the same"
         assert text.replace("\n", "").isprintable()
         assert not any(line.startswith(FORGED) for line in text.splitlines())
-    page = (folder / REPORT).read_text(encoding="utf-8")
+    page = RunFolder(folder).report.read_text(encoding="utf-8")
     assert "<script" not in page
     assert "&lt;script&gt;document.title = &#39;mine&#39;&lt;/script&gt;" in page
 
@@ -65,10 +64,10 @@ def test_a_run_leaves_a_report_that_a_client_cannot_write_into(start: Start, tmp
 
     assert "Not measured" in page
     assert compare(["--run", str(folder)]) == 0
-    comparison = json.loads((folder / COMPARISON).read_text(encoding="utf-8"))
+    comparison = json.loads(RunFolder(folder).comparison.read_text(encoding="utf-8"))
     assert comparison["epochs"] == 3
     assert [rival["name"] for rival in comparison["alone"]] == [f"client {number} alone" for number in range(3)]
-    page = (folder / REPORT).read_text(encoding="utf-8")
+    page = RunFolder(folder).report.read_text(encoding="utf-8")
     assert "Not measured" not in page
     assert f"{comparison['pooled']['evaluation']['roc_auc']:.3f}" in page
 

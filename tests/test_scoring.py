@@ -168,6 +168,19 @@ def test_the_script_tells_what_came_of_it(
     assert "100 records are too few to tell" in capsys.readouterr().out
 
 
+def test_alerts_are_their_owners_alone_whatever_the_umask(flows: tuple[Path, ModelBundle], tmp_path: Path) -> None:
+    folder, _ = flows
+    good = write(tmp_path / "good.csv", [HEADER, *map(flow, range(100))])
+    bad = write(tmp_path / "bad.csv", [HEADER, *["too,few"] * 100])
+    output, part = tmp_path / "alerts.jsonl", tmp_path / "alerts.jsonl.part"
+    part.touch(0o666)  # of an earlier scoring, with another umask
+    os.umask(0)
+    assert run("--model", folder, "--input", good, bad, "--output", output) == 1
+    assert part.stat().st_mode & 0o777 == 0o600
+    assert run("--model", folder, "--input", good, "--output", output) == 0
+    assert output.stat().st_mode & 0o777 == 0o600
+
+
 def test_drift_is_noted_and_no_drift_is_not(
     flows: tuple[Path, ModelBundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,11 +13,11 @@ from markupsafe import Markup
 from orchestrator.report import drawings, figures, privacy, words
 from orchestrator.report.evaluation import Evaluation
 from orchestrator.report.run_data import Run, began, read_run
+from orchestrator.run_folder import RunFolder
 from shared.atomic import replace_file
 from shared.config import Config
 from shared.printable import printable
 
-REPORT = "report.html"
 _MOST_TABLE_ROUNDS = 200
 _FEW = 12  # clients whose table is open at once
 _MOST_CLASSES = 12  # of a confusion matrix that a screen has room for
@@ -54,7 +54,7 @@ def write_report(folder: Path) -> Path:
         ConfigError: its config.yaml can't be used.
         OSError: the file can't be written.
     """
-    path = folder / REPORT
+    path = RunFolder(folder).report
     replace_file(path, render(read_run(folder)).encode())
     return path
 

@@ -14,9 +14,8 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from orchestrator.checkpoint import read_record
 from orchestrator.report.evaluation import Evaluation
-from orchestrator.run_folder import RoundRecord
+from orchestrator.run_folder import RoundRecord, RunFolder, read_record
 from shared.atomic import replace_file
 from shared.bounded_files import read_bounded
 from shared.bundle import MODEL_FILE
@@ -24,7 +23,6 @@ from shared.config import Config, load_config
 from shared.errors import ReportError
 from shared.strict_json import parse_strict_json
 
-STARTS, EVALUATION, COMPARISON = "starts.jsonl", "evaluation.json", "comparison.json"
 _MOST_BYTES = 1 << 30
 
 T = TypeVar("T")
@@ -93,24 +91,24 @@ class Run:
     model_bytes: int | None  # of the global model's tensors, as it is sent to each client
 
 
-def read_run(folder: Path) -> Run:
+def read_run(path: Path) -> Run:
     """Read a run's folder, finished or not.
 
     Raises:
         ReportError: it is no run's folder, or a file of it is damaged.
         ConfigError: its config.yaml can't be used.
     """
-    folder = folder.resolve()  # `latest` is a link, and the run's name is that of the folder
-    if not (folder / "config.yaml").is_file():
-        raise ReportError(f"{folder}: no config.yaml in it; expected the folder of a run, such as logs/latest")
+    folder = RunFolder(path.resolve())  # `latest` is a link, and the run's name is that of the folder
+    if not folder.settings.is_file():
+        raise ReportError(f"{folder.path}: no config.yaml in it; expected the folder of a run, such as logs/latest")
     return Run(
         name=folder.name,
-        config=load_config(folder / "config.yaml"),
-        rounds=_lines(folder / "metrics.jsonl", read_record),
-        starts=_lines(folder / STARTS, lambda raw, _: from_plain(Start, raw)),
-        evaluation=_whole(folder / EVALUATION, Evaluation),
-        comparison=_whole(folder / COMPARISON, Comparison),
-        model_bytes=_model_bytes(folder / MODEL_FILE),
+        config=load_config(folder.settings),
+        rounds=_lines(folder.metrics, read_record),
+        starts=_lines(folder.starts, lambda raw, _: from_plain(Start, raw)),
+        evaluation=_whole(folder.evaluation, Evaluation),
+        comparison=_whole(folder.comparison, Comparison),
+        model_bytes=_model_bytes(folder.path / MODEL_FILE),
     )
 
 
@@ -119,9 +117,9 @@ def write_json(path: Path, value: Evaluation | Comparison) -> None:
     replace_file(path, (json.dumps(asdict(value), allow_nan=False, indent=1) + "\n").encode())
 
 
-def add_start(folder: Path, start: Start) -> None:
+def add_start(folder: RunFolder, start: Start) -> None:
     """Note one more start of the server."""
-    with (folder / STARTS).open("a", encoding="utf-8") as file:
+    with folder.starts.open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(start)) + "\n")
 
 
@@ -183,8 +181,9 @@ def _model_bytes(path: Path) -> int | None:
 
 
 def _lines(path: Path, read: Callable[[object, int], T]) -> list[T]:
+    """The values of a file of lines; one that is only half there is still being written, or its writer was killed."""
     try:
-        lines = read_bounded(path, _MOST_BYTES).splitlines()
+        lines = read_bounded(path, _MOST_BYTES).split(b"\n")[:-1]
         return [read(parse_strict_json(line), number) for number, line in enumerate(lines, start=1)]
     except FileNotFoundError:
         return []

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from shared.bounded_files import read_bounded
 from shared.config import Config
 from shared.data_sources.dataset import Dataset
 from shared.data_sources.nsl_kdd_schema import (
@@ -39,6 +40,7 @@ TRAIN_FILE = "KDDTrain+.txt"
 TEST_FILE = "KDDTest+.txt"
 VALIDATION_SHARE = 0.1  # of the rows of each family
 VALIDATION_SEED = 0  # fixed, so that runs with different seeds still validate alike
+MOST_BYTES = 1 << 28  # of a file; KDDTrain+ has 19 MB
 MAX_NUMBER = 1e12  # far above any count in a record, and safe in float32
 
 _GOOD_COPY = (
@@ -176,7 +178,8 @@ def _parse(path: Path, _mtime_ns: int, _size: int) -> _Records:
 def _read_table(path: Path) -> pd.DataFrame:
     """One row per line under the names of `COLUMNS`; a numeric column that holds anything else comes as texts."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with io.TextIOWrapper(io.BytesIO(read_bounded(path, MOST_BYTES)), encoding="utf-8") as file:
+            text = file.read()
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror}; expected a text file: {_GOOD_COPY}") from None
     except UnicodeDecodeError as error:
