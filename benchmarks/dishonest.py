@@ -13,7 +13,7 @@ from unittest import mock
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from orchestrator.admission import SignedStatement, identity_name
+from orchestrator.admission import identity_name
 from orchestrator.aggregator import Aggregator, RoundSum
 from orchestrator.coordinator import Coordinator
 from orchestrator.masked_sum import MaskedSum, explained
@@ -130,8 +130,8 @@ def _aggregator(loot: Loot) -> type[Aggregator]:
 
         bucket = WEIGHTS
 
-        def add(self, tenant: str, payload: bytes, signed: SignedStatement | None = None) -> None:
-            super().add(tenant, payload, signed)
+        def add(self, tenant: str, payload: bytes, signature: object = None) -> None:
+            super().add(tenant, payload, signature)
             (keys,) = loot.keys
             ciphertexts = keys.public.from_bytes(load_update(payload, self.header, self.layout))
             loot.sent[loot.now, self.bucket, tenant] = keys.decrypt_plaintexts(ciphertexts)

@@ -3,7 +3,6 @@
 Free of Flower; `client/flower_client.py` carries requests and answers.
 """
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -47,7 +46,7 @@ class _Sealed:
 
     payload: bytes
     saturated: int
-    signature: dict[str, Value]  # the signed statement, where this tenant has an identity
+    signature: dict[str, Value]  # where this tenant has an identity
 
 
 class Tenant:
@@ -264,15 +263,14 @@ class Tenant:
         if self._identity is None:
             return {}
         statement = UpdateStatement(
-            run_id=self._session,
+            session=self._session,
             server_round=round_number,
             nonce=data(asked, "nonce"),
-            client_id=self._identity.client_id,
             key_fingerprint=task.key,
             task_sha256=task.digest().hex(),
-            payload_sha256=hashlib.sha256(payload).hexdigest(),
+            payload=payload,
         )
-        return {"statement": statement.to_bytes(), "signature": self._identity.sign(statement)}
+        return {"signature": self._identity.sign(statement)}
 
     def _scheme(self, asked: Values) -> PublicScheme[Any]:
         """The scheme under the server's key; its tables are kept for as long as the key stays."""

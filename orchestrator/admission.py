@@ -3,15 +3,13 @@
 Free of Flower. Without an enrolled list anyone who can connect takes part, and the server says so at its start.
 """
 
-import hashlib
 import secrets
-from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from shared.enrolment import Enrolment
-from shared.errors import BadSignatureError, WrongClientError
+from shared.errors import BadSignatureError
 from shared.identity import NONCE_BYTES, UpdateStatement
 
 
@@ -54,14 +52,6 @@ class Admission:
         return RoundAdmission(Enrolment.load(self._enrolled), self.session, round_number, key_fingerprint, task_sha256)
 
 
-@dataclass(frozen=True)
-class SignedStatement:
-    """What a client sends beside its payload; the types are whatever the network delivered."""
-
-    statement: object
-    signature: object
-
-
 class RoundAdmission:
     """What each client of one round has to sign."""
 
@@ -79,26 +69,26 @@ class RoundAdmission:
         """The challenge of this client in this round."""
         return self._nonces.setdefault(client_id, secrets.token_bytes(NONCE_BYTES))
 
-    def check(self, client_id: str, payload: bytes, signed: SignedStatement) -> None:
+    def check(self, client_id: str, payload: bytes, signature: object) -> None:
         """Accept an update as this client's answer to this round's request.
 
+        Args:
+            client_id: through whose connection it came.
+            payload: as it arrived.
+            signature: whatever came beside it.
+
         Raises:
-            UpdateRejectedError: one of its subclasses says what is wrong with whose statement.
+            UpdateRejectedError: not enrolled, revoked, or not signed by it for this request.
         """
         nonce = self._nonces.get(client_id)
         if nonce is None:
-            raise WrongClientError(f"client {client_id} was not asked for an update in this round")
-        if type(signed.statement) is not bytes or type(signed.signature) is not bytes:
-            raise BadSignatureError(
-                f"client {client_id} sent an unsigned update; set client_identity to the file made for it"
-            )
+            raise BadSignatureError(f"client {client_id} was not asked in this round: it has no request to sign for")
         expected = UpdateStatement(
-            run_id=self._session,
+            session=self._session,
             server_round=self._round,
             nonce=nonce,
-            client_id=identity_name(client_id),
             key_fingerprint=self._key_fingerprint,
             task_sha256=self._task_sha256,
-            payload_sha256=hashlib.sha256(payload).hexdigest(),
+            payload=payload,
         )
-        self._enrolment.verify(signed.statement, signed.signature, expected)
+        self._enrolment.verify(identity_name(client_id), expected, signature)

@@ -6,7 +6,7 @@ The private key is used in one place, `RoundSum.decrypt_sum`, on the sum of at l
 import time
 from typing import Any
 
-from orchestrator.admission import Admission, SignedStatement
+from orchestrator.admission import Admission
 from shared.config import MIN_CONTRIBUTORS
 from shared.errors import ContributorLimitError, DuplicateUpdateError, TooFewContributorsError
 from shared.he.scheme import PrivateScheme, Unmask, Vector
@@ -102,7 +102,7 @@ class RoundSum:
         """What this tenant has to sign in this round; empty where vectors are not signed."""
         return self._admission.nonce_for(tenant) if self._admission else b""
 
-    def add(self, tenant: str, payload: bytes, signed: SignedStatement | None = None) -> None:
+    def add(self, tenant: str, payload: bytes, signature: object = None) -> None:
         """Check one tenant's vector and add it to the sum.
 
         Its length comes first and its signature second, so that nothing is parsed that no enrolled tenant stands for.
@@ -119,7 +119,7 @@ class RoundSum:
                 raise ContributorLimitError(f"the sum has its {len(self._contributors)} contributors already")
             check_length(payload, self.header, self.layout)
             if self._admission is not None:
-                self._admission.check(tenant, payload, signed or SignedStatement(None, None))
+                self._admission.check(tenant, payload, signature)
             blobs = load_update(payload, self.header, self.layout)
             ciphertexts = self._keys.public.from_bytes(blobs)
             self._sum = ciphertexts if self._sum is None else self._keys.public.add(self._sum, ciphertexts)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.admission import SignedStatement
 from orchestrator.aggregator import Aggregator
 from orchestrator.masked_sum import Masking, Opening, explained
 from shared.config import Config
@@ -115,8 +114,7 @@ class SumRounds:
                 note_failure(tenant, explained(outcome))
                 return
             try:
-                signed = SignedStatement(outcome.values.get("statement"), outcome.values.get("signature"))
-                running.add(tenant, outcome.payload, signed)
+                running.add(tenant, outcome.payload, outcome.values.get("signature"))
             except UpdateRejectedError as error:
                 note_failure(tenant, f"{type(error).__name__}: {error}")
             else:

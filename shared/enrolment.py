@@ -14,36 +14,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from shared.bounded_files import open_regular, read_at_most
-from shared.errors import (
-    BadSignatureError,
-    EnrolmentError,
-    NotEnrolledError,
-    RevokedClientError,
-    StaleRoundError,
-    UpdateRejectedError,
-    WrongClientError,
-    WrongKeyError,
-    WrongNonceError,
-    WrongPayloadError,
-    WrongRunError,
-    WrongTaskError,
-)
+from shared.errors import BadSignatureError, EnrolmentError, NotEnrolledError, RevokedClientError
 from shared.identity import NAME, UpdateStatement, greeting_bytes
 from shared.strict_json import parse_strict_json
 
 ENROLMENT_VERSION: Final = 1
 MAX_ENROLMENT_BYTES: Final = 1 << 24  # 16 MiB: a hundred thousand clients
-
-# In the order in which a difference is reported: the cause before its consequences.
-_MISMATCHES: Final[tuple[tuple[str, type[UpdateRejectedError], str], ...]] = (
-    ("client_id", WrongClientError, "each client must send its own update with its own identity"),
-    ("run_id", WrongRunError, "restart the client, so that it joins the present run"),
-    ("server_round", StaleRoundError, "an update counts in its own round alone; the client may answer the next one"),
-    ("nonce", WrongNonceError, "the client must answer the server's latest request"),
-    ("key_fingerprint", WrongKeyError, "the client must encrypt under the public key sent in this round"),
-    ("task_sha256", WrongTaskError, "the client must work on the global model, settings and key sent in this round"),
-    ("payload_sha256", WrongPayloadError, "the payload was altered on its way; connect with TLS"),
-)
 
 
 @dataclass(frozen=True)
@@ -108,47 +84,39 @@ class Enrolment:
         """The keys of all clients that are enrolled and not revoked, by id."""
         return {client_id: self.public_key(client_id) for client_id, c in self.clients.items() if not c.revoked}
 
-    def verify(self, statement: bytes, signature: object, expected: UpdateStatement) -> None:
-        """Accept an update's statement, or say why not.
-
-        The signature is checked first, under the key of the client that the statement names; then each field is
-        compared with what the server expects, so that a difference names its field and is known to be the client's
-        own word.
+    def verify(self, client_id: str, expected: UpdateStatement, signature: object) -> None:
+        """Accept that a client stands for an update, or say why not.
 
         Args:
-            statement: the bytes that the client sent, `UpdateStatement.to_bytes()`.
-            signature: the bytes that it sent with them; a valid signature has 64.
-            expected: the statement as the server would write it: its own run, round, nonce, key and model, the client
-                that it asked, and the SHA-256 of the payload that arrived.
-
-        Raises:
-            MalformedStatementError: the bytes are no statement.
-            NotEnrolledError, RevokedClientError, BadSignatureError: it is not signed by a client that may take part.
-            WrongClientError, WrongRunError, StaleRoundError, WrongNonceError, WrongKeyError, WrongTaskError,
-            WrongPayloadError: it is about something else than `expected`.
-        """
-        sent = UpdateStatement.from_bytes(statement)
-        _verify_signature(self.public_key(sent.client_id), signature, statement, sent.client_id)
-        for name, error, advice in _MISMATCHES:
-            theirs, ours = getattr(sent, name), getattr(expected, name)
-            if theirs != ours:
-                shown = (theirs.hex(), ours.hex()) if isinstance(theirs, bytes) else (theirs, ours)
-                raise error(f"client {sent.client_id!r} signed {name} {shown[0]!r}, expected {shown[1]!r}; {advice}")
-
-    def verify_greeting(self, client_id: str, run_id: str, nonce: bytes, signature: object) -> None:
-        """Accept that a client is who it says it is, or say why not.
-
-        Args:
-            client_id: who the client says it is.
-            run_id: the server's own run.
-            nonce: the bytes that the server made for this greeting; it must accept each only once.
-            signature: what the client sent, `ClientIdentity.sign_greeting`.
+            client_id: whom the server asked.
+            expected: the server's own session, round, nonce, key and task, and the payload that arrived.
+            signature: whatever the client sent beside the payload, `ClientIdentity.sign`.
 
         Raises:
             NotEnrolledError, RevokedClientError, BadSignatureError: it is not signed by a client that may take part.
         """
         key = self.public_key(client_id)
-        _verify_signature(key, signature, greeting_bytes(run_id, nonce, client_id), client_id)
+        hint = (
+            "for this very session, round, request, key, task and payload; another round, key or task, or an altered "
+            "payload"
+        )
+        _verify_signature(key, signature, expected.to_bytes(client_id), client_id, hint)
+
+    def verify_greeting(self, client_id: str, session: str, nonce: bytes, signature: object) -> None:
+        """Accept that a client is who it says it is, or say why not.
+
+        Args:
+            client_id: who the client says it is.
+            session: the server's own session.
+            nonce: the bytes that the server made for this greeting; it must accept each only once.
+            signature: whatever the client sent, `ClientIdentity.sign_greeting`.
+
+        Raises:
+            NotEnrolledError, RevokedClientError, BadSignatureError: it is not signed by a client that may take part.
+        """
+        key = self.public_key(client_id)
+        hint = "for this greeting; check that the client has the identity file that was made for this id"
+        _verify_signature(key, signature, greeting_bytes(session, nonce, client_id), client_id, hint)
 
     def with_client(self, client_id: str, public_key: str, added: date) -> "Enrolment":
         """A list with one client more.
@@ -189,15 +157,15 @@ def _check_owner(path: str | Path, status: os.stat_result) -> None:
         raise EnrolmentError(f"{path}: mode {mode:04o} lets other users enrol whom they like; run: chmod go-w {path}")
 
 
-def _verify_signature(key: Ed25519PublicKey, signature: object, message: bytes, client_id: str) -> None:
-    try:
-        # Flower may deliver any scalar here; what is not bytes is no signature.
-        key.verify(signature if type(signature) is bytes else b"", message)
-    except InvalidSignature:
+def _verify_signature(key: Ed25519PublicKey, signature: object, message: bytes, client_id: str, hint: str) -> None:
+    if type(signature) is not bytes:  # Flower may deliver any scalar here
         raise BadSignatureError(
-            f"client {client_id!r}: the signature is not that of its enrolled key; "
-            "check that the client has the identity file that was made for this id"
-        ) from None
+            f"client {client_id!r} sent no signature; set client_identity to the file that was made for it"
+        )
+    try:
+        key.verify(signature, message)
+    except InvalidSignature:
+        raise BadSignatureError(f"not signed by the enrolled key of client {client_id!r} {hint}") from None
 
 
 def _parse_enrolment(raw: Any) -> dict[str, EnrolledClient]:

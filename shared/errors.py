@@ -146,36 +146,4 @@ class RevokedClientError(UpdateRejectedError):
 
 
 class BadSignatureError(UpdateRejectedError):
-    """The signature is not that of the enrolled client over exactly these bytes."""
-
-
-class MalformedStatementError(UpdateRejectedError):
-    """A statement is not the canonical encoding of its fields, or a field of it or of a greeting is out of its form."""
-
-
-class WrongClientError(UpdateRejectedError):
-    """The statement is of another client than the one that is asked to sign it or that sent it."""
-
-
-class WrongRunError(UpdateRejectedError):
-    """The statement is of another run."""
-
-
-class StaleRoundError(UpdateRejectedError):
-    """The statement is of another round."""
-
-
-class WrongNonceError(UpdateRejectedError):
-    """The statement does not repeat the nonce that the server gave out: an answer to another request."""
-
-
-class WrongKeyError(UpdateRejectedError):
-    """The update was encrypted under another public key."""
-
-
-class WrongTaskError(UpdateRejectedError):
-    """The client trained from another global model than the one the server sent."""
-
-
-class WrongPayloadError(UpdateRejectedError):
-    """The payload that arrived is not the one that the client signed."""
+    """There is no signature of the enrolled client for this very request and payload."""

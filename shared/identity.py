@@ -1,8 +1,9 @@
 """Who sent an update: a client signs a statement about it with Ed25519, and `shared/enrolment.py` verifies it.
 
-The statement binds the encrypted payload to one run, one round, one request, one client, one public key and one global
-model. So an update that was recorded, forged, sent on behalf of another or trained from another model is refused, with
-an error that names which of these it was.
+The statement binds the encrypted payload to one session, one round, one request, one client, one public key and one
+task. The server knows all of these, so the 64 bytes of the signature alone are sent: the server writes the statement
+that should have been signed, and verifies the signature over it. So an update that was recorded, forged, sent on behalf
+of another or made from another model is refused: what was signed is another statement.
 
 A greeting, signed when a client joins, proves who it is before it has anything to send.
 """
@@ -21,14 +22,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from numpy.typing import NDArray
 
-from shared.errors import KeyMaterialError, MalformedStatementError, WrongClientError
+from shared.errors import KeyMaterialError, RoundRefusedError
 from shared.private_files import read_private_file
 
 NONCE_BYTES: Final = 32
 # A prefix separates its signatures from every other use of the same key, now or later; the version is part of it.
 STATEMENT_PREFIX: Final = b"cloud-security-orchestrator update statement v1\0"
 GREETING_PREFIX: Final = b"cloud-security-orchestrator greeting v1\0"
-MAX_STATEMENT_BYTES: Final = 512
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # also safe as a file name and in a log line
 _SHA256_HEX: Final = re.compile(r"[0-9a-f]{64}")
@@ -54,33 +54,30 @@ def digest_model(parameters: Iterable[NDArray[Any]], scaler: bytes) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateStatement:
-    """What a client says about its update, and signs.
+    """What a client signs about its update, beside its own id. Both sides write it; it is never sent.
 
     Attributes:
-        run_id: the run, 1 to 64 characters of A-Z a-z 0-9 . _ -
+        session: this start of the server, 1 to 64 characters of A-Z a-z 0-9 . _ -
         server_round: the round, from 1.
         nonce: `NONCE_BYTES` random bytes that the server made for this client in this round.
-        client_id: who signs; the same form as `run_id`.
         key_fingerprint: of the public key that the payload is encrypted under, SHA-256 in hex.
         task_sha256: of the task that the client worked on (`shared/task.py`), in hex.
-        payload_sha256: of the payload's bytes, in hex.
+        payload: the encrypted update, as it travels.
 
     Raises:
-        MalformedStatementError: on construction, when a field is out of its form.
+        RoundRefusedError: on construction, when a field is out of its form; a client has three of them from a server.
     """
 
-    run_id: str
+    session: str
     server_round: int
     nonce: bytes
-    client_id: str
     key_fingerprint: str
     task_sha256: str
-    payload_sha256: str
+    payload: bytes = field(repr=False)
 
     def __post_init__(self) -> None:
-        _require_name(self.run_id, "statement's run_id")
-        _require_name(self.client_id, "statement's client_id")
-        for name in ("key_fingerprint", "task_sha256", "payload_sha256"):
+        _require_name(self.session, "statement's session")
+        for name in ("key_fingerprint", "task_sha256"):
             _require(
                 _matches(_SHA256_HEX, getattr(self, name)),
                 f"statement's {name}",
@@ -93,74 +90,45 @@ class UpdateStatement:
         )
         _require_nonce(self.nonce, "statement's nonce")
 
-    def to_bytes(self) -> bytes:
-        """The canonical encoding: the prefix, then each field after its length as 4 bytes, big-endian."""
+    def to_bytes(self, client_id: str) -> bytes:
+        """What this client signs: the one encoding of these fields, and no other statement's.
+
+        `STATEMENT_PREFIX`, then seven fields, each after its length as 4 bytes, big-endian:
+
+        1. the session, ASCII;
+        2. the round, 8 bytes, big-endian;
+        3. the nonce, 32 bytes;
+        4. the client's id, as `enrolled.json` lists it, ASCII;
+        5. the SHA-256 of the public key, 32 bytes;
+        6. the SHA-256 of the task, 32 bytes;
+        7. the SHA-256 of the payload, 32 bytes.
+        """
         return STATEMENT_PREFIX + _join_fields(
-            self.run_id.encode(),
+            self.session.encode(),
             self.server_round.to_bytes(8, "big"),
             self.nonce,
-            self.client_id.encode(),
+            client_id.encode(),
             bytes.fromhex(self.key_fingerprint),
             bytes.fromhex(self.task_sha256),
-            bytes.fromhex(self.payload_sha256),
-        )
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> "UpdateStatement":
-        """The inverse of `to_bytes`, for bytes of unknown origin: whatever it accepts encodes back to the same bytes.
-
-        Raises:
-            MalformedStatementError: these bytes are no statement's canonical encoding.
-        """
-        if type(data) is not bytes or len(data) > MAX_STATEMENT_BYTES or not data.startswith(STATEMENT_PREFIX):
-            raise MalformedStatementError(
-                f"the statement is not up to {MAX_STATEMENT_BYTES} bytes that begin with the version-1 prefix; "
-                "run the same version on the client and on the server"
-            )
-        items = _split_fields(data[len(STATEMENT_PREFIX) :])
-        lengths = [len(item) for item in items]
-        if len(items) != 7 or lengths[1] != 8:
-            raise MalformedStatementError(
-                f"the statement holds {len(items)} fields of {lengths} bytes, expected 7 with a round of 8 bytes; "
-                "build it with UpdateStatement.to_bytes"
-            )
-        return cls(
-            # Whatever is not ASCII becomes a character that the form of a name refuses.
-            run_id=items[0].decode("ascii", "replace"),
-            server_round=int.from_bytes(items[1], "big"),
-            nonce=items[2],
-            client_id=items[3].decode("ascii", "replace"),
-            key_fingerprint=items[4].hex(),
-            task_sha256=items[5].hex(),
-            payload_sha256=items[6].hex(),
+            hashlib.sha256(self.payload).digest(),
         )
 
 
-def greeting_bytes(run_id: str, nonce: bytes, client_id: str) -> bytes:
-    """What a client signs when it joins: the prefix, then each field after its length as 4 bytes, big-endian.
+def greeting_bytes(session: str, nonce: bytes, client_id: str) -> bytes:
+    """What a client signs when it joins: `GREETING_PREFIX`, then session, nonce and the client's id.
+
+    Each has its length in front of it, and its form, as in `UpdateStatement.to_bytes`.
 
     Raises:
-        MalformedStatementError: a field is out of its form, which is that of `UpdateStatement`.
+        RoundRefusedError: the session or the nonce is out of its form.
     """
-    _require_name(run_id, "greeting's run_id")
+    _require_name(session, "greeting's session")
     _require_nonce(nonce, "greeting's nonce")
-    _require_name(client_id, "greeting's client_id")
-    return GREETING_PREFIX + _join_fields(run_id.encode(), nonce, client_id.encode())
+    return GREETING_PREFIX + _join_fields(session.encode(), nonce, client_id.encode())
 
 
 def _join_fields(*items: bytes) -> bytes:
     return b"".join(len(item).to_bytes(4, "big") + item for item in items)
-
-
-def _split_fields(data: bytes) -> list[bytes]:
-    items, at = [], 0
-    while at < len(data):
-        end = at + 4 + int.from_bytes(data[at : at + 4], "big")
-        if at + 4 > len(data) or end > len(data):
-            raise MalformedStatementError("the statement ends inside a field; send the bytes of to_bytes unchanged")
-        items.append(data[at + 4 : end])
-        at = end
-    return items
 
 
 def _matches(form: re.Pattern[str], value: object) -> bool:
@@ -177,7 +145,7 @@ def _require_nonce(value: object, what: str) -> None:
 
 def _require(holds: bool, what: str, expected: str) -> None:
     if not holds:  # the value itself is left out: it may be long, or unfit for a log
-        raise MalformedStatementError(f"the {what} is out of its form; expected {expected}")
+        raise RoundRefusedError(f"the {what} is out of its form; expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -217,26 +185,17 @@ class ClientIdentity:
         return self.signing_key.public_key().public_bytes_raw().hex()
 
     def sign(self, statement: UpdateStatement) -> bytes:
-        """The 64 bytes of an Ed25519 signature over `statement.to_bytes()`.
+        """The 64 bytes of an Ed25519 signature over the statement, made in this client's own name."""
+        return self.signing_key.sign(statement.to_bytes(self.client_id))
 
-        Raises:
-            WrongClientError: the statement is of another client.
-        """
-        if statement.client_id != self.client_id:
-            raise WrongClientError(
-                f"asked to sign for client {statement.client_id!r} with the identity of {self.client_id!r}; "
-                "a client signs for itself alone"
-            )
-        return self.signing_key.sign(statement.to_bytes())
-
-    def sign_greeting(self, run_id: str, nonce: bytes) -> bytes:
+    def sign_greeting(self, session: str, nonce: bytes) -> bytes:
         """The 64 bytes of an Ed25519 signature that proves, to whoever chose the nonce, that this client is here.
 
         Args:
-            run_id: the run that the client joins.
+            session: the start of the server that the client joins.
             nonce: `NONCE_BYTES` random bytes that the server made for this greeting.
 
         Raises:
-            MalformedStatementError: the server sent a run or a nonce out of its form.
+            RoundRefusedError: the server sent a session or a nonce out of its form.
         """
-        return self.signing_key.sign(greeting_bytes(run_id, nonce, self.client_id))
+        return self.signing_key.sign(greeting_bytes(session, nonce, self.client_id))

@@ -28,9 +28,8 @@ from pathlib import Path
 import gmpy2
 
 from shared.errors import UpdateRejectedError
-from shared.identity import UpdateStatement
 from shared.wire import dump_update, load_update, unwrap_tensor
-from tests.vectors.world import HONEST, blobs, encrypt, header, honest_payload, keys, npy, read_all, statement
+from tests.vectors.world import HONEST, blobs, encrypt, header, honest_payload, keys, npy, read_all
 
 LOGS = Path(__file__).resolve().parent.parent / "logs"
 MEMORY_LIMIT = 4 << 30  # bytes of address space of one process; the decoder itself needs a few kB
@@ -70,10 +69,6 @@ def _read_array(data: bytes) -> bytes:
     return npy(unwrap_tensor(data))
 
 
-def _read_statement(data: bytes) -> bytes:
-    return UpdateStatement.from_bytes(data).to_bytes()
-
-
 def _read_ciphertexts(data: bytes) -> bytes:
     count, width = LAYOUT
     data = data[: count * width].ljust(count * width, b"\1")
@@ -104,31 +99,22 @@ def targets() -> dict[str, Target]:
         b"B\xff\xff\xff\xff",
         b"J\0\0\0\0",
     ]
-    sizes = [struct.pack(">I", size) for size in (0, 1, 8, 31, 32, 33, 64, 1 << 31, (1 << 32) - 1)]
     width = LAYOUT[1]
     special = [0, 1, n, n * n, n * n - 1, n * n + 1, *primes, *(7 * p for p in primes), *(n * p for p in primes)]
-    statements = [v.statement for v in vectors if isinstance(v.statement, bytes)]
     return {
         "decoder": Target(
-            0.6,
+            0.7,
             _read_update,
             [*honest * 20, *(v.tensor[-payload:] for v in vectors)],
             payload,
             [*opcodes, *frames, *calls],
         ),
         "array": Target(
-            0.1,
+            0.15,
             _read_array,
             [*(npy(h) for h in honest * 20), *(npy(honest[0][:k]) for k in range(20)), *(v.tensor for v in vectors)],
             0,
             [b"|O1", b"|u1", b"<f8", b"True", b"(1,)", b"99999999", b"\x93NUMPY", b"PK\x03\x04", b"{", b"}", b"\n"],
-        ),
-        "statement": Target(
-            0.15,
-            _read_statement,
-            [statement(c, honest_payload(c)).to_bytes() for c in HONEST] * 20 + statements,
-            0,
-            sizes,
         ),
         "ciphertexts": Target(
             0.15,

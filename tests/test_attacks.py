@@ -289,7 +289,7 @@ def test_an_evaluation_says_nothing_in_the_clear_and_is_of_one_model_for_all(tmp
     assert orchestrator.round() is not None
     for answer in orchestrator.evaluation():
         assert isinstance(answer, Reply)
-        assert set(answer.values) == {"statement", "signature"}
+        assert set(answer.values) == {"signature"}
     assert orchestrator.coordinator.record.client_rows == sum(len(part.holdout) for part in tenants.parts.values())
 
     def other_model(_tenant: str, request: Request) -> Request:

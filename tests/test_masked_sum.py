@@ -1,6 +1,5 @@
 """Both sides of masked sums: `shared/masking` between real Paillier ciphertexts, without a network."""
 
-import hashlib
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,15 +75,14 @@ class Member:
         header = Header(scheme.name, number, scheme.fingerprint(), SIZE, scheme.encoding_name)
         payload = dump_update(header, scheme.to_bytes(encrypted.ciphertexts))
         statement = UpdateStatement(
-            run_id=SESSION,
+            session=SESSION,
             server_round=number,
             nonce=asked["nonce"],
-            client_id=self._identity.client_id,
             key_fingerprint=scheme.fingerprint(),
             task_sha256=task(scheme, number).digest().hex(),
-            payload_sha256=hashlib.sha256(payload).hexdigest(),
+            payload=payload,
         )
-        return Reply(payload, {"statement": statement.to_bytes(), "signature": self._identity.sign(statement)})
+        return Reply(payload, {"signature": self._identity.sign(statement)})
 
     def encrypt(
         self, vector: NDArray[np.float64], number: int, boxes: object, scheme: PaillierPublic | None = None

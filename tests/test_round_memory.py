@@ -11,7 +11,6 @@ from flwr.common import Code, FitIns, FitRes, Parameters, Status, ndarrays_to_pa
 from flwr.server.client_proxy import ClientProxy
 from flwr.server.server import fit_clients
 
-from orchestrator.admission import SignedStatement
 from orchestrator.aggregator import Aggregator, RoundSum
 from orchestrator.flower_transport import of_fit
 from orchestrator.strategy import _Listening
@@ -33,8 +32,8 @@ class Hoarding(RoundSum):
         super().__init__(*args)
         self._kept: list[list[Any]] = []
 
-    def add(self, tenant: str, payload: bytes, signed: SignedStatement | None = None) -> None:
-        super().add(tenant, payload, signed)
+    def add(self, tenant: str, payload: bytes, signature: object = None) -> None:
+        super().add(tenant, payload, signature)
         self._kept.append(self._keys.public.from_bytes(load_update(payload, self.header, self.layout)))
 
 

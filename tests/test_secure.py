@@ -85,8 +85,8 @@ def test_a_stranger_a_revoked_client_and_an_unsigned_one_are_refused_and_the_run
     server.wait_for_line("waiting for clients")
     refused = {
         "3": (str(config), "is revoked"),
-        "4": (str(config), "the signature is not that of its enrolled key"),
-        "5": (str(unsigned), "the signature is not that of its enrolled key"),
+        "4": (str(config), "not signed by the enrolled key of client 'client-4'"),
+        "5": (str(unsigned), "sent no signature; set client_identity"),
     }
     strangers = {i: start(CLIENTS, "--config", path, "--client_ids", i) for i, (path, _) in refused.items()}
     for client_id, stranger in strangers.items():

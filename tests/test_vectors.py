@@ -135,8 +135,7 @@ def test_a_refused_client_may_still_do_it_right(tmp_path: Path) -> None:
 def test_flowers_transport_refuses_what_is_no_array_and_hands_on_the_rest() -> None:
     """It never raises: Flower would call the sender lost, and the round would not learn of its answer."""
     for vector in VECTORS:
-        beside = {"statement": vector.statement, "signature": vector.signature}
-        values = {name: value for name, value in beside.items() if value is not None}
+        values = {} if vector.signature is None else {"signature": vector.signature}
         outcome = of_fit(FitRes(Status(Code.OK, ""), Parameters([vector.tensor], ""), 1, values))
         if is_no_array(vector):
             assert isinstance(outcome, Refusal)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.vectors.statements import replays, statements
+from tests.vectors.signatures import replays, signatures
 from tests.vectors.updates import ciphertexts, lengths, pickled, wrappers
 from tests.vectors.world import FOLDER, PAYLOADS, HostileUpdate
 
@@ -19,7 +19,7 @@ BEGIN, END = "<!-- vectors: made by tests/vectors/make.py -->", "<!-- end of vec
 
 def all_vectors() -> Iterator[HostileUpdate]:
     """Every vector, family by family."""
-    for family in (lengths, wrappers, pickled, ciphertexts, statements, replays):
+    for family in (lengths, wrappers, pickled, ciphertexts, signatures, replays):
         yield from family()
 
 

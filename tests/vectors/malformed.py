@@ -269,8 +269,8 @@ def header_values() -> Iterator[Pickled]:
     )
     other = keys("other_").public.fingerprint()
     different: dict[str, tuple[str, dict[str, Any]]] = {
-        "round-stale": ("the round before, under a statement of this one", {"round": 2}),
-        "round-future": ("the next round, under a statement of this one", {"round": 4}),
+        "round-stale": ("the round before, signed for this one", {"round": 2}),
+        "round-future": ("the next round, signed for this one", {"round": 4}),
         "round-zero": ("round 0", {"round": 0}),
         "scheme-typo": ("a scheme of the same length", {"scheme": "pallieri"}),
         "scheme-surrogate": ("a scheme that ends in half a surrogate pair", {"scheme": "paill\ud800"}),

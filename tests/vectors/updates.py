@@ -33,12 +33,9 @@ def hostile(
     tensor: bytes | None = None,
     live: str = "",
 ) -> HostileUpdate:
-    """A payload that its sender stands for with an honest statement and signature."""
-    signed = sign(ATTACKER, statement(ATTACKER, payload))
-    assert isinstance(signed.statement, bytes)
-    assert isinstance(signed.signature, bytes)
+    """A payload that its sender stands for with an honest signature."""
     wrapped = npy(payload) if tensor is None else tensor
-    return HostileUpdate(name, about, error, wrapped, signed.statement, signed.signature, live=live)
+    return HostileUpdate(name, about, error, wrapped, sign(ATTACKER, statement(ATTACKER, payload)), live=live)
 
 
 def pickled() -> Iterator[HostileUpdate]:

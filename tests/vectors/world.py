@@ -22,23 +22,23 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gmpy2 import mpz
 from phe import paillier
 
-from orchestrator.admission import Admission, SignedStatement, identity_name
+from orchestrator.admission import Admission, identity_name
 from orchestrator.aggregator import Aggregator, RoundSum
 from shared.enrolment import EnrolledClient, Enrolment
 from shared.he.fixed_point import FixedPoint
 from shared.he.keys import PrivateKeyMaterial, PublicKeyMaterial
 from shared.he.paillier import PaillierPrivate, PaillierPublic
 from shared.he.scheme import Vector
-from shared.identity import UpdateStatement
+from shared.identity import ClientIdentity, UpdateStatement
 from shared.wire import Header, dump_update, unwrap_tensor, wrap_array
 
 FOLDER = Path(__file__).parent
 PAYLOADS = FOLDER / "payloads"
 
-RUN = "vectors-run"
+SESSION = "vectors-run"
 ROUND = 3
 SIZE = 96  # values of a delta: 4 ciphertexts of 128 bytes
-MODEL = hashlib.sha256(b"the global model of round 3").hexdigest()
+TASK = hashlib.sha256(b"the global model of round 3").hexdigest()
 HONEST = ("0", "2", "4")  # as many as a sum may hold
 ATTACKER = "1"  # enrolled: an insider, who may sign whatever it likes
 REVOKED = "3"
@@ -124,26 +124,24 @@ def nonce(client: str, round_number: int = ROUND) -> bytes:
 
 
 def statement(client: str, payload: bytes, **changes: Any) -> UpdateStatement:
-    """What a client says about its payload when it is honest, with changes."""
+    """What an honest client signs about its payload, with changes."""
     honest = UpdateStatement(
-        run_id=RUN,
+        session=SESSION,
         server_round=ROUND,
         nonce=nonce(client),
-        client_id=identity_name(client),
         key_fingerprint=keys().public.fingerprint(),
-        task_sha256=MODEL,
-        payload_sha256=hashlib.sha256(payload).hexdigest(),
+        task_sha256=TASK,
+        payload=payload,
     )
     return replace(honest, **changes)
 
 
-def sign(client: str, said: UpdateStatement | bytes) -> SignedStatement:
-    """A statement with the signature of this client's key, whatever the statement says."""
-    data = said if isinstance(said, bytes) else said.to_bytes()
-    return SignedStatement(data, identity(client).sign(data))
+def sign(client: str, said: UpdateStatement) -> bytes:
+    """This client's signature, in its own name."""
+    return ClientIdentity(identity_name(client), identity(client)).sign(said)
 
 
-def honest_update(client: str) -> tuple[str, bytes, SignedStatement]:
+def honest_update(client: str) -> tuple[str, bytes, bytes]:
     """The arguments of `RoundSum.add` for an honest client."""
     payload = honest_payload(client)
     return client, payload, sign(client, statement(client, payload))
@@ -158,8 +156,8 @@ def open_round(folder: Path) -> RoundSum:
     }
     path = folder / "enrolled.json"
     path.write_bytes(Enrolment(MappingProxyType(clients)).to_json())
-    aggregator = Aggregator(keys(), 2, len(HONEST), admission=Admission(path, RUN))
-    round_sum = aggregator.open_round(ROUND, SIZE, MODEL)
+    aggregator = Aggregator(keys(), 2, len(HONEST), admission=Admission(path, SESSION))
+    round_sum = aggregator.open_round(ROUND, SIZE, TASK)
     asked = (*ENROLLED, FOREIGN)
     with mock.patch("orchestrator.admission.secrets.token_bytes", side_effect=[nonce(c) for c in asked]):
         for client in asked:
@@ -180,7 +178,7 @@ class HostileUpdate:
         live: how a careless server is hurt by it, which a test shows. `pickle`: `pickle.loads` runs its code;
             `object`: `pickle.loads` builds its forged object; `npy`: `numpy.load` runs its code; `sum`: the sum of
             everybody is wrong; empty: shown by the refusal alone.
-        statement, signature: what comes beside the tensor.
+        signature: what comes beside the tensor.
         tensor: the bytes of the array that should hold a payload, as Flower carries them.
     """
 
@@ -188,7 +186,6 @@ class HostileUpdate:
     about: str
     error: str
     tensor: bytes
-    statement: Scalar
     signature: Scalar
     client: str = ATTACKER
     after: tuple[str, ...] = ()
@@ -200,7 +197,7 @@ class HostileUpdate:
         Raises:
             UpdateRejectedError: nothing else may come of it.
         """
-        round_sum.add(self.client, unwrap_tensor(self.tensor), SignedStatement(self.statement, self.signature))
+        round_sum.add(self.client, unwrap_tensor(self.tensor), self.signature)
 
     def to_text(self) -> str:
         """The file's content: a header to read, an empty line, and the tensor in base64."""
@@ -210,7 +207,6 @@ class HostileUpdate:
             "client": self.client,
             "after": " ".join(self.after) or "-",
             "live": self.live or "-",
-            "statement": _scalar_text(self.statement),
             "signature": _scalar_text(self.signature),
             "tensor": f"{len(self.tensor)} bytes",
         }
@@ -231,7 +227,6 @@ class HostileUpdate:
             about=fields["about"],
             error=fields["error"],
             tensor=tensor,
-            statement=_scalar(fields["statement"]),
             signature=_scalar(fields["signature"]),
             client=fields["client"],
             after=() if fields["after"] == "-" else tuple(fields["after"].split()),
