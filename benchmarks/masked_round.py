@@ -161,8 +161,8 @@ def masked_cost(clients: int, local_epochs: int, passes: Passes) -> MaskedCost:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         provision(folder / "pki", clients, [])
-        new_key(folder / "paillier.json", 3072, "blum", None)
         configs = {kind: _settings(folder, clients, local_epochs, kind) for kind in ("none", "masked")}
+        new_key(folder / "paillier.json", configs["masked"].he_key_length, "blum", None)
         rows = [load_client_data(configs["masked"], i) for i in range(clients)]
         plain, masked = (Federation.open(config, rows) for config in configs.values())
         figures: dict[Federation, list[Figures]] = {plain: [], masked: []}

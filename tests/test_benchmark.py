@@ -205,7 +205,7 @@ def test_masked_and_plain_rounds_are_timed_in_pairs(monkeypatch: pytest.MonkeyPa
     cost = masked_cost(3, local_epochs=1, passes=Passes(2, 60.0))
     assert cost.pairs == 2
     assert cost.lowest <= cost.over_plain <= cost.highest
-    assert [stage for stage, size in cost.plain_bytes.items() if size] == ["upload"]
+    assert [stage for stage, size in cost.plain_bytes.items() if size] == ["upload", "evaluation"]
     assert all(cost.masked_bytes.values())
 
 

@@ -17,12 +17,12 @@ def flows(rows: str = "", schema: str = "", more: str = "") -> str:
     return f"""
 import numpy as np
 from shared.data_sources.dataset import Dataset
-from shared.data_sources.schema import FeatureSchema
+from shared.data_sources.schema import FeatureSchema, number_column
 
 def schema(config, client_id):
     source, names = config.data_source, ("a", "b")
     {schema}
-    return FeatureSchema(source, names, ("numeric",) * len(names), 0, 0, ())
+    return FeatureSchema(source, tuple(number_column(name, log=False) for name in names))
 
 def rows(number):
     features = np.arange(2 * number, dtype=np.float32).reshape(number, 2)

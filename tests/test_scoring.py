@@ -226,7 +226,7 @@ def test_what_cannot_work_is_one_line_and_a_code(
 
 def test_generated_records_have_no_files(tmp_path: Path) -> None:
     bundle = train_bundle(Config(num_features=6, num_hidden_units=(4,)), tmp_path)
-    with pytest.raises(DataError, match="made on the fly and come in no files"):
+    with pytest.raises(DataError, match="its records come in no files that this could read"):
         score_files(bundle, [tmp_path], tmp_path.parent / "a.jsonl", 0.5)
 
 
