@@ -239,7 +239,7 @@ def test_the_classes_are_in_the_report_as_in_the_file(tmp_path: Path) -> None:
     assert read_run(folder).evaluation == e
     text = " ".join(_Page(write_report(folder).read_text(encoding="utf-8")).text.split())
     assert "benign attack-1 attack-2 benign 1,234 0 17 attack-1 0 40 0 attack-2 7 0 3" in text
-    assert "2, attack-2 10 15.0 % 30.0 % 0.200" in text
+    assert "2 attack-2 10 15.0 % 30.0 % 0.200" in text
 
 
 @pytest.mark.parametrize(
