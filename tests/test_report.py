@@ -271,6 +271,13 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
     assert read_run(folder).starts[0].key_fingerprint == FINGERPRINT
 
 
+def test_half_a_line_at_the_end_is_no_round_yet(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, Config(), example_rounds(3))
+    metrics = RunFolder(folder).metrics
+    metrics.write_bytes(metrics.read_bytes()[:-5])
+    assert read_run(folder).rounds == example_rounds(2)
+
+
 @pytest.mark.parametrize("change", [{"test_rows": "many"}, {"roc_fpr": 3}, {"families": {"dos": 1}}, {"more": 1}])
 def test_a_damaged_evaluation_is_refused(change: dict[str, object], tmp_path: Path) -> None:
     folder = write_run(tmp_path, Config(), example_rounds(1))
