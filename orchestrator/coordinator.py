@@ -143,7 +143,7 @@ class Coordinator:
         # Who was lost after its update had arrived is in the model all the same.
         record.failed = {t: why for t, why in record.failed.items() if t not in result.contributors}
         _note_costs(record, result, masked=c.masked)
-        _log.info(
+        _log.debug(
             "round %d: added %d encrypted updates in %.2f s, decrypted their sum in %.2f s",
             number, record.contributors, result.add_seconds, result.decrypt_seconds,
         )  # fmt: skip

@@ -42,7 +42,7 @@ def setup_logging(bars: bool = True) -> None:
         bars: draw progress bars if this is a terminal; False where several processes share it.
     """
     _bars.enabled = bars and console.is_terminal
-    handler = _ConsoleHandler()
+    handler = _ConsoleHandler(logging.INFO)  # a logger with a file (`add_log_file`) has finer lines for it
     handler.setFormatter(LineFormatter("%(asctime)s %(name)-12s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # A filter: Flower, which is imported later, sets its logger's level and adds a handler, and leaves filters alone.
@@ -53,6 +53,8 @@ def setup_logging(bars: bool = True) -> None:
 
 def add_log_file(logger: logging.Logger, path: Path) -> None:
     """Keep a copy of a logger's lines in a file, with the date and the level; its folder and it are its owner's alone.
+
+    The file also has the lines of level DEBUG, which the screen does not show: the stages of a masked round, for one.
 
     The file that the logger wrote to before is closed: a server that greets under ever new names of runs must not use
     up the descriptors.
@@ -65,6 +67,7 @@ def add_log_file(logger: logging.Logger, path: Path) -> None:
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(LineFormatter("%(asctime)s %(levelname)-7s %(message)s"))
     logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
 
 
 def announce_protection(logger: logging.Logger, config: Config) -> None:
