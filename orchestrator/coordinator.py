@@ -194,7 +194,7 @@ class Coordinator:
             "-" if value is None else f"{value:.3f}" for value in (record.loss, record.accuracy, record.roc_auc)
         )
         _log.info(
-            "round %d of the global model: loss %s, accuracy %s, ROC-AUC %s (%.1f s)",
+            "round %d: loss %s, accuracy %s, ROC-AUC %s (%.1f s)",
             record.round, loss, accuracy, area, record.round_seconds,
         )  # fmt: skip
 
