@@ -1,22 +1,30 @@
-# `make demo` and `make test` do everything on a fresh machine with Python 3.11; `make help` lists the rest.
-PYTHON ?= python3.11
+# `make demo` and `make test` do everything on a fresh machine with Python 3.11, 3.12 or 3.13; `make help` lists the rest.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3.11)
 VENV := .venv
 PY := $(VENV)/bin/python
 CONFIG ?= config/demo.yaml
 DEMO_PKI := logs/demo-pki
 MEASURED := docs/measured/performance
+DEMO_FLOWS := logs/demo-flows
+DEMO_CLIENTS := logs/demo-clients.log
 
 .PHONY: help demo peek test test_long schedules faults fuzz load bench lint format settings clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
 
-demo: $(VENV)/installed $(DEMO_PKI)/enrolled.json  ## orchestrator and three masked clients, ends with the table of the rounds
-	@$(PY) client/run_clients.py --config $(CONFIG) --executor thread & clients=$$!; \
-	trap 'kill $$clients 2>/dev/null' EXIT; $(PY) orchestrator/run_server.py --config $(CONFIG) && wait $$clients
+demo: $(VENV)/installed $(DEMO_PKI)/enrolled.json $(DEMO_FLOWS)/public.csv  ## three masked tenants, each alone and all together, and what it brought
+	@$(PY) client/run_clients.py --config $(CONFIG) --executor thread >$(DEMO_CLIENTS) 2>&1 & clients=$$!; \
+	trap 'kill $$clients 2>/dev/null' EXIT; trap 'exit 130' INT TERM; \
+	$(PY) orchestrator/run_server.py --config $(CONFIG) && wait $$clients || { cat $(DEMO_CLIENTS); exit 1; }
+	@$(PY) benchmarks/local_vs_federated.py --run logs/latest
+	@echo 'score new flows: $(PY) client/score.py --model logs/latest --input $(DEMO_FLOWS)/today.csv --output alerts.jsonl'
 
 $(DEMO_PKI)/enrolled.json: | $(VENV)/installed
-	$(PY) orchestrator/provision.py --clients 3 --out $(DEMO_PKI)
+	@$(PY) orchestrator/provision.py --clients 3 --out $(DEMO_PKI) >/dev/null
+
+$(DEMO_FLOWS)/public.csv: benchmarks/example_flows.py | $(VENV)/installed
+	@$(PY) benchmarks/example_flows.py --out $(DEMO_FLOWS) >/dev/null
 
 peek: $(VENV)/installed  ## play an orchestrator that tries to open one client's update, without masks and with them
 	@$(PY) benchmarks/peek.py
@@ -59,7 +67,7 @@ clean:  ## remove the environment and caches; runs in logs/ stay
 
 # torch first and by its exact version: whatever depends on it would otherwise bring a build of its own choice.
 $(VENV)/installed: requirements.txt pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or name it: make PYTHON=..."; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 to 3.13, or name it: make PYTHON=..."; exit 1; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet "$$(grep '^torch==' requirements.txt)"
 	$(PY) -m pip install --quiet -r requirements.txt

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from rich import box
 from rich.table import Table
 
 from benchmarks.simulation import concatenated
@@ -24,11 +25,10 @@ from orchestrator.report.page import write_report
 from orchestrator.report.run_data import Comparison, Rival, read_run, write_json
 from orchestrator.run_folder import RunFolder
 from shared.config import Config
-from shared.config_checks import CLIENT_ID
 from shared.console import console, setup_logging, track
 from shared.data_sources.dataset import Dataset
 from shared.data_utils import load_client_data, load_test_data, load_validation_data
-from shared.errors import OrchestratorError, ReportError
+from shared.errors import DataError, OrchestratorError, ReportError
 from shared.model import build_model
 from shared.plugins import check_named
 from shared.preprocessing import Preprocessing
@@ -46,7 +46,10 @@ def compare(config: Config, epochs: int) -> Comparison:
     Raises:
         DataError: not all clients' rows are on this machine.
     """
-    clients = [load_client_data(config, client_id) for client_id in range(config.num_clients)]
+    try:
+        clients = [load_client_data(config, client_id) for client_id in range(config.num_clients)]
+    except DataError as error:
+        raise DataError(f"{error}; a comparison needs the rows of all clients on this machine") from None
     preprocessing = Preprocessing.pooled(clients[0].schema, [client.train for client in clients])
     parts = [preprocessing.apply(client.train) for client in clients]
     validation, test = (preprocessing.apply(rows) for rows in (load_validation_data(config), load_test_data(config)))
@@ -67,20 +70,29 @@ def compare(config: Config, epochs: int) -> Comparison:
 
 
 def _table(federated: Evaluation, comparison: Comparison) -> Table:
-    table = Table(title="on the common test set")
-    for column in ("model", "rows", "loss", "accuracy", "ROC-AUC", "PR-AUC", "recall", "false alarms"):
-        table.add_column(column, justify="left" if column == "model" else "right")
-    rivals = [comparison.pooled, *comparison.alone]
-    table.add_row("federated", "", *map(_cell, _figures(federated)))
-    for rival in rivals:
+    """From alone to together, within 80 columns."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for column in ("model", "rows", "accuracy", "ROC-AUC", "PR-AUC", "recall", "false alarms"):
+        table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
+    for rival in comparison.alone:
         table.add_row(rival.name, f"{rival.rows:,}", *map(_cell, _figures(rival.evaluation)))
     columns = zip(*(_figures(rival.evaluation) for rival in comparison.alone), strict=True)
-    table.add_row("mean of the clients alone", "", *(_cell(_mean(column)) for column in columns))
+    table.add_row("mean alone", "", *(_cell(_mean(column)) for column in columns))
+    pooled = comparison.pooled
+    table.add_row(pooled.name, f"{pooled.rows:,}", *map(_cell, _figures(pooled.evaluation)))
+    table.add_row("federated", "", *map(_cell, _figures(federated)), style="bold")
     return table
 
 
+def _story(federated: Evaluation, comparison: Comparison) -> str:
+    alone = _mean([rival.evaluation.roc_auc for rival in comparison.alone])
+    areas = (alone, federated.roc_auc, comparison.pooled.evaluation.roc_auc)
+    by_itself, together, pooled = ("-" if area is None else f"{area:.2f}" for area in areas)
+    return f"ROC-AUC: alone {by_itself}, together {together}; with all rows in one place it would be {pooled}"
+
+
 def _figures(e: Evaluation) -> tuple[float | None, ...]:
-    return e.loss, e.accuracy, e.roc_auc, e.pr_auc, e.recall, e.fpr
+    return e.accuracy, e.roc_auc, e.pr_auc, e.recall, e.fpr
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -107,11 +119,10 @@ def main(argv: list[str] | None = None) -> int:
             raise ReportError(f"{args.run}: the run has no evaluation.json; let it come to its end (--resume)")
         check_named("model", run.config.model, "--model_class", args.model_class)
         check_named("data_source", run.config.data_source, "--data_source", args.data_source)
-        if CLIENT_ID in run.config.data_path:
-            _log.info("expecting each client's files on this machine, at %s", run.config.data_path)
         comparison = compare(run.config, len(run.rounds) * run.config.local_epochs)
         write_json(RunFolder(args.run).comparison, comparison)
         console.print(_table(run.evaluation, comparison))
+        console.print(_story(run.evaluation, comparison))
         console.print(f"open {write_report(args.run)}", soft_wrap=True)
     except (OrchestratorError, OSError) as error:
         _log.error("%s", error)

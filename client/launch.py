@@ -1,11 +1,7 @@
-"""Run clients as threads or processes of this machine, and tell which of them got to the end of the run."""
+"""Run clients as threads of this machine, or one alone, and tell which of them got to the end of the run."""
 
 import logging
-import multiprocessing
-import signal
-import sys
 import threading
-import time
 
 import torch
 
@@ -14,7 +10,6 @@ from client.flower_client import FlowerClient
 from client.tenant import Tenant
 from client.training import warm_up
 from shared.config import Config
-from shared.console import setup_logging
 from shared.data_utils import load_client_data
 from shared.errors import OrchestratorError
 from shared.identity import ClientIdentity
@@ -64,25 +59,7 @@ def run_threads(config: Config, client_ids: list[int]) -> list[int]:
     return [i for i in client_ids if i not in finished]
 
 
-def _process_main(config: Config, client_id: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher too, and it ends its children
-    setup_logging(bars=False)
-    torch.set_num_threads(1)
-    sys.exit(0 if _run_one(config, client_id) else 1)
-
-
-def run_processes(config: Config, client_ids: list[int]) -> list[int]:
-    """Run each of these clients as a process of its own; those that did not finish."""
-    context = multiprocessing.get_context("spawn")  # gRPC and torch do not survive a fork
-    processes = {i: context.Process(target=_process_main, args=(config, i), name=f"client-{i}") for i in client_ids}
-    try:
-        for process in processes.values():
-            process.start()
-        while any(process.is_alive() for process in processes.values()):
-            time.sleep(0.1)
-    except BaseException:
-        for process in processes.values():
-            if process.pid is not None:
-                process.terminate()
-        raise
-    return [i for i, process in processes.items() if process.exitcode != 0]
+def run_alone(config: Config, client_id: int) -> bool:
+    """Run one client in a process of its own; whether it got to the end of the run."""
+    torch.set_num_threads(1)  # the other clients' processes are on the same cores
+    return _run_one(config, client_id)

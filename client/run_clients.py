@@ -8,8 +8,9 @@ import argparse
 import logging
 from collections.abc import Sequence
 
+from client.processes import run_processes
 from shared import cli
-from shared.config import Config, load_config
+from shared.config import MLP, Config, load_config
 from shared.console import announce_protection, setup_logging
 from shared.errors import ConfigError
 
@@ -21,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Launch clients as threads or processes of this machine.")
     cli.add_settings(parser)
     parser.add_argument(
-        "--num_clients", type=int, help="clients to launch, with the ids 0, 1, … (default: as in the YAML)"
+        "--num_clients", type=int, help="clients to launch, with ids from 0 on (default: as in the YAML)"
     )
     parser.add_argument("--client_ids", help="launch just these ids, for example 0,2; for tenants on several machines")
     parser.add_argument("--executor", choices=("thread", "process"), default="thread", help="(default: %(default)s)")
@@ -37,19 +38,28 @@ def _launch(args: argparse.Namespace) -> int:
     client_ids = _parse_ids(args.client_ids, config.num_clients)
     announce_protection(_log, config)
     _log.info("starting %d clients (%s each) for %s", len(client_ids), args.executor, config.server_address)
-    # PyTorch and Flower are seconds to load: not for a mistyped setting.
-    from client.launch import run_processes, run_threads
-    from shared.data_utils import find_source
-    from shared.model import build_model
+    if config.model != MLP or "." in config.data_source:
+        _check_own_code(config)
+    if args.executor == "process":
+        lost = run_processes(config, client_ids)
+    else:  # PyTorch and Flower are seconds to load: not for a mistyped setting
+        from client.launch import run_threads
 
-    build_model(config)  # what is wrong with code of the operator's own is said here, once, and not by each client
-    find_source(config)
-    lost = (run_threads if args.executor == "thread" else run_processes)(config, client_ids)
+        lost = run_threads(config, client_ids)
     if lost:
         _log.error("%d of %d clients did not finish: %s", len(lost), len(client_ids), ", ".join(map(str, lost)))
         return cli.FAILED
     _log.info("all %d clients finished", len(client_ids))
     return 0
+
+
+def _check_own_code(config: Config) -> None:
+    """What is wrong with a model or a source of the operator's own is said here, once, and not by each client."""
+    from shared.data_utils import find_source
+    from shared.model import build_model
+
+    build_model(config)
+    find_source(config)
 
 
 def _with_num_clients(config: Config, num_clients: int) -> Config:

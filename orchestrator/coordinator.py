@@ -143,7 +143,7 @@ class Coordinator:
         # Who was lost after its update had arrived is in the model all the same.
         record.failed = {t: why for t, why in record.failed.items() if t not in result.contributors}
         _note_costs(record, result, masked=c.masked)
-        _log.info(
+        _log.debug(
             "round %d: added %d encrypted updates in %.2f s, decrypted their sum in %.2f s",
             number, record.contributors, result.add_seconds, result.decrypt_seconds,
         )  # fmt: skip
@@ -194,7 +194,7 @@ class Coordinator:
             "-" if value is None else f"{value:.3f}" for value in (record.loss, record.accuracy, record.roc_auc)
         )
         _log.info(
-            "round %d of the global model: loss %s, accuracy %s, ROC-AUC %s (%.1f s)",
+            "round %d: loss %s, accuracy %s, ROC-AUC %s (%.1f s)",
             record.round, loss, accuracy, area, record.round_seconds,
         )  # fmt: skip
 

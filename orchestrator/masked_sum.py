@@ -167,4 +167,4 @@ class MaskedSum:
         values: dict[str, Value] = {"payload": payload, **(more or {})}
         requests = {self._tenants[name]: Request(kind, values) for name in self._round.cohort}
         yield Exchange(kind, requests, self._config.stage_timeout, "stage_timeout", on_reply)
-        _log.info("%s: %d of %d clients %s", self._opening.title, good, len(requests), _DONE[kind])
+        _log.debug("%s: %d of %d clients %s", self._opening.title, good, len(requests), _DONE[kind])

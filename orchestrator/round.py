@@ -7,11 +7,13 @@ Flower: it yields exchanges, and whoever drives it carries them.
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from orchestrator.aggregator import Aggregator
 from orchestrator.masked_sum import Masking, Opening, explained
 from shared.config import Config
+from shared.console import wait_for
 from shared.errors import UpdateRejectedError
 from shared.exchange import Exchange, Kind, Lost, Model, Outcome, Refusal, Request, Steps, Values
 from shared.he.scheme import Vector
@@ -110,6 +112,7 @@ class SumRounds:
 
         def add(tenant: str, outcome: Outcome) -> None:
             nonlocal longest
+            arrived(1)
             if isinstance(outcome, Refusal | Lost):
                 note_failure(tenant, explained(outcome))
                 return
@@ -125,12 +128,17 @@ class SumRounds:
             tenant: Request(job.kind, {**common, **extra, "nonce": running.nonce_for(tenant)}, job.model)
             for tenant, extra in extras.items()
         }
-        if job.kind is Kind.TRAIN:
-            _log.info("round %d of %d: %d clients train", job.number, c.num_rounds, len(requests))
         asked = time.perf_counter()
-        yield Exchange(job.kind, requests, c.round_timeout, "round_timeout", add)
+        with self._shown(job, len(requests)) as arrived:
+            yield Exchange(job.kind, requests, c.round_timeout, "round_timeout", add)
         waited = time.perf_counter() - asked
         unmask = yield from self._masking.close(running.contributors)
         start = time.perf_counter()
         total = running.decrypt_sum(unmask)
         return Sum(total, running.contributors, said, longest, waited, running.seconds, time.perf_counter() - start)
+
+    def _shown(self, job: Job, tenants: int) -> AbstractContextManager[Callable[[int], None]]:
+        """What a person sees of the wait for vectors: training alone takes long enough to be shown."""
+        if job.kind is not Kind.TRAIN:
+            return nullcontext(lambda _: None)
+        return wait_for(_log, f"round {job.number} of {self._config.num_rounds}: {tenants} clients train", tenants)

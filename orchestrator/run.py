@@ -21,7 +21,7 @@ from orchestrator.scaling import PrivateScaling
 from orchestrator.seats import Seats
 from orchestrator.transport import Transport
 from shared.config import Config
-from shared.console import add_log_file
+from shared.console import add_log_file, announce_protection
 from shared.data_utils import load_schema, load_test_data, load_validation_data
 from shared.errors import ConfigError
 from shared.he.paillier import PaillierPublic
@@ -109,6 +109,7 @@ def _assemble(
 ) -> OpenRun[AnyTransport]:
     add_log_file(_log, folder.log)
     _log.info("run %s, files in %s", folder.name, folder.path)
+    announce_protection(_log, config)
     records = folder.restore_records(checkpoint.finished) if checkpoint else []
     if admission is None:
         _log.warning("anyone who reaches %s can take part (enrolled_clients is not set)", config.server_address)
@@ -138,11 +139,11 @@ def _assemble(
 def _keys(config: Config) -> PrivateScheme[Any]:
     if config.he_scheme == "none":
         return make_keys(config)
-    source = config.he_key_file or f"a new {config.he_scheme} key pair"
-    _log.info("the key: %s", source)
+    source = config.he_key_file or f"a new {config.he_scheme} pair"
     start = time.perf_counter()
     keys = make_keys(config)
-    _log.info("public key %s… (%.1f s)", keys.public.fingerprint()[:16], time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    _log.info("public key %s…, %s (%.1f s)", keys.public.fingerprint()[:16], source, seconds)
     return keys
 
 

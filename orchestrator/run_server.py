@@ -7,6 +7,8 @@ python orchestrator/run_server.py --config config/config.yaml --set num_rounds=1
 
 import argparse
 import logging
+import shlex
+import sys
 from collections.abc import Sequence
 
 from shared import cli
@@ -36,9 +38,16 @@ def _serve(args: argparse.Namespace) -> None:
     from orchestrator.server import run_server
 
     try:
-        run_server(config, resume=(args.run or "latest") if args.resume else None)
+        run_server(config, resume=(args.run or "latest") if args.resume else None, go_on=_resuming(args))
     except OSError as error:
         raise OrchestratorError(f"{error}; make room for the run's files, then go on with --resume") from error
+
+
+def _resuming(args: argparse.Namespace) -> str:
+    """The command that goes on with the run of these arguments."""
+    settings = ["--config", args.config, *(part for pair in args.set for part in ("--set", pair))]
+    older = ["--run", args.run] if args.run else []
+    return shlex.join(["python", sys.argv[0], *settings, "--resume", *older])
 
 
 if __name__ == "__main__":

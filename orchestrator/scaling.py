@@ -88,7 +88,7 @@ class PrivateScaling:
         )
         result = yield from self._rounds.steps(job, present[: c.num_clients], self.note_failure)
         count = len(result.contributors)
-        _log.info("feature %s: added %d encrypted vectors and decrypted their sum", statistic, count)
+        _log.debug("feature %s: added %d encrypted vectors and decrypted their sum", statistic, count)
         return result.total
 
     def note_failure(self, tenant: str, reason: str) -> None:

@@ -11,15 +11,17 @@ from types import FrameType
 from flwr.server import History, Server, ServerConfig, start_server
 from rich.table import Table
 
+from orchestrator.closing import closing
 from orchestrator.coordinator import Coordinator
 from orchestrator.flower_transport import FlowerTransport
+from orchestrator.report.run_data import Run
 from orchestrator.run import open_run
 from orchestrator.run_folder import RoundRecord
 from orchestrator.strategy import EncryptedFedAvg
 from shared.addresses import split_address
 from shared.bounded_files import MAX_CERTIFICATE_BYTES, read_bounded
 from shared.config import Config
-from shared.console import announce_protection, console
+from shared.console import console, show_cursor
 from shared.errors import AddressInUseError, ConfigError, NoSumError
 from shared.private_files import keep_files_private, read_private_file
 
@@ -30,12 +32,13 @@ _WIDE_COLUMNS = 130  # of a terminal that shows the whole table of the rounds
 _log = logging.getLogger("orchestrator")
 
 
-def run_server(config: Config, resume: str | None = None) -> list[RoundRecord]:
+def run_server(config: Config, resume: str | None = None, go_on: str = "") -> list[RoundRecord]:
     """Serve one run from the first client to the last round. Must be called in the main thread.
 
     Args:
         config: the settings.
         resume: the run to go on with from its last checkpoint, by name or as `latest`; None: start one.
+        go_on: the command that goes on with it, for whoever stops the server.
 
     Returns:
         One record a round, as in `metrics.jsonl`.
@@ -48,8 +51,7 @@ def run_server(config: Config, resume: str | None = None) -> list[RoundRecord]:
     _check_port_free(config)
     certificates = _read_certificates(config)
     run = open_run(config, FlowerTransport, resume)
-    announce_protection(_log, config)
-    server = OrchestratorServer(run.coordinator, run.transport)
+    server = OrchestratorServer(run.coordinator, run.transport, go_on)
     server.set_max_workers(config.num_clients)  # Flower's default works on a few clients at a time
     _log.info("listening on %s, TLS %s", config.server_address, "on" if certificates else "off")
     start_server(
@@ -63,10 +65,10 @@ def run_server(config: Config, resume: str | None = None) -> list[RoundRecord]:
     if server.failure is not None:
         raise server.failure
     report = run.write_report()
-    console.print(
-        f"everything of this run is in {run.folder.path}{f'; open {report}' if report else ''}", soft_wrap=True
-    )
-    return run.coordinator.records
+    records, folder = run.coordinator.records, run.folder
+    done = Run(folder.name, config, records, starts=[], evaluation=None, comparison=None)
+    console.print(closing(done, folder.path, report, run.coordinator.model.best_round, boxed=console.is_terminal))
+    return records
 
 
 class OrchestratorServer(Server):
@@ -74,14 +76,14 @@ class OrchestratorServer(Server):
 
     strategy: EncryptedFedAvg
 
-    def __init__(self, coordinator: Coordinator, transport: FlowerTransport) -> None:
+    def __init__(self, coordinator: Coordinator, transport: FlowerTransport, go_on: str = "") -> None:
         super().__init__(client_manager=transport.connections, strategy=EncryptedFedAvg(coordinator, transport))
-        self._coordinator, self._seats = coordinator, transport.seats
+        self._coordinator, self._seats, self._go_on = coordinator, transport.seats, go_on
         self.failure: NoSumError | None = None  # why the run stopped before its end
 
     def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
         """Run the rounds that are left; `timeout` is how many seconds one client's answer may take."""
-        _exit_at_signals()
+        _exit_at_signals(self._go_on)
         start = time.perf_counter()
         coordinator = self._coordinator
         coordinator.prepare()
@@ -138,16 +140,19 @@ def _check_port_free(config: Config) -> None:
         ) from None
 
 
-def _exit_at_signals() -> None:
+def _exit_at_signals(go_on: str) -> None:
     """Replace Flower's handlers, which wait for the clients: Ctrl-C ends the server at once.
 
     Files are written whole, so there is nothing to lose by not unwinding; gRPC's threads can't be joined while a client
-    is silent.
+    is silent. The run has had a checkpoint since before the server listened, so it can be gone on with.
     """
 
     def leave(number: int, _frame: FrameType | None) -> None:
-        _log.warning("interrupted: server stopped")
+        _log.warning("interrupted: server stopped%s", "; go on with:" if go_on else "")
+        if go_on:  # on a line of its own, which is not folded, so that it can be copied whole
+            console.print(go_on, soft_wrap=True, markup=False)
         logging.shutdown()
+        show_cursor()
         os._exit(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from shared.console import show_cursor
 from shared.errors import ConfigError, OrchestratorError
 
 FAILED, WRONG_SETTINGS = 1, 2  # argparse, too, leaves with 2
@@ -70,5 +71,6 @@ def exit_at_once(main: Callable[[], int]) -> NoReturn:
         logging.getLogger("main").exception("stopped by an unexpected error")
         code = FAILED
     logging.shutdown()
+    show_cursor()
     sys.stdout.flush()
     os._exit(code)

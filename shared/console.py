@@ -1,6 +1,10 @@
 """What a person sees: log lines, and progress of what takes time. Bars on a terminal, plain lines when redirected."""
 
+import codecs
+import io
+import locale
 import logging
+import os
 import re
 import sys
 import threading
@@ -18,7 +22,10 @@ from shared.printable import LineFormatter
 
 _PLAIN_SECONDS = 5.0  # without a terminal, one progress line at most this often
 
-console = Console(width=None if sys.stdout.isatty() else 150, highlight=False, soft_wrap=not sys.stdout.isatty())
+_WIDE = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 150  # None: rich finds out
+_PLAIN = str.maketrans({"…": "...", "–": "-", "±": "+-", "·": "*", "²": "^2"})
+
+console = Console(width=_WIDE, highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
 class _ConsoleHandler(logging.Handler):
@@ -31,6 +38,26 @@ class _ConsoleHandler(logging.Handler):
         console.print(self.format(record), style=style, markup=False)
 
 
+def fit_characters(stream: object) -> None:
+    """Have a stream write only what its reader can show: `...` for an ellipsis, `\\xe9` for other letters.
+
+    Rich draws its boxes in ASCII where the stream's encoding is not Unicode. With `LC_ALL=C` Python writes UTF-8 by
+    itself, whatever the reader can show.
+    """
+    if not isinstance(stream, io.TextIOWrapper):
+        return  # a notebook's, or a test's
+    codecs.register_error("plain", _in_plain_characters)
+    guessed = sys.flags.utf8_mode and "PYTHONUTF8" not in os.environ and "PYTHONIOENCODING" not in os.environ
+    stream.reconfigure(encoding=locale.getencoding() if guessed else None, errors="plain")
+
+
+def _in_plain_characters(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    plain = error.object[error.start : error.end].translate(_PLAIN)
+    return plain.encode("ascii", "backslashreplace").decode("ascii"), error.end
+
+
 def _is_critical(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.CRITICAL
 
@@ -41,18 +68,27 @@ def setup_logging(bars: bool = True) -> None:
     Args:
         bars: draw progress bars if this is a terminal; False where several processes share it.
     """
+    fit_characters(sys.stdout)
     _bars.enabled = bars and console.is_terminal
-    handler = _ConsoleHandler()
+    handler = _ConsoleHandler(logging.INFO)  # a logger with a file (`add_log_file`) has finer lines for it
     handler.setFormatter(LineFormatter("%(asctime)s %(name)-12s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # A filter: Flower, which is imported later, sets its logger's level and adds a handler, and leaves filters alone.
     logging.getLogger("flwr").addFilter(_is_critical)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # lists its plugins when Flower is imported
     # gRPC's server prints a traceback out of Flower for each idle client that is lost; the server says it in one line.
     logging.getLogger("grpc").setLevel(logging.CRITICAL)
 
 
+def show_cursor() -> None:
+    """Undo what a progress bar did to the terminal, for a process that ends at once."""
+    console.show_cursor(True)
+
+
 def add_log_file(logger: logging.Logger, path: Path) -> None:
     """Keep a copy of a logger's lines in a file, with the date and the level; its folder and it are its owner's alone.
+
+    The file also has the lines of level DEBUG, which the screen does not show: the stages of a masked round, for one.
 
     The file that the logger wrote to before is closed: a server that greets under ever new names of runs must not use
     up the descriptors.
@@ -65,6 +101,7 @@ def add_log_file(logger: logging.Logger, path: Path) -> None:
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(LineFormatter("%(asctime)s %(levelname)-7s %(message)s"))
     logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
 
 
 def announce_protection(logger: logging.Logger, config: Config) -> None:
@@ -147,3 +184,15 @@ def track(logger: logging.Logger, label: str, total: int) -> Iterator[Callable[[
             logger.info("%s: %d of %d", label, done, total)
 
     yield advance_plain
+
+
+@contextmanager
+def wait_for(logger: logging.Logger, text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """As `track`, for what others do: without a bar there is one line at the beginning, and silence until the end."""
+    if not _bars.enabled:
+        logger.info("%s", text)
+        yield lambda _: None
+        return
+    logger.debug("%s", text)
+    with _bars.task(text, total) as advance:
+        yield advance

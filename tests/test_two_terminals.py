@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from safetensors.numpy import load_file
 
@@ -168,6 +169,37 @@ def test_ctrl_c_ends_server_and_clients_at_once(start: Start, tmp_path: Path, ex
         assert end.code == 130, end.output
         assert "interrupted" in end.output
         assert "Traceback" not in end.output
+
+
+def of_process(pid: int, name: str) -> str:
+    return Path(f"/proc/{pid}/{name}").read_text(encoding="utf-8", errors="replace")
+
+
+def test_processes_are_forked_from_one_in_which_nothing_is_at_work(start: Start, tmp_path: Path) -> None:
+    """A thread would not survive the fork, and a lock that it holds would stay locked."""
+    config = str(write_config(tmp_path, num_rounds=10_000))
+    server = start(SERVER, "--config", config)
+    launcher = start(CLIENTS, "--config", config, "--executor", "process")
+    before = launcher.wait_for_line("round 1: training")
+    assert before.count("waiting for PyTorch and Flower") == 1
+    children = psutil.Process(launcher.pid).children()
+    (source,) = (child for child in children if "forkserver" in " ".join(child.cmdline()))
+    clients = source.children()
+    assert len(clients) == 3
+    libraries = ("libtorch_cpu", "cygrpc")
+    assert all(name in of_process(source.pid, "maps") for name in libraries), "each client has to load it"
+    assert not any(name in of_process(launcher.pid, "maps") for name in libraries), "it costs the launcher seconds"
+    # The one thread that may be there is Arrow's allocator's, which minds forks.
+    threads = {of_process(source.pid, f"task/{thread.id}/comm").strip() for thread in source.threads()[1:]}
+    assert threads <= {"jemalloc_bg_thd"}
+    sockets = {name for client in clients for name in [connection.laddr for connection in client.net_connections()]}
+    assert len(sockets) == 3, "each client has a connection of its own"
+    assert source.net_connections() == [], "gRPC was at work before the fork"
+    launcher.interrupt()
+    assert launcher.finish(timeout=10.0).code == 130
+    psutil.wait_procs([source, *clients], timeout=10.0)
+    assert not any(process.is_running() for process in (source, *clients)), "somebody is left behind"
+    server.kill()
 
 
 def test_an_id_that_is_taken_is_refused_and_the_run_goes_on(start: Start, tmp_path: Path) -> None:

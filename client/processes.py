@@ -1,0 +1,44 @@
+"""Run clients as processes of this machine, which are forked from one that has loaded PyTorch and Flower for all.
+
+This module loads neither: the launcher has no use for them, and its children have them from that process. Nothing of
+them is at work there, since threads and gRPC's sockets do not survive a fork; what is only imported does.
+"""
+
+import logging
+import multiprocessing
+import signal
+import sys
+import time
+
+from shared.config import Config
+from shared.console import setup_logging
+
+_LOADED = "client.launch"  # with all that it imports
+_log = logging.getLogger("clients")
+
+
+def run_processes(config: Config, client_ids: list[int]) -> list[int]:
+    """Run each of these clients as a process of its own; those that did not finish."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([_LOADED])
+    processes = {i: context.Process(target=_process_main, args=(config, i), name=f"client-{i}") for i in client_ids}
+    try:
+        _log.info("waiting for PyTorch and Flower, which are loaded once for all processes")
+        for process in processes.values():
+            process.start()
+        while any(process.is_alive() for process in processes.values()):
+            time.sleep(0.1)
+    except BaseException:
+        for process in processes.values():
+            if process.pid is not None:
+                process.terminate()
+        raise
+    return [i for i, process in processes.items() if process.exitcode != 0]
+
+
+def _process_main(config: Config, client_id: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher too, and it ends its children
+    setup_logging(bars=False)
+    from client.launch import run_alone
+
+    sys.exit(0 if run_alone(config, client_id) else 1)

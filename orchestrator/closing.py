@@ -1,0 +1,55 @@
+"""The last words of a run on the server's screen: what came of it, who could see what, where it is, what to do next."""
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.report.privacy import in_one_sentence
+from orchestrator.report.run_data import Run
+from orchestrator.report.words import count
+
+_JOINT = " \\\n  "  # a command on two lines, as a shell takes it
+
+
+def closing(run: Run, folder: Path, report: Path | None, kept: int = 0, *, boxed: bool) -> RenderableType:
+    """What a person should take away from a run.
+
+    Args:
+        run: its evaluation is not needed.
+        folder: its files.
+        report: the page; None where it could not be made.
+        kept: the round whose model is kept under early stopping; 0: the last.
+        boxed: for a terminal. Otherwise each statement is one line, and no line is folded.
+    """
+    statements = [("result", _result(run, kept)), ("privacy", in_one_sentence(run)), ("next", _next(run, folder))]
+    if not boxed:
+        lines = [f"{name}: {text.replace(_JOINT, ' ')}" for name, text in statements]
+        lines.append(f"everything of this run is in {folder}{f'; open {report}' if report else ''}")
+        return Group(*map(Text, lines))
+    statements.insert(2, ("report", str(report)) if report else ("files", str(folder)))
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, text in statements:
+        grid.add_row(name, Text(text))
+    # No sides: a path or a command is to be copied without them.
+    return Panel(grid, title=f"run {run.name} is done", title_align="left", box=box.HORIZONTALS)
+
+
+def _result(run: Run, kept: int) -> str:
+    after = f"after {count(len(run.rounds), 'round')}" + (f", of which the best, {kept}, is kept" if kept else "")
+    skipped = sum(record.skipped is not None for record in run.rounds)
+    record = run.rounds[(kept or len(run.rounds)) - 1]
+    named = (("ROC-AUC", record.roc_auc), ("accuracy", record.accuracy))
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in named if value is not None)
+    return f"{figures} on the test set, {after}{f' ({skipped} without a sum)' if skipped else ''}"
+
+
+def _next(run: Run, folder: Path) -> str:
+    if run.config.data_source == "synthetic":  # these rows come in no files that could be scored
+        return f"python benchmarks/local_vs_federated.py{_JOINT}--run {folder}"
+    return f"python client/score.py --model {folder}{_JOINT}--input FILE --output alerts.jsonl"
