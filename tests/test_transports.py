@@ -118,7 +118,7 @@ def over_flower(config: Config, tenants: dict[str, Tenant]) -> Coordinator:
 
 @pytest.fixture(autouse=True)
 def _keep_signal_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "_exit_at_signals", lambda: None)
+    monkeypatch.setattr(server_module, "_exit_at_signals", lambda _go_on: None)
 
 
 def scripted(folder: Path, caplog: pytest.LogCaptureFixture, over: Any) -> Iterator[object]:
