@@ -1,5 +1,6 @@
 """The last words of a run on the server's screen: what came of it, who could see what, where it is, what to do next."""
 
+import shlex
 from pathlib import Path
 
 from rich import box
@@ -9,23 +10,31 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.report.privacy import in_one_sentence
-from orchestrator.report.run_data import Run
 from orchestrator.report.words import count
+from orchestrator.run_folder import RoundRecord
+from shared.config import MLP, Config
 
 _JOINT = " \\\n  "  # a command on two lines, as a shell takes it
 
 
-def closing(run: Run, folder: Path, report: Path | None, kept: int = 0, *, boxed: bool) -> RenderableType:
+def closing(
+    config: Config, records: list[RoundRecord], folder: Path, report: Path | None, kept: int = 0, *, boxed: bool
+) -> RenderableType:
     """What a person should take away from a run.
 
     Args:
-        run: its evaluation is not needed.
-        folder: its files.
+        config: of the run.
+        records: one a round, at least one.
+        folder: the run's files.
         report: the page; None where it could not be made.
         kept: the round whose model is kept under early stopping; 0: the last.
         boxed: for a terminal. Otherwise each statement is one line, and no line is folded.
     """
-    statements = [("result", _result(run, kept)), ("privacy", in_one_sentence(run)), ("next", _next(run, folder))]
+    statements = [
+        ("result", _result(records, kept)),
+        ("privacy", in_one_sentence(config)),
+        ("next", _next(config, folder)),
+    ]
     if not boxed:
         lines = [f"{name}: {text.replace(_JOINT, ' ')}" for name, text in statements]
         lines.append(f"everything of this run is in {folder}{f'; open {report}' if report else ''}")
@@ -37,19 +46,22 @@ def closing(run: Run, folder: Path, report: Path | None, kept: int = 0, *, boxed
     for name, text in statements:
         grid.add_row(name, Text(text))
     # No sides: a path or a command is to be copied without them.
-    return Panel(grid, title=f"run {run.name} is done", title_align="left", box=box.HORIZONTALS)
+    return Panel(grid, title=f"run {folder.name} is done", title_align="left", box=box.HORIZONTALS)
 
 
-def _result(run: Run, kept: int) -> str:
-    after = f"after {count(len(run.rounds), 'round')}" + (f", of which the best, {kept}, is kept" if kept else "")
-    skipped = sum(record.skipped is not None for record in run.rounds)
-    record = run.rounds[(kept or len(run.rounds)) - 1]
+def _result(records: list[RoundRecord], kept: int) -> str:
+    after = f"after {count(len(records), 'round')}" + (f", of which the best, {kept}, is kept" if kept else "")
+    skipped = sum(record.skipped is not None for record in records)
+    record = records[(kept or len(records)) - 1]
     named = (("ROC-AUC", record.roc_auc), ("accuracy", record.accuracy))
     figures = ", ".join(f"{name} {value:.3f}" for name, value in named if value is not None)
     return f"{figures} on the test set, {after}{f' ({skipped} without a sum)' if skipped else ''}"
 
 
-def _next(run: Run, folder: Path) -> str:
-    if run.config.data_source == "synthetic":  # these rows come in no files that could be scored
-        return f"python benchmarks/local_vs_federated.py{_JOINT}--run {folder}"
-    return f"python client/score.py --model {folder}{_JOINT}--input FILE --output alerts.jsonl"
+def _next(config: Config, folder: Path) -> str:
+    of, own = shlex.quote(str(folder)), f" --model_class {config.model}" if config.model != MLP else ""
+    if config.data_source == "synthetic":  # these rows come in no files that could be scored
+        return f"python benchmarks/local_vs_federated.py{_JOINT}--run {of}{own}"
+    if "." in config.data_source:  # the operator's own source reads no new records
+        return f"python client/export.py --model {of}{_JOINT}--out model.onnx{own}"
+    return f"python client/score.py --model {of}{_JOINT}--input FILE --output alerts.jsonl{own}"

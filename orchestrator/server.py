@@ -14,7 +14,6 @@ from rich.table import Table
 from orchestrator.closing import closing
 from orchestrator.coordinator import Coordinator
 from orchestrator.flower_transport import FlowerTransport
-from orchestrator.report.run_data import Run
 from orchestrator.run import open_run
 from orchestrator.run_folder import RoundRecord
 from orchestrator.strategy import EncryptedFedAvg
@@ -65,9 +64,8 @@ def run_server(config: Config, resume: str | None = None, go_on: str = "") -> li
     if server.failure is not None:
         raise server.failure
     report = run.write_report()
-    records, folder = run.coordinator.records, run.folder
-    done = Run(folder.name, config, records, starts=[], evaluation=None, comparison=None)
-    console.print(closing(done, folder.path, report, run.coordinator.model.best_round, boxed=console.is_terminal))
+    records, kept = run.coordinator.records, run.coordinator.model.best_round
+    console.print(closing(config, records, run.folder.path, report, kept, boxed=console.is_terminal))
     return records
 
 

@@ -1,5 +1,6 @@
 """What a person sees: at 80 columns, with other characters than Unicode's, at the end of a run and at Ctrl-C."""
 
+import io
 import re
 import shlex
 import signal
@@ -8,9 +9,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
+from orchestrator.closing import closing
+from orchestrator.run_folder import RoundRecord
+from shared.config import Config
 from tests.conftest import Start
 from tests.processes import ROOT, write_config
 from tests.terminal import Terminal
@@ -23,7 +29,6 @@ import logging
 from pathlib import Path
 from rich.table import Table
 from orchestrator.closing import closing
-from orchestrator.report.run_data import Run
 from orchestrator.run_folder import RoundRecord
 from shared.config import Config
 from shared.console import console, setup_logging
@@ -33,8 +38,7 @@ logging.getLogger("orchestrator").warning("key ab12… ±3 of café 中")
 table = Table("round")
 table.add_row("1")
 console.print(table)
-run = Run("20260101-000000-abcdef", Config(), [RoundRecord(round=1, roc_auc=0.5)], [], None, None)
-console.print(closing(run, Path("logs/latest"), None, boxed=True))
+console.print(closing(Config(), [RoundRecord(round=1, roc_auc=0.5)], Path("logs/latest"), None, boxed=True))
 """
 
 
@@ -86,6 +90,29 @@ def test_a_whole_run_without_unicode(start: Start, tmp_path: Path, monkeypatch: 
     assert lines[-1] == f"everything of this run is in {folder}; open {folder}/report.html"
     for line in client_end.output.splitlines():
         assert re.match(r"\d\d:\d\d:\d\d client(s|\.\d) ", line), "a library speaks on the screen"
+
+
+@pytest.mark.parametrize(
+    ("changes", "command"),
+    [
+        ({}, "benchmarks/local_vs_federated.py --run 'my logs/latest'"),
+        ({"model": "own.net:Net"}, "benchmarks/local_vs_federated.py --run 'my logs/latest' --model_class own.net:Net"),
+        ({"data_source": "own.rows"}, "client/export.py --model 'my logs/latest' --out model.onnx"),
+        (
+            {"data_source": "vpc_flow", "data_path": "flows", "label_path": "labels", "num_features": 45},
+            "client/score.py --model 'my logs/latest' --input FILE --output alerts.jsonl",
+        ),
+    ],
+    ids=["synthetic", "own model", "own source", "files"],
+)
+def test_the_next_command_is_one_that_the_run_has_use_for(changes: dict[str, Any], command: str) -> None:
+    config = Config(**changes)
+    for boxed in (False, True):
+        out = io.StringIO()
+        Console(width=200, file=out).print(
+            closing(config, [RoundRecord(round=1)], Path("my logs/latest"), None, boxed=boxed)
+        )
+        assert f"python {command}\n" in re.sub(r" +\n", "\n", re.sub(r" \\\s+", " ", out.getvalue()))
 
 
 @contextmanager

@@ -2,13 +2,13 @@
 
 from orchestrator.report.run_data import Run
 from shared.addresses import is_loopback, split_address
+from shared.config import Config
 
 Statement = tuple[str, str]
 
 
-def in_one_sentence(run: Run) -> str:
-    """What a run's mode amounts to."""
-    c = run.config
+def in_one_sentence(c: Config) -> str:
+    """What the mode of a run with these settings amounts to."""
     if c.he_scheme == "none":
         return "Encryption was off: the orchestrator received every client's update in the clear."
     if c.masked:
