@@ -74,7 +74,8 @@ def test_every_make_target_exists() -> None:
         assert dry_run.returncode == 0, dry_run.stderr
 
 
-def test_the_two_terminals_as_written(start: Start) -> None:
+def test_the_two_terminals_as_written(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # the width of the screen that the tests run on
     assert {SERVER, CLIENTS} <= set(commands(README))
     config = load_config(ROOT / "config/config.yaml")
     with socket.socket() as probe:
