@@ -39,7 +39,7 @@ def test_the_demo_shows_three_tenants_alone_and_together(tmp_path: Path) -> None
     assert end.returncode == 0, end.stdout + end.stderr
     lines = end.stdout.splitlines()
     assert 25 < len(lines) < 50
-    assert "updates are masked" in lines[1]
+    assert any("updates are masked" in line for line in lines[:6])  # which of the two starts first is chance
     assert not any("fresh keys" in line for line in lines)
     run = (tmp_path / "logs/latest").resolve()
     assert "fresh keys" in (run / "server.log").read_text(encoding="utf-8")
