@@ -18,7 +18,7 @@ demo: $(VENV)/installed $(DEMO_PKI)/enrolled.json $(DEMO_FLOWS)/public.csv  ## t
 	trap 'kill $$clients 2>/dev/null' EXIT; trap 'exit 130' INT TERM; \
 	$(PY) orchestrator/run_server.py --config $(CONFIG) && wait $$clients || { cat $(DEMO_CLIENTS); exit 1; }
 	@$(PY) benchmarks/local_vs_federated.py --run logs/latest
-	@echo 'score new flows: $(PY) client/score.py --model logs/latest --input $(DEMO_FLOWS)/today.csv --output alerts.jsonl'
+	@echo 'score new flows: $(PY) client/score.py --model logs/latest --input $(DEMO_FLOWS)/today.csv --output logs/alerts.jsonl'
 
 $(DEMO_PKI)/enrolled.json: | $(VENV)/installed
 	@$(PY) orchestrator/provision.py --clients 3 --out $(DEMO_PKI) >/dev/null
