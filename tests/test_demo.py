@@ -1,6 +1,7 @@
 """`make demo` as a new user runs it, but for the installation."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -27,9 +28,10 @@ def make_demo(folder: Path, **changes: Any) -> "subprocess.CompletedProcess[str]
     settings = yaml.safe_load((ROOT / "config/demo.yaml").read_text(encoding="utf-8"))
     settings |= {"server_address": f"127.0.0.1:{free_port()}", **changes}
     (folder / "demo.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    return subprocess.run(
+    from_a_shell = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(  # a make under `make test_long` would also print which directory it enters and leaves
         [make, "-o", f"{venv}/installed", "demo", f"VENV={venv}", "CONFIG=demo.yaml"],
-        cwd=folder, capture_output=True, text=True, timeout=170,
+        cwd=folder, env=from_a_shell, capture_output=True, text=True, timeout=170,
     )  # fmt: skip
 
 
