@@ -23,7 +23,7 @@ from shared.refusals import OTHER
 from shared.wire import wrap_array
 
 _OK = Status(Code.OK, "")
-_ASKED_HERE = set(Kind) - {Kind.TRAIN, Kind.EVALUATE}
+_ASKED_HERE = set(Kind) - {Kind.TRAIN, Kind.EVALUATE, Kind.DISMISS}
 
 
 class FlowerClient(Client):

@@ -20,7 +20,7 @@ def _run_one(config: Config, client_id: int) -> bool:
     log = logging.getLogger(f"client.{client_id}")
     try:
         warm_up()
-        tenant = Tenant(config, client_id, load_client_data(config, client_id), _identity(config, client_id))
+        tenant = Tenant(config, client_id, load_client_data(config, client_id), load_identity(config, client_id))
         run_client(FlowerClient(tenant))
         if tenant.refusal and not tenant.answered:
             log.error("took part in no round: %s", tenant.refusal)
@@ -34,7 +34,12 @@ def _run_one(config: Config, client_id: int) -> bool:
     return True
 
 
-def _identity(config: Config, client_id: int) -> ClientIdentity | None:
+def load_identity(config: Config, client_id: int) -> ClientIdentity | None:
+    """What a client signs with, by `client_identity`; None where that is empty.
+
+    Raises:
+        KeyFileError, PassphraseError, KeyMaterialError: the file can't be used.
+    """
     if not config.client_identity:
         return None
     return ClientIdentity.load(config.client_identity.replace("{client_id}", str(client_id)), f"client-{client_id}")

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from client.ledger import Ledger
+from client.request_values import data, integer, text
 from shared.config import Config
 from shared.enrolment import Enrolment
 from shared.errors import ConfigError, RoundRefusedError
 from shared.exchange import Kind
+from shared.frames import decode_values, encode_values
 from shared.he.paillier import PaillierPublic
 from shared.he.scheme import Encrypted, Progress, PublicScheme, Vector
 from shared.identity import ClientIdentity
@@ -77,12 +79,28 @@ class Part(Protocol):
     def close(self) -> None:
         """Give back what no other process may have open meanwhile; twice is fine."""
 
+    def suspend(self) -> bytes:
+        """Close, and return what another process needs to go on in the middle of a sum: secrets of that sum."""
+
+    def resume(self, suspended: bytes) -> None:
+        """Go on where `suspend` stopped, here or in another process; empty: in no sum.
+
+        Raises:
+            OrchestratorError: they are not such bytes, or the tenant's memory is not to be had.
+        """
+
 
 class PlainPart:
     """Nothing but ciphertexts: the holder of the private key could open each of them."""
 
     def close(self) -> None:
         """There is nothing to give back."""
+
+    def suspend(self) -> bytes:
+        return b""
+
+    def resume(self, suspended: bytes) -> None:
+        """A plain sum has one stage: there is nothing to go on with."""
 
     def enter(self, announcement: bytes, scheme: PublicScheme[Any], sizes: Mapping[str, int]) -> bytes:
         raise RoundRefusedError(_UNLIKE)
@@ -134,7 +152,8 @@ class MaskedPart:
         self._identity = identity
         folder = Path(config.log_dir) / "state"
         make_private_folder(folder)
-        self._memory = Ledger(folder / f"{identity.client_id}.jsonl")
+        self._ledger = folder / f"{identity.client_id}.jsonl"
+        self._memory = Ledger(self._ledger)
         self._round: ClientRound | None = None
         self._round_number, self._bucket = 0, ""
         self._modulus = 0
@@ -144,19 +163,45 @@ class MaskedPart:
         """Give the memory's file back to the next process of this client."""
         self._memory.close()
 
+    def suspend(self) -> bytes:
+        self.close()
+        current, self._round = self._round, None
+        if current is None:
+            return b""
+        return encode_values(
+            {
+                "round": self._round_number, "modulus": hex(self._modulus), "bucket": self._bucket,
+                "ciphertexts": current.plan.ciphertexts, "state": current.suspend(),
+            }
+        )  # fmt: skip
+
+    def resume(self, suspended: bytes) -> None:
+        self.close()
+        self._memory, self._round = Ledger(self._ledger), None
+        if not suspended:
+            return
+        values = decode_values(suspended)
+        self._round_number, self._bucket = integer(values, "round"), text(values, "bucket")
+        self._modulus = int(text(values, "modulus"), 16)
+        self._round = self._new_round(integer(values, "ciphertexts"))
+        self._round.resume(data(values, "state"))
+
     def enter(self, announcement: bytes, scheme: PublicScheme[Any], sizes: Mapping[str, int]) -> bytes:
         """Stage 0, with fresh keys."""
-        c = self._config
         self._round = None  # whatever goes wrong from here on, nothing of an earlier round is left to go on with
         terms, self._modulus = RoundTerms.decode(announcement), int(_paillier(scheme).n)
         self._round_number, self._bucket = terms.round_number, terms.bucket
         if terms.bucket not in sizes:
             raise RoundRefusedError(f"the server asks for a vector {terms.bucket!r:.80}; is it of the same version?")
-        plan = VectorPlan(terms.bucket, self._modulus, scheme.layout(sizes[terms.bucket])[0], c.fewest_contributors)
+        self._round = self._new_round(scheme.layout(sizes[terms.bucket])[0])
+        return self._round.advertise(announcement)
+
+    def _new_round(self, ciphertexts: int) -> ClientRound:
+        c, identity = self._config, self._identity
+        plan = VectorPlan(self._bucket, self._modulus, ciphertexts, c.fewest_contributors)
         # Read anew each round: who was enrolled or revoked meanwhile counts from now on.
         peers = Enrolment.load(c.enrolled_clients).public_keys()
-        self._round = ClientRound(self._identity.client_id, self._identity.signing_key, peers, plan, self._memory)
-        return self._round.advertise(announcement)
+        return ClientRound(identity.client_id, identity.signing_key, peers, plan, self._memory)
 
     def answer(self, kind: Kind, payload: bytes) -> bytes:
         """Stages 1, 3 and 4."""

@@ -3,6 +3,7 @@
 Free of Flower; `client/flower_client.py` carries requests and answers.
 """
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from shared.errors import (
 )
 from shared.evaluation_sum import EvaluationCode, EvaluationSums
 from shared.exchange import Kind, Model, Refusal, Reply, Request, Value, Values
+from shared.frames import decode_values, encode_values
 from shared.he.scheme import Encrypted, Progress, PublicScheme, Vector, no_progress
 from shared.he_utils import public_scheme
 from shared.identity import ClientIdentity, UpdateStatement, digest_model
@@ -38,6 +40,10 @@ from shared.refusals import code_of
 from shared.task import Task, training_settings
 from shared.weighting import encrypted_size, weigh
 from shared.wire import Header, dump_update, vector_encoding
+
+Schemes = Callable[[Config, bytes, int, Value | None], PublicScheme[Any]]
+# What outlives a request, but for rows, model and scheme, which are the same in whatever process; by attribute.
+_STATE: Values = {"_run": "", "_session": "", "_key_proof": b"", "_proven": "", "refusal": ""}
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,28 @@ class Tenant:
     """
 
     def __init__(
-        self, config: Config, client_id: int, rows: ClientData, identity: ClientIdentity | None = None
+        self,
+        config: Config,
+        client_id: int,
+        rows: ClientData,
+        identity: ClientIdentity | None = None,
+        schemes: "Schemes | None" = None,
+        *,
+        log_file: bool = True,
     ) -> None:
+        """Prepare for the first request.
+
+        Args:
+            config: this tenant's own settings.
+            client_id: its number.
+            rows: its own rows, raw.
+            identity: what it signs with; None where nothing is signed.
+            schemes: makes the scheme under the server's key, and checks the key's proof unless that was done before.
+            log_file: whether its lines go to the run's folder as well.
+
+        Raises:
+            ConfigError, EnrolmentError, KeyFileError, RoundMemoryError: masked, and what that needs is not to be had.
+        """
         self.config = config
         self.client_id = client_id
         self.log = logging.getLogger(f"client.{client_id}")
@@ -72,13 +98,34 @@ class Tenant:
         self._model = build_model(config)
         self._evaluation = EvaluationCode(config)
         self._run = ""
+        self._schemes, self._log_file = schemes or checked_scheme, log_file
         self._public_key = b"none yet"
         self._key_proof: Value = b""  # of the key that is to come
+        self._proven = ""  # SHA-256 of the public key whose proof was checked
         self._public_scheme: PublicScheme[Any]
 
     def close(self) -> None:
         """Give what this tenant remembers back to its next process."""
         self._part.close()
+
+    def suspend(self) -> bytes:
+        """Close, and return what this tenant needs to go on in another process; nothing of it may go to another party.
+
+        For an engine that starts a process for each request. In the middle of a masked sum the bytes hold its secrets.
+        """
+        state = {name: getattr(self, name) for name in _STATE}
+        return encode_values({**state, "part": self._part.suspend()})
+
+    def resume(self, suspended: bytes) -> None:
+        """Go on where `suspend` stopped, whatever this object has done since; empty: as at the start.
+
+        Raises:
+            OrchestratorError: not what `suspend` returned, or the tenant's memory is not to be had.
+        """
+        state: Values = decode_values(suspended) if suspended else {**_STATE, "part": b""}
+        for name in _STATE:
+            setattr(self, name, state[name])
+        self._part.resume(data(state, "part"))
 
     def answer(self, request: Request) -> Reply | Refusal:
         """Do what is asked for, or say why not; never an exception, which would end the tenant.
@@ -88,6 +135,7 @@ class Tenant:
         """
         steps: dict[Kind, Callable[[Request], Reply]] = {
             Kind.GREET: self._greet,
+            Kind.DISMISS: self._dismissed,
             Kind.STATISTICS: self._statistics,
             Kind.ADVERTISE: self._advertise,
             Kind.TRAIN: self._train,
@@ -112,7 +160,8 @@ class Tenant:
         """The server names its run; the tenant says who it is."""
         run = check_run_name(request.values.get("run"))
         if run != self._run:
-            add_log_file(self.log, Path(self.config.log_dir) / run / f"client-{self.client_id}.log")
+            if self._log_file:
+                add_log_file(self.log, Path(self.config.log_dir) / run / f"client-{self.client_id}.log")
             self.log.info("found run %s; %d rows to train on", run, self._rows.examples)
             self._run = run
         self._key_proof = request.values.get("key_proof", b"")
@@ -121,6 +170,11 @@ class Tenant:
             self._session = text(request.values, "session")
             values["signature"] = self._identity.sign_greeting(self._session, data(request.values, "nonce"))
         return Reply(b"", values)
+
+    def _dismissed(self, request: Request) -> Reply:
+        """The server takes no part of this tenant's, and says why."""
+        self.log.error("the server refuses this client: %.300r", request.values.get("reason"))
+        return Reply(b"")
 
     def _statistics(self, request: Request) -> Reply:
         """What this tenant adds to a sum over its features, encrypted."""
@@ -276,7 +330,9 @@ class Tenant:
         """The scheme under the server's key; its tables are kept for as long as the key stays."""
         public_key = data(asked, "public_key")
         if self._public_key != public_key:
-            scheme = public_scheme(self.config, public_key, integer(asked, "max_contributors"))
+            proven = self._proven == hashlib.sha256(public_key).hexdigest()
+            most = integer(asked, "max_contributors")
+            scheme = self._schemes(self.config, public_key, most, None if proven else self._key_proof)
             if scheme.encoding_name != asked.get("encoding"):
                 raise RoundRefusedError(
                     f"the server encodes updates as {asked.get('encoding')!r:.100}, this client as "
@@ -288,7 +344,8 @@ class Tenant:
                     f"the server's public key is {found}, this client insists on {pinned} (pinned_key_fingerprint); "
                     "ask whoever runs the server whether the key was rotated"
                 )
-            scheme.check_proof(self._key_proof)
+            # A proof is some 55,000 bytes: once it is checked, all that is kept is for which key.
+            self._key_proof, self._proven = b"", hashlib.sha256(public_key).hexdigest()
             self._public_scheme, self._public_key = scheme, public_key
             self.log.info("encrypting under the public key %s…", found[:16])
         return self._public_scheme
@@ -305,6 +362,19 @@ class Tenant:
         if not all(p.dtype == np.float32 and np.isfinite(p).all() for p in model):
             raise RoundRefusedError("the server's model holds values that are not finite float32 numbers")
         set_parameters(self._model, model)
+
+
+def checked_scheme(config: Config, public_key: bytes, max_contributors: int, proof: Value | None) -> PublicScheme[Any]:
+    """The scheme under the server's key; `proof` is None where it was checked before.
+
+    Raises:
+        KeyMaterialError: the key is malformed, of another kind or length, or its proof does not hold.
+        MissingDependencyError: the scheme's library is not installed.
+    """
+    scheme = public_scheme(config, public_key, max_contributors)
+    if proof is not None:
+        scheme.check_proof(proof)
+    return scheme
 
 
 def _pickled(scheme: PublicScheme[Any], encrypted: Encrypted[Any], round_number: int, size: int, bucket: str) -> bytes:

@@ -2,6 +2,7 @@
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -11,10 +12,28 @@ from rich.text import Text
 
 from orchestrator.report.privacy import in_one_sentence
 from orchestrator.report.words import count
+from orchestrator.run import OpenRun
 from orchestrator.run_folder import RoundRecord
 from shared.config import MLP, Config
+from shared.console import console
+from shared.errors import NoSumError
 
+_WIDE_COLUMNS = 130  # of a terminal that shows the whole table of the rounds
 _JOINT = " \\\n  "  # a command on two lines, as a shell takes it
+
+
+def conclude(config: Config, run: OpenRun[Any], failure: NoSumError | None = None) -> None:
+    """Print the table of the rounds, write the report, and print the last words.
+
+    Raises:
+        NoSumError: the run's failure, where it has one; there is no report then.
+    """
+    records, model = run.coordinator.records, run.coordinator.model
+    console.print(round_table(records))
+    if failure is not None:
+        raise failure
+    report = run.write_report()
+    console.print(closing(config, records, run.folder.path, report, model.best_round, boxed=console.is_terminal))
 
 
 def closing(
@@ -65,3 +84,29 @@ def _next(config: Config, folder: Path) -> str:
     if "." in config.data_source:  # the operator's own source reads no new records
         return f"python client/export.py --model {of}{_JOINT}--out model.onnx{own}"
     return f"python client/score.py --model {of}{_JOINT}--input FILE --output alerts.jsonl{own}"
+
+
+def round_table(records: list[RoundRecord]) -> Table:
+    """What a person wants to know of each round."""
+    table = Table(title="rounds of the global model, on the common test set")
+    columns = ("round", "clients", "loss", "accuracy", "ROC-AUC", "PR-AUC", "FPR")
+    times = ("clients s", "add s", "decrypt s", "round s", "KB/client")
+    for column in columns + times:
+        table.add_column(column, justify="right", no_wrap=True)
+    for r in records:
+        chosen = r.contributors + r.failures if not r.skipped else r.failures
+        table.add_row(
+            str(r.round), f"{r.contributors} of {chosen}",
+            *(_cell(v) for v in (r.loss, r.accuracy, r.roc_auc, r.pr_auc, r.fpr)),
+            *(_cell(v) for v in (r.fit_seconds, r.aggregate_seconds, r.decrypt_seconds)),
+            _cell(r.round_seconds, 2),
+            "-" if r.upload_bytes_per_client is None else f"{r.upload_bytes_per_client / 1000:,.1f}",
+        )  # fmt: skip
+    if console.width < _WIDE_COLUMNS:  # what a narrow terminal has no room for is in metrics.jsonl
+        table.columns[7:10] = []
+        del table.columns[-1]
+    return table
+
+
+def _cell(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

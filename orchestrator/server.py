@@ -9,9 +9,8 @@ from pathlib import Path
 from types import FrameType
 
 from flwr.server import History, Server, ServerConfig, start_server
-from rich.table import Table
 
-from orchestrator.closing import closing
+from orchestrator.closing import conclude
 from orchestrator.coordinator import Coordinator
 from orchestrator.flower_transport import FlowerTransport
 from orchestrator.run import open_run
@@ -26,7 +25,6 @@ from shared.private_files import keep_files_private, read_private_file
 
 _MESSAGE_SLACK_BYTES = 1 << 20
 _GOODBYE_SECONDS = 5.0
-_WIDE_COLUMNS = 130  # of a terminal that shows the whole table of the rounds
 
 _log = logging.getLogger("orchestrator")
 
@@ -60,13 +58,8 @@ def run_server(config: Config, resume: str | None = None, go_on: str = "") -> li
         grpc_max_message_length=run.longest_message + _MESSAGE_SLACK_BYTES,
         certificates=certificates,
     )
-    console.print(round_table(run.coordinator.records))
-    if server.failure is not None:
-        raise server.failure
-    report = run.write_report()
-    records, kept = run.coordinator.records, run.coordinator.model.best_round
-    console.print(closing(config, records, run.folder.path, report, kept, boxed=console.is_terminal))
-    return records
+    conclude(config, run, server.failure)
+    return run.coordinator.records
 
 
 class OrchestratorServer(Server):
@@ -155,29 +148,3 @@ def _exit_at_signals(go_on: str) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, leave)
-
-
-def round_table(records: list[RoundRecord]) -> Table:
-    """What a person wants to know of each round."""
-    table = Table(title="rounds of the global model, on the common test set")
-    columns = ("round", "clients", "loss", "accuracy", "ROC-AUC", "PR-AUC", "FPR")
-    times = ("clients s", "add s", "decrypt s", "round s", "KB/client")
-    for column in columns + times:
-        table.add_column(column, justify="right", no_wrap=True)
-    for r in records:
-        chosen = r.contributors + r.failures if not r.skipped else r.failures
-        table.add_row(
-            str(r.round), f"{r.contributors} of {chosen}",
-            *(_cell(v) for v in (r.loss, r.accuracy, r.roc_auc, r.pr_auc, r.fpr)),
-            *(_cell(v) for v in (r.fit_seconds, r.aggregate_seconds, r.decrypt_seconds)),
-            _cell(r.round_seconds, 2),
-            "-" if r.upload_bytes_per_client is None else f"{r.upload_bytes_per_client / 1000:,.1f}",
-        )  # fmt: skip
-    if console.width < _WIDE_COLUMNS:  # what a narrow terminal has no room for is in metrics.jsonl
-        table.columns[7:10] = []
-        del table.columns[-1]
-    return table
-
-
-def _cell(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

@@ -30,6 +30,9 @@ class Transport(ABC):
     def dismiss(self, node: str, reason: str) -> None:
         """Say why, and end the connection; it may be gone already."""
 
+    def close(self) -> None:  # noqa: B027
+        """Give back what the transport holds; there is nothing unless it says so."""
+
     def ask(self, exchange: Exchange) -> None:
         """All requests of an exchange at once; returns when each has its outcome."""
         nodes = self.seats.tenants()

@@ -53,6 +53,18 @@ class StatisticsError(OrchestratorError):
     """The clients' feature statistics could not be added up, so there is nothing to scale by."""
 
 
+class FrameError(OrchestratorError):
+    """Bytes from another process are no request or answer of this project."""
+
+
+class AgentError(OrchestratorError):
+    """A tenant's agent can't listen on its socket, or can't be reached there."""
+
+
+class EngineError(OrchestratorError):
+    """Flower's engine was asked for something that it must not do here, such as a tenant's work on a real node."""
+
+
 class AddressInUseError(OrchestratorError):
     """The server can't listen on `server_address`."""
 

@@ -22,6 +22,7 @@ class Kind(StrEnum):
     """What a request asks for."""
 
     GREET = "greet"  # who are you?
+    DISMISS = "dismiss"  # you take no part, and this is why
     STATISTICS = "statistics"  # of the features, encrypted
     ADVERTISE = "advertise"  # the four stages of a masked sum that are not its vector
     SHARE = "share"
@@ -81,7 +82,8 @@ class Lost:
     reason: str
 
 
-Outcome = Reply | Refusal | Lost
+Answer = Reply | Refusal
+Outcome = Answer | Lost
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ from shared.masking.messages import (
 from shared.masking.roster import check_enrolment, read_roster
 from shared.masking.shamir import SECRET_BYTES, split
 from shared.masking.stream import MaskSum
+from shared.masking.suspended import decode_state, encode_state
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,9 @@ _S = TypeVar("_S", Fresh, Advertised, Shared, Masked, Confirmed)
 
 class ClientRound:
     """One client in one round. Call order: `advertise`, `share`, `mask`, `confirm`, `reveal`.
+
+    Attributes:
+        plan: the vector to be uploaded.
 
     Every method raises a `RoundRefusedError` of its own kind where the server breaks a rule.
 
@@ -128,7 +132,7 @@ class ClientRound:
         self._id = client_id
         self._signing_key = signing_key
         self._enrolled = dict(enrolled)
-        self._plan = plan
+        self.plan = plan
         self._memory = memory
         self._state: State = Fresh()
         self._lock = threading.Lock()
@@ -150,7 +154,7 @@ class ClientRound:
         """
         self._take(Fresh)
         terms = RoundTerms.decode(announcement)
-        plan = self._plan
+        plan = self.plan
         if terms.modulus_digest != modulus_digest(plan.modulus):
             raise TermsMismatchError("the round is for another public key than the one this client encrypts under")
         if (terms.bucket, terms.ciphertexts) != (plan.bucket, plan.ciphertexts):
@@ -247,15 +251,15 @@ class ClientRound:
         self._memory.check_cohort(state.terms.session, state.terms.bucket, cohort, state.terms.n_min)
         for clients in (cohort, senders):
             self._memory.check_set(work, clients)
-        if len(plaintexts) != self._plan.ciphertexts or not all(0 <= x < self._plan.modulus for x in plaintexts):
-            raise EncodingError(f"expected {self._plan.ciphertexts} plaintexts in [0, n)")
+        if len(plaintexts) != self.plan.ciphertexts or not all(0 <= x < self.plan.modulus for x in plaintexts):
+            raise EncodingError(f"expected {self.plan.ciphertexts} plaintexts in [0, n)")
         self._claim(state.terms, Stage.MASK)
         shares = {self._id: (state.seed_share, 0)}  # its own mask key it never reveals: it confirms only sets it is in
         for peer, box in found.items():
             opened = agreement.open_box(state.box_keys[peer], state.roster.digest, box)
             if opened is not None:
                 shares[peer] = opened
-        masks = MaskSum(self._plan.modulus, self._plan.ciphertexts)
+        masks = MaskSum(self.plan.modulus, self.plan.ciphertexts)
         masks.add(agreement.self_mask_key(state.seed, state.context, self._id))
         for peer in found:
             # The sign follows the order of the ids, so that the two clients of a pair cancel (CCS 2017, section 4).
@@ -326,6 +330,24 @@ class ClientRound:
         ).encode()
         self._state = Done()
         return sign(Kind.REVEAL, masked.context, self._id, body, self._signing_key)
+
+    def suspend(self) -> bytes:
+        """Take the state out of this object, as bytes for `resume`; they hold this round's secrets."""
+        with self._lock:
+            state, self._state = self._state, Refused()
+        return encode_state(state)
+
+    def resume(self, suspended: bytes) -> None:
+        """Go on where another object of this client was suspended.
+
+        Set back to an earlier state, a client answers no stage twice: its memory knows (`RoundMemory.claim`).
+
+        Raises:
+            MalformedMessageError: not what `suspend` returned.
+        """
+        state = decode_state(suspended)
+        with self._lock:
+            self._state = state
 
     def _check_confirms(self, state: Confirmed, signatures: Mapping[str, bytes]) -> None:
         """At least t members of U3 have signed this client's very view (CCS 2017, figure 4, round 4).

@@ -33,6 +33,7 @@ class Kind(IntEnum):
     CONFIRM = 7
     REVEAL_REQUEST = 8
     REVEAL = 9
+    STATE = 10  # of a suspended client; it never leaves the tenant, and nobody signs it
 
 
 @dataclass(frozen=True)
