@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Protocol
 import pytest
 
 from tests.processes import Running
+
+# A shell's background job ignores Ctrl-C, and so would every process that the tests start to interrupt it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Start(Protocol):
