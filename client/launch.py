@@ -2,9 +2,11 @@
 
 import logging
 import threading
+from pathlib import Path
 
 import torch
 
+from client.agent import Agent
 from client.connection import run_client
 from client.flower_client import FlowerClient
 from client.tenant import Tenant
@@ -13,6 +15,7 @@ from shared.config import Config
 from shared.data_utils import load_client_data
 from shared.errors import OrchestratorError
 from shared.identity import ClientIdentity
+from shared.private_files import keep_files_private
 
 
 def _run_one(config: Config, client_id: int) -> bool:
@@ -43,6 +46,24 @@ def load_identity(config: Config, client_id: int) -> ClientIdentity | None:
     if not config.client_identity:
         return None
     return ClientIdentity.load(config.client_identity.replace("{client_id}", str(client_id)), f"client-{client_id}")
+
+
+def run_agent(config: Config, client_id: int, path: Path, group: str) -> None:
+    """Answer for one tenant on a Unix socket, run after run, until the process is interrupted.
+
+    Raises:
+        OrchestratorError: the tenant's rows, identity or ledger are missing or wrong, or it can't listen there.
+    """
+    keep_files_private()
+    warm_up()
+    tenant = Tenant(config, client_id, load_client_data(config, client_id), load_identity(config, client_id))
+    agent = Agent(tenant, path, group)
+    tenant.log.info("answering on %s%s", path, f", for the group {group}" if group else "")
+    try:
+        agent.serve()
+    finally:
+        agent.close()
+        tenant.close()
 
 
 def run_threads(config: Config, client_ids: list[int]) -> list[int]:

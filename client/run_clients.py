@@ -2,11 +2,13 @@
 
 python client/run_clients.py --config config/config.yaml --num_clients 3 --executor thread
 python client/run_clients.py --config config/config.yaml --client_ids 2      # one tenant, on its own machine
+python client/run_clients.py --config config/secure.yaml --client_ids 2 --agent --socket /run/tenant/2.sock
 """
 
 import argparse
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from client.processes import run_processes
 from shared import cli
@@ -26,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--client_ids", help="launch just these ids, for example 0,2; for tenants on several machines")
     parser.add_argument("--executor", choices=("thread", "process"), default="thread", help="(default: %(default)s)")
+    parser.add_argument("--agent", action="store_true", help="answer for one tenant's Flower node, run after run")
+    parser.add_argument("--socket", metavar="PATH", help="with --agent: the Unix socket that the node connects to")
+    parser.add_argument("--socket_group", default="", metavar="GROUP", help="with --agent: whose members may connect")
     args = parser.parse_args(argv)
     setup_logging()
     return cli.run(lambda: _launch(args), _log, interrupted="clients stopped")
@@ -37,6 +42,8 @@ def _launch(args: argparse.Namespace) -> int:
         config = _with_num_clients(config, args.num_clients)
     client_ids = _parse_ids(args.client_ids, config.num_clients)
     announce_protection(_log, config)
+    if args.agent:
+        return _run_agent(config, client_ids, args)
     _log.info("starting %d clients (%s each) for %s", len(client_ids), args.executor, config.server_address)
     if config.model != MLP or "." in config.data_source:
         _check_own_code(config)
@@ -50,6 +57,18 @@ def _launch(args: argparse.Namespace) -> int:
         _log.error("%d of %d clients did not finish: %s", len(lost), len(client_ids), ", ".join(map(str, lost)))
         return cli.FAILED
     _log.info("all %d clients finished", len(client_ids))
+    return 0
+
+
+def _run_agent(config: Config, client_ids: list[int], args: argparse.Namespace) -> int:
+    if len(client_ids) != 1 or not args.socket:
+        raise ConfigError(
+            "--agent: expected one tenant and its socket, such as --client_ids 2 --socket /run/tenant/2.sock"
+        )
+    _check_own_code(config)
+    from client.launch import run_agent
+
+    run_agent(config, client_ids[0], Path(args.socket), args.socket_group)
     return 0
 
 

@@ -59,6 +59,7 @@ class Tenant:
     """One tenant. Its rows never leave this object; its model update leaves it encrypted alone.
 
     Attributes:
+        model: what it trains.
         answered: rounds of training that it took part in.
         refusal: why it refused the last round that it was asked for; empty if it did not.
     """
@@ -95,7 +96,7 @@ class Tenant:
         self._identity = identity
         self._part = make_part(config, identity)
         self._session = ""
-        self._model = build_model(config)
+        self.model = build_model(config)
         self._evaluation = EvaluationCode(config)
         self._run = ""
         self._schemes, self._log_file = schemes or checked_scheme, log_file
@@ -214,8 +215,8 @@ class Tenant:
         def train_and_weigh() -> Vector:
             with track(self.log, "local epochs", self.config.local_epochs) as on_epoch:
                 seed = (self.config.seed, self.client_id, round_number)
-                train(self._model, rows, TrainingSettings.of(self.config), seed, on_epoch)
-            delta = flatten(get_parameters(self._model)) - before  # (size,)
+                train(self.model, rows, TrainingSettings.of(self.config), seed, on_epoch)
+            delta = flatten(get_parameters(self.model)) - before  # (size,)
             if not np.isfinite(delta).all():
                 raise EncodingError(
                     "the delta holds NaN or infinity: local training diverged; lower learning_rate or check the data"
@@ -259,7 +260,7 @@ class Tenant:
         _, holdout = self._rows.scaled(scaler)
 
         def sums() -> Vector:
-            metrics = evaluate(self._model, holdout)
+            metrics = evaluate(self.model, holdout)
             self.log.info("global model on my held-out rows: accuracy %.3f, loss %.3f", metrics.accuracy, metrics.loss)
             rows = len(holdout)
             return self._evaluation.encode(EvaluationSums(metrics.loss * rows, round(metrics.accuracy * rows), rows))
@@ -272,7 +273,7 @@ class Tenant:
 
     @property
     def _update_size(self) -> int:
-        return encrypted_size(sum(p.size for p in get_parameters(self._model)), self.config.weighting)
+        return encrypted_size(sum(p.size for p in get_parameters(self.model)), self.config.weighting)
 
     def _or_zeros(self, compute: Callable[[], Vector], nothing: Vector) -> Vector:
         """What this tenant computes from its rows. If that fails, a masked tenant sends nothing's vector instead.
@@ -352,7 +353,7 @@ class Tenant:
 
     def _load(self, model: Model) -> None:
         """Put the global parameters into the model, if they fit it."""
-        mine = [p.shape for p in get_parameters(self._model)]
+        mine = [p.shape for p in get_parameters(self.model)]
         theirs = [p.shape for p in model]
         if mine != theirs:
             raise RoundRefusedError(
@@ -361,7 +362,7 @@ class Tenant:
             )
         if not all(p.dtype == np.float32 and np.isfinite(p).all() for p in model):
             raise RoundRefusedError("the server's model holds values that are not finite float32 numbers")
-        set_parameters(self._model, model)
+        set_parameters(self.model, model)
 
 
 def checked_scheme(config: Config, public_key: bytes, max_contributors: int, proof: Value | None) -> PublicScheme[Any]:

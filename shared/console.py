@@ -75,6 +75,7 @@ def setup_logging(bars: bool = True) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # A filter: Flower, which is imported later, sets its logger's level and adds a handler, and leaves filters alone.
     logging.getLogger("flwr").addFilter(_is_critical)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each of Flower's calls
     logging.getLogger("alembic").setLevel(logging.WARNING)  # lists its plugins when Flower is imported
     # gRPC's server prints a traceback out of Flower for each idle client that is lost; the server says it in one line.
     logging.getLogger("grpc").setLevel(logging.CRITICAL)

@@ -8,9 +8,8 @@ not exactly as it must be is refused. On a socket a frame is the two lengths (4 
 import base64
 import json
 import math
-import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -84,7 +83,17 @@ def decode_values(data: bytes) -> dict[str, Value]:
     return _unpacked(values)
 
 
-def send_frame(connection: socket.socket, frame: Frame) -> None:
+class Stream(Protocol):
+    """What a frame is written to and read from: a stream socket."""
+
+    def recv(self, size: int, /) -> bytes:
+        """Up to `size` bytes; none at the end."""
+
+    def sendall(self, data: bytes, /) -> object:
+        """Write all of it."""
+
+
+def send_frame(connection: Stream, frame: Frame) -> None:
     """Write a frame to a stream socket.
 
     Raises:
@@ -94,7 +103,7 @@ def send_frame(connection: socket.socket, frame: Frame) -> None:
     connection.sendall(b"".join((*lengths, *frame)))
 
 
-def receive_frame(connection: socket.socket, most_body_bytes: int = MAX_BODY_BYTES) -> Frame:
+def receive_frame(connection: Stream, most_body_bytes: int = MAX_BODY_BYTES) -> Frame:
     """Read a frame from a stream socket; memory grows with what arrives, not with what is announced.
 
     Raises:
@@ -109,7 +118,7 @@ def receive_frame(connection: socket.socket, most_body_bytes: int = MAX_BODY_BYT
     return head, body
 
 
-def _receive(connection: socket.socket, size: int) -> bytes:
+def _receive(connection: Stream, size: int) -> bytes:
     received = bytearray()
     while len(received) < size:
         part = connection.recv(min(size - len(received), 1 << 20))

@@ -132,7 +132,7 @@ def loss_in_clear() -> None:
             return reply
         self._load(request.model)
         _, holdout = self._rows.scaled(cast(bytes, request.values["scaler"]))
-        return replace(reply, values={**reply.values, "loss": evaluate(self._model, holdout).loss})
+        return replace(reply, values={**reply.values, "loss": evaluate(self.model, holdout).loss})
 
     Tenant.answer = answer_openly  # type: ignore[method-assign]
 

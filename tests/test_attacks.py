@@ -111,9 +111,9 @@ def true_delta(tenants: Tenants, tenant: str, number: int = 1) -> Vector:
     """What a tenant computes from the initial model."""
     client = Tenant(tenants.config.replace(secure_aggregation="none"), int(tenant), tenants.parts[tenant])
     rows, _ = client._rows.scaled(tenants.pooled.scaler.to_bytes())
-    before = flatten(get_parameters(client._model))
-    train(client._model, rows, TrainingSettings.of(tenants.config), (tenants.config.seed, int(tenant), number))
-    return flatten(get_parameters(client._model)) - before
+    before = flatten(get_parameters(client.model))
+    train(client.model, rows, TrainingSettings.of(tenants.config), (tenants.config.seed, int(tenant), number))
+    return flatten(get_parameters(client.model)) - before
 
 
 def opens(total: Vector | None, truth: Vector, tolerance: float = 4 * STEP) -> bool:
