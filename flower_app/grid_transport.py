@@ -159,8 +159,8 @@ class GridTransport(Transport):
 
     def _push(self) -> None:
         while batch := list(islice(self._take_outgoing(), _BATCH)):
-            messages = [_message(asked) for asked in batch]
             try:
+                messages = [_message(asked) for asked in batch]
                 # Of a node that is gone Flower returns None in one engine, and nothing at all in the other.
                 pushed = set(self._grid.push_messages(messages))
             except Exception:

@@ -24,9 +24,11 @@ from flwr.server.client_proxy import ClientProxy
 
 from client.flower_client import FlowerClient
 from client.tenant import Tenant
+from flower_app.grid_transport import GridTransport
 from orchestrator import server as server_module
 from orchestrator.coordinator import Coordinator
 from orchestrator.flower_transport import FlowerTransport
+from orchestrator.patience import Patience
 from orchestrator.run import open_run
 from orchestrator.server import OrchestratorServer
 from shared.config import Config
@@ -34,6 +36,7 @@ from shared.exchange import Kind, Refusal, Reply, Request
 from shared.masking import EVALUATION, WEIGHTS, RoundTerms
 from shared.refusals import SENTENCES
 from tests.federations import make_tenants, masked_settings, open_in_memory
+from tests.grids import FakeGrid, agents
 
 # (bucket, round or attempt, kind) -> whose answer is lost, though the tenant gave it.
 LOSSES = {
@@ -116,6 +119,16 @@ def over_flower(config: Config, tenants: dict[str, Tenant]) -> Coordinator:
     return run.coordinator
 
 
+def over_grid(config: Config, tenants: dict[str, Tenant]) -> Coordinator:
+    """Flower's present engine: its messages, the ClientApp, and the tenants' agents behind their sockets."""
+    with agents(tenants, Path(config.log_dir)) as sockets:
+        grid: Any = FakeGrid(sockets, Script())
+        run = open_run(config, lambda seats: GridTransport(seats, grid, Patience(), idle_seconds=0.005))
+        run.coordinator.run()
+        run.transport.close()
+    return run.coordinator
+
+
 @pytest.fixture(autouse=True)
 def _keep_signal_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "_exit_at_signals", lambda _go_on: None)
@@ -145,14 +158,15 @@ def test_a_scripted_federation_is_the_same_over_each_transport(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     results = []
-    for over in (over_memory, over_flower):
+    for over in (over_memory, over_flower, over_grid):
         folder = tmp_path / over.__name__
         folder.mkdir()
         caplog.clear()
         results.append(list(scripted(folder, caplog, over)))
-    memory, flower = results
-    for of_memory, of_flower in zip(memory, flower, strict=True):
-        assert of_memory == of_flower
+    memory, *others = results
+    for other in others:
+        for of_memory, of_other in zip(memory, other, strict=True):
+            assert of_memory == of_other
     records: Any = memory[1]
     assert [record["contributor_ids"] for record in records] == [
         ["0", "1", "2", "3"], ["0", "1", "2"], ["0", "1", "3"], ["0", "2", "3"], ["0", "1", "2", "3"],
