@@ -7,8 +7,10 @@ DEMO_PKI := logs/demo-pki
 MEASURED := docs/measured/performance
 DEMO_FLOWS := logs/demo-flows
 DEMO_CLIENTS := logs/demo-clients.log
+N ?= 100
+SIMULATION_PKI := logs/simulation-pki-$(N)
 
-.PHONY: help demo peek test test_long schedules faults fuzz load bench lint format settings clean
+.PHONY: help demo simulate peek test test_long schedules faults fuzz load bench lint format settings clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -25,6 +27,12 @@ $(DEMO_PKI)/enrolled.json: | $(VENV)/installed
 
 $(DEMO_FLOWS)/public.csv: benchmarks/example_flows.py | $(VENV)/installed
 	@$(PY) benchmarks/example_flows.py --out $(DEMO_FLOWS) >/dev/null
+
+simulate: $(VENV)/installed-simulation $(SIMULATION_PKI)/enrolled.json  ## N tenants on Flower's simulation engine, masked: make simulate N=100
+	@$(PY) benchmarks/simulate.py --tenants $(N) --pki $(SIMULATION_PKI)
+
+$(SIMULATION_PKI)/enrolled.json: | $(VENV)/installed
+	@$(PY) orchestrator/provision.py --clients $(N) --out $(SIMULATION_PKI) >/dev/null
 
 peek: $(VENV)/installed  ## play an orchestrator that tries to open one client's update, without masks and with them
 	@$(PY) benchmarks/peek.py
@@ -75,6 +83,11 @@ $(VENV)/installed: requirements.txt pyproject.toml
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(PY) -m pip install --quiet -e ".[dev]"
+	@touch $@
+
+# Flower packs the folder that it is run in, and the app imports what is installed: this very project.
+$(VENV)/installed-simulation: $(VENV)/installed
+	$(PY) -m pip install --quiet -e ".[simulation]"
 	@touch $@
 
 $(VENV)/installed-bench: $(VENV)/installed benchmarks/requirements.txt

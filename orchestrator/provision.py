@@ -3,6 +3,7 @@
 python orchestrator/provision.py --clients 3 --out config/pki --host orchestrator.example.org
 python orchestrator/provision.py --add 2 --out config/pki
 python orchestrator/provision.py --revoke client-1 --out config/pki
+python orchestrator/provision.py --node_keys --out config/pki      # for Flower's SuperNodes, see docs/deployment.md
 """
 
 import argparse
@@ -26,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from orchestrator.node_keys import NODES, node_key_files
 from shared import cli
 from shared.enrolment import Enrolment
 from shared.errors import ConfigError, KeyFileError
@@ -109,6 +111,25 @@ def revoke_client(folder: Path, client_id: str) -> None:
     with _locked(folder):
         enrolment = Enrolment.load(folder / ENROLLED).without(client_id)
         replace_file(folder / ENROLLED, enrolment.to_json(), mode=PUBLIC_MODE)
+
+
+def add_node_keys(folder: Path) -> list[NewFile]:
+    """Make the key of a Flower node for each enrolled client that has none. Returns the files.
+
+    Raises:
+        EnrolmentError: the folder has no well-formed list of enrolled clients.
+        KeyFileError: a file can't be written; none is made then.
+    """
+    with _locked(folder):
+        clients = Enrolment.load(folder / ENROLLED).public_keys()
+        files = [
+            NewFile(name, data, PUBLIC_MODE if name.endswith(".pub") else PRIVATE_MODE)
+            for client_id in clients
+            if not os.path.lexists(folder / NODES / f"{client_id}.key")
+            for name, data in node_key_files(client_id).items()
+        ]
+        _create_all(folder, files, "it is of a key that is gone; remove it and repeat")
+    return files
 
 
 def subject_alternative_names(hosts: Sequence[str]) -> list[x509.GeneralName]:
@@ -266,6 +287,17 @@ def _describe_clients(identities: Sequence[NewFile]) -> list[str]:
     ]
 
 
+def _describe_node_keys(folder: Path, files: Sequence[NewFile]) -> list[str]:
+    if not files:
+        return [f"Each enrolled client has the key of its node in {folder / NODES}; nothing to do."]
+    public = [file.name for file in files if file.name.endswith(".pub")]
+    return [
+        f"Made keys of {len(public)} nodes in {folder / NODES}. Give each private one to its tenant, and register the",
+        "public ones with the SuperLink, by its name in Flower's configuration:",
+        *(f"  flwr supernode register {folder / name} <superlink>" for name in public),
+    ]
+
+
 def _run(args: argparse.Namespace) -> list[str]:
     """Do what the command line asks, and say what was done."""
     folder: Path = args.out
@@ -274,6 +306,8 @@ def _run(args: argparse.Namespace) -> list[str]:
     if args.revoke is not None:
         revoke_client(folder, args.revoke)
         return [f"Revoked {args.revoke}. Copy {folder / ENROLLED} to the server and to every client."]
+    if args.node_keys:
+        return _describe_node_keys(folder, add_node_keys(folder))
     if args.add is not None:
         added = add_clients(folder, args.add)
         return [
@@ -307,6 +341,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--clients", type=_count, metavar="N", help="make a new federation of N clients")
     action.add_argument("--add", type=_count, metavar="N", help="enrol N more clients")
+    action.add_argument("--node_keys", action="store_true", help="make keys for the Flower nodes of all clients")
     action.add_argument("--revoke", metavar="ID", help="revoke one client, such as client-1")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the federation's folder")
     parser.add_argument(
