@@ -15,7 +15,7 @@ from shared.config import Config
 from shared.he.fixed_point import FixedPoint
 from shared.he.paillier import PaillierPublic
 from shared.he.randomness import comb_for
-from shared.he.scheme import Vector
+from shared.he.scheme import Parts, Vector
 from shared.he_utils import make_keys, public_scheme
 from shared.wire import Header, dump_update
 
@@ -65,20 +65,20 @@ class Ours:
 
     def measure(self) -> Figures:
         public, size = self._public, len(self._vector)
-        update: list[bytes] = []
-        figures = {"encrypt": seconds(lambda: update.extend(public.to_bytes(public.encrypt(self._vector).ciphertexts)))}
+        update: list[Parts] = []
+        figures = {"encrypt": seconds(lambda: update.append(public.to_bytes(public.encrypt(self._vector).ciphertexts)))}
         if self._online:
             public.prepare(size)
             wait_for_randomisers()
             figures["online"] = seconds(lambda: public.to_bytes(public.encrypt(self._vector).ciphertexts))
-        a, b = public.from_bytes(update), public.from_bytes(update)
+        a, b = public.from_bytes(*update[0]), public.from_bytes(*update[0])
         figures["sum"] = seconds(lambda: public.add(a, b))
         total = public.add(a, b)
         decrypted: list[Vector] = []
         figures["decrypt"] = seconds(lambda: decrypted.append(self._private.decrypt_sum(total, size, 2)))
         if not np.array_equal(decrypted[0], 2 * public.quantise(self._vector)):
             raise ArithmeticError("the decrypted sum is not the sum of the quantised vectors")
-        return {**figures, "bytes": len(dump_update(self._header, update)), "table": self._table_seconds}
+        return {**figures, "bytes": len(dump_update(self._header, *update[0])), "table": self._table_seconds}
 
 
 class PheOnePerValue:

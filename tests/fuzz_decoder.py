@@ -62,7 +62,7 @@ class Target:
 
 
 def _read_update(data: bytes) -> bytes:
-    return dump_update(header(), load_update(data, header(), LAYOUT))
+    return dump_update(header(), *load_update(data, header(), LAYOUT))
 
 
 def _read_array(data: bytes) -> bytes:
@@ -70,14 +70,14 @@ def _read_array(data: bytes) -> bytes:
 
 
 def _read_ciphertexts(data: bytes) -> bytes:
-    count, width = LAYOUT
+    count, width, _ = LAYOUT
     data = data[: count * width].ljust(count * width, b"\1")
     public = keys().public
     accepted = public.from_bytes([data[i : i + width] for i in range(0, len(data), width)])
     numbers = [c.ciphertext(be_secure=False) for c in accepted]
     if not all(0 < c < public.n_square and gmpy2.gcd(c, public.n) == 1 for c in numbers):
         raise FuzzError("accepted what is no ciphertext")
-    if b"".join(public.to_bytes(accepted)) != data:
+    if b"".join(public.to_bytes(accepted).ciphertexts) != data:
         raise FuzzError("accepted ciphertexts are not those that were sent")
     return data
 

@@ -73,7 +73,7 @@ class Member:
         scheme, number = self._scheme, asked["round"]
         encrypted = self.encrypt(np.eye(SIZE)[self._number], number, asked.get("boxes"))
         header = Header(scheme.name, number, scheme.fingerprint(), SIZE, scheme.encoding_name)
-        payload = dump_update(header, scheme.to_bytes(encrypted.ciphertexts))
+        payload = dump_update(header, *scheme.to_bytes(encrypted.ciphertexts))
         statement = UpdateStatement(
             session=SESSION,
             server_round=number,
