@@ -97,6 +97,7 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "few bits": FEW_BITS | {"he_precision_bits": 4, "he_integer_bits": 0},
     "many bits": FEW_BITS | {"he_precision_bits": 40},
     "weighted": FEW_BITS | {"weighting": "examples"},
+    "kahe": FEW_BITS | {"he_scheme": "kahe"},
     "none": {"he_scheme": "none"},
     "ckks": {"he_scheme": "ckks"},
 }
