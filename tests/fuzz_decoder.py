@@ -34,6 +34,7 @@ from tests.vectors.world import HONEST, blobs, encrypt, header, honest_payload, 
 LOGS = Path(__file__).resolve().parent.parent / "logs"
 MEMORY_LIMIT = 4 << 30  # bytes of address space of one process; the decoder itself needs a few kB
 LAYOUT = keys().public.layout(header().size)
+WITH_BLOCK = LAYOUT._replace(block=224)  # as he_scheme kahe has one, if a shorter
 
 Outcome = str  # "accepted", or the name of the error's class
 
@@ -63,6 +64,10 @@ class Target:
 
 def _read_update(data: bytes) -> bytes:
     return dump_update(header(), *load_update(data, header(), LAYOUT))
+
+
+def _read_with_block(data: bytes) -> bytes:
+    return dump_update(header(), *load_update(data, header(), WITH_BLOCK))
 
 
 def _read_array(data: bytes) -> bytes:
@@ -103,10 +108,17 @@ def targets() -> dict[str, Target]:
     special = [0, 1, n, n * n, n * n - 1, n * n + 1, *primes, *(7 * p for p in primes), *(n * p for p in primes)]
     return {
         "decoder": Target(
-            0.7,
+            0.6,
             _read_update,
             [*honest * 20, *(v.tensor[-payload:] for v in vectors)],
             payload,
+            [*opcodes, *frames, *calls],
+        ),
+        "block": Target(
+            0.1,
+            _read_with_block,
+            [*(h + bytes(WITH_BLOCK.block) for h in honest), *(h + h[: WITH_BLOCK.block] for h in honest)],
+            payload + WITH_BLOCK.block,
             [*opcodes, *frames, *calls],
         ),
         "array": Target(

@@ -161,6 +161,39 @@ def test_opcodes_can_not_hide_in_the_bytes_of_a_ciphertext() -> None:
     assert peak < 200 * len(HONEST)
 
 
+BLOCK = bytes(range(200, 248)) * 2
+WITH_BLOCK = Layout(5, 64, len(BLOCK))
+
+
+@pytest.mark.parametrize(
+    "block", [BLOCK, bytes(96), b"cos\nsystem\n(S'true'\ntR.".ljust(96, b"."), HONEST[:96]], ids=len
+)
+def test_a_block_is_what_stands_behind_the_pickle_whatever_it_is(block: bytes) -> None:
+    payload = dump_update(HEADER, BLOBS, block)
+    assert len(payload) == payload_length(HEADER, WITH_BLOCK) == len(HONEST) + 96
+    assert load_update(unwrap_tensor(npy(payload)), HEADER, WITH_BLOCK) == (BLOBS, block)
+
+
+@pytest.mark.parametrize(
+    ("payload", "error"),
+    [
+        (HONEST, PayloadLengthError),
+        (HONEST + BLOCK[1:], PayloadLengthError),
+        (HONEST + BLOCK + b"\0", PayloadLengthError),
+        (BLOCK + HONEST, MalformedPayloadError),
+        (HONEST[1:] + BLOCK + b"\0", MalformedPayloadError),
+        (HONEST[:-1] + BLOCK + b".", MalformedPayloadError),  # the pickle would end where the block does
+        (same_length(pickle.dumps(Exploit(), protocol=4)) + BLOCK, MalformedPayloadError),
+        (dump_update(replace(HEADER, round=4), BLOBS, BLOCK), HeaderMismatchError),
+        (pickle.dumps((asdict(HEADER), BLOBS, BLOCK), protocol=4)[: len(HONEST) + 96], MalformedPayloadError),
+    ],
+)
+def test_hostile_payloads_with_a_block_raise_their_error(payload: bytes, error: type[UpdateRejectedError]) -> None:
+    with pytest.raises(error):
+        load_update(payload, HEADER, WITH_BLOCK)
+    assert not os.path.exists("/tmp/exploited-by-a-pickle")  # noqa: PTH110
+
+
 @pytest.mark.parametrize(
     "tensor",
     [
