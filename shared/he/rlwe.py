@@ -14,9 +14,13 @@ for Any Ring and Modulus", STOC 2017.
 
 **Why 6.4.** The sum of keys and the sum of errors become known to whoever decrypts: that is the use of the scheme. Such
 a sum is a hint about each of its terms. By Kim, Lee, Seo, Song, "Toward Practical Lattice-Based Proof of Knowledge from
-Hint-MLWE", CRYPTO 2023, the problem with that hint is as hard as the one without it at half the deviation, so keys and
-errors are drawn twice as wide as the table asks for. ACORN (Bell, Gascón, Lepoint, Li, Meiklejohn, Raykova, Yun, USENIX
-Security 2023) meets the same leakage in its section on secure aggregation by RLWE.
+Hint-MLWE", CRYPTO 2023, the problem with that hint is as hard as the one without it at a deviation σ of
+
+    1/σ² = 2·(1/σ₁² + 1/σ₂²)
+
+for the deviations σ₁ of what is hidden and σ₂ of what is added to it. With one other honest term both are 6.4, so σ is
+3.2, what the table is for. ACORN (Bell, Gascón, Lepoint, Li, Meiklejohn, Raykova, Yun, USENIX Security 2023, section
+3.2) meets the same leakage.
 
 None of these is a setting: a narrower error or a wider modulus would be a weaker scheme under the same name.
 """
