@@ -2,9 +2,10 @@
 
 import hashlib
 import secrets
+import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import gmpy2
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from phe import paillier
 
 from orchestrator.aggregator import Aggregator
 from shared.config import Config, parse_config
@@ -28,8 +30,9 @@ from shared.errors import (
 )
 from shared.he import bit_block, gaussian, key_additive, rlwe
 from shared.he.fixed_point import FixedPoint
-from shared.he.kahe import KEY_FIXED_POINT, KaheCiphertexts, KahePrivate
+from shared.he.kahe import KEY_FIXED_POINT, KaheCiphertexts, KahePrivate, KahePublic
 from shared.he.key_additive import KeyAdditive, public_seed
+from shared.he.keys import PublicKeyMaterial
 from shared.he.offset_values import OffsetValues
 from shared.he.packing import PackingLayout
 from shared.he.ring import Factor
@@ -421,6 +424,45 @@ class TestTheRules:
         twin = KeyAdditive(self.FORM.values)
         block = sum_of(twin, self.SEED, nothing, errors, nothing, 3)
         assert twin.decrypt(block, nothing, DEGREE, 3, self.SEED).all()
+
+
+class TestWhatItTakes:
+    def test_memory_beside_the_vector_does_not_grow_with_it(self) -> None:
+        """The block to encrypt or to add, the values to decrypt, and a few chunks."""
+        form, seed, beside = KeyAdditive(OffsetValues(FixedPoint(16, 1), 3)), bytes(32), []
+        for size in (2 * key_additive.CHUNK * DEGREE, 8 * key_additive.CHUNK * DEGREE):
+            vector = np.zeros(size)
+            made = form.encrypt(vector, seed)
+            steps: list[tuple[Callable[[], object], int]] = [
+                (partial(form.encrypt, vector, seed), len(made.block)),
+                (partial(form.add, made.block, made.block), len(made.block)),
+                (partial(form.decrypt, made.block, made.key, size, 1, seed), 8 * size),
+            ]
+            for step, result in steps:
+                tracemalloc.start()
+                step()
+                beside.append(tracemalloc.get_traced_memory()[1] - result)
+                tracemalloc.stop()
+        few, many = beside[:3], beside[3:]
+        assert all(large < small + 100_000 for small, large in zip(few, many, strict=True))
+        assert max(many) < 12 * 8 * key_additive.CHUNK * DEGREE
+
+    def test_a_vector_of_any_size_takes_the_randomisers_of_one_key(self) -> None:
+        public = keys().public
+        for _ in range(3):
+            public.prepare(10_000_000)
+        assert public.transport._randomisers().coming <= public.layout(10_000_000).ciphertexts
+
+    @pytest.mark.parametrize(("num_clients", "ciphertexts", "bits"), [(3, 7, 28), (1000, 12, 41), (MOST, 15, 46)])
+    def test_the_bytes_of_a_hundred_thousand_parameters(self, num_clients: int, ciphertexts: int, bits: int) -> None:
+        config = parse_config({"he_scheme": "kahe", "num_clients": num_clients})
+        n = (1 << 3072) - 1  # no key, but as long as one
+        layout = KahePublic(
+            PublicKeyMaterial(paillier.PaillierPublicKey(n), "blum"),
+            FixedPoint(config.he_precision_bits, config.he_integer_bits),
+            num_clients,
+        ).layout(100_000)
+        assert layout == (ciphertexts, 768, 49 * DEGREE * bits // 8)
 
 
 class TestHostileCiphertexts:
