@@ -17,9 +17,8 @@ same would show their difference. Both are drawn here, from a seed that the syst
 
 import hashlib
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,11 +38,18 @@ Block = NDArray[np.uint8]  # polynomials · N numbers modulo q, b bits each
 OneTimeKey = NDArray[np.int64]  # (N,) coefficients of a key, or of a sum of keys
 
 
-class KeyedBlock(NamedTuple):
-    """One vector, encrypted: the block that travels, and the key that opens it."""
+@dataclass(frozen=True)
+class KeyedBlock:
+    """One vector, encrypted.
+
+    Attributes:
+        block: what travels as it is.
+        key: what opens it, and so travels under Paillier alone.
+        saturated: how many values were beyond the fixed-point range and clipped to its edge.
+    """
 
     block: Block
-    key: OneTimeKey
+    key: OneTimeKey = field(repr=False)
     saturated: int
 
 
