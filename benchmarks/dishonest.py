@@ -133,7 +133,7 @@ def _aggregator(loot: Loot) -> type[Aggregator]:
         def add(self, tenant: str, payload: bytes, signature: object = None) -> None:
             super().add(tenant, payload, signature)
             (keys,) = loot.keys
-            ciphertexts = keys.public.from_bytes(load_update(payload, self.header, self.layout))
+            ciphertexts = keys.public.from_bytes(*load_update(payload, self.header, self.layout))
             loot.sent[loot.now, self.bucket, tenant] = keys.decrypt_plaintexts(ciphertexts)
 
         def decrypt_sum(self, unmask: Unmask | None = None) -> Vector:

@@ -77,7 +77,7 @@ def _client(config: Config, public_key: bytes, parameters: int, path: Path) -> P
         scheme=scheme.name, round=1, key=scheme.fingerprint(), size=parameters, encoding=scheme.encoding_name
     )
     before = _resident_mb()
-    payload = dump_update(header, scheme.to_bytes(scheme.encrypt(delta_like(parameters)).ciphertexts))
+    payload = dump_update(header, *scheme.to_bytes(scheme.encrypt(delta_like(parameters)).ciphertexts))
     peak = _peak_mb() - before
     path.write_bytes(payload)
     return Peak("client", parameters, 1, len(payload) / MB, before, 0.0, peak)

@@ -21,6 +21,12 @@ _MEANING = {
     "decrypt_vs_phe_2048": "decrypt, 2048 bits: phe / this project",
     "decrypt_vs_phe_3072": "decrypt, 3072 bits: phe / this project",
     "bytes_vs_tenseal": "bytes of an update: TenSEAL CKKS / this project at 3072 bits",
+    "kahe_encrypt_vs_tenseal": "encrypt: TenSEAL CKKS / this project's kahe at 3072 bits",
+    "kahe_decrypt_vs_tenseal": "decrypt: TenSEAL CKKS / kahe at 3072 bits",
+    "kahe_bytes_vs_tenseal": "bytes of an update: TenSEAL CKKS / kahe at 3072 bits",
+    "kahe_bytes_vs_float32": "bytes of an update: unencrypted float32 numbers / kahe at 3072 bits",
+    "kahe_encrypt_vs_packed": "encrypt, 3072 bits: packed Paillier / kahe",
+    "kahe_decrypt_vs_packed": "decrypt, 3072 bits: packed Paillier / kahe",
     "comb_vs_limit_3072": "one randomiser / its 192 multiplications mod n² (1 is the limit)",
     "round_vs_plain_3_clients": "a whole round, 3 clients, 5 local epochs: encrypted / he_scheme none (1 is the limit)",
 }

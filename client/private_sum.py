@@ -4,7 +4,7 @@ A masked part keeps `shared/masking`'s rules between the stages of a sum. The or
 orchestrator says is judged in `shared/masking/client.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,8 +15,7 @@ from shared.enrolment import Enrolment
 from shared.errors import ConfigError, RoundRefusedError
 from shared.exchange import Kind
 from shared.frames import decode_values, encode_values
-from shared.he.paillier import PaillierPublic
-from shared.he.scheme import Encrypted, Progress, PublicScheme, Vector
+from shared.he.scheme import Encrypted, MaskablePublic, Progress, PublicScheme, Vector
 from shared.identity import ClientIdentity
 from shared.masking import ClientRound, RoundTerms, VectorPlan
 from shared.private_files import make_private_folder
@@ -118,7 +117,7 @@ class PlainPart:
         task: Task,
         work: bytes,
     ) -> Encrypted[Any]:
-        return scheme.encrypt(vector, progress)
+        return scheme.encrypt(vector, task.digest(), progress)
 
 
 def make_part(config: Config, identity: ClientIdentity | None) -> Part:
@@ -189,11 +188,11 @@ class MaskedPart:
     def enter(self, announcement: bytes, scheme: PublicScheme[Any], sizes: Mapping[str, int]) -> bytes:
         """Stage 0, with fresh keys."""
         self._round = None  # whatever goes wrong from here on, nothing of an earlier round is left to go on with
-        terms, self._modulus = RoundTerms.decode(announcement), int(_paillier(scheme).n)
+        terms, self._modulus = RoundTerms.decode(announcement), _maskable(scheme).modulus
         self._round_number, self._bucket = terms.round_number, terms.bucket
         if terms.bucket not in sizes:
             raise RoundRefusedError(f"the server asks for a vector {terms.bucket!r:.80}; is it of the same version?")
-        self._round = self._new_round(scheme.layout(sizes[terms.bucket])[0])
+        self._round = self._new_round(scheme.layout(sizes[terms.bucket]).ciphertexts)
         return self._round.advertise(announcement)
 
     def _new_round(self, ciphertexts: int) -> ClientRound:
@@ -230,14 +229,17 @@ class MaskedPart:
                 "the server asks for an update without masks, which it could open; this client masks all its updates "
                 "(secure_aggregation)"
             )
-        paillier, current = _paillier(scheme), self._current()
-        if (task.bucket, round_number, int(paillier.n)) != (self._bucket, self._round_number, self._modulus):
+        maskable, current = _maskable(scheme), self._current()
+        if (task.bucket, round_number, maskable.modulus) != (self._bucket, self._round_number, self._modulus):
             raise RoundRefusedError(
                 "the server asks for another vector, or one of another round or key, than its masks are for"
             )
-        plaintexts, saturated = paillier.encoding.pack(vector)
-        masked = current.mask(boxes, [int(plaintext) for plaintext in plaintexts], task.digest(), work)
-        return Encrypted(paillier.encrypt_plaintexts(masked, progress), saturated)
+        digest = task.digest()
+
+        def mask(plaintexts: Sequence[int]) -> list[int]:
+            return current.mask(boxes, plaintexts, digest, work)
+
+        return maskable.encrypt_masked(vector, mask, digest, progress)
 
     def _current(self) -> ClientRound:
         if self._round is None:
@@ -245,7 +247,7 @@ class MaskedPart:
         return self._round
 
 
-def _paillier(scheme: PublicScheme[Any]) -> PaillierPublic:
-    if not isinstance(scheme, PaillierPublic):
-        raise ConfigError(f"he_scheme = {scheme.name!r}: its updates can't be masked; use paillier")
+def _maskable(scheme: PublicScheme[Any]) -> MaskablePublic[Any]:
+    if not isinstance(scheme, MaskablePublic):
+        raise ConfigError(f"he_scheme = {scheme.name!r}: its updates can't be masked; use paillier or kahe")
     return scheme

@@ -229,7 +229,7 @@ class Tenant:
             WEIGHTS, digest_model(request.model, scaler), scheme.fingerprint(), integer(asked, "max_contributors"),
             training_settings(self.config),
         )  # fmt: skip
-        with track(self.log, "encrypting", scheme.layout(self._update_size)[0]) as progress:
+        with track(self.log, "encrypting", scheme.layout(self._update_size).ciphertexts) as progress:
             sealed = self._seal(asked, scheme, vector, task, task.work(self._rows.digest), progress)
         encrypted = time.perf_counter()
         if sealed.saturated:
@@ -379,7 +379,7 @@ def checked_scheme(config: Config, public_key: bytes, max_contributors: int, pro
 
 
 def _pickled(scheme: PublicScheme[Any], encrypted: Encrypted[Any], round_number: int, size: int, bucket: str) -> bytes:
-    """Step 7: the list of ciphertexts, pickled."""
+    """Step 7: the list of ciphertexts, pickled, and the block where the scheme has one."""
     header = Header(
         scheme=scheme.name,
         round=round_number,
@@ -387,4 +387,4 @@ def _pickled(scheme: PublicScheme[Any], encrypted: Encrypted[Any], round_number:
         size=size,
         encoding=vector_encoding(scheme, bucket),
     )
-    return dump_update(header, scheme.to_bytes(encrypted.ciphertexts))
+    return dump_update(header, *scheme.to_bytes(encrypted.ciphertexts))

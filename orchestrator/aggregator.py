@@ -69,7 +69,7 @@ class RoundSum:
         contributors: whose vectors are in it, ascending.
         seconds: spent on checking and adding so far.
         header: what each vector has to say of itself.
-        layout: (number of ciphertexts, bytes of each) of a vector.
+        layout: how a vector travels.
     """
 
     def __init__(
@@ -78,8 +78,9 @@ class RoundSum:
         self._keys = keys
         self._limits = limits
         self._size = size
-        self._sum: list[Any] | None = None
+        self._sum: Any = None
         self._contributors: set[str] = set()
+        self._context = bytes.fromhex(task_sha256)
         self.seconds = 0.0
         self.header = Header(
             scheme=keys.public.name,
@@ -120,8 +121,7 @@ class RoundSum:
             check_length(payload, self.header, self.layout)
             if self._admission is not None:
                 self._admission.check(tenant, payload, signature)
-            blobs = load_update(payload, self.header, self.layout)
-            ciphertexts = self._keys.public.from_bytes(blobs)
+            ciphertexts = self._keys.public.from_bytes(*load_update(payload, self.header, self.layout))
             self._sum = ciphertexts if self._sum is None else self._keys.public.add(self._sum, ciphertexts)
             self._contributors.add(tenant)
         finally:
@@ -144,5 +144,5 @@ class RoundSum:
                 f"{count} valid updates; at least {self._limits.min_contributors} are needed before a sum is decrypted"
             )
         if unmask is None:
-            return self._keys.decrypt_sum(self._sum, self._size, count)
-        return self._keys.decrypt_masked_sum(self._sum, self._size, count, unmask)
+            return self._keys.decrypt_sum(self._sum, self._size, count, self._context)
+        return self._keys.decrypt_masked_sum(self._sum, self._size, count, unmask, self._context)

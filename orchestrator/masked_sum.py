@@ -9,14 +9,13 @@ other; too few of them left end it without a result.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from orchestrator.admission import Admission, identity_name
 from shared.config import Config
 from shared.errors import UpdateRejectedError
 from shared.exchange import Exchange, Kind, Lost, Outcome, Refusal, Request, Steps, Value, Values
-from shared.he.paillier import PaillierPublic
-from shared.he.scheme import Unmask
+from shared.he.scheme import MaskablePublic, Unmask
 from shared.masking import EVALUATION, WEIGHTS, RoundTerms, ServerRound, minimum_threshold, modulus_digest
 from shared.refusals import spelt_out
 
@@ -37,7 +36,7 @@ class Opening:
     Attributes:
         round_number: counted from 1; of the feature statistics it counts the attempts.
         cohort: the tenants that were chosen.
-        ciphertexts: length of each vector.
+        ciphertexts: of each vector.
         encryption: what a tenant has to know to encrypt one.
         note_failure: takes a tenant and why it is left out.
         task: what all of them work on, 32 bytes; see `shared/task.py`.
@@ -102,12 +101,12 @@ class MaskedSum:
 
     Args:
         config: the settings.
-        public: the Paillier public key that the tenants encrypt under.
+        public: the scheme and public key that the tenants encrypt with.
         admission: who is enrolled, and the session of this start of the server; a server that is killed inside a
             round comes back with another session, in which no message of that round is of any use.
     """
 
-    def __init__(self, config: Config, public: PaillierPublic, admission: Admission) -> None:
+    def __init__(self, config: Config, public: MaskablePublic[Any], admission: Admission) -> None:
         self._config = config
         self._public = public
         self._admission = admission
@@ -123,7 +122,7 @@ class MaskedSum:
             session=bytes.fromhex(self._admission.session),
             round_number=opening.round_number,
             bucket=opening.bucket,
-            modulus_digest=modulus_digest(int(self._public.n)),
+            modulus_digest=modulus_digest(self._public.modulus),
             threshold=minimum_threshold(len(opening.cohort)),
             n_min=self._config.fewest_contributors,
             ciphertexts=opening.ciphertexts,
@@ -133,7 +132,7 @@ class MaskedSum:
         invited = {name: enrolled[name] for name in self._tenants if name in enrolled}
         for name in self._tenants.keys() - invited.keys():
             opening.note_failure(self._tenants[name], "it is not enrolled, or no longer")
-        self._round = server = ServerRound(terms, int(self._public.n), invited)
+        self._round = server = ServerRound(terms, self._public.modulus, invited)
         # The tenants check that the masks will fit the key, so the first message names it.
         yield from self._stage(Kind.ADVERTISE, server.announcement(), server.add_advert, opening.encryption)
         yield from self._stage(Kind.SHARE, server.close_adverts(), server.add_shares)

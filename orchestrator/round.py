@@ -105,7 +105,7 @@ class SumRounds:
         task = Task(job.bucket, job.about, public.fingerprint(), c.num_clients, job.settings).digest()
         running = self._aggregator.open_round(job.number, job.size, task.hex(), job.bucket)
         extras = yield from self._masking.open(
-            Opening(job.number, cohort, running.layout[0], self._encryption, note_failure, task, job.bucket)
+            Opening(job.number, cohort, running.layout.ciphertexts, self._encryption, note_failure, task, job.bucket)
         )
         said: dict[str, Values] = {}
         longest = 0

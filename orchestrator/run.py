@@ -24,8 +24,7 @@ from shared.config import Config
 from shared.console import add_log_file, announce_protection
 from shared.data_utils import load_schema, load_test_data, load_validation_data
 from shared.errors import ConfigError
-from shared.he.paillier import PaillierPublic
-from shared.he.scheme import PrivateScheme
+from shared.he.scheme import MaskablePublic, PrivateScheme
 from shared.he_utils import make_keys
 from shared.model import flatten
 from shared.weighting import encrypted_size
@@ -154,6 +153,6 @@ def _fingerprint(keys: PrivateScheme[Any]) -> str:
 def _masking(config: Config, keys: PrivateScheme[Any], admission: Admission | None) -> Masking:
     if not config.masked:
         return NoMasks()
-    if admission is None or not isinstance(keys.public, PaillierPublic):
-        raise ConfigError("secure_aggregation: masked updates need enrolled_clients and he_scheme paillier")
+    if admission is None or not isinstance(keys.public, MaskablePublic):
+        raise ConfigError("secure_aggregation: masked updates need enrolled_clients and he_scheme paillier or kahe")
     return MaskedSum(config, keys.public, admission)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from shared.addresses import is_loopback, split_address
 from shared.errors import ConfigError
+from shared.he.rlwe import modulus_bits
 
 if TYPE_CHECKING:  # the model of the settings calls this module
     from shared.config import Config
@@ -13,6 +14,7 @@ MIN_SECURE_KEY_BITS = 2048  # NIST SP 800-57 part 1, table 2: below this a modul
 MAX_SLOT_BITS = 54  # a float64 holds integers up to 2**53 exactly; `shared/he/packing.py` sizes its slots by it
 MIN_MASKED_COHORT = 3  # what `shared/masking` asks for: of a sum of two, each of the two knows the other's update
 CLIENT_ID = "{client_id}"  # stands for the client's number in a path
+MASKABLE = ("paillier", "kahe")  # schemes whose ciphertexts are Paillier's, which masks are made for
 FILE_SOURCES = ("csv", "cloudtrail", "vpc_flow")
 
 
@@ -50,7 +52,7 @@ def check_combinations(c: "Config") -> None:
         raise ConfigError(
             f"min_fit_clients = {c.min_fit_clients}: at most min_available_clients, which is {c.min_available_clients}"
         )
-    if c.he_scheme == "paillier" and c.he_key_length < MIN_SECURE_KEY_BITS and not c.allow_insecure_key:
+    if c.he_scheme in MASKABLE and c.he_key_length < MIN_SECURE_KEY_BITS and not c.allow_insecure_key:
         raise ConfigError(
             f"he_key_length = {c.he_key_length}: expected at least {MIN_SECURE_KEY_BITS} bits; "
             "a shorter key can be factored (allow_insecure_key: true lifts this, for tests)"
@@ -62,6 +64,10 @@ def check_combinations(c: "Config") -> None:
             f"he_precision_bits = {c.he_precision_bits}: with he_integer_bits and num_clients a slot of {slot_bits} "
             f"bits; expected at most {MAX_SLOT_BITS}, so that a sum is exact in a float64"
         )
+    if c.he_scheme == "kahe":
+        modulus_bits(slot_bits, c.num_clients)
+        if not c.he_packing:
+            raise ConfigError("he_packing = False: he_scheme kahe packs its key always; set it to true")
     if c.weighting == "examples" and c.he_integer_bits < 1:
         raise ConfigError("he_integer_bits = 0: weighting examples sends a weight of up to 1; expected at least 1")
     if c.masked:
@@ -131,8 +137,8 @@ def _check_masked(c: "Config") -> None:
             f"secure_aggregation = {c.secure_aggregation!r}: masked updates need enrolled_clients, the public keys of "
             f"all clients (orchestrator/provision.py makes them); set it, {without}"
         )
-    if c.he_scheme != "paillier":
-        raise ConfigError(f"he_scheme = {c.he_scheme!r}: masked updates need paillier; set it, {without}")
+    if c.he_scheme not in MASKABLE:
+        raise ConfigError(f"he_scheme = {c.he_scheme!r}: masked updates need paillier or kahe; set one, {without}")
     if c.num_clients < MIN_MASKED_COHORT:
         raise ConfigError(
             f"num_clients = {c.num_clients}: masked updates need at least {MIN_MASKED_COHORT}; set more, {without}"

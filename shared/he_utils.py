@@ -5,7 +5,8 @@ from typing import Any
 from shared.config import Config
 from shared.errors import KeyMaterialError
 from shared.he.fixed_point import FixedPoint
-from shared.he.keys import PublicKeyMaterial, generate_keypair, key_kind
+from shared.he.kahe import KahePrivate, KahePublic
+from shared.he.keys import PrivateKeyMaterial, PublicKeyMaterial, generate_keypair, key_kind
 from shared.he.paillier import PaillierPrivate, PaillierPublic
 from shared.he.plain import PlainPrivate, PlainPublic
 from shared.he.scheme import PrivateScheme, PublicScheme
@@ -32,9 +33,9 @@ def make_keys(config: Config) -> PrivateScheme[Any]:
                 f"{config.he_key_file} holds a {key.public.kind} key of {key.key_length} bits; he_key_kind and "
                 f"he_key_length ask for {config.he_key_kind} and {config.he_key_length}: change them, or rotate the key"
             )
-        return PaillierPrivate(key.private, _paillier_public(config, key.public, config.num_clients), key.proof)
+        return _private_scheme(config, key.private, key.public, key.proof)
     public, private = generate_keypair(config.he_key_length, key_kind(config.he_key_kind))
-    return PaillierPrivate(private, _paillier_public(config, public, config.num_clients))
+    return _private_scheme(config, private, public)
 
 
 def public_scheme(config: Config, public_bytes: bytes, max_contributors: int) -> PublicScheme[Any]:
@@ -44,6 +45,7 @@ def public_scheme(config: Config, public_bytes: bytes, max_contributors: int) ->
     how many updates a sum may hold is the server's to say: it sizes the slots, and weakens nothing.
 
     Raises:
+        ConfigError: the scheme is not secure or not exact for so many contributors.
         KeyMaterialError: the key is malformed or not of `he_key_length` bits.
         MissingDependencyError: the scheme's library is not installed.
     """
@@ -58,10 +60,21 @@ def public_scheme(config: Config, public_bytes: bytes, max_contributors: int) ->
         raise KeyMaterialError(
             f"the server's key is of kind {key.kind}, mine must be {config.he_key_kind} (he_key_kind)"
         )
-    return _paillier_public(config, key, max_contributors)
+    return _public_scheme(config, key, max_contributors)
 
 
-def _paillier_public(config: Config, key: PublicKeyMaterial, max_contributors: int) -> PaillierPublic:
+def _private_scheme(
+    config: Config, private: PrivateKeyMaterial, public: PublicKeyMaterial, proof: bytes = b""
+) -> PaillierPrivate | KahePrivate:
+    scheme = _public_scheme(config, public, config.num_clients)
+    if isinstance(scheme, KahePublic):
+        return KahePrivate(PaillierPrivate(private, scheme.transport, proof), scheme)
+    return PaillierPrivate(private, scheme, proof)
+
+
+def _public_scheme(config: Config, key: PublicKeyMaterial, max_contributors: int) -> PaillierPublic | KahePublic:
+    if config.he_scheme == "kahe":
+        return KahePublic(key, _fixed_point(config), max_contributors)
     return PaillierPublic(key, _fixed_point(config), max_contributors, packing=config.he_packing)
 
 

@@ -1,8 +1,9 @@
 """The bytes of one update: a pickled header of plain values and list of ciphertexts, read without pickle's danger.
 
 The pickle holds `(header, [ciphertext, ...])`: a dict of strings and whole numbers, and fixed-width `bytes`. No class,
-no key and no exponent travels. An update has one legal encoding, what `dump_update` writes, and the reader knows all of
-it beforehand but the ciphertexts themselves:
+no key and no exponent travels. Behind it stands the block of a scheme that has one: bytes of a length that follows from
+the vector's size, any of which are legal, and which are never unpickled. An update has one legal encoding, what
+`dump_update` writes, and the reader knows all of it beforehand but the ciphertexts and the block themselves:
 
 1. the length must be exactly what the model, the key and the packing imply, before anything else is looked at;
 2. the bytes in the ciphertexts' places are taken as ciphertexts, and what `dump_update` makes of them must be the
@@ -25,7 +26,7 @@ from shared.errors import (
     MalformedPayloadError,
     PayloadLengthError,
 )
-from shared.he.scheme import PublicScheme
+from shared.he.scheme import Layout, Parts, PublicScheme
 from shared.masking import WEIGHTS
 
 FORMAT = 1
@@ -60,18 +61,18 @@ def vector_encoding(scheme: PublicScheme[Any], bucket: str) -> str:
     return scheme.encoding_name if bucket == WEIGHTS else f"{bucket}: {scheme.encoding_name}"
 
 
-def dump_update(header: Header, ciphertexts: list[bytes]) -> bytes:
-    """Pickle a header and a list of fixed-width ciphertexts."""
-    return pickle.dumps((asdict(header), ciphertexts), protocol=_PROTOCOL)
+def dump_update(header: Header, ciphertexts: list[bytes], block: bytes = b"") -> bytes:
+    """Pickle a header and a list of fixed-width ciphertexts, and put the block behind."""
+    return pickle.dumps((asdict(header), ciphertexts), protocol=_PROTOCOL) + block
 
 
-def payload_length(header: Header, layout: tuple[int, int]) -> int:
-    """The exact length in bytes of an update with this header and this (number of ciphertexts, bytes of each)."""
-    length, _ = _anatomy(header, layout)
-    return length
+def payload_length(header: Header, layout: Layout) -> int:
+    """The exact length in bytes of an update with this header and this layout."""
+    pickled, _ = _anatomy(header, layout.ciphertexts, layout.width)
+    return pickled + layout.block
 
 
-def check_length(payload: bytes, expected: Header, layout: tuple[int, int]) -> None:
+def check_length(payload: bytes, expected: Header, layout: Layout) -> None:
     """The first thing that is asked of a payload, and the cheapest.
 
     Raises:
@@ -82,8 +83,8 @@ def check_length(payload: bytes, expected: Header, layout: tuple[int, int]) -> N
         raise PayloadLengthError(f"the payload has {len(payload)} bytes; an update of this round has exactly {length}")
 
 
-def load_update(payload: bytes, expected: Header, layout: tuple[int, int]) -> list[bytes]:
-    """The ciphertexts of an update from an untrusted client, as `layout[0]` byte strings of `layout[1]` bytes.
+def load_update(payload: bytes, expected: Header, layout: Layout) -> Parts:
+    """The ciphertexts and the block of an update from an untrusted client, of the form that `layout` says.
 
     Raises:
         PayloadLengthError: not exactly the expected number of bytes.
@@ -91,33 +92,33 @@ def load_update(payload: bytes, expected: Header, layout: tuple[int, int]) -> li
         MalformedPayloadError: not written as `dump_update` writes it.
     """
     check_length(payload, expected, layout)
-    _, places = _anatomy(expected, layout)
-    ciphertexts = [payload[place : place + layout[1]] for place in places]
+    length, places = _anatomy(expected, layout.ciphertexts, layout.width)
+    pickled, block = payload[:length], payload[length:]
+    ciphertexts = [pickled[place : place + layout.width] for place in places]
     legal = dump_update(expected, ciphertexts)
-    if payload != legal:
-        raise _difference(payload, legal, expected)
-    _, found = pickle.loads(payload)  # noqa: S301 (every byte outside the ciphertexts is the one that it has to be)
-    return list(found)
+    if pickled != legal:
+        raise _difference(pickled, legal, expected)
+    _, found = pickle.loads(pickled)  # noqa: S301 (every byte outside the ciphertexts is the one that it has to be)
+    return Parts(list(found), block)
 
 
 @lru_cache(maxsize=8)
-def _anatomy(header: Header, layout: tuple[int, int]) -> tuple[int, tuple[int, ...]]:
-    """The length of an update in bytes, and where each ciphertext begins; neither depends on the ciphertexts."""
-    count, width = layout
+def _anatomy(header: Header, count: int, width: int) -> tuple[int, tuple[int, ...]]:
+    """The length of the pickle in bytes, and where each ciphertext begins; neither depends on the ciphertexts."""
     # Distinct objects, as real ciphertexts are: pickle would write a repeated object as a reference.
     zeros, ones = (dump_update(header, [first + bytes(width - 1) for _ in range(count)]) for first in (b"\0", b"\1"))
     places = np.flatnonzero(np.frombuffer(zeros, np.uint8) != np.frombuffer(ones, np.uint8))
     return len(zeros), tuple(map(int, places))
 
 
-def _difference(payload: bytes, legal: bytes, expected: Header) -> HeaderMismatchError | MalformedPayloadError:
-    """What is wrong with a payload that is not the one legal way to write its ciphertexts down."""
-    found, right = (np.frombuffer(data, np.uint8) for data in (payload, legal))
+def _difference(pickled: bytes, legal: bytes, expected: Header) -> HeaderMismatchError | MalformedPayloadError:
+    """What is wrong with a pickle that is not the one legal way to write its ciphertexts down."""
+    found, right = (np.frombuffer(data, np.uint8) for data in (pickled, legal))
     wrong = set(map(int, np.flatnonzero(found != right)[:_SHOWN]))
     for name, value in asdict(expected).items():
         place = _places_of(expected, name, legal)
         if wrong and wrong <= place:
-            said = bytes(payload[min(place) : max(place) + 1])
+            said = bytes(pickled[min(place) : max(place) + 1])
             shown = int.from_bytes(said, "little") if type(value) is int else said.decode("ascii", "replace")
             return HeaderMismatchError(f"header says {name} = {shown!r:.80}; this round's is {value!r}")
     return MalformedPayloadError(
@@ -149,7 +150,7 @@ def _npy_prefix(length: int) -> bytes:
     return buffer.getvalue()
 
 
-def tensor_length(expected: Header, layout: tuple[int, int]) -> int:
+def tensor_length(expected: Header, layout: Layout) -> int:
     """Bytes of an honest update once it is wrapped in a serialised uint8 array."""
     length = payload_length(expected, layout)
     return len(_npy_prefix(length)) + length

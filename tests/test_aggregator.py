@@ -42,13 +42,13 @@ class CountingKeys(PrivateScheme[Any]):
     def __init__(self, keys: PaillierPrivate) -> None:
         self._keys, self.public, self.decrypted = keys, keys.public, 0
 
-    def decrypt_sum(self, ciphertexts: Any, size: int, contributors: int) -> Vector:
+    def decrypt_sum(self, ciphertexts: Any, size: int, contributors: int, context: bytes = b"") -> Vector:
         self.decrypted += 1
-        return self._keys.decrypt_sum(ciphertexts, size, contributors)
+        return self._keys.decrypt_sum(ciphertexts, size, contributors, context)
 
 
 def update(keys: PaillierPrivate, round_sum: RoundSum, vector: Vector) -> bytes:
-    return dump_update(round_sum.header, keys.public.to_bytes(keys.public.encrypt(vector).ciphertexts))
+    return dump_update(round_sum.header, *keys.public.to_bytes(keys.public.encrypt(vector).ciphertexts))
 
 
 def test_the_average_is_that_of_the_contributors(keys: PaillierPrivate) -> None:

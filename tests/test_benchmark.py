@@ -34,6 +34,12 @@ RATIO_KEYS = [
     "decrypt_vs_phe_2048",
     "decrypt_vs_phe_3072",
     "bytes_vs_tenseal",
+    "kahe_encrypt_vs_tenseal",
+    "kahe_decrypt_vs_tenseal",
+    "kahe_bytes_vs_tenseal",
+    "kahe_bytes_vs_float32",
+    "kahe_encrypt_vs_packed",
+    "kahe_decrypt_vs_packed",
     "comb_vs_limit_3072",
     "round_vs_plain_3_clients",
 ]
@@ -67,13 +73,14 @@ def _measured(name: str, key_bits: int, factor: float) -> Measured:
 
 
 def _results() -> Results:
-    times, parts = dict.fromkeys(TIMES, 1.0), dict.fromkeys(("before", "fit", "after", "round"), 1.0)
+    times, parts = dict.fromkeys(TIMES, 1.0), dict.fromkeys(("before", "fit", "after", "evaluation", "round"), 1.0)
     return Results(
         sections={"schemes": Section(MACHINE, 60.0), "comb": Section(MACHINE | {"cpu": "other"}, 1.0)},
         settings={"ratio_parameters": 10, "fractional_bits": 16, "max_contributors": 3},
         schemes=[
             _measured(OURS["blum"], 2048, 1.0),
             _measured(OURS["blum"], 3072, 2.0),
+            _measured(OURS["kahe"], 3072, 0.5),
             _measured(PHE, 2048, 100.0),
             _measured(PHE, 3072, 600.0),
             _measured(TENSEAL, 0, 8.0),
@@ -107,6 +114,9 @@ def test_the_ratios_are_peer_over_ours_of_the_right_key() -> None:
     assert ratios["encrypt_vs_phe_2048"] == ratios["decrypt_vs_phe_2048"] == 100.0
     assert ratios["encrypt_vs_phe_3072"] == ratios["bytes_vs_phe_3072"] == ratios["decrypt_vs_phe_3072"] == 300.0
     assert ratios["bytes_vs_tenseal"] == 4.0
+    assert ratios["kahe_encrypt_vs_tenseal"] == ratios["kahe_bytes_vs_tenseal"] == 16.0
+    assert ratios["kahe_encrypt_vs_packed"] == ratios["kahe_decrypt_vs_packed"] == 4.0
+    assert ratios["kahe_bytes_vs_float32"] == 4 * 10 / (0.5 * 3), "bytes are the third of the operations"
     assert (ratios["comb_vs_limit_3072"], ratios["round_vs_plain_3_clients"]) == (1.25, 1.5)
 
 
@@ -147,15 +157,28 @@ def test_a_section_measured_anew_leaves_the_others_as_they_were(tmp_path: Path) 
     assert after["sections"]["comb"]["machine"]["cpu"] != "other"
 
 
+def test_figures_from_before_there_was_kahe_have_the_other_ratios() -> None:
+    results = _results()
+    results.schemes = [measured for measured in results.schemes if measured.name != OURS["kahe"]]
+    assert list(results.ratios()) == [key for key in RATIO_KEYS if not key.startswith("kahe")]
+
+
+def test_a_size_that_one_variant_alone_was_measured_on_is_compared_with_nothing() -> None:
+    results = _results()
+    before = results.comparisons()
+    results.schemes.append(Measured(OURS["kahe"], 3072, 99, 1, "", {"encrypt": 1.0}))
+    assert results.comparisons() == before
+
+
 def test_a_run_of_few_sections_has_their_ratios_alone() -> None:
     results = _results()
     results.schemes, results.rounds = [], []
     assert results.ratios() == {"comb_vs_limit_3072": 1.25}
 
 
-@pytest.mark.parametrize("kind", ["blum", "subgroup"])
-def test_ours_measures_every_operation(kind: str) -> None:
-    figures = Ours(512, kind, delta_like(60)).measure()
+@pytest.mark.parametrize("variant", list(OURS))
+def test_ours_measures_every_operation(variant: str) -> None:
+    figures = Ours(512, variant, delta_like(60)).measure()
     assert all(figures[operation] > 0 for operation in OPERATIONS)
 
 

@@ -35,7 +35,7 @@ ALL_FOUR = ("num_clients", "min_available_clients", "min_fit_clients", "min_cont
         ({"num_hidden_units": [64, True]}, "expected a whole number or a list of them"),
         (
             {"he_scheme": "pailier"},
-            "he_scheme = 'pailier': expected one of paillier, ckks, none; did you mean 'paillier'?",
+            "he_scheme = 'pailier': expected one of paillier, kahe, ckks, none; did you mean 'paillier'?",
         ),
         ({"he_key_length": 1024}, "he_key_length = 1024: expected at least 2048 bits"),
         ({"he_key_length": 2050}, "he_key_length = 2050: expected a multiple of 16"),
@@ -44,7 +44,7 @@ ALL_FOUR = ("num_clients", "min_available_clients", "min_fit_clients", "min_cont
         ({"client_identity": "c.key"}, "secure_aggregation = '': masked updates need enrolled_clients"),
         (
             {"enrolled_clients": "e", "he_scheme": "ckks"},
-            "he_scheme = 'ckks': masked updates need paillier; set it, or",
+            "he_scheme = 'ckks': masked updates need paillier or kahe; set one, or",
         ),
         (
             {"enrolled_clients": "e", "num_clients": 2, "min_available_clients": 2},

@@ -24,7 +24,7 @@ def test_mutated_inputs_meet_typed_errors_or_are_what_was_sent(name: str, tmp_pa
 
 
 def _without_the_last_byte(data: bytes) -> bytes:
-    return dump_update(header(), load_update(data[:-1] + b".", header(), LAYOUT))
+    return dump_update(header(), *load_update(data[:-1] + b".", header(), LAYOUT))
 
 
 def _by_index(data: bytes) -> bytes:

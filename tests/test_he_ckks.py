@@ -32,8 +32,8 @@ def keys() -> CkksPrivate:
 @pytest.fixture(scope="module")
 def honest(keys: CkksPrivate) -> bytes:
     """One ciphertext of three values."""
-    (blob,) = keys.public.to_bytes(keys.public.encrypt(np.array([0.5, -1.0, 3.0])).ciphertexts)
-    return blob
+    parts = keys.public.to_bytes(keys.public.encrypt(np.array([0.5, -1.0, 3.0])).ciphertexts)
+    return parts.ciphertexts[0]
 
 
 def sum_of(public: CkksPublic, vectors: list[NDArray[np.float64]]) -> list[NDArray[np.uint64]]:
@@ -121,7 +121,7 @@ class TestHostileCiphertexts:
     def test_a_flipped_bit_is_a_ciphertext_of_garbage_and_spoils_the_sum_aloud(
         self, keys: CkksPrivate, size: int
     ) -> None:
-        (blob,) = keys.public.to_bytes(keys.public.encrypt(np.zeros(size)).ciphertexts)
+        (blob,), _ = keys.public.to_bytes(keys.public.encrypt(np.zeros(size)).ciphertexts)
         for position in np.random.default_rng(1).integers(0, len(blob), 5):
             flipped = bytearray(blob)
             flipped[position] ^= 1
@@ -132,13 +132,13 @@ class TestHostileCiphertexts:
         random = np.random.default_rng(2)
         for _ in range(20):
             numbers = random.integers(0, keys.public.parameters.moduli[0], (2, DEGREE), dtype=np.uint64)
-            sent = keys.public.from_bytes(keys.public.to_bytes([numbers]))
+            sent = keys.public.from_bytes(*keys.public.to_bytes([numbers]))
             with pytest.raises(EncodingError, match="beyond what 2 honest updates"):
                 keys.decrypt_sum(keys.public.add(sent, sent), 1, 2)
 
     def test_another_keys_ciphertext_is_garbage(self, keys: CkksPrivate) -> None:
         other = make_keys(CONFIG).public
-        sent = keys.public.from_bytes(other.to_bytes(other.encrypt(np.zeros(3)).ciphertexts))
+        sent = keys.public.from_bytes(*other.to_bytes(other.encrypt(np.zeros(3)).ciphertexts))
         with pytest.raises(EncodingError, match="beyond what 1 honest"):
             keys.decrypt_sum(sent, 3, 1)
 
@@ -146,7 +146,7 @@ class TestHostileCiphertexts:
         # The scale does not travel, so a client that encrypts at another one has sent other values, no more.
         context, scale = keys.public._context, 2.0**keys.public.parameters.scale_bits
         (encrypted,) = ts.ckks_vector(context, [3.0] + [0.0] * (SLOTS - 1), 16 * scale).ciphertext()
-        sent = keys.public.from_bytes(keys.public.to_bytes([ckks._residues(encrypted, primes=1)[:, 0]]))
+        sent = keys.public.from_bytes(*keys.public.to_bytes([ckks._residues(encrypted, primes=1)[:, 0]]))
         with pytest.raises(EncodingError, match="value 0 of the sum"):
             keys.decrypt_sum(sent, 1, 1)
 
@@ -159,7 +159,7 @@ class TestHostileCiphertexts:
         # SEAL's own addition raises here, after both were accepted.
         a = keys.public.encrypt(np.array([1.0])).ciphertexts
         opposite = [np.uint64(keys.public.parameters.moduli[0]) - a[0]]
-        total = keys.public.add(a, keys.public.from_bytes(keys.public.to_bytes(opposite)))
+        total = keys.public.add(a, keys.public.from_bytes(*keys.public.to_bytes(opposite)))
         assert not total[0].any()
         assert keys.decrypt_sum(total, 1, 2) == pytest.approx([0.0], abs=2**-17)
 
@@ -224,7 +224,7 @@ def test_a_round_gives_the_average_of_the_plain_twin(keys: CkksPrivate) -> None:
     round_sum = Aggregator(keys, min_contributors=2, max_contributors=3).open_round(1, size)
     client = public_scheme(CONFIG, keys.public.public_bytes(), CONFIG.num_clients)
     for index, delta in enumerate(deltas):
-        blobs = client.to_bytes(client.encrypt(delta).ciphertexts)
+        blobs, _ = client.to_bytes(client.encrypt(delta).ciphertexts)
         if index == 1:
             with pytest.raises(CiphertextError, match="ciphertext 1: a polynomial is zero"):
                 round_sum.add("1", dump_update(round_sum.header, [blobs[0], bytes(keys.public.width)]))

@@ -1,5 +1,6 @@
 """One conformance class that every HE scheme must pass, and what bites in `phe`."""
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "allow_insecure_key": True,
         "he_packing": False,
     },
+    "kahe": {"he_scheme": "kahe", "he_key_length": 512, "allow_insecure_key": True},
     "ckks": {"he_scheme": "ckks"},
     "none": {"he_scheme": "none"},
 }
+
+
+CONTEXT = hashlib.sha256(b"a task").digest()
 
 
 @pytest.fixture(scope="module", params=SETTINGS)
@@ -60,19 +65,20 @@ class TestSchemeConformance:
         total = None
         for array in arrays:
             # Through bytes, as on the wire.
-            sent = public.from_bytes(public.to_bytes(public.encrypt(array).ciphertexts))
+            sent = public.from_bytes(*public.to_bytes(public.encrypt(array, CONTEXT).ciphertexts))
             total = sent if total is None else public.add(total, sent)
         assert total is not None
-        decrypted = keys.decrypt_sum(total, arrays[0].size, len(arrays))
+        decrypted = keys.decrypt_sum(total, arrays[0].size, len(arrays), CONTEXT)
         # In long doubles, as `none` adds; the sums of the other schemes' coarse values are exact in any type.
         expected = np.sum([public.quantise(a).astype(np.longdouble) for a in arrays], axis=0).astype(np.float64)
         np.testing.assert_allclose(decrypted, expected, rtol=0, atol=public.tolerance(len(arrays)))
 
     def test_the_layout_is_what_travels(self, keys: PrivateScheme[Any]) -> None:
         for size in (1, 2, 37):
-            count, width = keys.public.layout(size)
-            blobs = keys.public.to_bytes(keys.public.encrypt(np.linspace(-1, 1, size)).ciphertexts)
-            assert [len(b) for b in blobs] == [width] * count
+            layout = keys.public.layout(size)
+            parts = keys.public.to_bytes(keys.public.encrypt(np.linspace(-1, 1, size), CONTEXT).ciphertexts)
+            assert [len(b) for b in parts.ciphertexts] == [layout.width] * layout.ciphertexts
+            assert len(parts.block) == layout.block
 
     def test_a_client_gets_the_same_scheme_from_the_public_bytes(
         self, config: Config, keys: PrivateScheme[Any]
@@ -80,13 +86,13 @@ class TestSchemeConformance:
         client = public_scheme(config, keys.public.public_bytes(), config.num_clients)
         assert client.fingerprint() == keys.public.fingerprint()
         vector = np.array([0.5, -1.25, 0.0])
-        sent = keys.public.from_bytes(client.to_bytes(client.encrypt(vector).ciphertexts))
-        np.testing.assert_allclose(keys.decrypt_sum(sent, 3, 1), vector, atol=keys.public.tolerance(1))
+        sent = keys.public.from_bytes(*client.to_bytes(client.encrypt(vector, CONTEXT).ciphertexts))
+        np.testing.assert_allclose(keys.decrypt_sum(sent, 3, 1, CONTEXT), vector, atol=keys.public.tolerance(1))
 
     @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
     def test_a_diverged_delta_is_an_error(self, keys: PrivateScheme[Any], bad: float) -> None:
         with pytest.raises(EncodingError, match="training diverged"):
-            keys.public.encrypt(np.array([0.0, bad]))
+            keys.public.encrypt(np.array([0.0, bad]), CONTEXT)
 
     def test_public_parts_hold_no_secret(self, keys: PrivateScheme[Any]) -> None:
         assert not [name for name in vars(keys.public) if "private" in name]
@@ -114,9 +120,12 @@ def test_a_sum_beyond_honest_values_is_refused(paillier: PaillierPrivate) -> Non
 
 def test_two_encryptions_of_one_delta_share_no_ciphertext(paillier: PaillierPrivate) -> None:
     vector = np.zeros(200)
-    count, _ = paillier.public.layout(200)
-    blobs = [*paillier.public.to_bytes(paillier.public.encrypt(vector).ciphertexts)]
-    blobs += paillier.public.to_bytes(paillier.public.encrypt(vector).ciphertexts)
+    count = paillier.public.layout(200).ciphertexts
+    blobs = [
+        blob
+        for _ in range(2)
+        for blob in paillier.public.to_bytes(paillier.public.encrypt(vector).ciphertexts).ciphertexts
+    ]
     assert len(set(blobs)) == 2 * count > 1
 
 
@@ -219,7 +228,7 @@ def test_phe_decrypts_ours_and_ours_decrypts_phes() -> None:
 def test_preparing_twice_makes_no_more_randomisers_than_one_vector_needs() -> None:
     public = make_keys(parse_config(SETTINGS["paillier"])).public
     assert isinstance(public, PaillierPublic)
-    count, _ = public.layout(200)
+    count = public.layout(200).ciphertexts
     for _ in range(3):
         public.prepare(200)
     assert public._randomisers().coming <= count

@@ -22,8 +22,7 @@ from orchestrator.transport import MemoryTransport
 from shared.config import Config
 from shared.errors import ConfigError, EncodingError, OrchestratorError, RoundRefusedError
 from shared.exchange import Kind, Outcome, Refusal, Reply, Request, drive
-from shared.he.paillier import PaillierPrivate, PaillierPublic
-from shared.he.scheme import Encrypted, no_progress
+from shared.he.scheme import Encrypted, MaskablePublic, no_progress
 from shared.he_utils import make_keys
 from shared.identity import ClientIdentity, UpdateStatement
 from shared.masking import WEIGHTS
@@ -45,7 +44,7 @@ class Member:
         spoilt: what it answers instead, by the kind of the request.
     """
 
-    def __init__(self, number: int, part: Part, identity: ClientIdentity, scheme: PaillierPublic) -> None:
+    def __init__(self, number: int, part: Part, identity: ClientIdentity, scheme: MaskablePublic[Any]) -> None:
         self.part = part
         self.spoilt: dict[Kind, Reply | Refusal] = {}
         self._number, self._identity, self._scheme = number, identity, scheme
@@ -73,7 +72,7 @@ class Member:
         scheme, number = self._scheme, asked["round"]
         encrypted = self.encrypt(np.eye(SIZE)[self._number], number, asked.get("boxes"))
         header = Header(scheme.name, number, scheme.fingerprint(), SIZE, scheme.encoding_name)
-        payload = dump_update(header, scheme.to_bytes(encrypted.ciphertexts))
+        payload = dump_update(header, *scheme.to_bytes(encrypted.ciphertexts))
         statement = UpdateStatement(
             session=SESSION,
             server_round=number,
@@ -85,7 +84,7 @@ class Member:
         return Reply(payload, {"signature": self._identity.sign(statement)})
 
     def encrypt(
-        self, vector: NDArray[np.float64], number: int, boxes: object, scheme: PaillierPublic | None = None
+        self, vector: NDArray[np.float64], number: int, boxes: object, scheme: MaskablePublic[Any] | None = None
     ) -> Encrypted[Any]:
         given = task(self._scheme, number)
         work = given.work(f"rows of {self._number}")
@@ -97,7 +96,7 @@ def about(number: int) -> str:
     return f"{number:064}"
 
 
-def task(scheme: PaillierPublic, number: int) -> Task:
+def task(scheme: MaskablePublic[Any], number: int) -> Task:
     return Task(WEIGHTS, about(number), scheme.fingerprint(), CLIENTS)
 
 
@@ -112,8 +111,9 @@ class Federation:
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.config = masked_settings(folder, CLIENTS, **settings)
         keys = make_keys(self.config)
-        assert isinstance(keys, PaillierPrivate)
-        self.keys, self.folder = keys, folder
+        assert isinstance(keys.public, MaskablePublic)
+        self.keys: Any = keys
+        self.folder = folder
         admission = Admission(self.config.enrolled_clients, SESSION)
         self.masking = MaskedSum(self.config, keys.public, admission)
         aggregator = Aggregator(keys, self.config.fewest_contributors, CLIENTS, admission)
@@ -170,9 +170,9 @@ def federation(tmp_path: Path) -> Federation:
     return Federation(tmp_path)
 
 
-@pytest.mark.parametrize("packing", [True, False])
-def test_the_sum_is_that_of_the_updates_that_arrived(tmp_path: Path, packing: bool) -> None:
-    federation = Federation(tmp_path, he_packing=packing)
+@pytest.mark.parametrize("settings", [{}, {"he_packing": False}, {"he_scheme": "kahe"}], ids=str)
+def test_the_sum_is_that_of_the_updates_that_arrived(tmp_path: Path, settings: dict[str, Any]) -> None:
+    federation = Federation(tmp_path, **settings)
     assert federation.run() == [1, 1, 1, 1]
     federation.lost = {("2", Kind.TRAIN)}
     assert federation.run() == [1, 1, 0, 1]
@@ -193,6 +193,23 @@ def test_a_masked_update_alone_decrypts_to_nothing_and_its_sum_without_unmasking
     assert max(found).bit_length() >= federation.keys.public.n.bit_length() - 8
     with pytest.raises(EncodingError):
         federation.keys.decrypt_sum(masked.ciphertexts, SIZE, 1)
+
+
+@pytest.mark.parametrize("kind", [Kind.ADVERTISE, Kind.SHARE, Kind.TRAIN, Kind.CONFIRM, Kind.REVEAL])
+def test_a_one_time_key_is_in_the_sum_if_its_vector_is_wherever_a_client_is_lost(tmp_path: Path, kind: Kind) -> None:
+    federation = Federation(tmp_path, he_scheme="kahe")
+    federation.lost = {("2", kind)}
+    assert federation.run() == [1, 1, 1 if kind in (Kind.CONFIRM, Kind.REVEAL) else 0, 1]
+
+
+def test_a_masked_one_time_key_opens_nothing(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, he_scheme="kahe")
+    boxes, context = federation.begin()["0"]["boxes"], task(federation.keys.public, 1).digest()
+    masked = federation.members["0"].encrypt(np.eye(SIZE)[0], 1, boxes)
+    with pytest.raises(EncodingError, match=r"wider than its .* slots|can't add up to"):
+        federation.keys.decrypt_sum(masked.ciphertexts, SIZE, 1, context)
+    unmasked = federation.keys.public.encrypt(np.eye(SIZE)[0], context)
+    np.testing.assert_array_equal(federation.keys.decrypt_sum(unmasked.ciphertexts, SIZE, 1, context), np.eye(SIZE)[0])
 
 
 @pytest.mark.parametrize(
@@ -250,7 +267,7 @@ def test_a_client_never_falls_back_to_an_unmasked_update(federation: Federation)
 def test_a_client_encrypts_for_the_round_and_key_of_its_masks_alone(federation: Federation) -> None:
     boxes = federation.begin()["0"]["boxes"]
     other = make_keys(federation.config).public
-    assert isinstance(other, PaillierPublic)
+    assert isinstance(other, MaskablePublic)
     for number, scheme in ((2, federation.keys.public), (1, other)):
         with pytest.raises(RoundRefusedError, match="another round or key"):
             federation.members["0"].encrypt(np.zeros(SIZE), number, boxes, scheme)

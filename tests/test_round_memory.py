@@ -34,7 +34,7 @@ class Hoarding(RoundSum):
 
     def add(self, tenant: str, payload: bytes, signature: object = None) -> None:
         super().add(tenant, payload, signature)
-        self._kept.append(self._keys.public.from_bytes(load_update(payload, self.header, self.layout)))
+        self._kept.append(self._keys.public.from_bytes(*load_update(payload, self.header, self.layout)))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def update(keys: PrivateScheme[Any]) -> bytes:
     """One client's payload."""
     round_sum = RoundSum(keys, Aggregator(keys, 2, MANY), 1, SIZE, "", WEIGHTS)
     ciphertexts = keys.public.encrypt(np.random.default_rng(0).normal(0, 0.05, SIZE)).ciphertexts
-    return dump_update(round_sum.header, keys.public.to_bytes(ciphertexts))
+    return dump_update(round_sum.header, *keys.public.to_bytes(ciphertexts))
 
 
 def test_memory_does_not_grow_with_the_contributors(keys: PrivateScheme[Any], update: bytes) -> None:

@@ -134,11 +134,11 @@ def _keep_signal_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "_exit_at_signals", lambda _go_on: None)
 
 
-def scripted(folder: Path, caplog: pytest.LogCaptureFixture, over: Any) -> Iterator[object]:
+def scripted(folder: Path, caplog: pytest.LogCaptureFixture, over: Any, scheme: str) -> Iterator[object]:
     """The model, the figures of the rounds and the lines of the log, without what takes time."""
     settings = masked_settings(
         folder, 4, num_rounds=ROUNDS, num_features=4, num_hidden_units=3, num_samples_per_client=60, local_epochs=1,
-        min_available_clients=4, min_fit_clients=3, min_evaluate_clients=3, server_momentum=0.5,
+        min_available_clients=4, min_fit_clients=3, min_evaluate_clients=3, server_momentum=0.5, he_scheme=scheme,
     )  # fmt: skip
     tenants = make_tenants(settings)
     tenants[REFUSING].__class__ = Refusing
@@ -154,15 +154,16 @@ def scripted(folder: Path, caplog: pytest.LogCaptureFixture, over: Any) -> Itera
     yield sorted(re.sub(r"[\d.]+ s|run \S+, files in \S+|[0-9a-f]{16}…", "#", line) for line in lines)
 
 
+@pytest.mark.parametrize("scheme", ["paillier", "kahe"])
 def test_a_scripted_federation_is_the_same_over_each_transport(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    scheme: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     results = []
     for over in (over_memory, over_flower, over_grid):
         folder = tmp_path / over.__name__
         folder.mkdir()
         caplog.clear()
-        results.append(list(scripted(folder, caplog, over)))
+        results.append(list(scripted(folder, caplog, over, scheme)))
     memory, *others = results
     for other in others:
         for of_memory, of_other in zip(memory, other, strict=True):

@@ -48,7 +48,7 @@ def is_no_array(vector: HostileUpdate) -> bool:
 
 def encrypted_sum(round_sum: RoundSum) -> list[bytes]:
     assert round_sum._sum is not None
-    return keys().public.to_bytes(round_sum._sum)
+    return keys().public.to_bytes(round_sum._sum).ciphertexts
 
 
 @pytest.fixture(scope="module")
@@ -239,11 +239,12 @@ _FLOODS = """
 import json, resource, sys, tracemalloc
 
 from shared.errors import UpdateRejectedError
+from shared.he.scheme import Layout
 from shared.wire import load_update, payload_length
 from tests.vectors import malformed, world
 
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))  # a test that fails must not take the machine with it
-layout = (240, 128)
+layout = Layout(240, 128)
 length = payload_length(world.header(), layout)
 report = {"length": length}
 for flood in malformed.floods(length):

@@ -38,8 +38,8 @@ def weighted_mean(*vectors: ArrayLike, limits: Limits | None = LIMITS) -> Vector
     """The average of vectors as they are, weights at the end, through the ciphertexts."""
     round_sum = Aggregator(KEYS, 2, 5).open_round(1, encrypted_size(3, "examples"))
     for index, vector in enumerate(vectors):
-        blobs = KEYS.public.to_bytes(KEYS.public.encrypt(np.array(vector)).ciphertexts)
-        round_sum.add(str(index), dump_update(round_sum.header, blobs))
+        parts = KEYS.public.to_bytes(KEYS.public.encrypt(np.array(vector)).ciphertexts)
+        round_sum.add(str(index), dump_update(round_sum.header, *parts))
     return average(round_sum.decrypt_sum(), len(vectors), "examples", limits)
 
 
@@ -71,7 +71,7 @@ def test_the_weight_travels_encrypted_alone() -> None:
     for rows in (1, 999):
         round_sum = Aggregator(KEYS, 2, 5).open_round(1, encrypted_size(3, "examples"))
         vector = weigh(np.zeros(3), rows, CONFIG, KEYS.public)
-        payloads.append(dump_update(round_sum.header, KEYS.public.to_bytes(KEYS.public.encrypt(vector).ciphertexts)))
+        payloads.append(dump_update(round_sum.header, *KEYS.public.to_bytes(KEYS.public.encrypt(vector).ciphertexts)))
     width = KEYS.public.layout(4)[1]
     assert len(payloads[0]) == len(payloads[1])
     assert payloads[0][:-width][:40] == payloads[1][:-width][:40]

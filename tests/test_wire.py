@@ -23,10 +23,11 @@ from shared.errors import (
     PayloadLengthError,
     UpdateRejectedError,
 )
+from shared.he.scheme import Layout
 from shared.wire import Header, dump_update, load_update, payload_length, unwrap_tensor, wrap_array
 
 HEADER = Header(scheme="paillier", round=3, key="ab" * 32, size=5, encoding="packed, 16+2 bits, up to 3 contributors")
-LAYOUT = (5, 64)
+LAYOUT = Layout(5, 64)
 BLOBS = [bytes([i + 1]) * 64 for i in range(5)]
 HONEST = dump_update(HEADER, BLOBS)
 
@@ -57,16 +58,20 @@ class Canary:
 
 def test_an_honest_update_survives_the_wire() -> None:
     assert len(HONEST) == payload_length(HEADER, LAYOUT)
-    assert load_update(unwrap_tensor(npy(HONEST)), HEADER, LAYOUT) == BLOBS
+    assert load_update(unwrap_tensor(npy(HONEST)), HEADER, LAYOUT) == (BLOBS, b"")
 
 
 def test_long_lists_and_large_blobs_survive_the_wire() -> None:
-    for layout in ((2500, 64), (3, 70_000), (1, 100)):  # several batches; out-of-frame bytes; a single item
+    for layout in (
+        Layout(2500, 64),
+        Layout(3, 70_000),
+        Layout(1, 100),
+    ):  # several batches; out-of-frame bytes; a single item
         header = replace(HEADER, size=layout[0])
         blobs = [os.urandom(layout[1]) for _ in range(layout[0])]
         payload = dump_update(header, blobs)
         assert len(payload) == payload_length(header, layout)
-        assert load_update(payload, header, layout) == blobs
+        assert load_update(payload, header, layout) == (blobs, b"")
 
 
 @pytest.mark.parametrize(
@@ -131,14 +136,16 @@ def test_a_header_of_another_round_is_told_by_the_name_of_what_differs(name: str
         load_update(dump_update(replace(HEADER, **{name: other}), BLOBS), HEADER, LAYOUT)
 
 
-LAYOUTS = [(1, 2), (1, 300), (5, 255), (5, 256), (999, 64), (1001, 64), (3, 70_000), (1, 1 << 20)]
+LAYOUTS = [
+    Layout(*form) for form in ((1, 2), (1, 300), (5, 255), (5, 256), (999, 64), (1001, 64), (3, 70_000), (1, 1 << 20))
+]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_was_written_is_read_whatever_the_layout(layout: tuple[int, int]) -> None:
+def test_what_was_written_is_read_whatever_the_layout(layout: Layout) -> None:
     """Pickle writes long bytes in another way, opens frames anew, and appends in batches of a thousand."""
     blobs = [os.urandom(layout[1]) for _ in range(layout[0])]
-    assert load_update(dump_update(HEADER, blobs), HEADER, layout) == blobs
+    assert load_update(dump_update(HEADER, blobs), HEADER, layout) == (blobs, b"")
 
 
 def test_opcodes_can_not_hide_in_the_bytes_of_a_ciphertext() -> None:
@@ -152,6 +159,39 @@ def test_opcodes_can_not_hide_in_the_bytes_of_a_ciphertext() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 200 * len(HONEST)
+
+
+BLOCK = bytes(range(200, 248)) * 2
+WITH_BLOCK = Layout(5, 64, len(BLOCK))
+
+
+@pytest.mark.parametrize(
+    "block", [BLOCK, bytes(96), b"cos\nsystem\n(S'true'\ntR.".ljust(96, b"."), HONEST[:96]], ids=len
+)
+def test_a_block_is_what_stands_behind_the_pickle_whatever_it_is(block: bytes) -> None:
+    payload = dump_update(HEADER, BLOBS, block)
+    assert len(payload) == payload_length(HEADER, WITH_BLOCK) == len(HONEST) + 96
+    assert load_update(unwrap_tensor(npy(payload)), HEADER, WITH_BLOCK) == (BLOBS, block)
+
+
+@pytest.mark.parametrize(
+    ("payload", "error"),
+    [
+        (HONEST, PayloadLengthError),
+        (HONEST + BLOCK[1:], PayloadLengthError),
+        (HONEST + BLOCK + b"\0", PayloadLengthError),
+        (BLOCK + HONEST, MalformedPayloadError),
+        (HONEST[1:] + BLOCK + b"\0", MalformedPayloadError),
+        (HONEST[:-1] + BLOCK + b".", MalformedPayloadError),  # the pickle would end where the block does
+        (same_length(pickle.dumps(Exploit(), protocol=4)) + BLOCK, MalformedPayloadError),
+        (dump_update(replace(HEADER, round=4), BLOBS, BLOCK), HeaderMismatchError),
+        (pickle.dumps((asdict(HEADER), BLOBS, BLOCK), protocol=4)[: len(HONEST) + 96], MalformedPayloadError),
+    ],
+)
+def test_hostile_payloads_with_a_block_raise_their_error(payload: bytes, error: type[UpdateRejectedError]) -> None:
+    with pytest.raises(error):
+        load_update(payload, HEADER, WITH_BLOCK)
+    assert not os.path.exists("/tmp/exploited-by-a-pickle")  # noqa: PTH110
 
 
 @pytest.mark.parametrize(
@@ -194,7 +234,7 @@ def test_whatever_is_changed_in_an_honest_update_nothing_but_typed_errors_come_o
         position = data.draw(st.integers(0, len(payload) - 1))
         payload[position] = data.draw(st.integers(0, 255))
     try:
-        blobs = load_update(bytes(payload), HEADER, LAYOUT)
+        blobs, _ = load_update(bytes(payload), HEADER, LAYOUT)
     except UpdateRejectedError:
         return
     assert [len(b) for b in blobs] == [64] * 5, "what is let through has the right shape"

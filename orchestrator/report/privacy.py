@@ -3,6 +3,7 @@
 from orchestrator.report.run_data import Run
 from shared.addresses import is_loopback, split_address
 from shared.config import Config
+from shared.config_checks import MASKABLE
 
 Statement = tuple[str, str]
 
@@ -75,8 +76,9 @@ def key_and_channel(run: Run) -> list[Statement]:
     """The cryptographic facts of a run."""
     c = run.config
     facts = []
-    if c.he_scheme == "paillier":
-        facts.append(("Encryption", f"Paillier, {c.he_key_length:,}-bit key of kind {c.he_key_kind}"))
+    if c.he_scheme in MASKABLE:
+        under = "ring-LWE under one-time keys, and these under " if c.he_scheme == "kahe" else ""
+        facts.append(("Encryption", f"{under}Paillier, {c.he_key_length:,}-bit key of kind {c.he_key_kind}"))
         if c.allow_insecure_key:
             facts.append(("", "allow_insecure_key was set: a short key, for tests alone"))
     else:

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from shared.errors import CiphertextError, ConfigError, EncodingError, KeyMaterialError, MissingDependencyError
 from shared.he.fixed_point import FixedPoint
-from shared.he.scheme import Encrypted, PrivateScheme, Progress, PublicScheme, Vector, no_progress
+from shared.he.scheme import Encrypted, Layout, Parts, PrivateScheme, Progress, PublicScheme, Vector, no_progress
 
 try:
     import tenseal as ts
@@ -117,7 +117,7 @@ class CkksParameters:
         )
 
 
-class CkksPublic(PublicScheme[Residues]):
+class CkksPublic(PublicScheme[list[Residues]]):
     """Encrypt, check and add under one public key.
 
     Args:
@@ -171,8 +171,8 @@ class CkksPublic(PublicScheme[Residues]):
             f"{p.scale_bits} bits of scale, {p.modulus_bits} bits of modulus, up to {p.max_contributors} contributors"
         )
 
-    def layout(self, size: int) -> tuple[int, int]:
-        return -(-size // SLOTS), self.width
+    def layout(self, size: int) -> Layout:
+        return Layout(-(-size // SLOTS), self.width)
 
     def tolerance(self, contributors: int) -> float:
         """24.4 standard deviations of a sum's noise, which one value in 10**15 exceeds.
@@ -184,10 +184,12 @@ class CkksPublic(PublicScheme[Residues]):
     def quantise(self, vector: Vector) -> Vector:
         return np.clip(vector, -self.parameters.limit, self.parameters.limit)
 
-    def encrypt(self, vector: Vector, progress: Progress = no_progress) -> Encrypted[Residues]:
+    def encrypt(
+        self, vector: Vector, context: bytes = b"", progress: Progress = no_progress
+    ) -> Encrypted[list[Residues]]:
         if not np.isfinite(vector).all():
             raise EncodingError("the delta holds NaN or infinity: local training diverged; lower learning_rate")
-        count, _ = self.layout(vector.size)
+        count = self.layout(vector.size).ciphertexts
         padded = np.zeros(count * SLOTS)  # TenSEAL pads by repeating the values
         padded[: vector.size] = self.quantise(vector)
         scale = math.ldexp(1.0, self.parameters.scale_bits)
@@ -199,10 +201,10 @@ class CkksPublic(PublicScheme[Residues]):
         saturated = int(np.count_nonzero(np.abs(vector) > self.parameters.limit))
         return Encrypted(ciphertexts, saturated)
 
-    def to_bytes(self, ciphertexts: Sequence[Residues]) -> list[bytes]:
-        return [_pack(c, self.parameters.moduli[0]) for c in ciphertexts]
+    def to_bytes(self, ciphertexts: list[Residues]) -> Parts:
+        return Parts([_pack(c, self.parameters.moduli[0]) for c in ciphertexts])
 
-    def from_bytes(self, blobs: Sequence[bytes]) -> list[Residues]:
+    def from_bytes(self, blobs: Sequence[bytes], block: bytes = b"") -> list[Residues]:
         ciphertexts = []
         for index, blob in enumerate(blobs):
             try:
@@ -211,14 +213,14 @@ class CkksPublic(PublicScheme[Residues]):
                 raise CiphertextError(f"ciphertext {index}: {error}") from None
         return ciphertexts
 
-    def add(self, a: Sequence[Residues], b: Sequence[Residues]) -> list[Residues]:
+    def add(self, a: list[Residues], b: list[Residues]) -> list[Residues]:
         # The definition of CKKS addition. SEAL's own raises an error when colluding clients make a sum's second
         # polynomial vanish, and would have to parse every ciphertext. No overflow: q is below 2**60.
         q = np.uint64(self.parameters.moduli[0])
         return [(x + y) % q for x, y in zip(a, b, strict=True)]
 
 
-class CkksPrivate(PrivateScheme[Residues]):
+class CkksPrivate(PrivateScheme[list[Residues]]):
     """Decrypts sums. Its key is never printed, logged or sent."""
 
     def __init__(self, private_context: ts.Context, public: CkksPublic) -> None:
@@ -238,9 +240,9 @@ class CkksPrivate(PrivateScheme[Residues]):
         # Rebuilt from the public key alone: TenSEAL's `make_context_public` leaves a decryptor with the key behind.
         return cls(context, CkksPublic(parameters, key))
 
-    def decrypt_sum(self, ciphertexts: Sequence[Residues], size: int, contributors: int) -> Vector:
+    def decrypt_sum(self, ciphertexts: list[Residues], size: int, contributors: int, context: bytes = b"") -> Vector:
         parameters, tolerance = self.public.parameters, self.public.tolerance(contributors)
-        count, _ = self.public.layout(size)
+        count = self.public.layout(size).ciphertexts
         if len(ciphertexts) != count:
             raise EncodingError(f"{len(ciphertexts)} ciphertexts for {size} values; expected {count}")
         if contributors > parameters.max_contributors:

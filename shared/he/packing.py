@@ -1,6 +1,7 @@
 """Packing: many fixed-point values side by side in one Paillier plaintext, so that adding plaintexts adds every value.
 
-Integers only: nothing here knows of keys or ciphertexts. The law, exactly, for at most `max_contributors` vectors:
+Integers only: nothing here knows of keys or ciphertexts. What one slot holds is for `offset_values` to say. The law,
+exactly, for at most `max_contributors` vectors:
 
     unpack(pack(x_1) + ... + pack(x_k), size, k) == decode(encode(x_1) + ... + encode(x_k))   # of FixedPoint
 """
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from shared.config_checks import MAX_SLOT_BITS
 from shared.errors import EncodingError
 from shared.he.fixed_point import FixedPoint
+from shared.he.offset_values import OffsetValues
 
 WORD_BITS = 64
 
@@ -23,10 +25,8 @@ WORD_BITS = 64
 class PackingLayout:
     """How values lie in plaintexts: slot 0 in the lowest bits, slots next to each other, the topmost bits zero.
 
-    A value x is the integer q = round-half-even(x · 2**precision_bits), clipped to ± (2**(integer_bits +
-    precision_bits) - 1), and its slot holds q + 2**(integer_bits + precision_bits): from 1 to 2**(1 + integer_bits +
-    precision_bits) - 1. So the sum of `max_contributors` of them still fits its slot, and a slot that is 0 after a sum
-    shows that a contributor is missing. Unused slots of the last plaintext hold 0, with no offset.
+    A slot is as wide as a sum of `max_contributors` values (`OffsetValues`). One that is 0 after a sum shows that a
+    contributor is missing. Unused slots of the last plaintext hold 0, with no offset.
 
     Attributes:
         plaintext_bits: bits of a plaintext; n.bit_length() - 1, so that every plaintext is below n.
@@ -42,8 +42,6 @@ class PackingLayout:
     max_contributors: int
 
     def __post_init__(self) -> None:
-        if self.max_contributors < 1:
-            raise EncodingError(f"packing: {self.max_contributors} contributors; expected at least 1")
         if self.slot_bits > MAX_SLOT_BITS:
             raise EncodingError(
                 f"packing: a slot of {self.slot_bits} bits; expected at most {MAX_SLOT_BITS}, so that a sum is exact: "
@@ -56,9 +54,14 @@ class PackingLayout:
             )
 
     @property
+    def values(self) -> OffsetValues:
+        """What the slots hold."""
+        return OffsetValues(self.fixed_point, self.max_contributors)
+
+    @property
     def slot_bits(self) -> int:
-        """1 for the sign, the value's own bits, and ceil(log2(max_contributors)) for the carries of a sum."""
-        return 1 + self.fixed_point.value_bits + (self.max_contributors - 1).bit_length()
+        """As many as a sum needs."""
+        return self.values.sum_bits
 
     @property
     def slots_per_plaintext(self) -> int:
@@ -78,10 +81,10 @@ class PackingLayout:
         Raises:
             EncodingError: a value is NaN or infinite.
         """
-        integers, saturated = self.fixed_point.encode(vector)
+        encoded, saturated = self.values.encode(vector)
         rows, slots = self.plaintexts_for(len(vector)), self.slots_per_plaintext
         values = np.zeros(rows * slots, dtype=np.uint64)  # 0 where there is no value
-        values[: len(vector)] = integers + self._offset
+        values[: len(vector)] = encoded
         by_slot = np.ascontiguousarray(values.reshape(rows, slots).T)  # (slots, rows): each slot one run of memory
         words = np.zeros((self._words, rows), dtype="<u8")
         for slot in range(slots):
@@ -104,11 +107,7 @@ class PackingLayout:
             EncodingError: more contributors than the slots were sized for, or fewer than 1; a wrong number of
                 plaintexts; a slot that `contributors` values can't add up to; a bit set where there is no value.
         """
-        if not 1 <= contributors <= self.max_contributors:
-            raise EncodingError(
-                f"packing: a sum of {contributors} contributors; expected 1 to {self.max_contributors}, which is what "
-                "the slots were sized for"
-            )
+        self.values.check_contributors(contributors)
         rows, slots = self.plaintexts_for(size), self.slots_per_plaintext
         if len(plaintexts) != rows:
             raise EncodingError(f"packing: {len(plaintexts)} plaintexts; expected {rows} for {size} values")
@@ -124,20 +123,10 @@ class PackingLayout:
             if shift + self.slot_bits > WORD_BITS:
                 by_slot[slot] |= words[word + 1] << np.uint64(WORD_BITS - shift)
         by_slot &= np.uint64((1 << self.slot_bits) - 1)
-        sums = by_slot.T.reshape(-1).astype(np.int64)
+        sums = by_slot.T.reshape(-1)
         if sums[size:].any():
             raise EncodingError("packing: an unused slot is not 0; this is no sum of packed vectors")
-        sums = sums[:size] - contributors * self._offset
-        if size and max(-int(sums.min()), int(sums.max())) > contributors * self.fixed_point.largest:
-            raise EncodingError(
-                f"packing: a slot holds what {contributors} contributors can't add up to; the number of contributors, "
-                "the key or a mask is wrong"
-            )
-        return self.fixed_point.decode(sums)
-
-    @property
-    def _offset(self) -> int:
-        return self.fixed_point.largest + 1
+        return self.values.decode(sums[:size], contributors)
 
     @property
     def _words(self) -> int:

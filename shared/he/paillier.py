@@ -31,7 +31,18 @@ from shared.he.fixed_point import FixedPoint
 from shared.he.keys import PrivateKeyMaterial, PublicKeyMaterial
 from shared.he.packing import PackingLayout
 from shared.he.randomness import Randomiser, RandomiserPool
-from shared.he.scheme import Encrypted, PrivateScheme, Progress, PublicScheme, Unmask, Vector, no_progress
+from shared.he.scheme import (
+    Encrypted,
+    Layout,
+    Mask,
+    MaskablePublic,
+    Parts,
+    PrivateScheme,
+    Progress,
+    Unmask,
+    Vector,
+    no_progress,
+)
 
 
 class Encoding(Protocol):
@@ -84,7 +95,7 @@ class OnePerPlaintext:
         return self.fixed_point.decode(values)
 
 
-class PaillierPublic(PublicScheme[EncryptedNumber]):
+class PaillierPublic(MaskablePublic[list[EncryptedNumber]]):
     """Encrypt, check and add under one public key.
 
     Args:
@@ -135,8 +146,12 @@ class PaillierPublic(PublicScheme[EncryptedNumber]):
         form = "packed" if self._packing else "one each"
         return f"{form}, {fixed_point.precision_bits}+{fixed_point.integer_bits} bits, up to {most} contributors"
 
-    def layout(self, size: int) -> tuple[int, int]:
-        return self.encoding.plaintexts_for(size), self.width
+    @property
+    def modulus(self) -> int:
+        return int(self.n)
+
+    def layout(self, size: int) -> Layout:
+        return Layout(self.encoding.plaintexts_for(size), self.width)
 
     def tolerance(self, contributors: int) -> float:
         return 0.0
@@ -154,11 +169,14 @@ class PaillierPublic(PublicScheme[EncryptedNumber]):
             pool = self._randomisers()
             pool.start(max(0, self.encoding.plaintexts_for(size) - pool.coming))
 
-    def encrypt(self, vector: Vector, progress: Progress = no_progress) -> Encrypted[EncryptedNumber]:
+    def encrypt_masked(
+        self, vector: Vector, mask: Mask, context: bytes = b"", progress: Progress = no_progress
+    ) -> Encrypted[list[EncryptedNumber]]:
         plaintexts, saturated = self.encoding.pack(vector)
-        return Encrypted(self.encrypt_plaintexts(plaintexts, progress), saturated)
+        masked = mask([int(plaintext) for plaintext in plaintexts])
+        return Encrypted(self.encrypt_plaintexts(masked, progress), saturated)
 
-    def encrypt_plaintexts(self, plaintexts: Sequence[mpz], progress: Progress = no_progress) -> list[EncryptedNumber]:
+    def encrypt_plaintexts(self, plaintexts: Sequence[int], progress: Progress = no_progress) -> list[EncryptedNumber]:
         """Encrypt elements of Z_n, any of them: Enc(m) = (1 + m*n) * r**n mod n**2."""
         if not self._packing:
             ciphertexts = []
@@ -172,11 +190,11 @@ class PaillierPublic(PublicScheme[EncryptedNumber]):
         progress(len(numbers))
         return [EncryptedNumber(self.public_key, int(number), 0) for number in numbers]
 
-    def to_bytes(self, ciphertexts: Sequence[EncryptedNumber]) -> list[bytes]:
+    def to_bytes(self, ciphertexts: list[EncryptedNumber]) -> Parts:
         # be_secure=False: each was obfuscated when it was made; phe would raise r to the n once more.
-        return [c.ciphertext(be_secure=False).to_bytes(self.width, "big") for c in ciphertexts]
+        return Parts([c.ciphertext(be_secure=False).to_bytes(self.width, "big") for c in ciphertexts])
 
-    def from_bytes(self, blobs: Sequence[bytes]) -> list[EncryptedNumber]:
+    def from_bytes(self, blobs: Sequence[bytes], block: bytes = b"") -> list[EncryptedNumber]:
         numbers = [int.from_bytes(blob, "big") for blob in blobs]
         product = mpz(1)
         for index, number in enumerate(numbers):
@@ -191,7 +209,7 @@ class PaillierPublic(PublicScheme[EncryptedNumber]):
         # Rebuilt with the receiver's own key: a key that travelled could carry a forged modulus.
         return [EncryptedNumber(self.public_key, number, 0) for number in numbers]
 
-    def add(self, a: Sequence[EncryptedNumber], b: Sequence[EncryptedNumber]) -> list[EncryptedNumber]:
+    def add(self, a: list[EncryptedNumber], b: list[EncryptedNumber]) -> list[EncryptedNumber]:
         return [x + y for x, y in zip(a, b, strict=True)]
 
     def _randomisers(self) -> RandomiserPool:
@@ -201,7 +219,7 @@ class PaillierPublic(PublicScheme[EncryptedNumber]):
         return self._pool
 
 
-class PaillierPrivate(PrivateScheme[EncryptedNumber]):
+class PaillierPrivate(PrivateScheme[list[EncryptedNumber]]):
     """Decrypts sums. Its key is never printed, logged or sent.
 
     Args:
@@ -220,11 +238,13 @@ class PaillierPrivate(PrivateScheme[EncryptedNumber]):
             self._proof = modulus_proof.prove(self._key.private_key.p, self._key.private_key.q)
         return self._proof
 
-    def decrypt_sum(self, ciphertexts: Sequence[EncryptedNumber], size: int, contributors: int) -> Vector:
+    def decrypt_sum(
+        self, ciphertexts: list[EncryptedNumber], size: int, contributors: int, context: bytes = b""
+    ) -> Vector:
         return self.public.encoding.unpack(self.decrypt_plaintexts(ciphertexts), size, contributors)
 
     def decrypt_masked_sum(
-        self, ciphertexts: Sequence[EncryptedNumber], size: int, contributors: int, unmask: Unmask
+        self, ciphertexts: list[EncryptedNumber], size: int, contributors: int, unmask: Unmask, context: bytes = b""
     ) -> Vector:
         return self.public.encoding.unpack(unmask(self.decrypt_plaintexts(ciphertexts)), size, contributors)
 

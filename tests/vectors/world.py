@@ -251,9 +251,9 @@ def read_all() -> tuple[HostileUpdate, ...]:
     return tuple(HostileUpdate.read(path) for path in sorted(PAYLOADS.glob("*.txt")))
 
 
-Unchecked = Callable[[Sequence[bytes]], list[paillier.EncryptedNumber]]
+Unchecked = Callable[[Sequence[bytes], bytes], list[paillier.EncryptedNumber]]
 
 
 def take_unchecked(public: PaillierPublic) -> Unchecked:
     """The broken twin of `PaillierPublic.from_bytes`: whatever arrives is a ciphertext."""
-    return lambda sent: [paillier.EncryptedNumber(public.public_key, int.from_bytes(b, "big"), 0) for b in sent]
+    return lambda sent, _: [paillier.EncryptedNumber(public.public_key, int.from_bytes(b, "big"), 0) for b in sent]
