@@ -10,7 +10,7 @@ DEMO_CLIENTS := logs/demo-clients.log
 N ?= 100
 SIMULATION_PKI := logs/simulation-pki-$(N)
 
-.PHONY: help demo simulate peek test test_long schedules faults fuzz load bench lint format settings clean
+.PHONY: help demo simulate peek test test_long test_newest schedules faults fuzz load bench lint format settings clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -42,6 +42,11 @@ test: $(VENV)/installed-dev  ## run the tests
 
 test_long: $(VENV)/installed-dev  ## run the tests of whole federations that fail, restart and mask; some minutes more
 	$(PY) -m pytest -n 2 -m long
+
+test_newest: $(VENV)/installed-dev  ## the two terminals on the newest Flower that there is, whatever is pinned here
+	$(PY) -m pip install --quiet --upgrade --target $(VENV)/newest flwr
+	PYTHONPATH=$(VENV)/newest $(PY) -c "from importlib.metadata import version; print('on Flower', version('flwr'))"
+	PYTHONPATH=$(VENV)/newest $(PY) -m pytest -n 2 -m "not long" tests/test_two_terminals.py
 
 fuzz: $(VENV)/installed-dev  ## a million mutated inputs against whatever reads a client's bytes; some minutes
 	$(PY) -m tests.fuzz_decoder --inputs 1000000 --seed 1
