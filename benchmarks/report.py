@@ -28,6 +28,7 @@ _MEANING = {
     "kahe_encrypt_vs_packed": "encrypt, 3072 bits: packed Paillier / kahe",
     "kahe_decrypt_vs_packed": "decrypt, 3072 bits: packed Paillier / kahe",
     "comb_vs_limit_3072": "one randomiser / its 192 multiplications mod n² (1 is the limit)",
+    "train_vs_before": "an epoch of local training: PyTorch's usual loop / this project, the same model bit for bit",
     "round_vs_plain_3_clients": "a whole round, 3 clients, 5 local epochs: encrypted / he_scheme none (1 is the limit)",
 }
 

@@ -10,6 +10,7 @@ from benchmarks.measuring import Measured, times_better
 from benchmarks.memory import Peak
 from benchmarks.rounds import RoundCost
 from benchmarks.schemes import OURS, PHE, TENSEAL
+from benchmarks.training import TrainingCost
 
 FLOAT32_BYTES = 4  # of a parameter as it is trained
 OPERATIONS = ("encrypt", "online", "bytes", "sum", "decrypt")
@@ -46,6 +47,7 @@ class Results:
     memory: list[Peak] = field(default_factory=list)
     masked: list[MaskedCost] = field(default_factory=list)
     growth: list[StageCost] = field(default_factory=list)
+    training: list[TrainingCost] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @classmethod
@@ -60,6 +62,7 @@ class Results:
             memory=[Peak(**peak) for peak in values["memory"]],
             masked=[MaskedCost(**cost) for cost in values["masked"]],
             growth=[StageCost(**cost) for cost in values["growth"]],
+            training=[TrainingCost(**cost) for cost in values.get("training", [])],
             notes=values["notes"],
         )
 
@@ -70,7 +73,7 @@ class Results:
     def ratios(self) -> dict[str, float]:
         """The figures that matter, for `ratio_parameters` of the settings; without those whose section has not run.
 
-        All are peer over this project, so above 1 is better, but for the last two, which are cost over limit.
+        All are peer over this project, so above 1 is better, but for the comb and the round, which are cost over limit.
         """
         size = self.settings["ratio_parameters"]
         ratios: dict[str, float] = {}
@@ -92,6 +95,8 @@ class Results:
         for cost in self.rounds:
             if (cost.clients, cost.local_epochs) == (3, 5):
                 ratios["round_vs_plain_3_clients"] = cost.over_plain
+        for training in self.training:
+            ratios["train_vs_before"] = training.usual_seconds / training.seconds
         return ratios
 
     def _of_kahe(self, size: int) -> dict[str, float]:

@@ -25,6 +25,7 @@ from benchmarks.report import print_results, write_markdown
 from benchmarks.results import Results, Section
 from benchmarks.rounds import round_cost
 from benchmarks.schemes import HEU, HeuZPaillier, Ours, PheOnePerValue, TenSealCkks, delta_like
+from benchmarks.training import training_cost
 from shared.config import Config
 from shared.console import console
 from shared.he.scheme import Vector
@@ -114,9 +115,20 @@ def masked(results: Results) -> None:
         results.growth += growth(clients, Passes(most=3, limit_seconds=15))
 
 
-QUICK: dict[str, Callable[[Results], None]] = {"schemes": quick_schemes, "comb": quick_comb, "rounds": quick_rounds}
+def training(results: Results) -> None:
+    results.training = [training_cost(Passes(most=7, limit_seconds=90))]
+
+
+def quick_training(results: Results) -> None:
+    results.training = [training_cost(Passes(most=3, limit_seconds=12))]
+
+
+QUICK: dict[str, Callable[[Results], None]] = {
+    "schemes": quick_schemes, "comb": quick_comb, "rounds": quick_rounds, "training": quick_training,
+}  # fmt: skip
 FULL: dict[str, Callable[[Results], None]] = {
     "schemes": schemes, "comb": comb, "rounds": rounds, "memory": memory, "masked": masked,
+    "training": training,
 }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from benchmarks.results import OPERATIONS, Results, Section
 from benchmarks.rounds import TIMES, RoundCost, summary, wait_for_run
 from benchmarks.run import measure
 from benchmarks.schemes import OURS, PHE, TENSEAL, HeuZPaillier, Ours, PheOnePerValue, TenSealCkks, delta_like
+from benchmarks.training import TrainingCost, training_cost
 
 MISSING = [name for name in ("tenseal", "heu", "matplotlib") if importlib.util.find_spec(name) is None]
 pytestmark = pytest.mark.skipif(
@@ -42,6 +43,7 @@ RATIO_KEYS = [
     "kahe_decrypt_vs_packed",
     "comb_vs_limit_3072",
     "round_vs_plain_3_clients",
+    "train_vs_before",
 ]
 
 
@@ -89,6 +91,7 @@ def _results() -> Results:
         rounds=[RoundCost(3, 1, "d", 1, 1, times, times, 7.0), RoundCost(3, 5, "d", 1, 1, times, times, 1.5)],
         memory=[Peak("orchestrator", 10, 3, 1.0, 1.0, 1.0, 1.0)],
         masked=[MaskedCost(3, 5, "d", 1, 1, parts, parts, 1.01, 1.0, 1.02, 1.01, {"upload": 9}, {"upload": 10})],
+        training=[TrainingCost(9, 3, 1, 2.0, 3.0)],
         growth=[StageCost(3, 0, 1, 1, dict.fromkeys(STAGES, 1.0), dict.fromkeys(STAGES[:-1], 1.0), 1.0)],
     )
 
@@ -118,6 +121,7 @@ def test_the_ratios_are_peer_over_ours_of_the_right_key() -> None:
     assert ratios["kahe_encrypt_vs_packed"] == ratios["kahe_decrypt_vs_packed"] == 4.0
     assert ratios["kahe_bytes_vs_float32"] == 4 * 10 / (0.5 * 3), "bytes are the third of the operations"
     assert (ratios["comb_vs_limit_3072"], ratios["round_vs_plain_3_clients"]) == (1.25, 1.5)
+    assert ratios["train_vs_before"] == 1.5
 
 
 def test_online_is_compared_with_a_peers_encryption_where_the_peer_makes_nothing_ahead() -> None:
@@ -172,8 +176,14 @@ def test_a_size_that_one_variant_alone_was_measured_on_is_compared_with_nothing(
 
 def test_a_run_of_few_sections_has_their_ratios_alone() -> None:
     results = _results()
-    results.schemes, results.rounds = [], []
+    results.schemes, results.rounds, results.training = [], [], []
     assert results.ratios() == {"comb_vs_limit_3072": 1.25}
+
+
+def test_both_loops_of_training_are_measured() -> None:
+    cost = training_cost(Passes(most=2, limit_seconds=60.0), rows=100)
+    assert cost.passes == 2
+    assert min(cost.seconds, cost.usual_seconds) > 0
 
 
 @pytest.mark.parametrize("variant", list(OURS))

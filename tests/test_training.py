@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from benchmarks.training import train_as_usual
 from client.request_values import check_training
 from client.training import MAX_CLASS_WEIGHT, TrainingSettings, row_weights, train
 from shared.config import Config
@@ -55,6 +56,35 @@ def test_without_options_it_is_plain_sgd_with_momentum_on_the_cross_entropy() ->
             torch.autograd.backward(F.cross_entropy(model(features[batch]), labels[batch]))
             optimizer.step()
     np.testing.assert_allclose(trained(), flatten(get_parameters(model)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"proximal_mu": 0.3},
+        {"optimizer": "adam"},
+        {"class_balance": "inverse"},
+        {"batch_size": 7},
+        {"batch_size": 999},
+    ],
+)
+def test_one_flat_vector_is_trained_to_the_bits_of_the_usual_loop(settings: dict[str, Any]) -> None:
+    model = build_model(CONFIG)
+    all_settings = {"local_epochs": 3, "batch_size": 32, "learning_rate": 0.05} | settings
+    train_as_usual(model, ROWS, TrainingSettings(**all_settings), (1, 2))
+    assert np.array_equal(trained(**settings), flatten(get_parameters(model)))
+
+
+def test_what_is_not_trained_stays_as_it_is() -> None:
+    model = build_model(CONFIG)
+    frozen, *others = model.parameters()
+    frozen.requires_grad_(False)
+    before = [parameter.detach().clone() for parameter in (frozen, *others)]
+    for seed in ((1,), (2,)):  # the second time on parameters that are views already
+        train(model, ROWS, TrainingSettings(local_epochs=1, batch_size=32, learning_rate=0.05), seed)
+    assert torch.equal(frozen, before[0])
+    assert not any(torch.equal(now, then) for now, then in zip(others, before[1:], strict=True))
 
 
 def test_mu_zero_is_no_fedprox_at_all() -> None:
