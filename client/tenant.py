@@ -370,7 +370,7 @@ def checked_scheme(config: Config, public_key: bytes, max_contributors: int, pro
 
     Raises:
         KeyMaterialError: the key is malformed, of another kind or length, or its proof does not hold.
-        MissingDependencyError: the scheme's library is not installed.
+        MissingDependencyError: `phe` found no gmpy2.
     """
     scheme = public_scheme(config, public_key, max_contributors)
     if proof is not None:

@@ -18,14 +18,10 @@ def make_keys(config: Config) -> PrivateScheme[Any]:
 
     Raises:
         KeyFileError, PassphraseError, KeyMaterialError: the file can't be used; see `shared/key_files.py`.
-        MissingDependencyError: the scheme's library is not installed.
+        MissingDependencyError: `phe` found no gmpy2.
     """
     if config.he_scheme == "none":
         return PlainPrivate()
-    if config.he_scheme == "ckks":
-        from shared.he.ckks import CkksPrivate  # needs a library that is optional
-
-        return CkksPrivate.generate(_fixed_point(config), config.num_clients)
     if config.he_key_file:
         key = load_key(config.he_key_file, passphrase_from_environment())
         if (key.key_length, key.public.kind) != (config.he_key_length, config.he_key_kind):
@@ -47,14 +43,10 @@ def public_scheme(config: Config, public_bytes: bytes, max_contributors: int) ->
     Raises:
         ConfigError: the scheme is not secure or not exact for so many contributors.
         KeyMaterialError: the key is malformed or not of `he_key_length` bits.
-        MissingDependencyError: the scheme's library is not installed.
+        MissingDependencyError: `phe` found no gmpy2.
     """
     if config.he_scheme == "none":
         return PlainPublic()
-    if config.he_scheme == "ckks":
-        from shared.he.ckks import CkksPublic
-
-        return CkksPublic.from_bytes_of_key(public_bytes, _fixed_point(config), max_contributors)
     key = PublicKeyMaterial.from_bytes(public_bytes, config.he_key_length)
     if key.kind != config.he_key_kind:
         raise KeyMaterialError(
