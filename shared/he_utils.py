@@ -6,7 +6,7 @@ from shared.config import Config
 from shared.errors import KeyMaterialError
 from shared.he.fixed_point import FixedPoint
 from shared.he.kahe import KahePrivate, KahePublic
-from shared.he.keys import PrivateKeyMaterial, PublicKeyMaterial, generate_keypair, key_kind
+from shared.he.keys import PrivateKeyMaterial, PublicKeyMaterial, generate_keypair
 from shared.he.paillier import PaillierPrivate, PaillierPublic
 from shared.he.plain import PlainPrivate, PlainPublic
 from shared.he.scheme import PrivateScheme, PublicScheme
@@ -24,13 +24,13 @@ def make_keys(config: Config) -> PrivateScheme[Any]:
         return PlainPrivate()
     if config.he_key_file:
         key = load_key(config.he_key_file, passphrase_from_environment())
-        if (key.key_length, key.public.kind) != (config.he_key_length, config.he_key_kind):
+        if key.key_length != config.he_key_length:
             raise KeyMaterialError(
-                f"{config.he_key_file} holds a {key.public.kind} key of {key.key_length} bits; he_key_kind and "
-                f"he_key_length ask for {config.he_key_kind} and {config.he_key_length}: change them, or rotate the key"
+                f"{config.he_key_file} holds a key of {key.key_length} bits; he_key_length asks for "
+                f"{config.he_key_length}: change it, or rotate the key"
             )
         return _private_scheme(config, key.private, key.public, key.proof)
-    public, private = generate_keypair(config.he_key_length, key_kind(config.he_key_kind))
+    public, private = generate_keypair(config.he_key_length)
     return _private_scheme(config, private, public)
 
 
@@ -48,10 +48,6 @@ def public_scheme(config: Config, public_bytes: bytes, max_contributors: int) ->
     if config.he_scheme == "none":
         return PlainPublic()
     key = PublicKeyMaterial.from_bytes(public_bytes, config.he_key_length)
-    if key.kind != config.he_key_kind:
-        raise KeyMaterialError(
-            f"the server's key is of kind {key.kind}, mine must be {config.he_key_kind} (he_key_kind)"
-        )
     return _public_scheme(config, key, max_contributors)
 
 

@@ -18,12 +18,6 @@ from shared.he_utils import make_keys, public_scheme
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "paillier": {"he_scheme": "paillier", "he_key_length": 512, "allow_insecure_key": True},
-    "paillier-subgroup": {
-        "he_scheme": "paillier",
-        "he_key_length": 512,
-        "allow_insecure_key": True,
-        "he_key_kind": "subgroup",
-    },
     "paillier-unpacked": {
         "he_scheme": "paillier",
         "he_key_length": 512,
@@ -138,12 +132,6 @@ def test_a_malformed_public_key_is_refused(key_bytes: bytes) -> None:
         public_scheme(parse_config(SETTINGS["paillier"]), key_bytes, 3)
 
 
-def test_a_key_of_the_other_kind_is_refused_by_the_client() -> None:
-    subgroup = make_keys(parse_config(SETTINGS["paillier-subgroup"])).public.public_bytes()
-    with pytest.raises(KeyMaterialError, match="he_key_kind"):
-        public_scheme(parse_config(SETTINGS["paillier"]), subgroup, 3)
-
-
 class TestWhatBitesInPhe:
     """Each of these is a fact about `phe` that the scheme has to know. If one changes, the code beside it may go."""
 
@@ -210,18 +198,17 @@ class TestWhatBitesInPhe:
 
 def test_phe_decrypts_ours_and_ours_decrypts_phes() -> None:
     """A known answer at a real key length, through both implementations."""
-    for kind in ("blum", "subgroup"):
-        keys = make_keys(parse_config({"he_key_length": 2048, "he_key_kind": kind}))
-        assert isinstance(keys, PaillierPrivate)
-        public, private = keys.public, keys._key.private_key
-        vector = np.array([1.0, -1.0, 2.0**-16])
-        (ours,) = public.encrypt(vector).ciphertexts
-        offset, slot = 1 << 17, 20
-        expected = (offset + (1 << 16)) + ((offset - (1 << 16)) << slot) + ((offset + 1) << 2 * slot)
-        assert private.decrypt(ours) == expected
-        theirs = public.public_key.encrypt(expected)
-        np.testing.assert_array_equal(keys.decrypt_sum([theirs], 3, 1), vector)
-        np.testing.assert_array_equal(keys.decrypt_sum([theirs + ours], 3, 2), 2 * vector)
+    keys = make_keys(parse_config({"he_key_length": 2048}))
+    assert isinstance(keys, PaillierPrivate)
+    public, private = keys.public, keys._key.private_key
+    vector = np.array([1.0, -1.0, 2.0**-16])
+    (ours,) = public.encrypt(vector).ciphertexts
+    offset, slot = 1 << 17, 20
+    expected = (offset + (1 << 16)) + ((offset - (1 << 16)) << slot) + ((offset + 1) << 2 * slot)
+    assert private.decrypt(ours) == expected
+    theirs = public.public_key.encrypt(expected)
+    np.testing.assert_array_equal(keys.decrypt_sum([theirs], 3, 1), vector)
+    np.testing.assert_array_equal(keys.decrypt_sum([theirs + ours], 3, 2), 2 * vector)
 
 
 def test_preparing_twice_makes_no_more_randomisers_than_one_vector_needs() -> None:

@@ -36,7 +36,7 @@ def test_every_setting_is_in_the_table_with_its_default_and_its_meaning() -> Non
     assert by_name["he_scheme"][0] == "`paillier`, `kahe`, `none`"
     assert by_name["num_hidden_units"][0] == "whole number or list of them, 1 to 1000000"
     assert by_name["test_fraction"][1].endswith("the latest windows for logs")
-    assert "docs/schemes.md" not in by_name["he_key_kind"][1], "a link in docs/ starts there"
+    assert "docs/schemes.md" not in by_name["he_scheme"][1], "a link in docs/ starts there"
 
 
 def test_the_schema_knows_every_key_and_no_other() -> None:

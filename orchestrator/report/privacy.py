@@ -78,7 +78,7 @@ def key_and_channel(run: Run) -> list[Statement]:
     facts = []
     if c.he_scheme in MASKABLE:
         under = "ring-LWE under one-time keys, and these under " if c.he_scheme == "kahe" else ""
-        facts.append(("Encryption", f"{under}Paillier, {c.he_key_length:,}-bit key of kind {c.he_key_kind}"))
+        facts.append(("Encryption", f"{under}Paillier, {c.he_key_length:,}-bit key"))
         if c.allow_insecure_key:
             facts.append(("", "allow_insecure_key was set: a short key, for tests alone"))
     else:
