@@ -36,7 +36,7 @@ class CombCost:
 
 
 def comb_over_limit(key_bits: int, passes: int) -> CombCost:
-    """Measure a `blum` key's comb and the multiplication modulo n² in turn."""
+    """Measure a key's comb and the multiplication modulo n² in turn."""
     public, _ = generate_keypair(key_bits)
     randomiser = Randomiser(public)
     n2, columns = randomiser.comb.modulus, randomiser.comb.columns

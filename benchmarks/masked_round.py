@@ -162,7 +162,7 @@ def masked_cost(clients: int, local_epochs: int, passes: Passes) -> MaskedCost:
         folder = Path(name)
         provision(folder / "pki", clients, [])
         configs = {kind: _settings(folder, clients, local_epochs, kind) for kind in ("none", "masked")}
-        new_key(folder / "paillier.json", configs["masked"].he_key_length, "blum", None)
+        new_key(folder / "paillier.json", configs["masked"].he_key_length, None)
         rows = [load_client_data(configs["masked"], i) for i in range(clients)]
         plain, masked = (Federation.open(config, rows) for config in configs.values())
         figures: dict[Federation, list[Figures]] = {plain: [], masked: []}

@@ -51,12 +51,10 @@ class Peak:
 def peaks(parameters: int, contributors: Sequence[int]) -> list[Peak]:
     """A client's peak, and the orchestrator's for each number of contributors; 3072 bits, slots for the most of them.
 
-    The key is of kind `subgroup`: as much memory as `blum`, and minutes less time at a million parameters.
-
     The orchestrator reads its updates one at a time from a file that the client wrote: the same ciphertexts under
     different ids, which cost as much to check and add as different ones.
     """
-    config = Config(num_clients=max(contributors), he_key_kind="subgroup")
+    config = Config(num_clients=max(contributors))
     keys = make_keys(config)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "update"

@@ -39,7 +39,7 @@ PASSES = {  # by the number of parameters; the last takes two minutes a pass
     1_000_000: Passes(most=2, limit_seconds=200),
 }
 KAHE_SIZE = 10_000_000  # of which the others would take minutes and more
-LARGEST_COMPLETE = RATIO_SIZE  # beyond, the subgroup key's and the online figures only grow in proportion
+LARGEST_COMPLETE = RATIO_SIZE  # beyond, the online figures only grow in proportion
 MEMORY = {10_000: (3, 10, 50), 100_000: (3, 10, 50), 1_000_000: (3, 10)}  # contributors by parameters
 ROUNDS = (  # clients, local epochs, passes, timed rounds of each run
     (3, 5, Passes(most=2, limit_seconds=200), 3),
@@ -158,8 +158,8 @@ def measure(plan: Mapping[str, Callable[[Results], None]], results: Results, jso
 
 def _candidates(vector: Vector, results: Results) -> list[Candidate]:
     complete = len(vector) <= LARGEST_COMPLETE
-    variants = ("blum", "subgroup", "kahe") if complete else ("blum", "kahe")
-    candidates: list[Candidate] = [Ours(bits, name, vector, online=complete) for bits in KEY_BITS for name in variants]
+    ours = ("blum", "kahe")
+    candidates: list[Candidate] = [Ours(bits, name, vector, online=complete) for bits in KEY_BITS for name in ours]
     candidates += [PheOnePerValue(bits, vector, SAMPLE) for bits in KEY_BITS]
     candidates.append(TenSealCkks(vector))
     try:

@@ -20,10 +20,9 @@ from shared.he.scheme import Parts, Vector
 from shared.he_utils import make_keys, public_scheme
 from shared.wire import Header, dump_update
 
-OURS = {"blum": "this project, blum", "subgroup": "this project, subgroup", "kahe": "this project, kahe"}
+OURS = {"blum": "this project, blum", "kahe": "this project, kahe"}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "blum": {"he_key_kind": "blum"},
-    "subgroup": {"he_key_kind": "subgroup"},
+    "blum": {},
     "kahe": {"he_scheme": "kahe"},
 }
 TASK = bytes(32)  # any digest: what is measured does not depend on it

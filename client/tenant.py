@@ -369,8 +369,8 @@ def checked_scheme(config: Config, public_key: bytes, max_contributors: int, pro
     """The scheme under the server's key; `proof` is None where it was checked before.
 
     Raises:
-        KeyMaterialError: the key is malformed, of another kind or length, or its proof does not hold.
-        MissingDependencyError: the scheme's library is not installed.
+        KeyMaterialError: the key is malformed, of another length, or its proof does not hold.
+        MissingDependencyError: `phe` found no gmpy2.
     """
     scheme = public_scheme(config, public_key, max_contributors)
     if proof is not None:

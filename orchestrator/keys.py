@@ -19,7 +19,7 @@ from typing import Final
 from shared import cli
 from shared.config_checks import MIN_SECURE_KEY_BITS
 from shared.errors import KeyFileError
-from shared.he.keys import KINDS, Kind, generate_keypair
+from shared.he.keys import generate_keypair
 from shared.he.modulus_proof import prove
 from shared.key_files import (
     MAX_KEY_BITS,
@@ -34,10 +34,9 @@ from shared.key_files import (
 from shared.private_files import make_private_folder
 
 DEFAULT_KEY_LENGTH: Final = 3072  # NIST SP 800-57 part 1, table 2: 128 bits of strength
-DEFAULT_KIND: Final[Kind] = "blum"
 
 
-def new_key(path: Path, key_length: int, kind: Kind, passphrase: str | None) -> PaillierKey:
+def new_key(path: Path, key_length: int, passphrase: str | None) -> PaillierKey:
     """Make a key and save it.
 
     Raises:
@@ -46,21 +45,18 @@ def new_key(path: Path, key_length: int, kind: Kind, passphrase: str | None) -> 
     """
     if os.path.lexists(path):  # told before the seconds that a key takes; save_key checks again, without a gap
         raise KeyFileError(f"{path}: already exists and is never overwritten; rotate it, or choose another --out")
-    key = _generate(key_length, kind)
+    key = _generate(key_length)
     make_private_folder(path.parent)
     save_key(path, key, passphrase)
     return key
 
 
-def rotate_key(
-    path: Path, key_length: int | None, kind: Kind | None, passphrase: str | None
-) -> tuple[PaillierKey, PaillierKey, Path]:
+def rotate_key(path: Path, key_length: int | None, passphrase: str | None) -> tuple[PaillierKey, PaillierKey, Path]:
     """Put a new key in the place of the old, and keep the old file beside it under a name with the date.
 
     Args:
         path: the key file.
         key_length: bits of the new n; None for the old key's.
-        kind: None for the old key's.
         passphrase: opens the old file if that is encrypted, and encrypts the new one.
 
     Returns:
@@ -71,7 +67,7 @@ def rotate_key(
         is then still in place.
     """
     old = load_key(path, passphrase)
-    new = _generate(key_length or old.key_length, kind or old.public.kind)
+    new = _generate(key_length or old.key_length)
     kept = path.with_name(f"{path.name}.{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
     try:
         os.link(path, kept)  # a second name of the same file: its mode stays, and there is always a key at `path`
@@ -81,8 +77,8 @@ def rotate_key(
     return old, new, kept
 
 
-def _generate(key_length: int, kind: Kind) -> PaillierKey:
-    public, private = generate_keypair(key_length, kind)
+def _generate(key_length: int) -> PaillierKey:
+    public, private = generate_keypair(key_length)
     proof = prove(private.private_key.p, private.private_key.q)
     return PaillierKey(public, private, datetime.now(UTC).replace(microsecond=0), proof)
 
@@ -90,7 +86,6 @@ def _generate(key_length: int, kind: Kind) -> PaillierKey:
 def _describe(path: Path) -> list[str]:
     header = read_header(path)
     return [
-        f"kind         {header.kind}",
         f"key_length   {header.key_length} bits",
         f"fingerprint  {header.fingerprint}",
         f"created      {header.created:%Y-%m-%d %H:%M:%S} UTC",
@@ -107,9 +102,9 @@ def _run(args: argparse.Namespace) -> list[str]:
 
     passphrase = passphrase_from_environment()
     if args.command == "new":
-        new_key(path, args.key_length, args.kind, passphrase)
+        new_key(path, args.key_length, passphrase)
         return [f"Made {path}. Keep it on the server alone: whoever has it can decrypt every update.", *_describe(path)]
-    old, new, kept = rotate_key(path, args.key_length, args.kind, passphrase)
+    old, new, kept = rotate_key(path, args.key_length, passphrase)
     return [
         f"Rotated {path}. Restart the server to use the new key.",
         f"old  {old.public.fingerprint()}  kept as {kept}; delete it when no run needs it any more",
@@ -141,12 +136,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         action = actions.add_parser(name, help=meaning, description=meaning, allow_abbrev=False)
         action.add_argument("--out", type=Path, required=True, metavar="FILE", help="the key file")
         if name != "show":
-            length, kind = (DEFAULT_KEY_LENGTH, DEFAULT_KIND) if name == "new" else (None, None)
+            length = DEFAULT_KEY_LENGTH if name == "new" else None
             action.add_argument(
                 "--key_length", type=_key_length, default=length, help=f"bits of n ({length or 'as before'})"
-            )
-            action.add_argument(
-                "--kind", choices=KINDS, default=kind, help=f"the form of its primes ({kind or 'as before'})"
             )
     args = parser.parse_args(argv)
     return cli.run(lambda: print("\n".join(_run(args))))

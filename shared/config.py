@@ -137,9 +137,8 @@ class Config(BaseModel):
     max_broken_share: float = setting(0.01, "share of broken lines that is skipped", low=0.0, high=1.0)
 
     # Homomorphic encryption
-    he_scheme: Literal["paillier", "kahe", "ckks", "none"] = setting("paillier", "HE scheme")
+    he_scheme: Literal["paillier", "kahe", "none"] = setting("paillier", "HE scheme")
     he_key_length: int = setting(3072, "bits of n", low=128, high=16_384)
-    he_key_kind: Literal["blum", "subgroup"] = setting("blum", "how the primes are made")
     he_packing: bool = setting(True, "many values per ciphertext; False is the slow reference")
     he_precision_bits: int = setting(16, "fractional bits of a fixed-point value", low=1, high=48)
     he_integer_bits: int = setting(1, "a value saturates at ± 2**he_integer_bits", low=0, high=32)

@@ -6,7 +6,7 @@ from shared.config import Config
 from shared.errors import KeyMaterialError
 from shared.he.fixed_point import FixedPoint
 from shared.he.kahe import KahePrivate, KahePublic
-from shared.he.keys import PrivateKeyMaterial, PublicKeyMaterial, generate_keypair, key_kind
+from shared.he.keys import PrivateKeyMaterial, PublicKeyMaterial, generate_keypair
 from shared.he.paillier import PaillierPrivate, PaillierPublic
 from shared.he.plain import PlainPrivate, PlainPublic
 from shared.he.scheme import PrivateScheme, PublicScheme
@@ -18,23 +18,19 @@ def make_keys(config: Config) -> PrivateScheme[Any]:
 
     Raises:
         KeyFileError, PassphraseError, KeyMaterialError: the file can't be used; see `shared/key_files.py`.
-        MissingDependencyError: the scheme's library is not installed.
+        MissingDependencyError: `phe` found no gmpy2.
     """
     if config.he_scheme == "none":
         return PlainPrivate()
-    if config.he_scheme == "ckks":
-        from shared.he.ckks import CkksPrivate  # needs a library that is optional
-
-        return CkksPrivate.generate(_fixed_point(config), config.num_clients)
     if config.he_key_file:
         key = load_key(config.he_key_file, passphrase_from_environment())
-        if (key.key_length, key.public.kind) != (config.he_key_length, config.he_key_kind):
+        if key.key_length != config.he_key_length:
             raise KeyMaterialError(
-                f"{config.he_key_file} holds a {key.public.kind} key of {key.key_length} bits; he_key_kind and "
-                f"he_key_length ask for {config.he_key_kind} and {config.he_key_length}: change them, or rotate the key"
+                f"{config.he_key_file} holds a key of {key.key_length} bits; he_key_length asks for "
+                f"{config.he_key_length}: change it, or rotate the key"
             )
         return _private_scheme(config, key.private, key.public, key.proof)
-    public, private = generate_keypair(config.he_key_length, key_kind(config.he_key_kind))
+    public, private = generate_keypair(config.he_key_length)
     return _private_scheme(config, private, public)
 
 
@@ -47,19 +43,11 @@ def public_scheme(config: Config, public_bytes: bytes, max_contributors: int) ->
     Raises:
         ConfigError: the scheme is not secure or not exact for so many contributors.
         KeyMaterialError: the key is malformed or not of `he_key_length` bits.
-        MissingDependencyError: the scheme's library is not installed.
+        MissingDependencyError: `phe` found no gmpy2.
     """
     if config.he_scheme == "none":
         return PlainPublic()
-    if config.he_scheme == "ckks":
-        from shared.he.ckks import CkksPublic
-
-        return CkksPublic.from_bytes_of_key(public_bytes, _fixed_point(config), max_contributors)
     key = PublicKeyMaterial.from_bytes(public_bytes, config.he_key_length)
-    if key.kind != config.he_key_kind:
-        raise KeyMaterialError(
-            f"the server's key is of kind {key.kind}, mine must be {config.he_key_kind} (he_key_kind)"
-        )
     return _public_scheme(config, key, max_contributors)
 
 

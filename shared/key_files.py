@@ -5,7 +5,7 @@
      "proof": "<hex>", "secret": {"p": "<hex>", "q": "<hex>"}}
 
 `proof` is that of `shared/he/modulus_proof.py`. Files of version 1 have none, and it is made whenever they are loaded.
-For kind `subgroup`, `base` is the public h in hex, and `secret` holds `alpha_p` and `alpha_q` as well.
+`kind` and `base` have no other value: they are from when there was another kind of key, which is refused by name.
 With a passphrase, `protection` names the key derivation and the cipher with their salt and nonce, and `secret` is the
 ciphertext of that object in hex. All else in the file is its associated data, so no header can be exchanged.
 """
@@ -27,13 +27,15 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from shared.errors import KeyMaterialError, PassphraseError
 from shared.he import modulus_proof
-from shared.he.keys import KINDS, Kind, PrivateKeyMaterial, PublicKeyMaterial
+from shared.he.keys import PrivateKeyMaterial, PublicKeyMaterial
 from shared.private_files import PRIVATE_MODE, create_file, read_private_file, replace_file
 from shared.strict_json import parse_strict_json
 
 PASSPHRASE_VARIABLE: Final = "ORCHESTRATOR_KEY_PASSPHRASE"  # noqa: S105 (the name of a variable)
 FORMAT: Final = "paillier-private-key"
 VERSION: Final = 2
+KIND: Final = "blum"
+WITHDRAWN_KIND: Final = "subgroup"
 MAX_KEY_BITS: Final = 16_384
 
 # scrypt at 128 MiB and about half a second a guess (OWASP's first choice). The numbers are part of the version: a file
@@ -83,10 +85,7 @@ class PaillierKey:
         return int(self.public.public_key.n).bit_length()
 
     def __repr__(self) -> str:
-        return (
-            f"PaillierKey(kind={self.public.kind!r}, key_length={self.key_length}, "
-            f"fingerprint={self.public.fingerprint()!r})"
-        )
+        return f"PaillierKey(key_length={self.key_length}, fingerprint={self.public.fingerprint()!r})"
 
     def __reduce__(self) -> NoReturn:
         raise KeyMaterialError("a private key is never pickled or copied; save it with save_key, share the object")
@@ -96,7 +95,6 @@ class PaillierKey:
 class KeyHeader:
     """What may be shown of a key file: nothing in it is secret. `proven`: whether its proof is stored."""
 
-    kind: Kind
     key_length: int
     fingerprint: str
     created: datetime
@@ -169,6 +167,10 @@ def read_header(path: str | Path) -> KeyHeader:
     return header
 
 
+class _WithdrawnKeyError(KeyMaterialError):
+    """The file is as it should be, but of a kind that is no more: no backup will do."""
+
+
 @contextlib.contextmanager
 def _errors_of(path: str | Path) -> Iterator[None]:
     """Say of which file an error is, and what to do about it."""
@@ -176,6 +178,8 @@ def _errors_of(path: str | Path) -> Iterator[None]:
         yield
     except PassphraseError as error:
         raise PassphraseError(f"{path}: {error}") from None
+    except _WithdrawnKeyError as error:
+        raise KeyMaterialError(f"{path}: {error}") from None
     except KeyMaterialError as error:
         raise KeyMaterialError(f"{path}: {error}; restore the file from a backup, or make a new key") from None
 
@@ -206,11 +210,15 @@ def _parse(data: bytes) -> dict[str, Any]:
 
 def _check_header(raw: dict[str, Any]) -> tuple[KeyHeader, PublicKeyMaterial]:
     kind, key_length, created = raw["kind"], raw["key_length"], raw["created"]
-    _refuse(kind not in KINDS, f"unknown kind; expected one of {', '.join(KINDS)}")
+    if kind == WITHDRAWN_KIND:
+        raise _WithdrawnKeyError(
+            f"this key is of kind {kind}, which is no longer supported; make a new one with orchestrator/keys.py"
+        )
+    _refuse(kind != KIND, f"unknown kind; expected {KIND}")
+    _refuse(raw["base"] is not None, "base is not null, which it is in every key")
     in_range = type(key_length) is int and 0 < key_length <= MAX_KEY_BITS
     _refuse(not in_range, f"key_length is out of range; expected up to {MAX_KEY_BITS} bits")
-    base = None if raw["base"] is None else _number(raw, "base")
-    public = PublicKeyMaterial.checked(_number(raw, "n"), kind, base, key_length)
+    public = PublicKeyMaterial.checked(_number(raw, "n"), key_length)
     fingerprint = public.fingerprint()
     _refuse(raw["fingerprint"] != fingerprint, "the fingerprint is not that of the public key in this file")
     moment: datetime | None = None
@@ -218,7 +226,7 @@ def _check_header(raw: dict[str, Any]) -> tuple[KeyHeader, PublicKeyMaterial]:
         moment = datetime.strptime(created, _TIME_FORMAT).replace(tzinfo=UTC)
     if moment is None:
         raise KeyMaterialError("created is malformed; expected a time such as 2026-01-31T12:00:00Z")
-    return KeyHeader(kind, key_length, fingerprint, moment, raw["protection"] is not None, "proof" in raw), public
+    return KeyHeader(key_length, fingerprint, moment, raw["protection"] is not None, "proof" in raw), public
 
 
 def _check_proof(raw: dict[str, Any], public: PublicKeyMaterial) -> bytes:
@@ -233,11 +241,8 @@ def _check_proof(raw: dict[str, Any], public: PublicKeyMaterial) -> bytes:
 def _check_secret(secret: Any, public: PublicKeyMaterial) -> PrivateKeyMaterial:
     """The private half, from the secret part in the clear."""
     _refuse(not isinstance(secret, dict), "the secret part is malformed; expected p and q")
-    names = ["p", "q", *(["alpha_p", "alpha_q"] if public.kind == "subgroup" else [])]
-    expected = ", ".join(names)
-    _refuse(secret.keys() != set(names), f"the secret part has missing or unknown fields; expected {expected}")
-    p, q, *sub_primes = (_number(secret, name) for name in names)
-    return PrivateKeyMaterial.checked(public, p, q, (sub_primes[0], sub_primes[1]) if sub_primes else None)
+    _refuse(secret.keys() != {"p", "q"}, "the secret part has missing or unknown fields; expected p, q")
+    return PrivateKeyMaterial.checked(public, _number(secret, "p"), _number(secret, "q"))
 
 
 def _number(fields: dict[str, Any], name: str) -> int:
@@ -250,17 +255,15 @@ def _number(fields: dict[str, Any], name: str) -> int:
 def _encode(key: PaillierKey, passphrase: str | None) -> bytes:
     public, private = key.public, key.private
     secret = {"p": f"{private.private_key.p:x}", "q": f"{private.private_key.q:x}"}
-    if private.alpha_p is not None and private.alpha_q is not None:
-        secret |= {"alpha_p": f"{private.alpha_p:x}", "alpha_q": f"{private.alpha_q:x}"}
     raw: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
-        "kind": public.kind,
+        "kind": KIND,
         "key_length": key.key_length,
         "fingerprint": public.fingerprint(),
         "created": key.created.astimezone(UTC).strftime(_TIME_FORMAT),
         "n": f"{public.public_key.n:x}",
-        "base": None if public.base is None else f"{public.base:x}",
+        "base": None,
         "protection": None,
         "proof": key.proof.hex(),
         "secret": secret,

@@ -47,8 +47,7 @@ class LimbCode:
 
     def decode(self, total: Vector, bits: int) -> list[int]:
         """The sums of the integers, from the sum of the vectors."""
-        # Rounded: an approximate scheme is off by less than half of the last place.
-        limbs = np.rint(np.ldexp(total, self._precision_bits)).astype(np.int64).reshape(-1, self.limbs(bits))
+        limbs = np.ldexp(total, self._precision_bits).astype(np.int64).reshape(-1, self.limbs(bits))
         return [sum(int(limb) << self._limb_bits * place for place, limb in enumerate(row)) for row in limbs]
 
 

@@ -35,7 +35,7 @@ ALL_FOUR = ("num_clients", "min_available_clients", "min_fit_clients", "min_cont
         ({"num_hidden_units": [64, True]}, "expected a whole number or a list of them"),
         (
             {"he_scheme": "pailier"},
-            "he_scheme = 'pailier': expected one of paillier, kahe, ckks, none; did you mean 'paillier'?",
+            "he_scheme = 'pailier': expected one of paillier, kahe, none; did you mean 'paillier'?",
         ),
         ({"he_key_length": 1024}, "he_key_length = 1024: expected at least 2048 bits"),
         ({"he_key_length": 2050}, "he_key_length = 2050: expected a multiple of 16"),
@@ -43,8 +43,8 @@ ALL_FOUR = ("num_clients", "min_available_clients", "min_fit_clients", "min_cont
         ({"secure_aggregation": "masked"}, "secure_aggregation = 'masked': masked updates need enrolled_clients"),
         ({"client_identity": "c.key"}, "secure_aggregation = '': masked updates need enrolled_clients"),
         (
-            {"enrolled_clients": "e", "he_scheme": "ckks"},
-            "he_scheme = 'ckks': masked updates need paillier or kahe; set one, or",
+            {"enrolled_clients": "e", "he_scheme": "none"},
+            "he_scheme = 'none': masked updates need paillier or kahe; set one, or",
         ),
         (
             {"enrolled_clients": "e", "num_clients": 2, "min_available_clients": 2},
@@ -156,7 +156,7 @@ def test_a_changed_copy_is_checked_like_a_file() -> None:
         ({}, False, 2),
         ({"enrolled_clients": "e"}, True, 3),
         ({"enrolled_clients": "e", "secure_aggregation": "none"}, False, 2),
-        ({"enrolled_clients": "e", "secure_aggregation": "none", "he_scheme": "ckks"}, False, 2),
+        ({"enrolled_clients": "e", "secure_aggregation": "none", "he_scheme": "none"}, False, 2),
         ({"enrolled_clients": "e", "min_contributors": 3, "min_fit_clients": 3}, True, 3),
         ({"enrolled_clients": "e", **dict.fromkeys(ALL_FOUR, 4)}, True, 4),
     ],

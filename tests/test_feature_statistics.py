@@ -99,14 +99,11 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "weighted": FEW_BITS | {"weighting": "examples"},
     "kahe": FEW_BITS | {"he_scheme": "kahe"},
     "none": {"he_scheme": "none"},
-    "ckks": {"he_scheme": "ckks"},
 }
 
 
 @pytest.mark.parametrize("scheme", list(SCHEMES))
 def test_the_encrypted_sums_give_the_scaling_of_all_rows_together(scheme: str) -> None:
-    if scheme == "ckks":
-        pytest.importorskip("tenseal", reason="he_scheme ckks needs the extra [ckks]")
     federation = Federation(Config(num_features=4, **SCHEMES[scheme]), generated())
     found = federation.collect()
     assert_equal(found, federation.expected())

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from shared.errors import CiphertextError, EncodingError
 from shared.he.decryption import decrypt_all
 from shared.he.fixed_point import FixedPoint
-from shared.he.keys import KINDS, Kind, PrivateKeyMaterial, PublicKeyMaterial, generate_keypair, subgroup_bits
+from shared.he.keys import PublicKeyMaterial, generate_keypair
 from shared.he.packing import PackingLayout
 from shared.he.randomness import Randomiser
 
 BITS = 512
-KEYS: dict[Kind, tuple[PublicKeyMaterial, PrivateKeyMaterial]] = {kind: generate_keypair(BITS, kind) for kind in KINDS}
-each_kind = pytest.mark.parametrize("kind", KINDS)
+PUBLIC, PRIVATE = generate_keypair(BITS)
 
 
 def encrypt(public: PublicKeyMaterial, plaintexts: Sequence[int | mpz]) -> list[mpz]:
@@ -29,18 +28,16 @@ def encrypt(public: PublicKeyMaterial, plaintexts: Sequence[int | mpz]) -> list[
     return [(1 + n * m) * r % (n * n) for m, r in zip(plaintexts, randomisers, strict=True)]
 
 
-def encrypted_sum(kind: Kind, layout: PackingLayout, vectors: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    public, private = KEYS[kind]
-    square = mpz(public.public_key.n) ** 2
+def encrypted_sum(layout: PackingLayout, vectors: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    square = mpz(PUBLIC.public_key.n) ** 2
     total = [mpz(1)] * layout.plaintexts_for(len(vectors[0]))
     for vector in vectors:
-        total = [a * b % square for a, b in zip(total, encrypt(public, layout.pack(vector)[0]), strict=True)]
-    return layout.unpack(decrypt_all(private, total), len(vectors[0]), len(vectors))
+        total = [a * b % square for a, b in zip(total, encrypt(PUBLIC, layout.pack(vector)[0]), strict=True)]
+    return layout.unpack(decrypt_all(PRIVATE, total), len(vectors[0]), len(vectors))
 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    kind=st.sampled_from(KINDS),
     precision_bits=st.integers(1, 24),
     integer_bits=st.integers(0, 6),
     contributors=st.integers(1, 6),
@@ -48,13 +45,13 @@ def encrypted_sum(kind: Kind, layout: PackingLayout, vectors: list[NDArray[np.fl
     seed=st.integers(0, 2**32),
 )
 def test_the_law_through_ciphertexts(
-    kind: Kind, precision_bits: int, integer_bits: int, contributors: int, size: int, seed: int
+    precision_bits: int, integer_bits: int, contributors: int, size: int, seed: int
 ) -> None:
     layout = PackingLayout(BITS - 1, FixedPoint(precision_bits, integer_bits), contributors)
     random = np.random.default_rng(seed)
     vectors = [random.normal(scale=2.0**integer_bits, size=size) for _ in range(contributors)]
     expected = np.sum([quantise(layout, vector) for vector in vectors], axis=0)
-    assert np.array_equal(encrypted_sum(kind, layout, vectors), expected)
+    assert np.array_equal(encrypted_sum(layout, vectors), expected)
 
 
 def quantise(layout: PackingLayout, vector: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -69,26 +66,24 @@ class TooNarrow(PackingLayout):
         return super().slot_bits - 1
 
 
-@each_kind
 @pytest.mark.parametrize("contributors", [3, 4])
-def test_extremes_from_exactly_the_most_contributors_and_one_more(kind: Kind, contributors: int) -> None:
+def test_extremes_from_exactly_the_most_contributors_and_one_more(contributors: int) -> None:
     layout = PackingLayout(BITS - 1, FixedPoint(16, 2), contributors)
     size = 2 * layout.slots_per_plaintext  # every slot in use
     for extreme in (99.0, -99.0):
         vectors = [np.full(size, extreme)] * contributors
         expected = contributors * quantise(layout, vectors[0])
-        assert np.array_equal(encrypted_sum(kind, layout, vectors), expected)
+        assert np.array_equal(encrypted_sum(layout, vectors), expected)
         with pytest.raises(EncodingError, match="sized for"):
-            encrypted_sum(kind, layout, [*vectors, vectors[0]])
+            encrypted_sum(layout, [*vectors, vectors[0]])
     twin = TooNarrow(BITS - 1, FixedPoint(16, 2), contributors)
     with pytest.raises(EncodingError, match=r"no sum of packed vectors|can't add up"):
-        encrypted_sum(kind, twin, [np.full(2 * twin.slots_per_plaintext, 99.0)] * contributors)
+        encrypted_sum(twin, [np.full(2 * twin.slots_per_plaintext, 99.0)] * contributors)
 
 
-@each_kind
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 17])
-def test_phe_decrypts_ours_and_we_decrypt_phes(kind: Kind, count: int) -> None:
-    public, private = KEYS[kind]
+def test_phe_decrypts_ours_and_we_decrypt_phes(count: int) -> None:
+    public, private = PUBLIC, PRIVATE
     n = public.public_key.n
     plaintexts = [0, 1, n - 1, n // 2, *(secrets.randbelow(n) for _ in range(count))][:count]
     ours = encrypt(public, plaintexts)
@@ -96,19 +91,17 @@ def test_phe_decrypts_ours_and_we_decrypt_phes(kind: Kind, count: int) -> None:
     assert [private.private_key.raw_decrypt(int(c)) for c in ours] == plaintexts
     assert decrypt_all(private, ours) == plaintexts
     assert decrypt_all(private, phes) == plaintexts
-    mixed = [c for pair in zip(ours, phes, strict=True) for c in pair]  # some from the subgroup and some not
+    mixed = [c for pair in zip(ours, phes, strict=True) for c in pair]
     assert decrypt_all(private, mixed) == [m for m in plaintexts for _ in range(2)]
 
 
-@each_kind
-def test_two_encryptions_of_one_plaintext_share_no_ciphertext(kind: Kind) -> None:
-    ciphertexts = encrypt(KEYS[kind][0], [42] * 100)
+def test_two_encryptions_of_one_plaintext_share_no_ciphertext() -> None:
+    ciphertexts = encrypt(PUBLIC, [42] * 100)
     assert len(set(ciphertexts)) == 100
 
 
-@each_kind
-def test_a_number_that_is_no_ciphertext_is_refused_even_among_good_ones(kind: Kind) -> None:
-    public, private = KEYS[kind]
+def test_a_number_that_is_no_ciphertext_is_refused_even_among_good_ones() -> None:
+    public, private = PUBLIC, PRIVATE
     n, p, q = public.public_key.n, private.private_key.p, private.private_key.q
     good = encrypt(public, [1, 2])
     for bad, words in (
@@ -124,9 +117,7 @@ def test_a_number_that_is_no_ciphertext_is_refused_even_among_good_ones(kind: Ki
             decrypt_all(private, [good[0], bad, good[1]])
 
 
-def test_a_subgroup_key_decrypts_with_short_exponents_and_a_blum_key_with_long_ones(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_exponents_are_half_as_long_as_n(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[int] = []
     real = gmpy2.powmod_base_list
 
@@ -134,18 +125,14 @@ def test_a_subgroup_key_decrypts_with_short_exponents_and_a_blum_key_with_long_o
         used.append(exponent.bit_length())
         return list(real(bases, exponent, modulus))
 
-    ciphertexts = {kind: encrypt(KEYS[kind][0], [5, 6, 7]) for kind in KINDS}
+    ciphertexts = encrypt(PUBLIC, [5, 6, 7])
     monkeypatch.setattr(gmpy2, "powmod_base_list", spy)
-    assert decrypt_all(KEYS["subgroup"][1], ciphertexts["subgroup"]) == [5, 6, 7]
-    assert set(used) == {1 + subgroup_bits(BITS)}
-    used.clear()
-    assert decrypt_all(KEYS["blum"][1], ciphertexts["blum"]) == [5, 6, 7]
+    assert decrypt_all(PRIVATE, ciphertexts) == [5, 6, 7]
     assert set(used) == {BITS // 2}
 
 
-@each_kind
-def test_a_key_of_2048_bits(kind: Kind) -> None:
-    public, private = generate_keypair(2048, kind)
+def test_a_key_of_2048_bits() -> None:
+    public, private = generate_keypair(2048)
     layout = PackingLayout(2047, FixedPoint(16, 2), 3)
     vector = np.linspace(-5, 5, 200)
     packed, saturated = layout.pack(vector)

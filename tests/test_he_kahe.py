@@ -458,7 +458,7 @@ class TestWhatItTakes:
         config = parse_config({"he_scheme": "kahe", "num_clients": num_clients})
         n = (1 << 3072) - 1  # no key, but as long as one
         layout = KahePublic(
-            PublicKeyMaterial(paillier.PaillierPublicKey(n), "blum"),
+            PublicKeyMaterial(paillier.PaillierPublicKey(n)),
             FixedPoint(config.he_precision_bits, config.he_integer_bits),
             num_clients,
         ).layout(100_000)

@@ -52,7 +52,7 @@ def test_the_model_is_that_of_paillier_to_the_last_bit(tmp_path: Path, weighting
 
 def test_a_run_goes_on_under_the_key_of_its_file(tmp_path: Path) -> None:
     file = tmp_path / "key.json"
-    new_key(file, 2048, "blum", None)
+    new_key(file, 2048, None)
     config = Config(**SMALL).replace(he_scheme="kahe", he_key_length=2048, he_key_file=str(file))
     whole, _, _ = final_model(config.replace(log_dir=str(tmp_path / "whole")))
     config = config.replace(log_dir=str(tmp_path / "parts"))
@@ -64,7 +64,7 @@ def test_a_run_goes_on_under_the_key_of_its_file(tmp_path: Path) -> None:
 
 def test_the_key_has_the_same_fingerprint_whatever_the_scheme_that_uses_it(tmp_path: Path) -> None:
     file = tmp_path / "key.json"
-    new_key(file, 2048, "blum", None)
+    new_key(file, 2048, None)
     config = Config(he_key_length=2048, he_key_file=str(file))
     prints = {make_keys(config.replace(he_scheme=scheme)).public.fingerprint() for scheme in ("paillier", "kahe")}
     assert len(prints) == 1

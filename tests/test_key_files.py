@@ -26,7 +26,7 @@ from orchestrator.keys import new_key, rotate_key
 from shared import key_files
 from shared.errors import KeyFileError, KeyMaterialError, PassphraseError
 from shared.he.fixed_point import FixedPoint
-from shared.he.keys import KINDS, Kind, PublicKeyMaterial, generate_keypair
+from shared.he.keys import PublicKeyMaterial, generate_keypair
 from shared.he.modulus_proof import prove, verify
 from shared.he.paillier import PaillierPrivate, PaillierPublic
 from shared.key_files import (
@@ -45,15 +45,16 @@ PASSPHRASE = "correct horse battery staple"
 
 
 @cache
-def key(kind: Kind = "blum") -> PaillierKey:
-    public, private = generate_keypair(BITS, kind)
+def key(_number: int = 0) -> PaillierKey:
+    """One key for each number."""
+    public, private = generate_keypair(BITS)
     return PaillierKey(public, private, CREATED, prove(private.private_key.p, private.private_key.q))
 
 
 def secret_texts(key: PaillierKey) -> list[str]:
     private = key.private
-    numbers = (private.private_key.p, private.private_key.q, private.alpha_p, private.alpha_q)
-    return [text for number in numbers if number for text in (str(number), f"{number:x}", f"{number:X}")]
+    numbers = (private.private_key.p, private.private_key.q)
+    return [text for number in numbers for text in (str(number), f"{number:x}", f"{number:X}")]
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -63,7 +64,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def fingerprint_of(n: int) -> str:
-    return PublicKeyMaterial(PaillierPublicKey(n), "blum").fingerprint()
+    return PublicKeyMaterial(PaillierPublicKey(n)).fingerprint()
 
 
 def write_numbers(path: Path, p: int, q: int, n: int | None = None, **fields: Any) -> None:
@@ -101,12 +102,11 @@ def encrypted(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 # Saving and loading
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_key_survives_its_file_and_still_decrypts(path: Path, kind: Kind) -> None:
-    save_key(path, key(kind), None)
+def test_a_key_survives_its_file_and_still_decrypts(path: Path) -> None:
+    save_key(path, key(), None)
     loaded = load_key(path, None)
-    assert loaded == key(kind)
-    assert loaded.public.to_bytes() == key(kind).public.to_bytes()
+    assert loaded == key()
+    assert loaded.public.to_bytes() == key().public.to_bytes()
     scheme = PaillierPublic(loaded.public, FixedPoint(20, 4), max_contributors=3)
     decrypted = PaillierPrivate(loaded.private, scheme).decrypt_sum(
         scheme.encrypt(np.array([1.5, -2.0])).ciphertexts, 2, 1
@@ -114,10 +114,9 @@ def test_a_key_survives_its_file_and_still_decrypts(path: Path, kind: Kind) -> N
     assert decrypted.tolist() == [1.5, -2.0]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_fingerprint_is_one_on_the_wire_in_the_file_and_in_the_header(path: Path, kind: Kind) -> None:
-    save_key(path, key(kind), None)
-    scheme = PaillierPublic(key(kind).public, FixedPoint(20, 4), max_contributors=3)
+def test_the_fingerprint_is_one_on_the_wire_in_the_file_and_in_the_header(path: Path) -> None:
+    save_key(path, key(), None)
+    scheme = PaillierPublic(key().public, FixedPoint(20, 4), max_contributors=3)
     stated = json.loads(path.read_text())["fingerprint"]
     assert {scheme.fingerprint(), load_key(path, None).public.fingerprint(), read_header(path).fingerprint} == {stated}
     assert stated == sha256(b"paillier\0" + scheme.public_bytes()).hexdigest()
@@ -130,44 +129,20 @@ def test_a_key_survives_its_encrypted_file(path: Path, encrypted: bytes) -> None
     assert not any(secret in encrypted.decode() for secret in secret_texts(key()))
 
 
-def test_a_subgroup_key_survives_its_encrypted_file(path: Path) -> None:
-    save_key(path, key("subgroup"), PASSPHRASE)
-    assert load_key(path, PASSPHRASE) == key("subgroup")
-    assert not any(secret in path.read_text() for secret in secret_texts(key("subgroup")))
-    edit(path, exchange_base)
-    with pytest.raises(PassphraseError):
-        load_key(path, PASSPHRASE)
-
-
-def exchange_base(raw: dict[str, Any]) -> None:
-    """Put a base of another order in the file, and its fingerprint: a header without a fault of its own."""
-    public = key("subgroup").public.public_key
-    other = PublicKeyMaterial(public, "subgroup", gmpy2.mpz(public.n - 4))
-    raw.update(base=f"{public.n - 4:x}", fingerprint=other.fingerprint())
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda raw: raw["secret"].update(alpha_p=raw["secret"]["alpha_q"]), "alpha_p does not divide p-1"),
-        (lambda raw: raw["secret"].update(alpha_q=raw["secret"]["alpha_p"]), "alpha_q does not divide q-1"),
-        (lambda raw: raw["secret"].update(alpha_p="7"), "alpha_p is too short"),
-        (lambda raw: raw["secret"].update(alpha_p=f"{1 << BITS // 4:x}"), "alpha_p is not prime"),
-        (lambda raw: raw["secret"].pop("alpha_q"), "expected p, q, alpha_p, alpha_q"),
-        (exchange_base, "the base h does not have the order"),
-        (lambda raw: raw.update(base=None), "expected a base h for kind subgroup"),
-        (lambda raw: raw.update(base="1"), "outside 1 < h < n - 1"),
-        (lambda raw: raw.update(base=raw["base"][:-1] + "g"), "base is malformed"),
-        (lambda raw: raw.update(base=f"{int(raw['n'], 16) - 4:x}"), "the fingerprint is not that of the public key"),
-        (lambda raw: raw.update(kind="blum"), "and none for blum"),
-    ],
-)
-def test_a_malformed_subgroup_key_is_refused(path: Path, change: Callable[[dict[str, Any]], None], words: str) -> None:
-    save_key(path, key("subgroup"), None)
-    edit(path, change)
-    with pytest.raises(KeyMaterialError, match=words) as caught:
-        load_key(path, None)
-    assert not any(secret in str(caught.value) for secret in secret_texts(key("subgroup")))
+@pytest.mark.parametrize("passphrase", [None, PASSPHRASE])
+def test_a_key_of_the_withdrawn_kind_is_refused_in_one_line(path: Path, passphrase: str | None) -> None:
+    """Such a file had a base and two more secrets. Nothing is asked of it, not even its passphrase."""
+    save_key(path, key(), passphrase)
+    edit(path, lambda raw: raw.update(kind="subgroup", base="4"))
+    if passphrase is None:
+        edit(path, lambda raw: raw["secret"].update(alpha_p="3", alpha_q="5"))
+    for read in (read_header, lambda file: load_key(file, None)):
+        with pytest.raises(KeyMaterialError) as caught:
+            read(path)
+        assert str(caught.value) == (
+            f"{path}: this key is of kind subgroup, which is no longer supported; make a new one with "
+            "orchestrator/keys.py"
+        )
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
@@ -266,8 +241,8 @@ MALFORMED: list[tuple[str, dict[str, Any], str]] = [
     ("p mod 4", {"p": prime_after(P, 1), "q": prime_after(Q, 1)}, "p is not 3 mod 4"),
     ("close", {"p": P, "q": prime_after(P + 4)}, "too close together"),
     ("fingerprint", {"p": P, "q": Q, "fingerprint": sha256(b"paillier").hexdigest()}, "the fingerprint is not that"),
-    ("base", {"p": P, "q": Q, "base": "4"}, "and none for blum"),
-    ("kind", {"p": P, "q": Q, "kind": "rsa"}, "unknown kind; expected one of blum, subgroup"),
+    ("base", {"p": P, "q": Q, "base": "4"}, "base is not null"),
+    ("kind", {"p": P, "q": Q, "kind": "rsa"}, "unknown kind; expected blum"),
     ("created", {"p": P, "q": Q, "created": "yesterday"}, "created is malformed"),
     ("version", {"p": P, "q": Q, "version": 3}, "another version"),
     ("no version", {"p": P, "q": Q, "version": 0}, "another version"),
@@ -316,10 +291,9 @@ def test_another_keys_secret_under_this_header_is_refused(path: Path) -> None:
         load_key(path, None)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_proof_is_stored_with_the_key(path: Path, kind: Kind) -> None:
-    save_key(path, key(kind), None)
-    assert load_key(path, None).proof == key(kind).proof
+def test_the_proof_is_stored_with_the_key(path: Path) -> None:
+    save_key(path, key(), None)
+    assert load_key(path, None).proof == key().proof
     assert read_header(path).proven
 
 
@@ -359,7 +333,7 @@ def test_an_encrypted_file_of_version_1_still_loads(path: Path) -> None:
         (lambda proof: proof[:-1], "a field of bytes is malformed"),
         (lambda proof: None, "a field of bytes is malformed"),
         (lambda proof: flip(proof), "damaged or of another key"),
-        (lambda proof: key("subgroup").proof.hex(), "damaged or of another key|a root is not below n"),
+        (lambda proof: key(1).proof.hex(), "damaged or of another key|a root is not below n"),
     ],
 )
 def test_a_file_with_another_proof_is_refused(path: Path, change: Callable[[str], object], words: str) -> None:
@@ -488,35 +462,33 @@ def test_a_key_shows_and_pickles_no_secret() -> None:
 # New and rotate, with a small key
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_rotate_keeps_the_old_file_its_mode_and_the_kind(path: Path, kind: Kind) -> None:
-    first = new_key(path, BITS, kind, None)
+def test_rotate_keeps_the_old_file_and_its_mode(path: Path) -> None:
+    first = new_key(path, BITS, None)
     before = path.read_bytes()
-    old, new, kept = rotate_key(path, None, None, None)
+    old, new, kept = rotate_key(path, None, None)
     assert kept.read_bytes() == before
     assert kept.name.startswith(f"paillier.json.{datetime.now(UTC):%Y}")
     assert {stat.S_IMODE(file.stat().st_mode) for file in (path, kept)} == {0o600}
     assert old == first
     assert load_key(path, None) == new
     assert new.key_length == BITS
-    assert new.public.kind == kind
     assert new.public.fingerprint() != old.public.fingerprint()
 
 
-def test_rotate_can_change_the_kind_and_the_length(path: Path) -> None:
-    new_key(path, BITS, "blum", None)
-    _old, new, _kept = rotate_key(path, BITS + 64, "subgroup", None)
-    assert (new.public.kind, new.key_length) == ("subgroup", BITS + 64)
+def test_rotate_can_change_the_length(path: Path) -> None:
+    new_key(path, BITS, None)
+    _old, new, _kept = rotate_key(path, BITS + 64, None)
+    assert new.key_length == BITS + 64
     assert load_key(path, None) == new
 
 
 def test_rotate_leaves_the_key_in_place_when_the_new_one_is_malformed(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = new_key(path, BITS, "blum", None)
-    monkeypatch.setattr(keys, "generate_keypair", lambda _bits, _kind: (mismatched().public, mismatched().private))
+    first = new_key(path, BITS, None)
+    monkeypatch.setattr(keys, "generate_keypair", lambda _bits: (mismatched().public, mismatched().private))
     with pytest.raises(KeyMaterialError, match="do not belong together"):
-        rotate_key(path, None, None, None)
+        rotate_key(path, None, None)
     assert load_key(path, None) == first
 
 
@@ -524,7 +496,7 @@ def test_new_does_not_make_a_key_for_a_name_that_is_taken(path: Path, monkeypatc
     path.write_text("precious")
     monkeypatch.delattr(keys, "generate_keypair")
     with pytest.raises(KeyFileError, match="already exists"):
-        new_key(path, BITS, "blum", None)
+        new_key(path, BITS, None)
 
 
 # The script, as a person runs it
@@ -543,15 +515,13 @@ def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProce
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_script_makes_shows_and_rotates(path: Path, kind: Kind) -> None:
-    made = run("new", "--out", path, "--key_length", "2048", "--kind", kind)
+def test_the_script_makes_shows_and_rotates(path: Path) -> None:
+    made = run("new", "--out", path, "--key_length", "2048")
     assert made.returncode == 0, made.stderr
     old = load_key(path, None)
     shown = run("show", "--out", path)
     assert shown.returncode == 0, shown.stderr
     assert [line.split()[:2] for line in shown.stdout.splitlines()] == [
-        ["kind", kind],
         ["key_length", "2048"],
         ["fingerprint", old.public.fingerprint()],
         ["created", f"{old.created:%Y-%m-%d}"],
@@ -582,7 +552,7 @@ def test_the_script_makes_shows_and_rotates(path: Path, kind: Kind) -> None:
         (("rotate",), "no such file", 1),
         (("new", "--key_length", "1024"), "multiple of 16 from 2048", 2),
         (("new", "--key_length", "many"), "multiple of 16 from 2048", 2),
-        (("new", "--kind", "rsa"), "invalid choice", 2),
+        (("new", "--kind", "blum"), "unrecognized arguments", 2),
     ],
 )
 def test_the_script_refuses_in_plain_words(path: Path, arguments: tuple[str, ...], words: str, status: int) -> None:

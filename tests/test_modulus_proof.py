@@ -23,7 +23,7 @@ from shared.exchange import Kind as RequestKind
 from shared.exchange import Refusal, Reply, Request, Value
 from shared.feature_statistics import MOMENTS
 from shared.he import modulus_proof, no_small_factor
-from shared.he.keys import KINDS, Kind, check_public_key, generate_keypair
+from shared.he.keys import check_public_key, generate_keypair
 from shared.he.modulus_proof import FOURTH_ROOTS, NTH_ROOTS, ModulusProof, prove, verify
 from shared.he.no_small_factor import RSA_2048, NoSmallFactorProof, S, Sizes, T
 from shared.he.paillier import PaillierPublic
@@ -34,8 +34,8 @@ BITS = 512
 RSA_2048_SHA256 = "b3c2468add10e2a0c4a251d9d2bac4ba04d4b3527156ceead43a1305e03f1fc0"  # of its decimal digits
 
 
-def primes_of(bits: int, kind: Kind = "blum") -> Primes:
-    private = generate_keypair(bits, kind)[1].private_key
+def primes_of(bits: int) -> Primes:
+    private = generate_keypair(bits)[1].private_key
     return [mpz(private.p), mpz(private.q)]
 
 
@@ -67,10 +67,9 @@ def proof(key: Primes) -> bytes:
 # Keys of ours
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bits", [480, 512, 768, 1024, 2048])
-def test_keys_of_both_kinds_and_of_all_lengths_can_be_proven(bits: int, kind: Kind) -> None:
-    p, q = primes_of(bits, kind)
+def test_keys_of_all_lengths_can_be_proven(bits: int) -> None:
+    p, q = primes_of(bits)
     found = prove(p, q)
     assert len(found) == ModulusProof.length(bits)
     verify(int(p * q), found)

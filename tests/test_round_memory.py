@@ -39,7 +39,7 @@ class Hoarding(RoundSum):
 
 @pytest.fixture(scope="module")
 def keys() -> PrivateScheme[Any]:
-    config = Config(num_clients=MANY, he_key_length=1024, he_key_kind="subgroup", allow_insecure_key=True)
+    config = Config(num_clients=MANY, he_key_length=1024, allow_insecure_key=True)
     return make_keys(config)
 
 

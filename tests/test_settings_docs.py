@@ -33,10 +33,10 @@ def test_every_setting_is_in_the_table_with_its_default_and_its_meaning() -> Non
         assert len(meaning) > 3
     by_name = {name: (allowed, meaning) for name, _, allowed, meaning in rows}
     assert by_name["num_rounds"] == ("whole number, 1 to 100000", "rounds of training")
-    assert by_name["he_scheme"][0] == "`paillier`, `kahe`, `ckks`, `none`"
+    assert by_name["he_scheme"][0] == "`paillier`, `kahe`, `none`"
     assert by_name["num_hidden_units"][0] == "whole number or list of them, 1 to 1000000"
     assert by_name["test_fraction"][1].endswith("the latest windows for logs")
-    assert "docs/schemes.md" not in by_name["he_key_kind"][1], "a link in docs/ starts there"
+    assert "docs/schemes.md" not in by_name["he_scheme"][1], "a link in docs/ starts there"
 
 
 def test_the_schema_knows_every_key_and_no_other() -> None:
@@ -44,7 +44,7 @@ def test_the_schema_knows_every_key_and_no_other() -> None:
     assert list(schema["properties"]) == list(Config.model_fields)
     assert schema["additionalProperties"] is False
     assert all(entry["description"] and "default" in entry for entry in schema["properties"].values())
-    assert schema["properties"]["he_scheme"]["enum"] == ["paillier", "kahe", "ckks", "none"]
+    assert schema["properties"]["he_scheme"]["enum"] == ["paillier", "kahe", "none"]
     assert "required" not in schema
 
 

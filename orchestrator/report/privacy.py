@@ -78,11 +78,11 @@ def key_and_channel(run: Run) -> list[Statement]:
     facts = []
     if c.he_scheme in MASKABLE:
         under = "ring-LWE under one-time keys, and these under " if c.he_scheme == "kahe" else ""
-        facts.append(("Encryption", f"{under}Paillier, {c.he_key_length:,}-bit key of kind {c.he_key_kind}"))
+        facts.append(("Encryption", f"{under}Paillier, {c.he_key_length:,}-bit key"))
         if c.allow_insecure_key:
             facts.append(("", "allow_insecure_key was set: a short key, for tests alone"))
     else:
-        facts.append(("Encryption", "none" if c.he_scheme == "none" else c.he_scheme.upper()))
+        facts.append(("Encryption", "none"))
     prints = list(dict.fromkeys(start.key_fingerprint for start in run.starts if start.key_fingerprint))
     if prints:
         facts.append(("Public key, SHA-256" if len(prints) == 1 else "Public keys, SHA-256", ", ".join(prints)))

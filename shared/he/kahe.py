@@ -96,9 +96,6 @@ class KahePublic(MaskablePublic[KaheCiphertexts]):
         key = self.transport.layout(DEGREE)
         return Layout(key.ciphertexts, key.width, self.vectors.block_bytes(size))
 
-    def tolerance(self, contributors: int) -> float:
-        return 0.0
-
     def quantise(self, vector: Vector) -> Vector:
         fixed_point = self.vectors.values.fixed_point
         return fixed_point.decode(fixed_point.encode(vector)[0])

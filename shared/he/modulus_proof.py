@@ -1,8 +1,8 @@
 """A proof that n is a Paillier-Blum modulus without short factors, which whoever encrypts under n can check.
 
 The key maker makes it once with `prove`; every client checks it once with `verify`. It is bound to n alone, since one
-key serves many sessions, and it says nothing of the base h that a `subgroup` key has besides. Both kinds of keys can
-be proven: the primes of either are 3 mod 4 and of equal length, so gcd(n, φ(n)) = 1.
+key serves many sessions. Every key of ours can be proven: its primes are 3 mod 4 and of equal length, so gcd(n, φ(n))
+= 1.
 
 Two statements of Canetti, Gennaro, Goldfeder, Makriyannis, Peled, "UC Non-Interactive, Proactive, Threshold ECDSA with
 Identifiable Aborts" (CGGMP21, eprint 2021/060) are proven, the challenges drawn by a hash (`fiat_shamir`):

@@ -153,9 +153,6 @@ class PaillierPublic(MaskablePublic[list[EncryptedNumber]]):
     def layout(self, size: int) -> Layout:
         return Layout(self.encoding.plaintexts_for(size), self.width)
 
-    def tolerance(self, contributors: int) -> float:
-        return 0.0
-
     def quantise(self, vector: Vector) -> Vector:
         fixed_point = self.encoding.fixed_point
         return fixed_point.decode(fixed_point.encode(vector)[0])

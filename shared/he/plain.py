@@ -30,9 +30,6 @@ class PlainPublic(PublicScheme[list[Plain]]):
     def layout(self, size: int) -> Layout:
         return Layout(1, 4 * size)
 
-    def tolerance(self, contributors: int) -> float:
-        return 0.0
-
     def quantise(self, vector: Vector) -> Vector:
         return vector.astype("<f4").astype(np.float64)
 

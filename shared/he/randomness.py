@@ -12,9 +12,6 @@ h could generate a much smaller group. What remains is (1) decisional composite 
 for n-th residues from the group that h^n generates, and (2), for the short exponent, that a half as long as n can't be
 told from one of full length, which holds if factoring Blum integers is hard (Goldreich, Rosen, "On the security of
 modular exponentiation with application to the construction of pseudorandom generators", J. Cryptology 16, 2003).
-For a `subgroup` key (see `shared/he/keys.py`) (1) is a stronger assumption, about a far smaller group, and (2) is not
-needed: the exponent is `STATISTICAL_BITS` longer than the group's order, so h^a is uniform but for 2^-128. Ma, Han and
-Lei (ACSAC 2021) leave those bits out; they cost under a third more, and one assumption less is worth it.
 
 **The table.** A fixed-base comb: C. H. Lim, P. J. Lee, "More flexible exponentiation with precomputation", CRYPTO '94;
 Menezes, van Oorschot, Vanstone, "Handbook of Applied Cryptography", algorithm 14.117.
@@ -33,9 +30,7 @@ import gmpy2
 import numpy as np
 from gmpy2 import mpz
 
-from shared.he.keys import PublicKeyMaterial, subgroup_bits
-
-STATISTICAL_BITS = 128  # an exponent this much longer than the group's order is uniform in it but for 2**-128
+from shared.he.keys import PublicKeyMaterial
 
 COMB_ROWS = 8  # bits that one table look-up covers; 8 makes a column of the comb one byte
 COMB_BLOCK = 8  # columns that share one table: COMB_BLOCK - 1 squarings a power save this factor in memory
@@ -52,8 +47,8 @@ class Comb:
 
     The exponent's bits are laid out in `COMB_ROWS` rows of `columns` bits; a column of them is one byte. Columns come
     in blocks of `COMB_BLOCK`, each with one table: entry u of block j is the product, over the bits i set in u, of
-    base^(2^(i·columns + j·COMB_BLOCK)). For a `blum` key that is 16 × 256 residues (2 MiB) at 2048 bits, 24 × 256
-    (4.5 MiB) at 3072. It is public: it holds nothing that the key does not say.
+    base^(2^(i·columns + j·COMB_BLOCK)). That is 16 × 256 residues (2 MiB) at 2048 bits, 24 × 256 (4.5 MiB) at 3072. It
+    is public: it holds nothing that the key does not say.
 
     Attributes:
         modulus: n².
@@ -108,26 +103,19 @@ _BUILDING = threading.Lock()
 def comb_for(key: PublicKeyMaterial) -> Comb:
     """The comb of a key, built once per process: many clients of one key in one process share it, being public.
 
-    For a `blum` key the first caller's h = -x² is everybody's; h is part of the public key in the paper, too.
+    The first caller's h = -x² is everybody's; h is part of the public key in the paper, too.
     """
     with _BUILDING:  # else clients that start together would each build it
-        return _build_comb(mpz(key.public_key.n), key.base)
+        return _build_comb(mpz(key.public_key.n))
 
 
 @functools.lru_cache(maxsize=4)
-def _build_comb(n: mpz, published_base: mpz | None) -> Comb:
-    bits = n.bit_length()
-    if published_base is None:
-        base = _random_blum_base(n)
-        exponent_bits = bits // 2
-    else:
-        base = published_base
-        exponent_bits = 1 + 2 * subgroup_bits(bits) + STATISTICAL_BITS  # the group's order is 2·alpha_p·alpha_q
+def _build_comb(n: mpz) -> Comb:
     # n² is computed here and not taken from `phe`'s key, whose equality and hash ignore it.
-    return Comb.build(gmpy2.powmod(base, n, n * n), n * n, exponent_bits)
+    return Comb.build(gmpy2.powmod(_random_base(n), n, n * n), n * n, exponent_bits=n.bit_length() // 2)
 
 
-def _random_blum_base(n: mpz) -> mpz:
+def _random_base(n: mpz) -> mpz:
     """h = -x² mod n for a random unit x."""
     while True:
         x = mpz(1 + secrets.randbelow(int(n) - 1))

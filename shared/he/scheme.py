@@ -5,7 +5,7 @@ what the orchestrator alone holds: it decrypts a *sum*. To bring another scheme,
 `shared/config.py` and in the two functions of `shared/he_utils.py`, and add it to the conformance tests. One whose
 updates can be masked is a `MaskablePublic`.
 
-The law that each scheme obeys, exactly (for an approximate scheme: within `tolerance`):
+The law that each scheme obeys, exactly:
 
     decrypt_sum(encrypt(x_1) + ... + encrypt(x_k), k) == quantise(x_1) + ... + quantise(x_k)
 """
@@ -73,7 +73,7 @@ class PublicScheme(ABC, Generic[Ciphertexts]):
 
     @abstractmethod
     def public_bytes(self) -> bytes:
-        """The public key (or context) as the bytes that travel to the clients."""
+        """The public key as the bytes that travel to the clients."""
 
     @property
     @abstractmethod
@@ -83,10 +83,6 @@ class PublicScheme(ABC, Generic[Ciphertexts]):
     @abstractmethod
     def layout(self, size: int) -> Layout:
         """How a vector of `size` values travels."""
-
-    @abstractmethod
-    def tolerance(self, contributors: int) -> float:
-        """Largest error of one value of a decrypted sum against the sum of quantised values; 0 where exact."""
 
     @abstractmethod
     def quantise(self, vector: Vector) -> Vector:

@@ -60,8 +60,8 @@ def keys(prefix: str = "") -> PaillierPrivate:
     """The server's key pair, or with the prefix `other_` one that is not the server's."""
     p, q = _primes()[prefix + "p"], _primes()[prefix + "q"]
     public_key = paillier.PaillierPublicKey(p * q)
-    public = PaillierPublic(PublicKeyMaterial(public_key, "blum"), FixedPoint(16, 2), max_contributors=len(HONEST))
-    return PaillierPrivate(PrivateKeyMaterial(paillier.PaillierPrivateKey(public_key, p, q), "blum"), public)
+    public = PaillierPublic(PublicKeyMaterial(public_key), FixedPoint(16, 2), max_contributors=len(HONEST))
+    return PaillierPrivate(PrivateKeyMaterial(paillier.PaillierPrivateKey(public_key, p, q)), public)
 
 
 def header(**changes: Any) -> Header:
