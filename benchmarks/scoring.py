@@ -91,7 +91,7 @@ def ours(folder: Path, path: Path) -> Callable[[], object]:
     from shared.bundle import ModelBundle
 
     bundle = ModelBundle.load(folder)
-    return lambda: score_files(bundle, [path], path.with_suffix(".jsonl"), bundle.threshold.score)
+    return lambda: score_files(bundle, [path], path.with_suffix(".jsonl"), bundle.threshold.required())
 
 
 def pandas_read(folder: Path, path: Path) -> Callable[[], object]:

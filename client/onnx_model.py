@@ -40,7 +40,8 @@ class RawScorer(nn.Module):
 
 
 def export_onnx(bundle: ModelBundle, path: Path) -> None:
-    """Write the file whole or not at all. Its metadata names the run, the feature schema and the threshold.
+    """Write the file whole or not at all. Its metadata names the run, the feature schema and the threshold,
+    if there is one.
 
     Raises:
         MissingDependencyError: onnx or onnxscript is not installed.
@@ -76,9 +77,10 @@ def export_onnx(bundle: ModelBundle, path: Path) -> None:
             "round": str(bundle.round),
             "schema": bundle.schema.to_json(),
             "schema_sha256": bundle.schema.hash(),
-            "threshold": repr(bundle.threshold.score),
         }
     )
+    if bundle.threshold.score is not None:
+        program.model.metadata_props["threshold"] = repr(bundle.threshold.score)
     part = path.with_name(f"{path.name}.part")
     try:
         part.unlink(missing_ok=True)  # with the mode that an earlier export made it with

@@ -29,7 +29,7 @@ from shared.config_checks import FILE_SOURCES
 from shared.data_sources.dataset import Dataset
 from shared.data_sources.scaling import Scaler
 from shared.data_sources.schema import FeatureSchema
-from shared.errors import BundleError, ConfigError, DataError
+from shared.errors import AlertRateError, BundleError, ConfigError, DataError
 from shared.model import build_model, set_parameters
 from shared.plugins import check_named
 from shared.preprocessing import BINS, FeatureHistogram, Preprocessing
@@ -38,7 +38,7 @@ from shared.threshold import AlertThreshold, choose_threshold
 
 _log = logging.getLogger("bundle")
 
-FORMAT = 2
+FORMAT = 3
 BUNDLE_FILE, MODEL_FILE = "bundle.json", "model.safetensors"
 # What building the model and reading new files go by. A setting that either comes to need belongs here.
 _MODEL_SETTINGS = ("model", "num_features", "num_hidden_units", "num_classes")
@@ -66,7 +66,7 @@ class ModelBundle:
         config: what the model and new files are read by; every other setting has its default.
         preprocessing: schema, scaler and histogram of the training rows.
         parameters: the model's tensors, by name, float32.
-        threshold: records whose attack score is above `threshold.score` alert.
+        threshold: records whose attack score is above `threshold.score` alert; without a score they are ranked.
         metrics: the record of that round, as in `metrics.jsonl`.
         model_sha256: of the bytes of `model.safetensors`, 64 hex digits.
     """
@@ -172,8 +172,11 @@ def save_bundle(
         metrics=dict(record),
         model_sha256=hashlib.sha256(save(dict(parameters))).hexdigest(),
     )
-    if not (folder / BUNDLE_FILE).exists() and (doubt := bundle.threshold.doubt()):
-        _log.warning("%s", doubt)
+    if not (folder / BUNDLE_FILE).exists():
+        try:
+            bundle.threshold.required()
+        except AlertRateError as error:
+            _log.warning("%s", error)
     bundle.save(folder)
     return bundle
 

@@ -1,5 +1,6 @@
 """How good a detector is, by scikit-learn's definitions. Class 0 is benign; every other class is an attack."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -74,6 +75,15 @@ def threshold_at(benign_scores: NDArray[np.float64], rate: float) -> float:
     return float(np.quantile(benign_scores, 1 - rate, method="higher"))
 
 
+def rows_for_rate(rate: float) -> int:
+    """Benign rows below which a threshold means no such rate of false alerts: 3 / rate, 300 for 1 %.
+
+    "Rule of three" (Hanley, Lippman-Hand, JAMA 1983): none of n rows above it still allows a rate of 3 / n, with 95 %
+    confidence.
+    """
+    return math.ceil(3 / rate - 1e-9)
+
+
 def attack_thresholds(benign_scores: NDArray[np.float64]) -> dict[str, float]:
     """For each of `FALSE_POSITIVE_RATES` the lowest attack score that at most that share of benign rows exceeds.
 
@@ -82,11 +92,10 @@ def attack_thresholds(benign_scores: NDArray[np.float64]) -> dict[str, float]:
             the test set's own benign rows would promise a false-positive rate that no operator can set in advance.
 
     Returns:
-        Threshold by rate, such as "0.01"; empty if no row is benign.
+        Threshold by rate, such as "0.01"; without the rates that so few rows can't mean.
     """
-    if not len(benign_scores):
-        return {}
-    return {f"{rate:g}": threshold_at(benign_scores, rate) for rate in FALSE_POSITIVE_RATES}
+    meant = (rate for rate in FALSE_POSITIVE_RATES if len(benign_scores) >= rows_for_rate(rate))
+    return {f"{rate:g}": threshold_at(benign_scores, rate) for rate in meant}
 
 
 def evaluate(model: nn.Module, rows: Dataset, thresholds: Mapping[str, float] | None = None) -> Metrics:

@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from shared.bundle import ModelBundle, save_bundle
 from shared.config import Config
 from shared.data_utils import load_client_data, load_schema, load_test_data, load_validation_data
-from shared.errors import BundleError, ConfigError
+from shared.errors import AlertRateError, BundleError, ConfigError
 from shared.metrics import attack_scores, predict_probabilities
 from shared.threshold import choose_threshold
 from tests.trained import train_bundle
@@ -121,7 +121,7 @@ def bit_flipped(folder: Path) -> None:
         (rewritten(lambda v: v["scaler"]["mean"].reverse(), new_digest=False), "content was changed or damaged"),
         (rewritten(lambda v: v.pop("metrics"), new_digest=True), "'metrics' is missing"),
         (forged("extra", value=1), "'extra' is missing or unknown"),
-        (forged("format", value=1), "this version reads format 2"),
+        (forged("format", value=1), "this version reads format 3"),
         (forged("schema_sha256", value="0" * 64), "does not have the SHA-256"),
         (forged("schema", "columns", 0, "name", value="other"), "does not have the SHA-256"),
         (forged("schema", value=[]), "feature schema"),
@@ -177,12 +177,12 @@ def test_no_more_benign_rows_exceed_the_threshold_than_may(original: tuple[Path,
     validation = bundle.preprocessing.apply(load_validation_data(CONFIG))
     model = bundle.build_model()
     scores = attack_scores(predict_probabilities(model, validation.features[validation.labels == 0]))
-    for rate in (0.001, 0.01, 0.05, 0.3):
+    for rate in (0.004, 0.01, 0.05, 0.3):
         chosen = choose_threshold(CONFIG.replace(alert_fpr=rate), model, validation)
         assert chosen.benign_rows == len(scores)
-        assert chosen.measured_rate == (scores > chosen.score).mean() <= rate
+        assert chosen.measured_rate == (scores > chosen.required()).mean() <= rate
         # The lowest such threshold: one row less would be one too many.
-        assert (scores >= chosen.score).mean() >= rate
+        assert (scores >= chosen.required()).mean() >= rate
 
 
 def test_the_test_set_has_no_say_in_the_threshold(original: tuple[Path, ModelBundle], tmp_path: Path) -> None:
@@ -193,7 +193,26 @@ def test_the_test_set_has_no_say_in_the_threshold(original: tuple[Path, ModelBun
     assert bundle.threshold != choose_threshold(CONFIG, bundle.build_model(), test)
 
 
-def test_a_rate_that_the_rows_cannot_resolve_is_said(
+@pytest.mark.parametrize(("rate", "needed"), [(0.01, 300), (0.05, 60), (0.3, 10)])
+def test_a_rate_that_the_rows_cannot_mean_is_refused_with_the_number_that_it_takes(
+    original: tuple[Path, ModelBundle], rate: float, needed: int
+) -> None:
+    _, bundle = original
+    validation = bundle.preprocessing.apply(load_validation_data(CONFIG))
+    benign = np.flatnonzero(validation.labels == 0)
+    config = CONFIG.replace(alert_fpr=rate)
+    few = choose_threshold(config, bundle.build_model(), validation.take(benign[: needed - 1]))
+    assert few.score is None
+    with pytest.raises(AlertRateError, match=f"takes {needed} benign validation rows .* there are {needed - 1}:"):
+        few.required()
+    enough = choose_threshold(config, bundle.build_model(), validation.take(benign[:needed]))
+    assert 0 <= enough.required() <= 1
+    none = choose_threshold(config, bundle.build_model(), validation.take(np.flatnonzero(validation.labels == 1)))
+    with pytest.raises(AlertRateError, match="there are 0:"):
+        none.required()
+
+
+def test_a_bundle_without_a_threshold_says_so_once_and_is_read_back(
     original: tuple[Path, ModelBundle], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, bundle = original
@@ -203,15 +222,14 @@ def test_a_rate_that_the_rows_cannot_resolve_is_said(
     (tmp_path / "model.safetensors").write_bytes(save(bundle.parameters))
     for _ in range(2):
         saved = save_bundle(tmp_path, config, bundle.preprocessing, bundle.parameters, few, {"round": 1}, "r")
-    assert not saved.threshold.resolved
-    assert [r.levelname for r in caplog.records if "99 benign validation rows" in r.message] == ["WARNING"]  # once
-    assert "takes at least 100" in ModelBundle.load(tmp_path).threshold.doubt()
-    enough = validation.take(np.flatnonzero(validation.labels == 0)[:100])
-    assert choose_threshold(config, bundle.build_model(), enough).doubt() == ""
-    none = validation.take(np.flatnonzero(validation.labels == 1))
-    unchosen = choose_threshold(config, bundle.build_model(), none)
-    assert (unchosen.score, unchosen.measured_rate) == (0.5, None)
-    assert "no benign validation row" in unchosen.doubt()
+    assert [r.levelname for r in caplog.records if "there are 99" in r.message] == ["WARNING"]  # once
+    assert ModelBundle.load(tmp_path).threshold == saved.threshold
+    # A forger who puts in a threshold that so few rows can't have made is refused.
+    rewritten(lambda v: v["threshold"].update(score=0.5, measured_rate=0.0, highest_benign=0.4), new_digest=True)(
+        tmp_path
+    )
+    with pytest.raises(BundleError, match="expected a score where the rows are enough for the rate"):
+        ModelBundle.load(tmp_path)
 
 
 @pytest.mark.parametrize(

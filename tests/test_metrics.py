@@ -48,12 +48,13 @@ def test_no_more_benign_rows_than_asked_lie_above_a_threshold() -> None:
 
 
 def test_equal_scores_do_not_exceed_the_rate() -> None:
-    scores = np.array([0.1] * 900 + [0.7] * 100)
+    scores = np.array([0.1] * 2700 + [0.7] * 300)
     assert attack_thresholds(scores) == {"0.001": 0.7, "0.01": 0.7}
 
 
-def test_too_few_benign_rows_for_a_rate_give_their_highest_score() -> None:
-    assert attack_thresholds(np.array([0.2, 0.6, 0.4])) == {"0.001": 0.6, "0.01": 0.6}
+@pytest.mark.parametrize(("rows", "rates"), [(299, []), (300, ["0.01"]), (2999, ["0.01"]), (3000, ["0.001", "0.01"])])
+def test_a_rate_has_a_threshold_from_three_expected_false_alarms_on(rows: int, rates: list[str]) -> None:
+    assert list(attack_thresholds(np.linspace(0.1, 0.6, rows))) == rates
 
 
 def test_recall_at_a_rate_uses_the_threshold_that_was_given_and_not_the_rows_own() -> None:

@@ -13,10 +13,12 @@ from torch import nn
 
 from shared.config import Config
 from shared.data_sources.dataset import Dataset
-from shared.metrics import attack_scores, attack_thresholds, predict_probabilities, score
+from shared.errors import AlertRateError
+from shared.metrics import attack_scores, attack_thresholds, predict_probabilities, rows_for_rate, score
 from shared.threshold import choose_threshold
 
 CURVE_POINTS = 500  # more than a chart has pixels
+MIDDLE = 0.5  # where the validation rows give no threshold: as likely an attack as not
 MOST_CONFUSED = 100  # classes of a confusion matrix: 10,000 numbers, most of them 0
 
 
@@ -67,7 +69,7 @@ class Evaluation:
     """One model on the test set; `evaluation.json` holds it for the model that a run leaves.
 
     Attributes:
-        threshold: of an alert.
+        threshold: of an alert; `MIDDLE` where the validation rows give none.
         threshold_rule: how it was chosen, in words.
         validation_rows, validation_benign, test_rows: sizes.
         loss, accuracy, roc_auc, pr_auc: as in `shared/metrics.py`.
@@ -142,19 +144,24 @@ def evaluate_final(config: Config, model: nn.Module, validation: Dataset, test: 
     scores = attack_scores(predict_probabilities(model, validation.features))[validation.labels == 0]
     thresholds = attack_thresholds(scores)
     chosen = choose_threshold(config, model, validation)
-    rule = "the middle of the scale, since no validation row is benign"
-    if chosen.benign_rows:
-        share = f"{100 * chosen.target_rate:g} %"
+    share = f"{100 * chosen.target_rate:g} %"
+    try:
+        threshold = chosen.required()
         rule = f"at most {share} of the {chosen.benign_rows:,} benign validation rows score above it"
-    if chosen.benign_rows and not chosen.resolved:
-        rule += f", too few rows for {share} to be seen, so expect another rate"
+    except AlertRateError:
+        threshold = MIDDLE
+        rule = (
+            f"the middle of the scale, for these figures alone: {share} false alarms take "
+            f"{rows_for_rate(chosen.target_rate):,} benign validation rows, and there are {chosen.benign_rows:,}; so "
+            "records are ranked, and none alerts"
+        )
     probabilities = predict_probabilities(model, test.features)
     metrics = score(probabilities, test, thresholds)
     attack_score, is_attack = attack_scores(probabilities), test.labels != 0
-    alert = attack_score > chosen.score
+    alert = attack_score > threshold
     roc_fpr, roc_tpr, pr_recall, pr_precision = _curves(is_attack, attack_score)
     return Evaluation(
-        threshold=chosen.score,
+        threshold=threshold,
         threshold_rule=rule,
         validation_rows=len(validation),
         validation_benign=chosen.benign_rows,

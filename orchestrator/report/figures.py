@@ -8,6 +8,7 @@ from orchestrator.report.evaluation import Evaluation
 from orchestrator.report.run_data import Comparison, Run
 from orchestrator.report.words import client_order, count, figure, final_round, numbers, rate_text, seconds, share, size
 from orchestrator.run_folder import RoundRecord
+from shared.metrics import FALSE_POSITIVE_RATES, rows_for_rate
 from shared.printable import printable
 
 TIME_PARTS = ("clients train and encrypt", "mask and wait", "add", "decrypt", "evaluate")
@@ -183,6 +184,12 @@ def _caveats_of_evaluation(e: Evaluation) -> list[str]:
     if few:
         named = ", ".join(f"{printable(name)} ({rows})" for name, rows in few.items())
         notes.append(f"Few test rows, so a recall that chance moves: {named}.")
+    notes += [
+        f"A threshold for {rate_text(str(rate))} false positives takes {rows_for_rate(rate):,} benign validation rows; "
+        f"there are {e.validation_benign:,}, so none is shown."
+        for rate in FALSE_POSITIVE_RATES
+        if e.validation_benign < rows_for_rate(rate)
+    ]
     for rate, at in e.at_rates.items():
         wanted = float(rate)
         if wanted * e.validation_benign < _FEW_ALARMS:
