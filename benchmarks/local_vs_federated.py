@@ -85,6 +85,8 @@ def _table(federated: Evaluation, comparison: Comparison) -> Table:
 
 
 def _story(federated: Evaluation, comparison: Comparison) -> str:
+    if federated.too_few:
+        return f"nothing to compare: {federated.too_few}"
     alone = _mean([rival.evaluation.roc_auc for rival in comparison.alone])
     areas = (alone, federated.roc_auc, comparison.pooled.evaluation.roc_auc)
     by_itself, together, pooled = ("-" if area is None else f"{area:.2f}" for area in areas)

@@ -37,7 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", required=True, help="file of the alerts, JSON lines")
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--threshold", type=float, help="score from 0 to 1 above which to alert (default: the model's)")
+    group.add_argument(
+        "--threshold", type=float,
+        help="score from 0 to 1 above which to alert, also below 0.5 (default: the model's threshold, which is at "
+        "least the alert_min_score that it was trained with, 0.5 unless set)",
+    )  # fmt: skip
     group.add_argument(
         "--top", type=int, metavar="N",
         help="write the N records with the highest scores instead, none of them as an alert (default: 20 where the "

@@ -156,6 +156,7 @@ class Config(BaseModel):
 
     # When the finished model alerts
     alert_fpr: float = setting(0.01, "share of benign records that may alert", low=1e-7, high=0.5)
+    alert_min_score: float = setting(0.5, "attack score below which nothing alerts", low=0.0, high=1.0)
     alerts_per_day: float = setting(0.0, "instead: false alerts a day; 0: by alert_fpr", low=0.0, high=1e12)
     records_per_day: float = setting(0.0, "records (of logs: windows) that alerts_per_day is about", low=0.0, high=1e15)
 

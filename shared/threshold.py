@@ -70,8 +70,10 @@ class AlertThreshold:
 def choose_threshold(config: Config, model: nn.Module, validation: Dataset) -> AlertThreshold:
     """The lowest threshold that at most `config.alert_rate` of the benign validation rows exceed.
 
+    It is no lower than `config.alert_min_score`: a rate alone would call records attacks that are most likely none.
+
     Args:
-        config: with the rate.
+        config: with the rate, and the least score of an alert.
         model: the trained model.
         validation: scaled rows that no client trains on and that are not of the test set.
     """
@@ -79,5 +81,5 @@ def choose_threshold(config: Config, model: nn.Module, validation: Dataset) -> A
     if len(benign) < rows_for_rate(config.alert_rate):
         return AlertThreshold(None, config.alert_rate, None, len(benign), None)
     scores = attack_scores(predict_probabilities(model, benign))
-    chosen = threshold_at(scores, config.alert_rate)
+    chosen = max(threshold_at(scores, config.alert_rate), config.alert_min_score)
     return AlertThreshold(chosen, config.alert_rate, float((scores > chosen).mean()), len(benign), float(scores.max()))

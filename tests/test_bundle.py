@@ -19,7 +19,7 @@ from shared.metrics import attack_scores, predict_probabilities
 from shared.threshold import choose_threshold
 from tests.trained import train_bundle
 
-CONFIG = Config(num_features=6, num_hidden_units=(4,), num_samples_per_client=400, alert_fpr=0.05)
+CONFIG = Config(num_features=6, num_hidden_units=(4,), num_samples_per_client=400, alert_fpr=0.05, alert_min_score=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +183,20 @@ def test_no_more_benign_rows_exceed_the_threshold_than_may(original: tuple[Path,
         assert chosen.measured_rate == (scores > chosen.required()).mean() <= rate
         # The lowest such threshold: one row less would be one too many.
         assert (scores >= chosen.required()).mean() >= rate
+
+
+def test_no_threshold_is_below_the_least_score_of_an_alert(original: tuple[Path, ModelBundle]) -> None:
+    _, bundle = original
+    validation = bundle.preprocessing.apply(load_validation_data(CONFIG))
+    config = CONFIG.replace(alert_fpr=0.3)
+    without = choose_threshold(config, bundle.build_model(), validation)
+    chosen = choose_threshold(config.replace(alert_min_score=0.5), bundle.build_model(), validation)
+    assert without.required() < 0.5 == chosen.score
+    assert chosen.measured_rate is not None
+    assert without.measured_rate is not None
+    assert 0 < chosen.measured_rate < without.measured_rate
+    higher = choose_threshold(CONFIG.replace(alert_fpr=0.004, alert_min_score=0.1), bundle.build_model(), validation)
+    assert higher == choose_threshold(CONFIG.replace(alert_fpr=0.004), bundle.build_model(), validation)
 
 
 def test_the_test_set_has_no_say_in_the_threshold(original: tuple[Path, ModelBundle], tmp_path: Path) -> None:

@@ -14,7 +14,14 @@ from torch import nn
 from shared.config import Config
 from shared.data_sources.dataset import Dataset
 from shared.errors import AlertRateError
-from shared.metrics import attack_scores, attack_thresholds, predict_probabilities, rows_for_rate, score
+from shared.metrics import (
+    attack_scores,
+    attack_thresholds,
+    predict_probabilities,
+    rows_for_rate,
+    score,
+    too_few_rows,
+)
 from shared.threshold import choose_threshold
 
 CURVE_POINTS = 500  # more than a chart has pixels
@@ -74,7 +81,7 @@ class Evaluation:
         validation_rows, validation_benign, test_rows: sizes.
         loss, accuracy, roc_auc, pr_auc: as in `shared/metrics.py`.
         true_negatives, false_positives, false_negatives, true_positives: alerts on the test set.
-        roc_fpr, roc_tpr: the ROC curve, at most `CURVE_POINTS` points; empty if one class alone is there.
+        roc_fpr, roc_tpr: the ROC curve, at most `CURVE_POINTS` points; empty where the rows are too few.
         pr_recall, pr_precision: the precision-recall curve, likewise.
         families: recall of each attack family at the threshold.
         at_rates: by false-positive rate, such as "0.01".
@@ -116,6 +123,11 @@ class Evaluation:
         return self.true_negatives + self.false_positives
 
     @property
+    def too_few(self) -> str:
+        """Why the test set gives no areas and no shares worth showing; empty where it does."""
+        return too_few_rows(self.attacks, self.benign)
+
+    @property
     def recall(self) -> float | None:
         """Share of the attacks that is an alert."""
         return self.true_positives / self.attacks if self.attacks else None
@@ -148,6 +160,8 @@ def evaluate_final(config: Config, model: nn.Module, validation: Dataset, test: 
     try:
         threshold = chosen.required()
         rule = f"at most {share} of the {chosen.benign_rows:,} benign validation rows score above it"
+        if threshold == config.alert_min_score:
+            rule = f"the least score of an alert (alert_min_score); {rule}"
     except AlertRateError:
         threshold = MIDDLE
         rule = (
@@ -225,7 +239,7 @@ def _known(figure: float) -> float | None:
 
 def _curves(is_attack: NDArray[np.bool_], attack_score: NDArray[np.float64]) -> tuple[list[float], ...]:
     """ROC as (false-positive rate, recall), then precision-recall as (recall, precision)."""
-    if not 0 < is_attack.sum() < len(is_attack):
+    if too_few_rows(int(is_attack.sum()), int((~is_attack).sum())):
         return [], [], [], []
     fpr, tpr, _ = roc_curve(is_attack, attack_score)
     precision, recall, _ = precision_recall_curve(is_attack, attack_score)
