@@ -216,7 +216,7 @@ def train_on(c: Config, train: list[Record], held_out: list[Record]) -> Trial:
         paths = [str(write(Path(name) / part, records)) for part, records in (("train", train), ("held", held_out))]
         c = c.replace(data_path=paths[0], test_path=paths[1])
         clients = [load_client_data(c, client_id).train for client_id in range(c.num_clients)]
-        preprocessing = Preprocessing.pooled(load_schema(c), clients)
+        preprocessing = Preprocessing.pooled(load_schema(c), clients, c.scaling)
         validation, test = (preprocessing.apply(load(c)) for load in (load_validation_data, load_test_data))
         model, _ = federated(c)
     unchosen = Detector(c, model, preprocessing, np.nan)

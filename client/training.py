@@ -6,13 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shared.config import Config
 from shared.data_sources.dataset import Dataset
 
 _MOMENTUM = 0.9
+_NOISE_ROWS = 4096
+_NOISE_STREAM = 1  # so that noise changes no shuffling
 # A class this many times rarer than average counts in full; a rarer one no more than this. Without a cap a client with
 # one attack among thousands of rows would send a delta that is that one row's gradient, and saturates.
 MAX_CLASS_WEIGHT = 10.0
@@ -29,6 +31,7 @@ class TrainingSettings:
         proximal_mu: strength of FedProx's pull towards the global model; 0 is plain FedAvg.
         class_balance: `none`, or `inverse`: rare classes weigh more, see `row_weights`.
         optimizer: `sgd`, with momentum 0.9, or `adam`.
+        input_noise: standard deviation of the noise that is added to each scaled feature; 0: none.
     """
 
     local_epochs: int
@@ -37,13 +40,14 @@ class TrainingSettings:
     proximal_mu: float = 0.0
     class_balance: str = "none"
     optimizer: str = "sgd"
+    input_noise: float = 0.0
 
     @classmethod
     def of(cls, config: Config) -> "TrainingSettings":
         """The client's own."""
         return cls(
             config.local_epochs, config.batch_size, config.learning_rate, config.proximal_mu, config.class_balance,
-            config.optimizer,
+            config.optimizer, config.input_noise,
         )  # fmt: skip
 
 
@@ -96,6 +100,7 @@ def train(
     labels = torch.from_numpy(rows.labels)  # (rows,)
     weights = torch.from_numpy(row_weights(rows.labels, settings.class_balance))  # (rows,)
     shuffle = np.random.default_rng(seed)
+    noise = _Noise(settings, rows.features.shape[1], seed) if settings.input_noise else None
     parameters = list(model.parameters())
     global_parameters = [p.detach().clone() for p in parameters]
     optimizer = _optimizer(parameters, settings)
@@ -107,7 +112,8 @@ def train(
             for start in range(0, len(rows), settings.batch_size):
                 batch = order[start : start + settings.batch_size]  # (B,)
                 optimizer.zero_grad()
-                losses = F.cross_entropy(model(features[batch]), labels[batch], reduction="none")  # (B,)
+                inputs = features[batch] if noise is None else noise.added(features[batch])  # (B, num_features)
+                losses = F.cross_entropy(model(inputs), labels[batch], reduction="none")  # (B,)
                 loss = (losses * weights[batch]).mean()
                 if settings.proximal_mu:
                     distance = sum((p - g).square().sum() for p, g in zip(parameters, global_parameters, strict=True))
@@ -115,6 +121,27 @@ def train(
                 torch.autograd.backward(loss)
                 optimizer.step()
             on_epoch(1)
+
+
+class _Noise:
+    """Gaussian noise on the model's input, which keeps it from resting on one value of one feature.
+
+    Training with it is, for small noise, a penalty on the model's slope (Bishop, "Training with noise is equivalent to
+    Tikhonov regularization", Neural Computation 1995). To draw it anew for each step would take longer than the step: a
+    bank of rows is drawn once, and each step adds a random slice of it.
+    """
+
+    def __init__(self, settings: TrainingSettings, num_features: int, seed: tuple[int, ...]) -> None:
+        rng = np.random.default_rng((*seed, _NOISE_STREAM))
+        rows = max(_NOISE_ROWS, settings.batch_size)
+        bank = rng.standard_normal((rows, num_features), dtype=np.float32) * np.float32(settings.input_noise)
+        self._bank = torch.from_numpy(bank)  # (rows, num_features)
+        self._rng = rng
+
+    def added(self, inputs: Tensor) -> Tensor:
+        """The inputs with the next slice on them, (B, num_features)."""
+        start = int(self._rng.integers(len(self._bank) - len(inputs) + 1))
+        return inputs + self._bank[start : start + len(inputs)]
 
 
 def _optimizer(parameters: list[nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:

@@ -137,6 +137,14 @@ class Config(BaseModel):
     hash_width: int = setting(16, "columns that a hashed field becomes", low=1, high=4096)
     max_broken_share: float = setting(0.01, "share of broken lines that is skipped", low=0.0, high=1.0)
 
+    # Features
+    scaling: Literal["quantile", "zscore"] = setting(
+        "quantile", "what numeric features are scaled by, over all clients' rows together"
+    )
+    input_noise: float = setting(
+        0.0, "deviation of noise that is added to scaled features in training", low=0.0, high=10.0
+    )
+
     # Homomorphic encryption
     he_scheme: Literal["paillier", "ckks", "none"] = setting("paillier", "HE scheme")
     he_key_length: int = setting(3072, "bits of n", low=128, high=16_384)

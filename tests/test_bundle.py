@@ -13,6 +13,7 @@ from safetensors.numpy import save
 
 from shared.bundle import ModelBundle, save_bundle
 from shared.config import Config
+from shared.data_sources.scaling import Scaler
 from shared.data_utils import load_client_data, load_schema, load_test_data, load_validation_data
 from shared.errors import AlertRateError, BundleError, ConfigError
 from shared.metrics import attack_scores, predict_probabilities
@@ -39,9 +40,9 @@ def test_what_is_loaded_is_what_was_saved(original: tuple[Path, ModelBundle]) ->
     loaded = ModelBundle.load(folder)
     assert loaded.schema == saved.schema
     assert (loaded.run, loaded.round, loaded.threshold, loaded.metrics) == ("a-run", 3, saved.threshold, saved.metrics)
-    assert np.array_equal(loaded.preprocessing.scaler.mean, saved.preprocessing.scaler.mean)
-    assert np.array_equal(loaded.preprocessing.scaler.variance, saved.preprocessing.scaler.variance)
-    assert np.array_equal(loaded.preprocessing.histogram.counts, saved.preprocessing.histogram.counts)
+    of_both = loaded.preprocessing.arrays(), saved.preprocessing.arrays()
+    assert of_both[0].keys() == of_both[1].keys()
+    assert all(np.array_equal(array, of_both[1][name]) for name, array in of_both[0].items())
     rows = loaded.preprocessing.apply(load_test_data(CONFIG)).features
     expected = predict_probabilities(saved.build_model(), rows)
     assert np.array_equal(predict_probabilities(loaded.build_model(), rows), expected)
@@ -118,20 +119,22 @@ def bit_flipped(folder: Path) -> None:
         (cut("model.safetensors", 100), "its SHA-256 differs"),
         (bit_flipped, "its SHA-256 differs"),
         (rewritten(lambda v: v["threshold"].update(score=0.9), new_digest=False), "content was changed or damaged"),
-        (rewritten(lambda v: v["scaler"]["mean"].reverse(), new_digest=False), "content was changed or damaged"),
+        (rewritten(lambda v: v["scaler"]["ranks"].reverse(), new_digest=False), "content was changed or damaged"),
         (rewritten(lambda v: v.pop("metrics"), new_digest=True), "'metrics' is missing"),
         (forged("extra", value=1), "'extra' is missing or unknown"),
         (forged("format", value=1), "this version reads format 3"),
         (forged("schema_sha256", value="0" * 64), "does not have the SHA-256"),
         (forged("schema", "columns", 0, "name", value="other"), "does not have the SHA-256"),
         (forged("schema", value=[]), "feature schema"),
-        (forged("scaler", "mean", 0, value=float("nan")), "finite numbers"),
-        (forged("scaler", "mean", 0, value=float("inf")), "finite numbers"),
-        (forged("scaler", "mean", 0, value="1"), "expected numbers of shape"),
-        (forged("scaler", "mean", 0, value=[1.0]), "bundle.json"),
-        (forged("scaler", "mean", value=[1.0]), "expected numbers of shape"),
-        (forged("scaler", "variance", 0, value=0.0), "above 0"),
-        (forged("scaler", "variance", 0, value=-1.0), "above 0"),
+        (forged("scaler", "ranks", 0, 0, value=float("nan")), "finite numbers"),
+        (forged("scaler", "ranks", 0, 0, value="1"), "expected numbers of shape"),
+        (forged("scaler", "ranks", 0, 0, value=[1.0]), "bundle.json"),
+        (forged("scaler", "ranks", value=[1.0]), "expected numbers of shape"),
+        (forged("scaler", "ranks", 0, 0, value=0.5), "whole numbers from 0 to 65535"),
+        (forged("scaler", "ranks", 0, 98, value=65536), "whole numbers from 0 to 65535"),
+        (forged("scaler", "ranks", 0, 0, value=65534), "ranks fall"),
+        (forged("scaler", "ranks", 0, 98, value=65535), "end above 65534"),
+        (forged("scaler", value={"mean": []}), "scaler: expected exactly mean, variance"),
         (forged("histogram", 0, 0, value=-1), "counts that add up"),
         (forged("histogram", 0, 0, value=0.5), "counts that add up"),
         (forged("histogram", 0, 0, value=10**30), "bundle.json"),
@@ -205,6 +208,32 @@ def test_the_test_set_has_no_say_in_the_threshold(original: tuple[Path, ModelBun
     test = bundle.preprocessing.apply(load_test_data(CONFIG))
     assert bundle.threshold == choose_threshold(CONFIG, bundle.build_model(), validation)
     assert bundle.threshold != choose_threshold(CONFIG, bundle.build_model(), test)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (forged("scaler", "mean", 0, value=float("nan")), "finite numbers"),
+        (forged("scaler", "mean", 0, value=float("inf")), "finite numbers"),
+        (forged("scaler", "mean", 0, value="1"), "expected numbers of shape"),
+        (forged("scaler", "mean", 0, value=[1.0]), "bundle.json"),
+        (forged("scaler", "mean", value=[1.0]), "expected numbers of shape"),
+        (forged("scaler", "variance", 0, value=0.0), "above 0"),
+        (forged("scaler", "variance", 0, value=-1.0), "above 0"),
+    ],
+)
+def test_whatever_is_wrong_with_a_mean_or_variance_is_refused(
+    tmp_path: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    saved = train_bundle(CONFIG.replace(scaling="zscore"), tmp_path)
+    loaded = ModelBundle.load(tmp_path)
+    assert isinstance(saved.preprocessing.scaler, Scaler)
+    assert isinstance(loaded.preprocessing.scaler, Scaler)
+    assert np.array_equal(loaded.preprocessing.scaler.mean, saved.preprocessing.scaler.mean)
+    assert np.array_equal(loaded.preprocessing.scaler.variance, saved.preprocessing.scaler.variance)
+    spoil(tmp_path)
+    with pytest.raises(BundleError, match=message):
+        ModelBundle.load(tmp_path)
 
 
 @pytest.mark.parametrize(("rate", "needed"), [(0.01, 300), (0.05, 60), (0.3, 10)])

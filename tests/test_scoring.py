@@ -140,7 +140,7 @@ def test_the_average_record_is_the_mean_of_the_training_rows(flows: tuple[Path, 
     _, bundle = flows
     parts = [load_client_data(flow_config(flows), client).train for client in range(3)]
     scaled = bundle.preprocessing.apply(joined(parts)).features
-    assert average_record(bundle.preprocessing) == pytest.approx(scaled.mean(axis=0), abs=1e-5)
+    assert average_record(bundle.preprocessing) == pytest.approx(scaled.mean(axis=0), abs=3e-5)  # ranks have 16 bits
 
 
 def run(*arguments: object) -> int:
