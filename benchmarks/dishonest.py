@@ -183,8 +183,9 @@ def _coordinator(loot: Loot) -> type[Coordinator]:
             others = [tenant for tenant in self._seats.tenants() if tenant != VICTIM]
             try:
                 if loot.now is Attack.SCALER:
-                    steps = scaling.attempt(HISTOGRAM, preprocessing.scaler, _FIRST_ATTEMPT)
-                    yield from _told_others(steps, Kind.STATISTICS, _other_scaler(preprocessing.scaler), self._hear)
+                    scaler = z_scores(preprocessing)
+                    steps = scaling.attempt(HISTOGRAM, scaler, _FIRST_ATTEMPT)
+                    yield from _told_others(steps, Kind.STATISTICS, _other_scaler(scaler), self._hear)
                 else:
                     with mock.patch.object(self._seats, "gather", return_value=others):
                         yield from scaling.attempt(MOMENTS, None, _FIRST_ATTEMPT)
@@ -252,6 +253,13 @@ def _blank_model(request: Request) -> Request:
 def _other_scaler(scaler: Scaler) -> Lie:
     """One that puts all rows into one bin."""
     return lambda request: replace(request, values={**request.values, "scaler": far_scaler(scaler).to_bytes()})
+
+
+def z_scores(preprocessing: Preprocessing) -> Scaler:
+    """The scaler of a run with `scaling: zscore`."""
+    if not isinstance(preprocessing.scaler, Scaler):
+        raise TypeError("expected scaling: zscore")
+    return preprocessing.scaler
 
 
 def far_scaler(scaler: Scaler) -> Scaler:

@@ -12,6 +12,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -50,16 +51,13 @@ def compare(config: Config, epochs: int) -> Comparison:
         clients = [load_client_data(config, client_id) for client_id in range(config.num_clients)]
     except DataError as error:
         raise DataError(f"{error}; a comparison needs the rows of all clients on this machine") from None
-    preprocessing = Preprocessing.pooled(clients[0].schema, [client.train for client in clients])
+    preprocessing = Preprocessing.pooled(clients[0].schema, [client.train for client in clients], config.scaling)
     parts = [preprocessing.apply(client.train) for client in clients]
     validation, test = (preprocessing.apply(rows) for rows in (load_validation_data(config), load_test_data(config)))
 
     def rival(name: str, rows: Dataset, stream: int) -> Rival:
         model = build_model(config)
-        settings = TrainingSettings(
-            epochs, config.batch_size, config.learning_rate, class_balance=config.class_balance,
-            optimizer=config.optimizer,
-        )  # fmt: skip
+        settings = replace(TrainingSettings.of(config), local_epochs=epochs, proximal_mu=0.0)
         # FedProx pulls towards the global model of a round; a model that is trained alone has none
         with track(_log, f"training {name}", epochs) as on_epoch:
             train(model, rows, settings, (config.seed, stream), on_epoch)
@@ -85,6 +83,8 @@ def _table(federated: Evaluation, comparison: Comparison) -> Table:
 
 
 def _story(federated: Evaluation, comparison: Comparison) -> str:
+    if federated.too_few:
+        return f"nothing to compare: {federated.too_few}"
     alone = _mean([rival.evaluation.roc_auc for rival in comparison.alone])
     areas = (alone, federated.roc_auc, comparison.pooled.evaluation.roc_auc)
     by_itself, together, pooled = ("-" if area is None else f"{area:.2f}" for area in areas)

@@ -74,7 +74,7 @@ def make_bundle(folder: Path, path: Path) -> None:
 
     config = settings(path)
     clients = [load_client_data(config, client) for client in range(config.num_clients)]
-    preprocessing = Preprocessing.pooled(clients[0].schema, [client.train for client in clients])
+    preprocessing = Preprocessing.pooled(clients[0].schema, [client.train for client in clients], config.scaling)
     model = build_model(config)
     for client in clients:
         rows: Dataset = preprocessing.apply(client.train)
@@ -91,7 +91,7 @@ def ours(folder: Path, path: Path) -> Callable[[], object]:
     from shared.bundle import ModelBundle
 
     bundle = ModelBundle.load(folder)
-    return lambda: score_files(bundle, [path], path.with_suffix(".jsonl"), bundle.threshold.score)
+    return lambda: score_files(bundle, [path], path.with_suffix(".jsonl"), bundle.threshold.required())
 
 
 def pandas_read(folder: Path, path: Path) -> Callable[[], object]:

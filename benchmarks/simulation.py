@@ -58,7 +58,7 @@ def alone(c: Config, rows: Dataset, client_id: int) -> torch.nn.Module:
 def scaled(c: Config, test: Dataset) -> tuple[list[Dataset], Dataset, Dataset]:
     """Each client's rows to train on, the validation rows and `test`, by the statistics of all clients' rows."""
     clients = [load_client_data(c, client_id).train for client_id in range(c.num_clients)]
-    apply = Preprocessing.pooled(load_schema(c), clients).apply
+    apply = Preprocessing.pooled(load_schema(c), clients, c.scaling).apply
     return [apply(rows) for rows in clients], apply(load_validation_data(c)), apply(test)
 
 

@@ -19,7 +19,7 @@ from shared.bundle import ModelBundle
 from shared.data_sources.schema import buckets
 
 OCSF_VERSION = "1.5.0"
-_MEDIUM, _HIGH = (3, "Medium"), (4, "High")
+_INFORMATIONAL, _MEDIUM, _HIGH = (1, "Informational"), (3, "Medium"), (4, "High")
 _LEARNING = (4, "Learning (ML/DL)")  # of `analytic`
 _IP_ADDRESS, _USER_NAME = (2, "IP Address"), (4, "User Name")  # of `observables`
 _PRODUCT = {
@@ -39,9 +39,14 @@ _SOURCE_PORTS, _DESTINATION_PORTS = (
 
 
 class Findings:
-    """Makes findings of what one model scores."""
+    """Makes findings of what one model scores.
 
-    def __init__(self, bundle: ModelBundle, threshold: float) -> None:
+    Args:
+        bundle: the model.
+        threshold: above which a record alerts; None where records are ranked, so that none is an alert.
+    """
+
+    def __init__(self, bundle: ModelBundle, threshold: float | None) -> None:
         self._bundle = bundle
         self._kind = bundle.schema.source  # never guessed by names: a CSV file may call its columns as it likes
         self._threshold = threshold
@@ -53,15 +58,16 @@ class Findings:
         }
 
     def finding(
-        self, source: Mapping[str, Any], score: float, drivers: Sequence[Driver], created: int
+        self, source: Mapping[str, Any], score: float, drivers: Sequence[Driver], created: int, place: str = ""
     ) -> dict[str, Any]:
-        """One alert.
+        """One alert, or one record of a ranking.
 
         Args:
             source: where the record comes from: one row of what `stream_features` yields first.
             score: of the record, above the threshold.
             drivers: of the score, the largest first.
             created: now, in milliseconds since 1970.
+            place: in the ranking, in words.
         """
         source = {name: _plain(value) for name, value in source.items()}
         severity_id, severity = self._severity(score)
@@ -100,8 +106,10 @@ class Findings:
             "severity": severity,
             "status_id": 1,
             "status": "New",
-            "is_alert": True,
-            "message": f"{title}, above the threshold of {self._threshold:.4f}",
+            "is_alert": self._threshold is not None,
+            "message": f"{title}, {place}"
+            if self._threshold is None
+            else f"{title}, above the threshold of {self._threshold:.4f}",
             "metadata": {
                 "version": OCSF_VERSION,
                 "product": _PRODUCT,
@@ -126,9 +134,10 @@ class Findings:
 
     def _severity(self, score: float) -> tuple[int, str]:
         """High above all benign records that the threshold was chosen on, where those were enough to tell."""
-        chosen = self._bundle.threshold
-        above_all = chosen.resolved and chosen.highest_benign is not None and score > chosen.highest_benign
-        return _HIGH if above_all else _MEDIUM
+        if self._threshold is None:
+            return _INFORMATIONAL
+        highest = self._bundle.threshold.highest_benign
+        return _HIGH if highest is not None and score > highest else _MEDIUM
 
     def _uid(self, source: Mapping[str, Any]) -> str:
         """The same for the same record and model, so that a second scoring makes no second finding."""

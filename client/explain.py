@@ -99,8 +99,8 @@ def log_odds(logits: Tensor) -> Tensor:
 def average_record(preprocessing: Preprocessing) -> NDArray[np.float32]:
     """The mean of the scaled training rows, float32, (features,), by the histogram.
 
-    Exact for numeric columns, whose mean is 0 by scaling, and for categories, which are 0 or 1; for cyclic ones 0, the
-    middle of the circle.
+    Exact for numeric columns, whose mean is 0 by either scaling, and for categories, which are 0 or 1; for cyclic ones
+    0, the middle of the circle.
     """
     kinds = np.array([column.kind for column in preprocessing.schema.columns])
     counts = preprocessing.histogram.counts

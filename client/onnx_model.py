@@ -8,22 +8,34 @@ import torch
 from torch import Tensor, nn
 
 from shared.bundle import ModelBundle
-from shared.data_sources.scaling import MAX_SCALED, Scaler
+from shared.data_sources.scaling import GRID, MAX_SCALED, AnyScaler, Quantiles, Scaler, grid_edges
 from shared.errors import BundleError, ConfigError, MissingDependencyError
 
 INPUT, OUTPUT, BATCH = "features", "attack_probability", "records"
 
 
 class RawScorer(nn.Module):
-    """Raw features, float32 (B, F), to attack scores, float64 (B,): `Scaler.transform` and the model in one graph."""
+    """Raw features, float32 (B, F), to attack scores, float64 (B,): the scaler and the model in one graph."""
+
+    def __init__(self, model: nn.Module, scaler: AnyScaler) -> None:
+        super().__init__()
+        self.model = model
+        self.scaler: nn.Module = _Ranks(scaler) if isinstance(scaler, Quantiles) else _Standardised(scaler)
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits = self.model(self.scaler(features))  # (B, classes)
+        return 1.0 - torch.softmax(logits.double(), dim=1)[:, 0]
+
+
+class _Standardised(nn.Module):
+    """`Scaler.transform`: float32 (B, F) to float32 (B, F)."""
 
     mean: Tensor  # float64, (F,), as the two below
     deviation: Tensor
     bound: Tensor
 
-    def __init__(self, model: nn.Module, scaler: Scaler) -> None:
+    def __init__(self, scaler: Scaler) -> None:
         super().__init__()
-        self.model = model
         # Columns that are not scaled get mean 0, deviation 1 and no bounds.
         numeric = scaler.schema.numeric
         mean, deviation = np.zeros(len(numeric)), np.ones(len(numeric))
@@ -34,13 +46,39 @@ class RawScorer(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         scaled = (features.double() - self.mean) / self.deviation  # (B, F)
-        scaled = torch.minimum(torch.maximum(scaled, -self.bound), self.bound)
-        logits = self.model(scaled.float())  # (B, classes)
-        return 1.0 - torch.softmax(logits.double(), dim=1)[:, 0]
+        return torch.minimum(torch.maximum(scaled, -self.bound), self.bound).float()
+
+
+class _Ranks(nn.Module):
+    """`Quantiles.transform`: float32 (B, F) to float32 (B, F)."""
+
+    edges: Tensor  # float32, (numeric, GRID - 1)
+    values: Tensor  # float32, (numeric * GRID,)
+    first: Tensor  # int64, (numeric,): where a column's values begin
+    numeric: Tensor  # int64, (numeric,): where the columns are
+    place: Tensor  # int64, (F,): of each column among the numeric ones and then all
+
+    def __init__(self, scaler: Quantiles) -> None:
+        super().__init__()
+        numeric = np.flatnonzero(scaler.schema.numeric)
+        place = len(numeric) + np.arange(len(scaler.schema))
+        place[numeric] = np.arange(len(numeric))
+        for name, values in (
+            ("edges", grid_edges(scaler.schema)), ("values", scaler.values.ravel()),
+            ("first", GRID * np.arange(len(numeric))), ("numeric", numeric), ("place", place),
+        ):  # fmt: skip
+            self.register_buffer(name, torch.from_numpy(values))
+
+    def forward(self, features: Tensor) -> Tensor:
+        numbers = features[:, self.numeric]  # (B, numeric)
+        bins = (numbers[:, :, None] >= self.edges).sum(dim=2)  # (B, numeric)
+        scaled = self.values[bins + self.first]  # (B, numeric)
+        return torch.cat([scaled, features], dim=1)[:, self.place]  # (B, F)
 
 
 def export_onnx(bundle: ModelBundle, path: Path) -> None:
-    """Write the file whole or not at all. Its metadata names the run, the feature schema and the threshold.
+    """Write the file whole or not at all. Its metadata names the run, the feature schema and the threshold,
+    if there is one.
 
     Raises:
         MissingDependencyError: onnx or onnxscript is not installed.
@@ -76,9 +114,10 @@ def export_onnx(bundle: ModelBundle, path: Path) -> None:
             "round": str(bundle.round),
             "schema": bundle.schema.to_json(),
             "schema_sha256": bundle.schema.hash(),
-            "threshold": repr(bundle.threshold.score),
         }
     )
+    if bundle.threshold.score is not None:
+        program.model.metadata_props["threshold"] = repr(bundle.threshold.score)
     part = path.with_name(f"{path.name}.part")
     try:
         part.unlink(missing_ok=True)  # with the mode that an earlier export made it with

@@ -8,13 +8,13 @@ from functools import cached_property
 
 from shared.config import Config
 from shared.data_sources.dataset import ClientData, Dataset
-from shared.data_sources.scaling import FeatureSums, Scaler
+from shared.data_sources.scaling import AnyScaler, FeatureSums, read_scaler
 from shared.data_sources.schema import FeatureSchema
 from shared.errors import DataError, RoundRefusedError
-from shared.feature_statistics import MOMENTS, StatisticsCode
+from shared.feature_statistics import HISTOGRAM, MOMENTS, StatisticsCode
 from shared.he.scheme import Vector
 from shared.identity import digest_arrays
-from shared.preprocessing import FeatureHistogram
+from shared.preprocessing import FeatureCounts, FeatureHistogram
 
 
 class ScaledRows:
@@ -26,7 +26,7 @@ class ScaledRows:
     """
 
     def __init__(self, config: Config, data: ClientData) -> None:
-        self._data = data
+        self._data, self._scaling = data, config.scaling
         self._code = StatisticsCode(config, data.schema)
         self._scaler = b"none yet"
         self._scaled: tuple[Dataset, Dataset]
@@ -56,9 +56,9 @@ class ScaledRows:
         """The digest of what a sum is about, if this client takes part in it.
 
         Args:
-            statistic: `moments` or `histogram`.
+            statistic: one of `sizes`.
             schema: of the server's features, as JSON.
-            scaler: of the histogram's features, as `Scaler.to_bytes` makes it; empty for the moments.
+            scaler: of the histogram's features, as `Scaler.to_bytes` makes it; empty for the others.
 
         Raises:
             RoundRefusedError: the server's features are others, or it asks for something else.
@@ -70,8 +70,11 @@ class ScaledRows:
                 "same on both sides, and the files of the same form"
             )
         if statistic not in self.sizes:
-            raise RoundRefusedError(f"the server asks for a statistic {statistic!r:.80}; is it of the same version?")
-        return self._code.digest(statistic, None if statistic == MOMENTS else self._scaler_of(scaler))
+            raise RoundRefusedError(
+                f"the server asks for a statistic {statistic!r:.80}, and this client gives {', '.join(self.sizes)}; "
+                "the setting scaling must be the same on both sides"
+            )
+        return self._code.digest(statistic, self._scaler_of(scaler) if statistic == HISTOGRAM else None)
 
     def vector(self, statistic: str, scaler: bytes) -> Vector:
         """What this client adds to a sum that it takes part in; arguments as in `about`.
@@ -82,6 +85,8 @@ class ScaledRows:
         rows = self._data.train.features
         if statistic == MOMENTS:
             return self._code.encode_moments(FeatureSums.of(rows, self.schema))
+        if statistic != HISTOGRAM:
+            return self._code.encode_quantiles(FeatureCounts.of(rows, self.schema))
         return self._code.encode_histogram(FeatureHistogram.of(self._scaler_of(scaler).transform(rows)))
 
     def scaled(self, scaler: bytes) -> tuple[Dataset, Dataset]:
@@ -99,9 +104,9 @@ class ScaledRows:
             self._scaled, self._scaler = (train, holdout), scaler
         return self._scaled
 
-    def _scaler_of(self, scaler: bytes) -> Scaler:
+    def _scaler_of(self, scaler: bytes) -> AnyScaler:
         try:
-            return Scaler.from_bytes(scaler, self.schema)
+            return read_scaler(self._scaling, scaler, self.schema)
         except DataError as error:
             raise RoundRefusedError(
                 f"the server sent {error}; the data's settings must be the same on both sides"

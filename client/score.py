@@ -2,6 +2,7 @@
 
 python client/score.py --model logs/latest --input data/new-flows.csv --output alerts.jsonl
 python client/score.py --model logs/latest --input data/mon data/tue.json.gz --output alerts.jsonl --threshold 0.9
+python client/score.py --model logs/latest --input data/mon --output ranked.jsonl --top 50
 """
 
 import argparse
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from shared import cli
 from shared.console import setup_logging
-from shared.errors import ConfigError
+from shared.errors import AlertRateError, ConfigError
 from shared.private_files import keep_files_private
 
 if TYPE_CHECKING:  # at run time only after the arguments are read
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # at run time only after the arguments are read
     from shared.bundle import ModelBundle
 
 _log = logging.getLogger("score")
+_MOST_RANKED = 100_000  # they are in memory until the last record was read
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--input", required=True, nargs="+", help="files or folders, of the kind the model learned from"
     )
     parser.add_argument("--output", required=True, help="file of the alerts, JSON lines")
-    parser.add_argument("--threshold", type=float, help="score from 0 to 1 above which to alert (default: the model's)")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--threshold", type=float,
+        help="score from 0 to 1 above which to alert, also below 0.5 (default: the model's threshold, which is at "
+        "least the alert_min_score that it was trained with, 0.5 unless set)",
+    )  # fmt: skip
+    group.add_argument(
+        "--top", type=int, metavar="N",
+        help="write the N records with the highest scores instead, none of them as an alert (default: 20 where the "
+        "model has no threshold)",
+    )  # fmt: skip
     args = parser.parse_args(argv)
     setup_logging()
     return cli.run(lambda: _score(args), _log, f"what was found so far is in {args.output}.part")
@@ -43,41 +55,54 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _score(args: argparse.Namespace) -> None:
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise ConfigError(f"--threshold {args.threshold}: expected 0 to 1")
+    if args.top is not None and not 1 <= args.top <= _MOST_RANKED:
+        raise ConfigError(f"--top {args.top}: expected 1 to {_MOST_RANKED}")
     # PyTorch is seconds to load: not for a mistyped option.
     import torch
 
-    from client.scoring import score_files
+    from client.scoring import TOP, score_files
     from shared.bundle import ModelBundle
 
     keep_files_private()  # an alert names the tenant's users and addresses
     torch.set_num_threads(1)  # a part's work in the model is too small for more threads to pay
     bundle = ModelBundle.load(args.model, args.model_class)
-    threshold = bundle.threshold.score if args.threshold is None else args.threshold
-    _announce(bundle, threshold, chosen=args.threshold is None)
-    summary = score_files(bundle, [Path(path) for path in args.input], Path(args.output), threshold)
-    _report(summary, bundle, args.output)
-
-
-def _announce(bundle: "ModelBundle", threshold: float, *, chosen: bool) -> None:
     _log.info("model of run %s after round %d, schema %s…", bundle.run, bundle.round, bundle.schema.hash()[:16])
-    if not chosen:
-        _log.info("alerts are for scores above %.6g, as asked", threshold)
-        return
+    threshold = _threshold(bundle, args)
+    inputs = [Path(path) for path in args.input]
+    summary = score_files(bundle, inputs, Path(args.output), threshold, args.top or TOP)
+    _report(summary, bundle, args.output, ranked=threshold is None)
+
+
+def _threshold(bundle: "ModelBundle", args: argparse.Namespace) -> float | None:
+    """Above which to alert; None: rank."""
+    if args.threshold is not None:
+        _log.info("alerts are for scores above %.6g, as asked", args.threshold)
+        return float(args.threshold)
+    if args.top is not None:
+        _log.info("records are ranked, as asked, and none alerts")
+        return None
+    try:
+        threshold = bundle.threshold.required()
+    except AlertRateError as error:
+        _log.warning("%s", error)
+        return None
     _log.info(
         "alerts are for scores above %.6g, chosen on %d benign validation rows for a false-positive rate of %.4g",
         threshold, bundle.threshold.benign_rows, bundle.threshold.target_rate,
     )  # fmt: skip
-    if doubt := bundle.threshold.doubt():
-        _log.warning("%s", doubt)
+    return threshold
 
 
-def _report(summary: "Summary", bundle: "ModelBundle", output: str) -> None:
+def _report(summary: "Summary", bundle: "ModelBundle", output: str, *, ranked: bool) -> None:
     rate = summary.records / summary.seconds if summary.seconds else 0.0
     share = summary.alerts / summary.records if summary.records else 0.0
     _log.info("%d lines or records read, %d of them broken and skipped", summary.lines, summary.broken)
     what = "windows" if bundle.schema.window_minutes else "records"
     _log.info("%d %s scored in %.1f s (%.0f a second)", summary.records, what, summary.seconds, rate)
-    _log.info("%d alerts (%.2f %%) in %s", summary.alerts, 100 * share, output)
+    if ranked:
+        _log.info("the %d with the highest scores, no alerts, in %s", summary.alerts, output)
+    else:
+        _log.info("%d alerts (%.2f %%) in %s", summary.alerts, 100 * share, output)
     note = summary.drift_note(bundle)
     (_log.warning if summary.drifted else _log.info)("%s", note)
 

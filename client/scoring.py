@@ -1,24 +1,29 @@
 """New records scored by the model of a run, a part at a time, and the alerts written as they come."""
 
+import heapq
 import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from client.alerts import Findings
 from client.explain import Explainer
 from shared.bundle import ModelBundle
 from shared.data_sources.files import BrokenLines
+from shared.data_sources.schema import Features
 from shared.data_utils import stream_features
 from shared.errors import ConfigError, DataError
 from shared.metrics import attack_scores, predict_probabilities
 from shared.preprocessing import BINS, FeatureHistogram
 
+TOP = 20  # records of a ranking, where there is no threshold: what a person looks at in a morning
 DRIVERS = 5  # of an alert: as many as a person reads
 DRIFTED = 0.25  # of the stability index: "much changed", by the rule of thumb
 # With fewer rows an unchanged feature's index is large by chance alone: about BINS * (1 / rows + 1 / learned rows).
@@ -34,7 +39,7 @@ class Summary:
 
     Attributes:
         records: rows that were scored: records, or windows of a principal or an address.
-        alerts: those above the threshold.
+        alerts: those above the threshold; of a ranking, those that were written.
         lines: that were read, with the broken ones among them.
         broken: lines that were skipped.
         seconds: from the first byte to the last alert.
@@ -66,17 +71,21 @@ class Summary:
         )
 
 
-def score_files(bundle: ModelBundle, inputs: Sequence[Path], output: Path, threshold: float) -> Summary:
-    """Score files and write an alert, one line of JSON, for each record above the threshold.
+def score_files(
+    bundle: ModelBundle, inputs: Sequence[Path], output: Path, threshold: float | None, top: int = TOP
+) -> Summary:
+    """Score files and write an alert, one line of JSON, for each record above the threshold, or rank them.
 
     Alerts are written, and flushed, part by part into `<output>.part`, where they can be followed; at the end the file
-    gets its name. What stays behind with that ending is of a scoring that did not finish.
+    gets its name. What stays behind with that ending is of a scoring that did not finish. A ranking is known, and
+    written, when the last record was read.
 
     Args:
         bundle: the model.
         inputs: files or folders.
         output: of the alerts; replaced if it exists.
-        threshold: 0 to 1.
+        threshold: 0 to 1; None: the records with the highest scores instead, the highest first.
+        top: how many of them.
 
     Raises:
         DataError: a file is missing, malformed or does not fit the model.
@@ -90,19 +99,21 @@ def score_files(bundle: ModelBundle, inputs: Sequence[Path], output: Path, thres
         stream = part.open("x", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--output {output}: {error.strerror}; expected a file that can be written") from None
-    scorer = _Scorer(bundle, threshold)
+    scorer = _Scorer(bundle, threshold, top)
     with stream:
         for path in inputs:
             scorer.score(path, stream)
+        scorer.write_ranking(stream)
     part.replace(output)
     scorer.summary.seconds = time.perf_counter() - start
     return scorer.summary
 
 
 class _Scorer:
-    def __init__(self, bundle: ModelBundle, threshold: float) -> None:
+    def __init__(self, bundle: ModelBundle, threshold: float | None, top: int) -> None:
         self._bundle = bundle
-        self._threshold = threshold
+        self._threshold, self._top = threshold, top
+        self._ranked: list[_Ranked] = []  # a heap, the lowest score first
         self._model = bundle.build_model()
         self._explainer = Explainer(self._model, bundle.preprocessing)
         self._findings = Findings(bundle, threshold)
@@ -116,6 +127,9 @@ class _Scorer:
             scores = attack_scores(predict_probabilities(self._model, scaled))  # (rows,)
             self.summary.histogram += FeatureHistogram.of(scaled)
             self.summary.records += len(scores)
+            if self._threshold is None:
+                self._rank(scores, meta, scaled, raw)
+                continue
             alerts = np.flatnonzero(scores > self._threshold)
             self.summary.alerts += len(alerts)
             for rows in _parts(alerts):
@@ -128,6 +142,39 @@ class _Scorer:
             stream.flush()
         self.summary.lines += broken.lines
         self.summary.broken += broken.broken
+
+    def _rank(self, scores: NDArray[np.float64], meta: pd.DataFrame, scaled: Features, raw: Features) -> None:
+        """Keep the highest scores so far, and of each record what its line will need."""
+        first = self.summary.records - len(scores)
+        for row in np.argsort(-scores, kind="stable")[: self._top]:
+            one = slice(row, row + 1)
+            # Of equal scores the earlier record counts as the higher, whatever the parts.
+            record = (
+                float(scores[row]),
+                -first - int(row),
+                meta.iloc[one].to_dict("records")[0],
+                scaled[one],
+                raw[one],
+            )
+            heapq.heappush(self._ranked, record)
+            if len(self._ranked) > self._top:
+                heapq.heappop(self._ranked)
+
+    def write_ranking(self, stream: TextIO) -> None:
+        """The lines of the records with the highest scores, the highest first; none where there is a threshold."""
+        self.summary.alerts += len(self._ranked)
+        for place, (score, _, source, scaled, raw) in enumerate(sorted(self._ranked, key=_order), start=1):
+            (drivers,) = self._explainer.drivers(scaled, raw, DRIVERS)
+            told = f"number {place} of {self.summary.records:,} by its score, in a ranking without a threshold"
+            finding = self._findings.finding(source, score, drivers, time.time_ns() // 1_000_000, told)
+            stream.write(json.dumps(finding, allow_nan=False) + "\n")
+
+
+_Ranked = tuple[float, int, dict[str, Any], Features, Features]  # score, minus the record's number, meta, scaled, raw
+
+
+def _order(record: _Ranked) -> tuple[float, int]:
+    return -record[0], -record[1]
 
 
 def _parts(rows: np.ndarray) -> Iterator[np.ndarray]:

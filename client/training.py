@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shared.config import Config
@@ -14,6 +14,8 @@ from shared.data_sources.dataset import Dataset
 
 _MOMENTUM = 0.9
 _ALIGNMENT = 16  # float32 numbers: torch's tensors begin at multiples of 64 bytes
+_NOISE_ROWS = 4096
+_NOISE_STREAM = 1  # so that noise changes no shuffling
 # A class this many times rarer than average counts in full; a rarer one no more than this. Without a cap a client with
 # one attack among thousands of rows would send a delta that is that one row's gradient, and saturates.
 MAX_CLASS_WEIGHT = 10.0
@@ -30,6 +32,7 @@ class TrainingSettings:
         proximal_mu: strength of FedProx's pull towards the global model; 0 is plain FedAvg.
         class_balance: `none`, or `inverse`: rare classes weigh more, see `row_weights`.
         optimizer: `sgd`, with momentum 0.9, or `adam`.
+        input_noise: standard deviation of the noise that is added to each scaled feature; 0: none.
     """
 
     local_epochs: int
@@ -38,13 +41,14 @@ class TrainingSettings:
     proximal_mu: float = 0.0
     class_balance: str = "none"
     optimizer: str = "sgd"
+    input_noise: float = 0.0
 
     @classmethod
     def of(cls, config: Config) -> "TrainingSettings":
         """The client's own."""
         return cls(
             config.local_epochs, config.batch_size, config.learning_rate, config.proximal_mu, config.class_balance,
-            config.optimizer,
+            config.optimizer, config.input_noise,
         )  # fmt: skip
 
 
@@ -100,6 +104,7 @@ def train(
     flat = _flat_parameters(model)
     gradient, start_at = flat.grad, flat.detach().clone()
     assert gradient is not None  # noqa: S101 - `_flat_parameters` has just made it
+    noise = _Noise(settings, rows.features.shape[1], seed) if settings.input_noise else None
     optimizer = _optimizer(flat, settings)
     model.train()
     with torch.random.fork_rng(devices=[]):
@@ -111,7 +116,8 @@ def train(
                 batch = slice(start, start + settings.batch_size)  # B rows
                 gradient.zero_()
                 # A copy begins where torch puts tensors, too; a slice of odd rows would not.
-                losses = F.cross_entropy(model(shuffled[batch].clone()), answers[batch], reduction="none")  # (B,)
+                inputs = shuffled[batch].clone() if noise is None else noise.added(shuffled[batch])  # (B, num_features)
+                losses = F.cross_entropy(model(inputs), answers[batch], reduction="none")  # (B,)
                 torch.autograd.backward((losses * counts[batch]).mean())
                 if settings.proximal_mu:
                     gradient += settings.proximal_mu * (flat.detach() - start_at)
@@ -136,6 +142,27 @@ def _flat_parameters(model: nn.Module) -> nn.Parameter:
         values.copy_(parameter.detach())
         parameter.data, parameter.grad = values, flat.grad[place].view_as(parameter)
     return flat
+
+
+class _Noise:
+    """Gaussian noise on the model's input, which keeps it from resting on one value of one feature.
+
+    Training with it is, for small noise, a penalty on the model's slope (Bishop, "Training with noise is equivalent to
+    Tikhonov regularization", Neural Computation 1995). To draw it anew for each step would take longer than the step: a
+    bank of rows is drawn once, and each step adds a random slice of it.
+    """
+
+    def __init__(self, settings: TrainingSettings, num_features: int, seed: tuple[int, ...]) -> None:
+        rng = np.random.default_rng((*seed, _NOISE_STREAM))
+        rows = max(_NOISE_ROWS, settings.batch_size)
+        bank = rng.standard_normal((rows, num_features), dtype=np.float32) * np.float32(settings.input_noise)
+        self._bank = torch.from_numpy(bank)  # (rows, num_features)
+        self._rng = rng
+
+    def added(self, inputs: Tensor) -> Tensor:
+        """The inputs with the next slice on them, (B, num_features)."""
+        start = int(self._rng.integers(len(self._bank) - len(inputs) + 1))
+        return inputs + self._bank[start : start + len(inputs)]
 
 
 def _optimizer(parameters: nn.Parameter, settings: TrainingSettings) -> torch.optim.Optimizer:

@@ -17,6 +17,7 @@ from orchestrator.run_folder import RoundRecord
 from shared.config import MLP, Config
 from shared.console import console
 from shared.errors import NoSumError
+from shared.metrics import too_few_rows
 
 _WIDE_COLUMNS = 130  # of a terminal that shows the whole table of the rounds
 _JOINT = " \\\n  "  # a command on two lines, as a shell takes it
@@ -72,9 +73,12 @@ def _result(records: list[RoundRecord], kept: int) -> str:
     after = f"after {count(len(records), 'round')}" + (f", of which the best, {kept}, is kept" if kept else "")
     skipped = sum(record.skipped is not None for record in records)
     record = records[(kept or len(records)) - 1]
+    after += f" ({skipped} without a sum)" if skipped else ""
+    if record.attack_rows is not None and (few := too_few_rows(record.attack_rows, record.benign_rows or 0)):
+        return f"a model {after}; {few}"
     named = (("ROC-AUC", record.roc_auc), ("accuracy", record.accuracy))
     figures = ", ".join(f"{name} {value:.3f}" for name, value in named if value is not None)
-    return f"{figures} on the test set, {after}{f' ({skipped} without a sum)' if skipped else ''}"
+    return f"{figures} on the test set, {after}"
 
 
 def _next(config: Config, folder: Path) -> str:

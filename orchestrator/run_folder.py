@@ -41,8 +41,8 @@ class RoundRecord:
         round: counted from 1.
         contributors: clients whose updates are in the new global model; 0 if the round was skipped.
         failures: chosen clients whose updates are not.
-        loss, accuracy, roc_auc, pr_auc, fpr, family_recall, recall_at_fpr, fpr_at_threshold, class_recall: of the new
-            global model on the common test set; `shared/metrics.py` says what they are.
+        loss, accuracy, attack_rows, benign_rows, roc_auc, pr_auc, fpr, family_recall, recall_at_fpr, fpr_at_threshold,
+            class_recall: of the new global model on the common test set; `shared/metrics.py` says what they are.
         validation_loss: of the new global model on the validation set, which early stopping goes by.
         fit_seconds: from the request to the last update, as the orchestrator saw it.
         train_seconds, encrypt_seconds: of the slowest contributor, as it says; a masked client says nothing of them.
@@ -64,6 +64,8 @@ class RoundRecord:
     failures: int = 0
     loss: float | None = None
     accuracy: float | None = None
+    attack_rows: int | None = None
+    benign_rows: int | None = None
     roc_auc: float | None = None
     pr_auc: float | None = None
     fpr: float | None = None

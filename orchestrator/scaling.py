@@ -1,7 +1,7 @@
 """Private scaling: the tenants' feature statistics, added up encrypted before round 1, as their updates are later.
 
-The orchestrator learns sums over all tenants that took part: rows, mean, variance and histogram of each feature. It
-tells them the mean and the variance, and nobody learns one tenant's.
+The orchestrator learns sums over all tenants that took part: rows and a histogram of each feature, and with `scaling:
+zscore` mean and variance. It tells them the quantiles, or the mean and the variance, and nobody learns one tenant's.
 """
 
 import logging
@@ -13,7 +13,7 @@ from shared.data_sources.scaling import Scaler
 from shared.data_sources.schema import FeatureSchema
 from shared.errors import DataError, EncodingError, StatisticsError, TooFewContributorsError
 from shared.exchange import Kind, Steps
-from shared.feature_statistics import HISTOGRAM, MOMENTS, StatisticsCode
+from shared.feature_statistics import HISTOGRAM, MOMENTS, QUANTILES, StatisticsCode
 from shared.he.scheme import Vector
 from shared.masking.errors import RoundAbandonedError
 from shared.preprocessing import Preprocessing
@@ -39,20 +39,26 @@ class PrivateScaling:
         self.code = StatisticsCode(config, schema)
 
     def steps(self) -> Steps[Preprocessing]:
-        """Both sums, one after the other: the bins of the histogram are of scaled features.
+        """All sums that the setting `scaling` takes.
 
         Raises:
             StatisticsError: no sum came about.
             TooFewClientsError: not enough tenants are connected.
         """
         try:
-            sums = self.code.decode_moments((yield from self._sum(MOMENTS, None)))
-            scaler = Scaler.from_sums(sums, self._schema)
-            histogram = self.code.decode_histogram((yield from self._sum(HISTOGRAM, scaler)))
+            if self._config.scaling == "quantile":
+                counts = self.code.decode_quantiles((yield from self._sum(QUANTILES, None)))
+                preprocessing, how = Preprocessing.from_counts(counts, self._schema), "quantiles"
+            else:  # one after the other: the bins of the histogram are of scaled features
+                sums = self.code.decode_moments((yield from self._sum(MOMENTS, None)))
+                scaler = Scaler.from_sums(sums, self._schema)
+                histogram = self.code.decode_histogram((yield from self._sum(HISTOGRAM, scaler)))
+                preprocessing, how = Preprocessing(scaler, histogram), "mean and variance"
         except (DataError, EncodingError) as error:
             raise StatisticsError(f"no scaling of the features: {error}") from None
-        _log.info("features are scaled by the mean and variance of %s rows of all clients together", f"{sums.count:,}")
-        return Preprocessing(scaler, histogram)
+        rows = f"{preprocessing.histogram.rows:,}"
+        _log.info("features are scaled by the %s of %s rows of all clients together", how, rows)
+        return preprocessing
 
     def _sum(self, statistic: str, scaler: Scaler | None) -> Steps[Vector]:
         for attempt in range(1, ATTEMPTS + 1):

@@ -27,9 +27,9 @@ from shared.bounded_files import read_bounded
 from shared.config import MLP, Config, parse_config
 from shared.config_checks import FILE_SOURCES
 from shared.data_sources.dataset import Dataset
-from shared.data_sources.scaling import Scaler
+from shared.data_sources.scaling import GRID, AnyScaler, Quantiles, Scaler
 from shared.data_sources.schema import FeatureSchema
-from shared.errors import BundleError, ConfigError, DataError
+from shared.errors import AlertRateError, BundleError, ConfigError, DataError
 from shared.model import build_model, set_parameters
 from shared.plugins import check_named
 from shared.preprocessing import BINS, FeatureHistogram, Preprocessing
@@ -38,7 +38,7 @@ from shared.threshold import AlertThreshold, choose_threshold
 
 _log = logging.getLogger("bundle")
 
-FORMAT = 2
+FORMAT = 3
 BUNDLE_FILE, MODEL_FILE = "bundle.json", "model.safetensors"
 # What building the model and reading new files go by. A setting that either comes to need belongs here.
 _MODEL_SETTINGS = ("model", "num_features", "num_hidden_units", "num_classes")
@@ -66,7 +66,7 @@ class ModelBundle:
         config: what the model and new files are read by; every other setting has its default.
         preprocessing: schema, scaler and histogram of the training rows.
         parameters: the model's tensors, by name, float32.
-        threshold: records whose attack score is above `threshold.score` alert.
+        threshold: records whose attack score is above `threshold.score` alert; without a score they are ranked.
         metrics: the record of that round, as in `metrics.jsonl`.
         model_sha256: of the bytes of `model.safetensors`, 64 hex digits.
     """
@@ -117,7 +117,8 @@ class ModelBundle:
         return bundle
 
     def _to_json(self) -> bytes:
-        scaler = self.preprocessing.scaler
+        arrays = self.preprocessing.arrays()
+        histogram = arrays.pop("counts").tolist()
         settings = {name: getattr(self.config, name) for name in _READING_SETTINGS}
         # That labels came from a file is kept, because the schema left out features for it. Where it lay is not.
         settings["label_path"] = settings["label_path"] and _NO_PATH
@@ -128,8 +129,8 @@ class ModelBundle:
             "model": {name: getattr(self.config, name) for name in _MODEL_SETTINGS} | {"sha256": self.model_sha256},
             "schema": json.loads(self.schema.to_json()),
             "schema_sha256": self.schema.hash(),
-            "scaler": {"mean": scaler.mean.tolist(), "variance": scaler.variance.tolist()},
-            "histogram": self.preprocessing.histogram.counts.tolist(),
+            "scaler": {name: array.tolist() for name, array in arrays.items()},
+            "histogram": histogram,
             "settings": settings,
             "threshold": asdict(self.threshold),
             "metrics": self.metrics,
@@ -172,8 +173,11 @@ def save_bundle(
         metrics=dict(record),
         model_sha256=hashlib.sha256(save(dict(parameters))).hexdigest(),
     )
-    if not (folder / BUNDLE_FILE).exists() and (doubt := bundle.threshold.doubt()):
-        _log.warning("%s", doubt)
+    if not (folder / BUNDLE_FILE).exists():
+        try:
+            bundle.threshold.required()
+        except AlertRateError as error:
+            _log.warning("%s", error)
     bundle.save(folder)
     return bundle
 
@@ -240,15 +244,25 @@ def _preprocessing(values: dict[str, Any]) -> Preprocessing:
         raise ValueError("the feature schema does not have the SHA-256 that is given")
     if schema.source != values["settings"]["data_source"]:
         raise ValueError(f"a schema of {schema.source!r} with settings for {values['settings']['data_source']!r}")
-    numeric = (int(schema.numeric.sum()),)
-    scaler = _exact(values["scaler"], ("mean", "variance"), "scaler")
-    mean, variance = (_numbers(scaler[name], numeric, f"scaler {name}") for name in ("mean", "variance"))
-    if not (variance > 0).all():
-        raise ValueError("scaler variance: expected numbers above 0")
+    scaler = _scaler(schema, values["scaler"])
     counts = _numbers(values["histogram"], (len(schema), BINS), "histogram")
     if (counts < 0).any() or (counts != np.floor(counts)).any() or len(np.unique(counts.sum(axis=1))) != 1:
         raise ValueError("histogram: expected counts that add up to one number of rows for every feature")
-    return Preprocessing(Scaler(schema, mean, variance), FeatureHistogram(counts.astype(np.int64)))
+    return Preprocessing(scaler, FeatureHistogram(counts.astype(np.int64)))
+
+
+def _scaler(schema: FeatureSchema, value: Any) -> AnyScaler:
+    numeric = int(schema.numeric.sum())
+    if isinstance(value, dict) and "ranks" in value:
+        ranks = _numbers(_exact(value, ("ranks",), "scaler")["ranks"], (numeric, GRID), "scaler ranks")
+        if not ((ranks == np.floor(ranks)) & (ranks >= 0) & (ranks < 2**16)).all():
+            raise ValueError("scaler ranks: expected whole numbers from 0 to 65535")
+        return Quantiles.of_ranks(ranks.astype(np.uint16), schema)
+    value = _exact(value, ("mean", "variance"), "scaler")
+    mean, variance = (_numbers(value[name], (numeric,), f"scaler {name}") for name in ("mean", "variance"))
+    if not (variance > 0).all():
+        raise ValueError("scaler variance: expected numbers above 0")
+    return Scaler(schema, mean, variance)
 
 
 def _parameters(config: Config, data: bytes) -> dict[str, NDArray[np.float32]]:

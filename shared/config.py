@@ -131,10 +131,19 @@ class Config(BaseModel):
     label_path: str = setting("", "logs: CSV file of labels")
     label_field: str = setting("", "logs: field that tells an attack")
     label_patterns: Texts = setting((), "logs: patterns of `label_field` that mean attack")
+    label_ignored: Texts = setting((), "cloudtrail: rules field=pattern & … for records of neither class")
     window_minutes: int = setting(5, "logs: length of the window that makes one row", low=1, high=1440)
     vpc_fields: str = setting("", "vpc_flow: fields of a line; empty: by the header line, else the default format")
     hash_width: int = setting(16, "columns that a hashed field becomes", low=1, high=4096)
     max_broken_share: float = setting(0.01, "share of broken lines that is skipped", low=0.0, high=1.0)
+
+    # Features
+    scaling: Literal["quantile", "zscore"] = setting(
+        "quantile", "what numeric features are scaled by, over all clients' rows together"
+    )
+    input_noise: float = setting(
+        0.0, "deviation of noise that is added to scaled features in training", low=0.0, high=10.0
+    )
 
     # Homomorphic encryption
     he_scheme: Literal["paillier", "kahe", "none"] = setting("paillier", "HE scheme")
@@ -154,6 +163,7 @@ class Config(BaseModel):
 
     # When the finished model alerts
     alert_fpr: float = setting(0.01, "share of benign records that may alert", low=1e-7, high=0.5)
+    alert_min_score: float = setting(0.5, "attack score below which nothing alerts", low=0.0, high=1.0)
     alerts_per_day: float = setting(0.0, "instead: false alerts a day; 0: by alert_fpr", low=0.0, high=1e12)
     records_per_day: float = setting(0.0, "records (of logs: windows) that alerts_per_day is about", low=0.0, high=1e15)
 

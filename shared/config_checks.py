@@ -116,6 +116,16 @@ def _check_file_source(c: "Config") -> None:
         )
     if c.num_classes != 2:
         raise ConfigError(f"num_classes = {c.num_classes}: data_source {c.data_source} has 2, benign and attack")
+    if c.label_ignored and c.data_source != "cloudtrail":
+        raise ConfigError(
+            f"label_ignored = {list(c.label_ignored)}: data_source cloudtrail alone reads it; leave it out"
+        )
+    for rule in c.label_ignored:
+        if not all(field and pattern for field, pattern in conditions_of(rule)):
+            raise ConfigError(
+                f"label_ignored = {rule!r}: expected field=pattern, or several joined by ' & ', such as "
+                "'userAgent=*HashiCorp*'"
+            )
     if c.data_source == "csv":
         if not c.csv_label_column or not c.csv_benign_values:
             raise ConfigError(
@@ -128,6 +138,12 @@ def _check_file_source(c: "Config") -> None:
             f"{list(c.label_patterns)}: data_source {c.data_source} needs a file of labels, or else a field and its "
             "patterns"
         )
+
+
+def conditions_of(rule: str) -> list[tuple[str, str]]:
+    """The conditions of one rule of `label_ignored`: each a field and its pattern, empty where one is missing."""
+    parts = (condition.partition("=") for condition in rule.split(" & "))
+    return [(field.strip(), pattern.strip()) for field, _, pattern in parts]
 
 
 def _check_masked(c: "Config") -> None:

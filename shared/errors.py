@@ -89,6 +89,10 @@ class ReportError(OrchestratorError):
     """A run's folder holds no run, or a file in it is damaged, so that no report can be made of it."""
 
 
+class AlertRateError(OrchestratorError):
+    """The validation rows are too few to mean a rate of false alerts, so that no threshold stands for it."""
+
+
 class BundleError(OrchestratorError):
     """What a run left of its model is missing, damaged, or does not fit together; nothing is scored with it."""
 

@@ -1,9 +1,14 @@
 """Feature statistics as vectors that encryption can add: what the scaling is made from, before round 1.
 
-Two sums over all clients, each of which travels and is decrypted like a model update:
+Sums over all clients, each of which travels and is decrypted like a model update. With `scaling: quantile` it is one:
 
-1. `moments`: number of rows, and each numeric column's sum and sum of squares; they give mean and variance.
-2. `histogram`: how many rows each scaled feature has in each bin, which later tells whether new records have drifted.
+- `quantiles`: how many rows have each feature in each bin of a public grid; it gives the quantiles, and it later tells
+  whether new records have drifted.
+
+With `scaling: zscore` it is two, one after the other:
+
+- `moments`: number of rows, and each numeric column's sum and sum of squares; they give mean and variance.
+- `histogram`: how many rows each scaled feature has in each bin, for drift.
 
 An update's fixed point has too few bits for a sum of squares. So a number becomes an integer, x * 2**FRACTION_BITS, and
 that a row of limbs (`shared/limbs.py`), so that the sums are exact.
@@ -15,19 +20,21 @@ import hashlib
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shared.config import Config
-from shared.data_sources.scaling import FeatureSums, Scaler
+from shared.data_sources.scaling import GRID, AnyScaler, FeatureSums
 from shared.data_sources.schema import FeatureSchema
 from shared.errors import EncodingError
 from shared.he.scheme import Vector
 from shared.limbs import LimbCode, from_fixed, to_fixed
-from shared.preprocessing import BINS, FeatureHistogram
+from shared.preprocessing import BINS, FeatureCounts, FeatureHistogram
 
-MOMENTS, HISTOGRAM = "moments", "histogram"
+QUANTILES, MOMENTS, HISTOGRAM = "quantiles", "moments", "histogram"
 # A raw feature is below 10**12 (`schema.MAX_NUMBER`), its square below 2**80: room for 2**47 rows of such.
 _MOMENT_BITS = 128
-_COUNT_BITS = 48
+_COUNT_BITS = 32  # 4 * 10**9 rows of all tenants together: two limbs, where more would take three
+_IMPOSSIBLE = "the clients' counts are none that rows can have; at least one client's can't be right"
 
 
 class StatisticsCode:
@@ -40,21 +47,47 @@ class StatisticsCode:
 
     def __init__(self, config: Config, schema: FeatureSchema) -> None:
         self.schema = schema
+        self._scaling = config.scaling
         self._code = LimbCode(config)
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """Values of each vector, by the name of the statistic."""
+        """Values of each vector, by the name of the statistic, in the order in which they are asked for."""
         numeric = int(self.schema.numeric.sum())
+        if self._scaling == "quantile":
+            counts = numeric * GRID + (len(self.schema) - numeric) * BINS
+            return {QUANTILES: counts * self._code.limbs(_COUNT_BITS)}
         return {
             MOMENTS: (1 + 2 * numeric) * self._code.limbs(_MOMENT_BITS),
             HISTOGRAM: len(self.schema) * BINS * self._code.limbs(_COUNT_BITS),
         }
 
-    def digest(self, statistic: str, scaler: Scaler | None) -> str:
+    def digest(self, statistic: str, scaler: AnyScaler | None) -> str:
         """What a sum is about, SHA-256 in hex: the statistic, the schema, and for the histogram the scaler."""
         parts = (statistic, self.schema.hash(), scaler.to_bytes().hex() if scaler else "")
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    def encode_quantiles(self, counts: FeatureCounts) -> Vector:
+        """One client's counts, (sizes[QUANTILES],).
+
+        Raises:
+            DataError: a count is beyond what a vector can hold.
+        """
+        return self._code.encode([*counts.grid.ravel().tolist(), *counts.others.ravel().tolist()], _COUNT_BITS)
+
+    def decode_quantiles(self, total: Vector) -> FeatureCounts:
+        """The counts over all rows, from the sum of the clients' vectors.
+
+        Raises:
+            EncodingError: no rows can have such counts.
+        """
+        numeric = int(self.schema.numeric.sum())
+        numbers = self._code.decode(total, _COUNT_BITS)
+        grid = _counts(numbers[: numeric * GRID], (numeric, GRID))
+        others = _counts(numbers[numeric * GRID :], (len(self.schema) - numeric, BINS))
+        if len(grid) and len(others) and grid[0].sum() != others[0].sum():
+            raise EncodingError(_IMPOSSIBLE)
+        return FeatureCounts(grid, others)
 
     def encode_moments(self, sums: FeatureSums) -> Vector:
         """One client's sums, (sizes[MOMENTS],).
@@ -91,7 +124,12 @@ class StatisticsCode:
         Raises:
             EncodingError: no rows can have such counts.
         """
-        counts = np.array(self._code.decode(total, _COUNT_BITS), dtype=object).reshape(len(self.schema), BINS)
-        if (counts < 0).any() or len(set(counts.sum(axis=1))) != 1 or not 0 < counts[0].sum() < 2**_COUNT_BITS:
-            raise EncodingError("the clients' counts are none that rows can have; at least one client's can't be right")
-        return FeatureHistogram(counts.astype(np.int64))
+        return FeatureHistogram(_counts(self._code.decode(total, _COUNT_BITS), (len(self.schema), BINS)))
+
+
+def _counts(numbers: list[int], shape: tuple[int, int]) -> NDArray[np.int64]:
+    counts = np.array(numbers, dtype=object).reshape(shape)
+    rows = set(counts.sum(axis=1))
+    if (counts < 0).any() or len(rows) > 1 or not all(0 < count < 2**_COUNT_BITS for count in rows):
+        raise EncodingError(_IMPOSSIBLE)
+    return counts.astype(np.int64)

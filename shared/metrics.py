@@ -1,5 +1,6 @@
 """How good a detector is, by scikit-learn's definitions. Class 0 is benign; every other class is an attack."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -19,6 +20,8 @@ from torch import nn
 from shared.data_sources.dataset import Dataset
 
 FALSE_POSITIVE_RATES = (0.001, 0.01)  # of every thousand and hundred benign rows, one alarm: what a person can look at
+# Of each kind in a test set: below it one row moves a recall by more than a point, and 95 % bounds are 10 points wide.
+FEWEST_TEST_ROWS = 100
 _BATCH_ROWS = 65_536  # bounds the memory of a forward pass over a large test set
 
 
@@ -29,7 +32,9 @@ class Metrics:
     Attributes:
         loss: mean cross-entropy, in nats.
         accuracy: share of rows whose most probable class is the true one.
-        roc_auc: area under the ROC curve of the attack score, 1 - P(benign).
+        attack_rows, benign_rows: how many of either there are.
+        roc_auc: area under the ROC curve of the attack score, 1 - P(benign); None with fewer than `FEWEST_TEST_ROWS`
+            attacks or benign rows, as is `pr_auc`.
         pr_auc: average precision of the attack score.
         fpr: share of benign rows that are called an attack (the most probable class isn't 0).
         family_recall: share of each attack family's rows that are called an attack.
@@ -43,6 +48,8 @@ class Metrics:
 
     loss: float
     accuracy: float
+    attack_rows: int
+    benign_rows: int
     roc_auc: float | None
     pr_auc: float | None
     fpr: float | None
@@ -50,6 +57,16 @@ class Metrics:
     recall_at_fpr: dict[str, float] = field(default_factory=dict)
     fpr_at_threshold: dict[str, float] = field(default_factory=dict)
     class_recall: dict[str, float] = field(default_factory=dict)
+
+
+def too_few_rows(attacks: int, benign: int) -> str:
+    """Why rows like these give no areas and no shares worth showing, for a person; empty where they are enough."""
+    if min(attacks, benign) >= FEWEST_TEST_ROWS:
+        return ""
+    return (
+        f"the test set is too small (attacks: {attacks:,}, benign records: {benign:,}): areas and percentages take at "
+        f"least {FEWEST_TEST_ROWS} of each"
+    )
 
 
 def predict_probabilities(model: nn.Module, features: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -74,6 +91,15 @@ def threshold_at(benign_scores: NDArray[np.float64], rate: float) -> float:
     return float(np.quantile(benign_scores, 1 - rate, method="higher"))
 
 
+def rows_for_rate(rate: float) -> int:
+    """Benign rows below which a threshold means no such rate of false alerts: 3 / rate, 300 for 1 %.
+
+    "Rule of three" (Hanley, Lippman-Hand, JAMA 1983): none of n rows above it still allows a rate of 3 / n, with 95 %
+    confidence.
+    """
+    return math.ceil(3 / rate - 1e-9)
+
+
 def attack_thresholds(benign_scores: NDArray[np.float64]) -> dict[str, float]:
     """For each of `FALSE_POSITIVE_RATES` the lowest attack score that at most that share of benign rows exceeds.
 
@@ -82,11 +108,10 @@ def attack_thresholds(benign_scores: NDArray[np.float64]) -> dict[str, float]:
             the test set's own benign rows would promise a false-positive rate that no operator can set in advance.
 
     Returns:
-        Threshold by rate, such as "0.01"; empty if no row is benign.
+        Threshold by rate, such as "0.01"; without the rates that so few rows can't mean.
     """
-    if not len(benign_scores):
-        return {}
-    return {f"{rate:g}": threshold_at(benign_scores, rate) for rate in FALSE_POSITIVE_RATES}
+    meant = (rate for rate in FALSE_POSITIVE_RATES if len(benign_scores) >= rows_for_rate(rate))
+    return {f"{rate:g}": threshold_at(benign_scores, rate) for rate in meant}
 
 
 def evaluate(model: nn.Module, rows: Dataset, thresholds: Mapping[str, float] | None = None) -> Metrics:
@@ -107,6 +132,7 @@ def score(probabilities: NDArray[np.float64], rows: Dataset, thresholds: Mapping
     both = bool(0 < is_attack.sum() < len(rows))
     (true_negatives, false_positives), _ = confusion_matrix(is_attack, called_attack, labels=[False, True])
     benign = true_negatives + false_positives
+    enough = not too_few_rows(int(is_attack.sum()), int(benign))
     attack_score = attack_scores(probabilities)
     support = np.bincount(rows.labels)
     hits = np.bincount(rows.labels[predicted == rows.labels], minlength=len(support))
@@ -114,8 +140,10 @@ def score(probabilities: NDArray[np.float64], rows: Dataset, thresholds: Mapping
     return Metrics(
         loss=float(log_loss(rows.labels, probabilities, labels=np.arange(probabilities.shape[1]))),
         accuracy=float(accuracy_score(rows.labels, predicted)),
-        roc_auc=float(roc_auc_score(is_attack, attack_score)) if both else None,
-        pr_auc=float(average_precision_score(is_attack, attack_score)) if both else None,
+        attack_rows=int(is_attack.sum()),
+        benign_rows=int(benign),
+        roc_auc=float(roc_auc_score(is_attack, attack_score)) if enough else None,
+        pr_auc=float(average_precision_score(is_attack, attack_score)) if enough else None,
         fpr=float(false_positives / benign) if benign else None,
         family_recall={
             str(family): float(called_attack[rows.families == family].mean())

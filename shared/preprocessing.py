@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.data_sources.dataset import Dataset
-from shared.data_sources.scaling import FeatureSums, Scaler
+from shared.data_sources.scaling import GRID, AnyScaler, FeatureSums, Quantiles, Scaler, Scaling, grid_counts
 from shared.data_sources.schema import Features, FeatureSchema
 from shared.errors import DataError
 
-# Of scaled features: in standard deviations for numeric columns; a category's 0 and 1 fall into bins of their own.
+# Of scaled features: in standard deviations for numeric columns, where quantiles have none beyond 1.73; a category's 0
+# and 1 fall into bins of their own.
 BIN_EDGES = (-2.0, -1.0, -0.5, -0.1, 0.1, 0.5, 1.0, 2.0)
 BINS = len(BIN_EDGES) + 1
 # A share of 0 would make the index infinite; a bin that one row in 10,000 falls into is as good as empty.
@@ -69,6 +70,32 @@ class FeatureHistogram:
         return np.asarray(((q - p) * np.log(q / p)).sum(axis=1))
 
 
+@dataclass(frozen=True, eq=False)
+class FeatureCounts:
+    """How many rows have each raw feature where: all that quantiles, and later drift, are made from.
+
+    Attributes:
+        grid: of the numeric columns by the bins of the public grid, int64, (numeric features, GRID).
+        others: of the other columns, which no scaling changes, by `BIN_EDGES`, int64, (other features, BINS).
+    """
+
+    grid: NDArray[np.int64]
+    others: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, features: Features, schema: FeatureSchema) -> "FeatureCounts":
+        """The counts of a raw feature matrix, (rows, features).
+
+        Raises:
+            DataError: the matrix has another width than the schema.
+        """
+        return cls(grid_counts(features, schema), FeatureHistogram.of(features[:, ~schema.numeric]).counts)
+
+    def __add__(self, other: "FeatureCounts") -> "FeatureCounts":
+        """Of both parties' rows together."""
+        return FeatureCounts(self.grid + other.grid, self.others + other.others)
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """How raw features become the model's, and what those looked like in training.
@@ -78,7 +105,7 @@ class Preprocessing:
         histogram: of the scaled rows that all clients train on.
     """
 
-    scaler: Scaler
+    scaler: AnyScaler
     histogram: FeatureHistogram
 
     def __post_init__(self) -> None:
@@ -94,19 +121,45 @@ class Preprocessing:
         return self.scaler.schema
 
     @classmethod
-    def pooled(cls, schema: FeatureSchema, parts: Sequence[Dataset]) -> "Preprocessing":
+    def from_counts(cls, counts: FeatureCounts, schema: FeatureSchema) -> "Preprocessing":
+        """Quantiles, and the histogram of the features scaled by them: all values of a bin of the grid become one.
+
+        Raises:
+            DataError: no rows, or counts that no rows have.
+        """
+        scaler = Quantiles.from_counts(counts.grid, schema)
+        bins = np.searchsorted(np.array(BIN_EDGES, dtype=np.float32), scaler.values, side="right")  # (numeric, GRID)
+        moved = np.zeros((len(counts.grid), BINS), dtype=np.int64)
+        np.add.at(moved, (np.arange(len(bins))[:, None], bins), counts.grid)
+        histogram = np.empty((len(schema), BINS), dtype=np.int64)
+        histogram[schema.numeric], histogram[~schema.numeric] = moved, counts.others
+        return cls(scaler, FeatureHistogram(histogram))
+
+    @classmethod
+    def pooled(cls, schema: FeatureSchema, parts: Sequence[Dataset], scaling: Scaling) -> "Preprocessing":
         """Made in the open from raw rows, by whoever holds all of them: the reference that encrypted sums must equal.
 
         Raises:
             DataError: no rows, or of another width than the schema.
         """
         features = np.concatenate([part.features for part in parts])
+        if scaling == "quantile":
+            return cls.from_counts(FeatureCounts.of(features, schema), schema)
         scaler = Scaler.from_sums(FeatureSums.of(features, schema), schema)
         return cls(scaler, FeatureHistogram.of(scaler.transform(features)))
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """What it holds beside the schema, by name: `mean` and `variance`, (numeric features,), and `counts`."""
-        return {"mean": self.scaler.mean, "variance": self.scaler.variance, "counts": self.histogram.counts}
+        """What it holds beside the schema, by name: the histogram's `counts`, and what its kind of scaler is made of.
+
+        That is `ranks`, uint16, (numeric features, GRID), or `mean` and `variance`, float64, (numeric features,).
+        """
+        scaler = self.scaler
+        learned: dict[str, NDArray[np.generic]] = (
+            {"ranks": scaler.ranks}
+            if isinstance(scaler, Quantiles)
+            else {"mean": scaler.mean, "variance": scaler.variance}
+        )
+        return learned | {"counts": self.histogram.counts}
 
     @classmethod
     def from_arrays(cls, schema: FeatureSchema, arrays: Mapping[str, NDArray[np.generic]]) -> "Preprocessing":
@@ -116,17 +169,21 @@ class Preprocessing:
             DataError: an array is missing, or of another type, shape or range than rows of this schema could give.
         """
         numeric = int(schema.numeric.sum())
-        expected = {
-            "mean": (np.dtype(np.float64), (numeric,)),
-            "variance": (np.dtype(np.float64), (numeric,)),
-            "counts": (np.dtype(np.int64), (len(schema), BINS)),
-        }
+        quantiles = "ranks" in arrays
+        expected: dict[str, tuple[np.dtype[np.generic], tuple[int, ...]]] = (
+            {"ranks": (np.dtype(np.uint16), (numeric, GRID))}
+            if quantiles
+            else {"mean": (np.dtype(np.float64), (numeric,)), "variance": (np.dtype(np.float64), (numeric,))}
+        )
+        expected["counts"] = (np.dtype(np.int64), (len(schema), BINS))
         found = {name: (array.dtype, array.shape) for name, array in arrays.items()}
         if found != expected:
             raise DataError(f"preprocessing of {found}; expected {expected} for {len(schema)} features")
         counts: NDArray[np.int64] = arrays["counts"].astype(np.int64)
         if (counts < 0).any():
             raise DataError("a histogram with a count below 0")
+        if quantiles:
+            return cls(Quantiles.of_ranks(arrays["ranks"].astype(np.uint16), schema), FeatureHistogram(counts))
         scaler = np.concatenate([arrays["mean"], arrays["variance"]]).astype("<f8").tobytes()
         return cls(Scaler.from_bytes(scaler, schema), FeatureHistogram(counts))
 

@@ -16,8 +16,8 @@ Settings = Mapping[str, int | float | str]
 # The settings of a round of training, which the orchestrator names in its request and every tenant has by itself.
 # A class of their own travels as a name that is compared with the tenant's, and imports nothing.
 TRAINING = (
-    "model", "local_epochs", "batch_size", "optimizer", "learning_rate", "proximal_mu", "class_balance", "weighting",
-    "max_examples",
+    "model", "local_epochs", "batch_size", "optimizer", "learning_rate", "proximal_mu", "class_balance", "input_noise",
+    "weighting", "max_examples",
 )  # fmt: skip
 
 

@@ -17,15 +17,15 @@ from client import tenant as tenant_module
 from client.tenant import Tenant
 from client.training import TrainingSettings, train
 from orchestrator.provision import revoke_client
-from shared.data_sources.scaling import FeatureSums
+from shared.data_sources.scaling import FeatureSums, Scaler
 from shared.data_utils import load_client_data, load_schema
 from shared.errors import StatisticsError
 from shared.exchange import Kind, Refusal, Reply, Request, Steps, drive
-from shared.feature_statistics import HISTOGRAM, MOMENTS
+from shared.feature_statistics import HISTOGRAM, MOMENTS, QUANTILES
 from shared.he.scheme import Vector
 from shared.masking import RoundMemory
 from shared.model import flatten, get_parameters
-from shared.preprocessing import Preprocessing
+from shared.preprocessing import FeatureCounts, Preprocessing
 from shared.refusals import SENTENCES
 from shared.task import Task
 from tests.federations import Tapped, make_tenants, masked_settings, open_in_memory
@@ -52,10 +52,11 @@ def saying(request: Request, **changes: Any) -> Request:
 class Tenants:
     """Four masked tenants with rows of their own; what they remember outlives every server."""
 
-    def __init__(self, folder: Path) -> None:
-        self.config = masked_settings(folder, len(TENANTS), **SMALL)
+    def __init__(self, folder: Path, **changes: Any) -> None:
+        self.config = masked_settings(folder, len(TENANTS), **SMALL | changes)
         parts = {int(tenant): load_client_data(self.config, int(tenant)) for tenant in TENANTS}
-        self.pooled = Preprocessing.pooled(load_schema(self.config), [part.train for part in parts.values()])
+        trains = [part.train for part in parts.values()]
+        self.pooled = Preprocessing.pooled(load_schema(self.config), trains, self.config.scaling)
         self.parts = {str(number): part for number, part in parts.items()}
         self.clients = make_tenants(self.config, parts)
 
@@ -88,6 +89,10 @@ class Orchestrator:
     def moments(self) -> FeatureSums:
         """The sum of the tenants' feature statistics."""
         return self.scaling.code.decode_moments(drive(self.scaling._sum(MOMENTS, None), self.transport.ask))
+
+    def quantiles(self) -> FeatureCounts:
+        """The same of tenants that count."""
+        return self.scaling.code.decode_quantiles(drive(self.scaling._sum(QUANTILES, None), self.transport.ask))
 
     def refusals(self) -> set[str]:
         """All reasons that tenants gave so far."""
@@ -204,7 +209,8 @@ def test_without_the_task_in_the_terms_another_model_gives_the_victim_s_first_la
 
 def test_another_scaler_or_number_of_contributors_gives_no_sum_either(tmp_path: Path) -> None:
     tenants = Tenants(tmp_path)
-    scaler = Preprocessing.pooled(load_schema(tenants.config), [tenants.parts[VICTIM].train]).scaler.to_bytes()
+    own = [tenants.parts[VICTIM].train]
+    scaler = Preprocessing.pooled(load_schema(tenants.config), own, tenants.config.scaling).scaler.to_bytes()
     changes: list[dict[str, Any]] = [{"scaler": scaler}, {"max_contributors": 3}]
     for number, change in enumerate(changes, start=1):
 
@@ -249,12 +255,17 @@ def moments_less_one(tenants: Tenants) -> FeatureSums:
     return FeatureSums(whole.count - rest.count, whole.total - rest.total, whole.squares - rest.squares)
 
 
-def test_a_statistic_is_given_to_one_set_of_tenants(tmp_path: Path) -> None:
-    tenants = Tenants(tmp_path)
-    Orchestrator(tenants).moments()
+Z_SCORES: dict[str, Any] = {"scaling": "zscore"}
+
+
+@pytest.mark.parametrize("scaling", ["quantile", "zscore"])
+def test_a_statistic_is_given_to_one_set_of_tenants(tmp_path: Path, scaling: str) -> None:
+    tenants = Tenants(tmp_path, scaling=scaling)
+    ask = Orchestrator.quantiles if scaling == "quantile" else Orchestrator.moments
+    ask(Orchestrator(tenants))
     less = Orchestrator(tenants, TENANTS[:-1])
     with pytest.raises(StatisticsError, match="could not be added up"):
-        less.moments()
+        ask(less)
     assert less.refusals() == {"WorkRepeatedError"}
 
 
@@ -262,18 +273,29 @@ def test_without_a_memory_of_sets_a_tenant_s_moments_are_the_difference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_sets(monkeypatch)
-    tenants = Tenants(tmp_path)
+    tenants = Tenants(tmp_path, **Z_SCORES)
     found = moments_less_one(tenants)
     truth = FeatureSums.of(tenants.parts[VICTIM].train.features, load_schema(tenants.config))
     assert found.count == truth.count
     np.testing.assert_allclose(found.total, truth.total, atol=1e-9)
 
 
-def test_another_scaler_does_not_make_another_statistic_of_the_same_rows(tmp_path: Path) -> None:
+def test_without_a_memory_of_sets_a_tenant_s_counts_are_the_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_sets(monkeypatch)
     tenants = Tenants(tmp_path)
+    whole, rest = Orchestrator(tenants).quantiles(), Orchestrator(tenants, TENANTS[:-1]).quantiles()
+    truth = FeatureCounts.of(tenants.parts[VICTIM].train.features, load_schema(tenants.config))
+    assert np.array_equal(whole.grid - rest.grid, truth.grid)
+
+
+def test_another_scaler_does_not_make_another_statistic_of_the_same_rows(tmp_path: Path) -> None:
+    tenants = Tenants(tmp_path, **Z_SCORES)
     whole = Orchestrator(tenants)
     drive(whole.scaling.steps(), whole.transport.ask)
     less, moved = Orchestrator(tenants, TENANTS[:-1]), tenants.pooled.scaler
+    assert isinstance(moved, Scaler)
     moved = replace(moved, mean=np.nextafter(moved.mean, np.inf))
     with pytest.raises(StatisticsError, match="could not be added up"):
         drive(less.scaling._sum(HISTOGRAM, moved), less.transport.ask)
@@ -325,7 +347,7 @@ def test_whether_a_training_fails_on_its_rows_is_nobody_s_to_see(
     """ "The delta holds NaN" told in twenty rounds the largest value of a feature."""
     if not rule:
         monkeypatch.setattr(Tenant, "_or_zeros", lambda _self, compute, _nothing: compute())
-    tenants = Tenants(tmp_path)
+    tenants = Tenants(tmp_path, **Z_SCORES)  # ranks of NaN are no NaN
     tenants.parts["0"].train.features[0, 0] = np.nan  # stands for a row that a crafted model sends to infinity
     orchestrator = Orchestrator(tenants)
     orchestrator.round()
@@ -333,7 +355,7 @@ def test_whether_a_training_fails_on_its_rows_is_nobody_s_to_see(
 
 
 def test_a_tenant_whose_training_fails_adds_nothing_and_its_peers_get_their_sum(tmp_path: Path) -> None:
-    tenants = Tenants(tmp_path)
+    tenants = Tenants(tmp_path, **Z_SCORES)
     tenants.parts["0"].train.features[:] = np.nan
     orchestrator = Orchestrator(tenants)
     assert opens(orchestrator.round(), np.sum([true_delta(tenants, tenant) for tenant in TENANTS[1:]], axis=0))

@@ -13,13 +13,14 @@ from safetensors.numpy import save
 
 from shared.bundle import ModelBundle, save_bundle
 from shared.config import Config
+from shared.data_sources.scaling import Scaler
 from shared.data_utils import load_client_data, load_schema, load_test_data, load_validation_data
-from shared.errors import BundleError, ConfigError
+from shared.errors import AlertRateError, BundleError, ConfigError
 from shared.metrics import attack_scores, predict_probabilities
 from shared.threshold import choose_threshold
 from tests.trained import train_bundle
 
-CONFIG = Config(num_features=6, num_hidden_units=(4,), num_samples_per_client=400, alert_fpr=0.05)
+CONFIG = Config(num_features=6, num_hidden_units=(4,), num_samples_per_client=400, alert_fpr=0.05, alert_min_score=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +40,9 @@ def test_what_is_loaded_is_what_was_saved(original: tuple[Path, ModelBundle]) ->
     loaded = ModelBundle.load(folder)
     assert loaded.schema == saved.schema
     assert (loaded.run, loaded.round, loaded.threshold, loaded.metrics) == ("a-run", 3, saved.threshold, saved.metrics)
-    assert np.array_equal(loaded.preprocessing.scaler.mean, saved.preprocessing.scaler.mean)
-    assert np.array_equal(loaded.preprocessing.scaler.variance, saved.preprocessing.scaler.variance)
-    assert np.array_equal(loaded.preprocessing.histogram.counts, saved.preprocessing.histogram.counts)
+    of_both = loaded.preprocessing.arrays(), saved.preprocessing.arrays()
+    assert of_both[0].keys() == of_both[1].keys()
+    assert all(np.array_equal(array, of_both[1][name]) for name, array in of_both[0].items())
     rows = loaded.preprocessing.apply(load_test_data(CONFIG)).features
     expected = predict_probabilities(saved.build_model(), rows)
     assert np.array_equal(predict_probabilities(loaded.build_model(), rows), expected)
@@ -118,20 +119,22 @@ def bit_flipped(folder: Path) -> None:
         (cut("model.safetensors", 100), "its SHA-256 differs"),
         (bit_flipped, "its SHA-256 differs"),
         (rewritten(lambda v: v["threshold"].update(score=0.9), new_digest=False), "content was changed or damaged"),
-        (rewritten(lambda v: v["scaler"]["mean"].reverse(), new_digest=False), "content was changed or damaged"),
+        (rewritten(lambda v: v["scaler"]["ranks"].reverse(), new_digest=False), "content was changed or damaged"),
         (rewritten(lambda v: v.pop("metrics"), new_digest=True), "'metrics' is missing"),
         (forged("extra", value=1), "'extra' is missing or unknown"),
-        (forged("format", value=1), "this version reads format 2"),
+        (forged("format", value=1), "this version reads format 3"),
         (forged("schema_sha256", value="0" * 64), "does not have the SHA-256"),
         (forged("schema", "columns", 0, "name", value="other"), "does not have the SHA-256"),
         (forged("schema", value=[]), "feature schema"),
-        (forged("scaler", "mean", 0, value=float("nan")), "finite numbers"),
-        (forged("scaler", "mean", 0, value=float("inf")), "finite numbers"),
-        (forged("scaler", "mean", 0, value="1"), "expected numbers of shape"),
-        (forged("scaler", "mean", 0, value=[1.0]), "bundle.json"),
-        (forged("scaler", "mean", value=[1.0]), "expected numbers of shape"),
-        (forged("scaler", "variance", 0, value=0.0), "above 0"),
-        (forged("scaler", "variance", 0, value=-1.0), "above 0"),
+        (forged("scaler", "ranks", 0, 0, value=float("nan")), "finite numbers"),
+        (forged("scaler", "ranks", 0, 0, value="1"), "expected numbers of shape"),
+        (forged("scaler", "ranks", 0, 0, value=[1.0]), "bundle.json"),
+        (forged("scaler", "ranks", value=[1.0]), "expected numbers of shape"),
+        (forged("scaler", "ranks", 0, 0, value=0.5), "whole numbers from 0 to 65535"),
+        (forged("scaler", "ranks", 0, 98, value=65536), "whole numbers from 0 to 65535"),
+        (forged("scaler", "ranks", 0, 0, value=65534), "ranks fall"),
+        (forged("scaler", "ranks", 0, 98, value=65535), "end above 65534"),
+        (forged("scaler", value={"mean": []}), "scaler: expected exactly mean, variance"),
         (forged("histogram", 0, 0, value=-1), "counts that add up"),
         (forged("histogram", 0, 0, value=0.5), "counts that add up"),
         (forged("histogram", 0, 0, value=10**30), "bundle.json"),
@@ -177,12 +180,26 @@ def test_no_more_benign_rows_exceed_the_threshold_than_may(original: tuple[Path,
     validation = bundle.preprocessing.apply(load_validation_data(CONFIG))
     model = bundle.build_model()
     scores = attack_scores(predict_probabilities(model, validation.features[validation.labels == 0]))
-    for rate in (0.001, 0.01, 0.05, 0.3):
+    for rate in (0.004, 0.01, 0.05, 0.3):
         chosen = choose_threshold(CONFIG.replace(alert_fpr=rate), model, validation)
         assert chosen.benign_rows == len(scores)
-        assert chosen.measured_rate == (scores > chosen.score).mean() <= rate
+        assert chosen.measured_rate == (scores > chosen.required()).mean() <= rate
         # The lowest such threshold: one row less would be one too many.
-        assert (scores >= chosen.score).mean() >= rate
+        assert (scores >= chosen.required()).mean() >= rate
+
+
+def test_no_threshold_is_below_the_least_score_of_an_alert(original: tuple[Path, ModelBundle]) -> None:
+    _, bundle = original
+    validation = bundle.preprocessing.apply(load_validation_data(CONFIG))
+    config = CONFIG.replace(alert_fpr=0.3)
+    without = choose_threshold(config, bundle.build_model(), validation)
+    chosen = choose_threshold(config.replace(alert_min_score=0.5), bundle.build_model(), validation)
+    assert without.required() < 0.5 == chosen.score
+    assert chosen.measured_rate is not None
+    assert without.measured_rate is not None
+    assert 0 < chosen.measured_rate < without.measured_rate
+    higher = choose_threshold(CONFIG.replace(alert_fpr=0.004, alert_min_score=0.1), bundle.build_model(), validation)
+    assert higher == choose_threshold(CONFIG.replace(alert_fpr=0.004), bundle.build_model(), validation)
 
 
 def test_the_test_set_has_no_say_in_the_threshold(original: tuple[Path, ModelBundle], tmp_path: Path) -> None:
@@ -193,7 +210,52 @@ def test_the_test_set_has_no_say_in_the_threshold(original: tuple[Path, ModelBun
     assert bundle.threshold != choose_threshold(CONFIG, bundle.build_model(), test)
 
 
-def test_a_rate_that_the_rows_cannot_resolve_is_said(
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (forged("scaler", "mean", 0, value=float("nan")), "finite numbers"),
+        (forged("scaler", "mean", 0, value=float("inf")), "finite numbers"),
+        (forged("scaler", "mean", 0, value="1"), "expected numbers of shape"),
+        (forged("scaler", "mean", 0, value=[1.0]), "bundle.json"),
+        (forged("scaler", "mean", value=[1.0]), "expected numbers of shape"),
+        (forged("scaler", "variance", 0, value=0.0), "above 0"),
+        (forged("scaler", "variance", 0, value=-1.0), "above 0"),
+    ],
+)
+def test_whatever_is_wrong_with_a_mean_or_variance_is_refused(
+    tmp_path: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    saved = train_bundle(CONFIG.replace(scaling="zscore"), tmp_path)
+    loaded = ModelBundle.load(tmp_path)
+    assert isinstance(saved.preprocessing.scaler, Scaler)
+    assert isinstance(loaded.preprocessing.scaler, Scaler)
+    assert np.array_equal(loaded.preprocessing.scaler.mean, saved.preprocessing.scaler.mean)
+    assert np.array_equal(loaded.preprocessing.scaler.variance, saved.preprocessing.scaler.variance)
+    spoil(tmp_path)
+    with pytest.raises(BundleError, match=message):
+        ModelBundle.load(tmp_path)
+
+
+@pytest.mark.parametrize(("rate", "needed"), [(0.01, 300), (0.05, 60), (0.3, 10)])
+def test_a_rate_that_the_rows_cannot_mean_is_refused_with_the_number_that_it_takes(
+    original: tuple[Path, ModelBundle], rate: float, needed: int
+) -> None:
+    _, bundle = original
+    validation = bundle.preprocessing.apply(load_validation_data(CONFIG))
+    benign = np.flatnonzero(validation.labels == 0)
+    config = CONFIG.replace(alert_fpr=rate)
+    few = choose_threshold(config, bundle.build_model(), validation.take(benign[: needed - 1]))
+    assert few.score is None
+    with pytest.raises(AlertRateError, match=f"takes {needed} benign validation rows .* there are {needed - 1}:"):
+        few.required()
+    enough = choose_threshold(config, bundle.build_model(), validation.take(benign[:needed]))
+    assert 0 <= enough.required() <= 1
+    none = choose_threshold(config, bundle.build_model(), validation.take(np.flatnonzero(validation.labels == 1)))
+    with pytest.raises(AlertRateError, match="there are 0:"):
+        none.required()
+
+
+def test_a_bundle_without_a_threshold_says_so_once_and_is_read_back(
     original: tuple[Path, ModelBundle], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, bundle = original
@@ -203,15 +265,14 @@ def test_a_rate_that_the_rows_cannot_resolve_is_said(
     (tmp_path / "model.safetensors").write_bytes(save(bundle.parameters))
     for _ in range(2):
         saved = save_bundle(tmp_path, config, bundle.preprocessing, bundle.parameters, few, {"round": 1}, "r")
-    assert not saved.threshold.resolved
-    assert [r.levelname for r in caplog.records if "99 benign validation rows" in r.message] == ["WARNING"]  # once
-    assert "takes at least 100" in ModelBundle.load(tmp_path).threshold.doubt()
-    enough = validation.take(np.flatnonzero(validation.labels == 0)[:100])
-    assert choose_threshold(config, bundle.build_model(), enough).doubt() == ""
-    none = validation.take(np.flatnonzero(validation.labels == 1))
-    unchosen = choose_threshold(config, bundle.build_model(), none)
-    assert (unchosen.score, unchosen.measured_rate) == (0.5, None)
-    assert "no benign validation row" in unchosen.doubt()
+    assert [r.levelname for r in caplog.records if "there are 99" in r.message] == ["WARNING"]  # once
+    assert ModelBundle.load(tmp_path).threshold == saved.threshold
+    # A forger who puts in a threshold that so few rows can't have made is refused.
+    rewritten(lambda v: v["threshold"].update(score=0.5, measured_rate=0.0, highest_benign=0.4), new_digest=True)(
+        tmp_path
+    )
+    with pytest.raises(BundleError, match="expected a score where the rows are enough for the rate"):
+        ModelBundle.load(tmp_path)
 
 
 @pytest.mark.parametrize(

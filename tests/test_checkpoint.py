@@ -21,6 +21,7 @@ from orchestrator.checkpoint import (
 )
 from orchestrator.run_folder import LoggedRounds, RunFolder
 from shared.config import load_config
+from shared.data_sources.scaling import GRID
 from shared.errors import ResumeError
 from shared.preprocessing import BINS
 from tests.conftest import Start
@@ -189,9 +190,9 @@ def test_it_holds_no_key(finished: tuple[Path, Path]) -> None:
     metadata = header.pop("__metadata__")
     assert metadata.keys() == {"sha256"}
     rounds = {"server/rounds": 8, "server/log_sha256": 32}  # bytes
-    statistics = {"preprocessing/mean", "preprocessing/variance", "preprocessing/counts"}
+    statistics = {"preprocessing/ranks", "preprocessing/counts"}
     assert header.keys() == load_file(run / "model.safetensors").keys() | statistics | rounds.keys()
-    statistics_bytes = 2 * 8 * 6 + 8 * 6 * BINS  # of 6 features
+    statistics_bytes = 2 * 6 * GRID + 8 * 6 * BINS  # of 6 features
     assert len(content) == 8 + length + 4 * 29 + statistics_bytes + sum(rounds.values())
 
 

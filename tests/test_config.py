@@ -65,6 +65,14 @@ ALL_FOUR = ("num_clients", "min_available_clients", "min_fit_clients", "min_cont
         ({"data_source": "csv", "data_path": "x", "num_classes": 3}, "data_source csv has 2, benign and attack"),
         ({"data_source": "cloudtrail", "data_path": "x"}, "needs a file of labels, or else a field and its patterns"),
         (
+            {"data_source": "cloudtrail", "data_path": "x", "label_path": "y", "label_ignored": ("userAgent",)},
+            "expected field=pattern, or several joined by ' & '",
+        ),
+        (
+            {"data_source": "vpc_flow", "data_path": "x", "label_path": "y", "label_ignored": ("a=b",)},
+            "data_source cloudtrail alone reads it",
+        ),
+        (
             {"data_source": "vpc_flow", "data_path": "x", "label_path": "y", "label_field": "z", "label_patterns": "*"},
             "needs a file of labels, or else a field and its patterns",
         ),

@@ -83,7 +83,8 @@ def test_the_recorded_loss_is_on_the_validation_set_and_not_on_the_test_set(tmp_
     assert record.loss == evaluate(model, scaling.apply(load_test_data(config))).loss
     assert record.loss != record.validation_loss
     assert list(record.family_recall) == ["attack"]
-    assert list(record.recall_at_fpr) == list(record.fpr_at_threshold) == ["0.001", "0.01"]
+    # Half of 2,000 validation rows are benign: too few for a rate of 0.1 %.
+    assert list(record.recall_at_fpr) == list(record.fpr_at_threshold) == ["0.01"]
 
 
 @pytest.mark.parametrize("stop_after", [1, 3])

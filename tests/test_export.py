@@ -13,7 +13,8 @@ from client import onnx_model
 from client.export import main
 from client.onnx_model import export_onnx
 from shared.bundle import ModelBundle
-from shared.config import Config
+from shared.config import Config, parse_config
+from shared.data_sources.scaling import POINTS
 from shared.data_sources.schema import Features
 from shared.data_utils import load_test_data
 from shared.errors import MissingDependencyError
@@ -36,9 +37,10 @@ def by_torch(bundle: ModelBundle, raw: Features) -> np.ndarray:
     return attack_scores(predict_probabilities(bundle.build_model(), bundle.preprocessing.scaler.transform(raw)))
 
 
-def test_parity_on_real_random_and_extreme_records(nsl_kdd_folder: Path, tmp_path: Path) -> None:
-    config = Config(data_source="nsl_kdd", data_path=str(nsl_kdd_folder), num_features=122,
-                    num_hidden_units=(64, 32), partition="even")  # fmt: skip
+@pytest.mark.parametrize("scaling", ["quantile", "zscore"])
+def test_parity_on_real_random_and_extreme_records(nsl_kdd_folder: Path, tmp_path: Path, scaling: str) -> None:
+    config = parse_config({"data_source": "nsl_kdd", "data_path": str(nsl_kdd_folder), "num_features": 122,
+                           "num_hidden_units": [64, 32], "partition": "even", "scaling": scaling})  # fmt: skip
     bundle = train_bundle(config, tmp_path, epochs=1)
     path = tmp_path / "model.onnx"
     assert main(["--model", str(tmp_path), "--out", str(path)]) == 0
@@ -47,7 +49,17 @@ def test_parity_on_real_random_and_extreme_records(nsl_kdd_folder: Path, tmp_pat
     extreme = random.choice(np.array([-1e30, -1e12, -1.0, 0.0, 1e-30, 1.0, 28.0, 1e12, 3e38], np.float32), (500, 122))
     categories = ~bundle.schema.numeric
     extreme[:, categories] = random.integers(0, 2, (500, int(categories.sum())))  # which are never anything else
-    for raw in (real, random.normal(0, 30, (1000, 122)).astype(np.float32), extreme, real[:1], real[:0]):
+    edges = np.resize(np.concatenate([-POINTS, [0.0, -0.0], POINTS]), (98, 122)).astype(np.float32)  # of the grid
+    edges[:, categories] = 0
+    for raw in (
+        edges,
+        np.log1p(np.abs(edges)),
+        real,
+        random.normal(0, 30, (1000, 122)).astype(np.float32),
+        extreme,
+        real[:1],
+        real[:0],
+    ):
         scores = by_onnx(path, raw)
         assert scores.shape == (len(raw),)
         if len(raw):
@@ -69,7 +81,7 @@ def test_the_file_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None
 
 
 def test_a_graph_without_the_scaling_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = Config(num_features=6, num_hidden_units=(4,))
+    config = Config(num_features=6, num_hidden_units=(4,), scaling="zscore")
     bundle = train_bundle(config, tmp_path)
     raw = (load_test_data(config).features * 50).astype(np.float32)
     export_onnx(bundle, tmp_path / "right.onnx")

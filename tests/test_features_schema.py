@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 from sklearn.preprocessing import StandardScaler
 
 from shared.config import Config
-from shared.data_sources.scaling import MAX_SCALED, FeatureSums, Scaler
+from shared.data_sources.scaling import (
+    GRID,
+    MAX_SCALED,
+    POINTS,
+    SPREAD,
+    FeatureSums,
+    Quantiles,
+    Scaler,
+    grid_bins,
+    grid_counts,
+    grid_edges,
+)
 from shared.data_sources.schema import Column, FeatureSchema, buckets, compressed, number_column
 from shared.data_utils import feature_count, stream_features
 from shared.errors import DataError
@@ -146,3 +157,73 @@ def test_sources_without_files_have_the_width_of_the_settings() -> None:
     assert feature_count(Config(num_features=7)) == 7
     with pytest.raises(DataError, match="data_source = 'synthetic': records of 'csv' were learned from"):
         next(stream_features(Config(), ROOT, SCHEMA))
+
+
+LOG, PLAIN = number_column("bytes"), number_column("share", log=False)
+NUMBERS = FeatureSchema("csv", (LOG, PLAIN, Column("d", "d", "cyclic")))
+
+
+def raw(values: list[float]) -> NDArray[np.float32]:
+    """The same numbers in the column of logarithms, in the plain one, and, for the third, in no way scaled."""
+    plain = np.array(values)
+    return np.column_stack([compressed(plain), plain, np.sin(plain)]).astype(np.float32)
+
+
+def test_the_grid_has_four_points_a_decade_on_either_side_of_zero() -> None:
+    assert (len(POINTS), POINTS[0], POINTS[8], POINTS[16], GRID) == (48, 0.01, 1.0, 100.0, 99)
+    assert np.allclose(POINTS[4:] / POINTS[:-4], 10)
+    assert (np.diff(grid_edges(NUMBERS), axis=1) > 0).all()
+    values = [-1e12, -5.0, -0.001, 0.0, 0.001, 0.009, 0.01, 0.5, 1.0, 1.7, 100.0, 5e9, 6e9, 1e12]
+    bins = grid_bins(raw(values), NUMBERS)
+    assert np.array_equal(bins[:, 0], bins[:, 1])  # the same number, whichever way the column holds it
+    middle = GRID // 2
+    assert (bins[:, 0] - middle).tolist() == [-49, -12, -1, 0, 1, 1, 2, 8, 10, 10, 18, 48, 49, 49]
+
+
+def test_a_value_becomes_the_middle_rank_of_its_bin() -> None:
+    features = raw([0.0] * 60 + [5.0] * 30 + [1000.0] * 10)
+    scaler = Quantiles.from_counts(grid_counts(features, NUMBERS), NUMBERS)
+    expected = [(0.3 - 0.5) * SPREAD, (0.75 - 0.5) * SPREAD, (0.95 - 0.5) * SPREAD]
+    for column in (0, 1):
+        scaled = scaler.transform(features)[:, column]
+        assert [scaled[0], scaled[60], scaled[90]] == pytest.approx(expected, abs=1e-4)
+        assert scaled.mean() == pytest.approx(0, abs=1e-4)
+    assert np.array_equal(scaler.transform(features)[:, 2], features[:, 2])
+    # What no row had lies between its neighbours; beyond all of them is the end of the scale.
+    new = scaler.transform(raw([-3.0, 0.5, 50.0, 1e9]))[:, 0]
+    assert new == pytest.approx([-SPREAD / 2, 0.1 * SPREAD, 0.4 * SPREAD, SPREAD / 2], abs=1e-4)
+
+
+def test_quantiles_of_many_values_have_mean_0_and_variance_1() -> None:
+    features = raw(np.random.default_rng(0).lognormal(3, 2, 20_000).tolist())
+    scaled = Quantiles.from_counts(grid_counts(features, NUMBERS), NUMBERS).transform(features)
+    assert scaled[:, :2].mean(axis=0) == pytest.approx([0, 0], abs=1e-4)
+    assert scaled[:, :2].var(axis=0) == pytest.approx([1, 1], abs=0.02)
+
+
+@settings(max_examples=50, deadline=None)
+@given(sizes=st.lists(st.integers(0, 40), min_size=1, max_size=5).filter(lambda sizes: sum(sizes) > 1))
+def test_counts_of_clients_give_the_quantiles_of_all_rows_exactly(sizes: list[int]) -> None:
+    parts = [rows(size, seed) for seed, size in enumerate(sizes)]
+    total = sum((grid_counts(part, SCHEMA) for part in parts), np.zeros((2, GRID), dtype=np.int64))
+    everything = np.concatenate(parts)
+    whole = Quantiles.from_counts(grid_counts(everything, SCHEMA), SCHEMA)
+    of_parts = Quantiles.from_counts(total, SCHEMA)
+    assert np.array_equal(of_parts.ranks, whole.ranks)
+    back = Quantiles.from_bytes(of_parts.to_bytes(), SCHEMA)
+    assert np.array_equal(back.transform(everything), whole.transform(everything))
+    order = np.argsort(everything[:, 0])
+    assert (np.diff(whole.transform(everything)[order, 0]) >= 0).all()
+
+
+def test_counts_that_no_rows_have_make_no_quantiles() -> None:
+    counts = grid_counts(rows(5), SCHEMA)
+    for wrong in (counts[:1], counts * 0, counts - 1):
+        with pytest.raises(DataError, match="counts"):
+            Quantiles.from_counts(wrong, SCHEMA)
+    uneven = counts.copy()
+    uneven[1, 3] += 1
+    with pytest.raises(DataError, match="as many for every column"):
+        Quantiles.from_counts(uneven, SCHEMA)
+    with pytest.raises(DataError, match=r"features of shape \(2, 3\)"):
+        grid_counts(np.zeros((2, 3), dtype=np.float32), SCHEMA)

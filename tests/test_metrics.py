@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from shared.config import Config
 from shared.data_sources.dataset import Dataset
-from shared.metrics import attack_thresholds, evaluate, score
+from shared.metrics import attack_thresholds, evaluate, score, too_few_rows
 from shared.model import build_model
 
 
@@ -48,12 +48,13 @@ def test_no_more_benign_rows_than_asked_lie_above_a_threshold() -> None:
 
 
 def test_equal_scores_do_not_exceed_the_rate() -> None:
-    scores = np.array([0.1] * 900 + [0.7] * 100)
+    scores = np.array([0.1] * 2700 + [0.7] * 300)
     assert attack_thresholds(scores) == {"0.001": 0.7, "0.01": 0.7}
 
 
-def test_too_few_benign_rows_for_a_rate_give_their_highest_score() -> None:
-    assert attack_thresholds(np.array([0.2, 0.6, 0.4])) == {"0.001": 0.6, "0.01": 0.6}
+@pytest.mark.parametrize(("rows", "rates"), [(299, []), (300, ["0.01"]), (2999, ["0.01"]), (3000, ["0.001", "0.01"])])
+def test_a_rate_has_a_threshold_from_three_expected_false_alarms_on(rows: int, rates: list[str]) -> None:
+    assert list(attack_thresholds(np.linspace(0.1, 0.6, rows))) == rates
 
 
 def test_recall_at_a_rate_uses_the_threshold_that_was_given_and_not_the_rows_own() -> None:
@@ -77,9 +78,21 @@ def test_without_benign_rows_there_is_no_threshold() -> None:
     assert attack_thresholds(np.array([])) == {}
 
 
+@pytest.mark.parametrize(("benign", "attacks"), [(100, 100), (99, 500), (500, 99)])
+def test_an_area_takes_a_hundred_rows_of_each_kind(benign: int, attacks: int) -> None:
+    scores = probabilities([0.25] * benign + [0.75] * attacks)
+    metrics = score(scores, dataset(["benign"] * benign + ["dos"] * attacks), {"0.01": 0.5})
+    enough = min(benign, attacks) >= 100
+    assert (metrics.roc_auc, metrics.pr_auc) == ((1.0, 1.0) if enough else (None, None))
+    assert bool(too_few_rows(attacks, benign)) == (not enough)
+    if not enough:
+        assert f"attacks: {attacks}, benign records: {benign}" in too_few_rows(attacks, benign)
+        assert "at least 100 of each" in too_few_rows(attacks, benign)
+
+
 def test_a_model_is_scored_by_its_probabilities() -> None:
     config = Config(num_features=2, num_hidden_units=(3,))
     rows = dataset(["benign", "dos"])
     metrics = evaluate(build_model(config), rows)
-    assert metrics.roc_auc == 0.5  # both rows are the same point
+    assert (metrics.attack_rows, metrics.benign_rows, metrics.roc_auc) == (1, 1, None)
     assert metrics.recall_at_fpr == {}

@@ -21,7 +21,7 @@ from shared.data_utils import load_client_data, load_schema
 from shared.errors import KeyMaterialError
 from shared.exchange import Kind as RequestKind
 from shared.exchange import Refusal, Reply, Request, Value
-from shared.feature_statistics import MOMENTS
+from shared.feature_statistics import QUANTILES
 from shared.he import modulus_proof, no_small_factor
 from shared.he.keys import check_public_key, generate_keypair
 from shared.he.modulus_proof import FOURTH_ROOTS, NTH_ROOTS, ModulusProof, prove, verify
@@ -399,7 +399,7 @@ class Server:
     def ask(self, key_message: dict[str, Value], attempt: int = 1) -> Reply | Refusal:
         """For the tenant's encrypted statistics, the first thing that it ever encrypts."""
         request: dict[str, Value] = {
-            "statistic": MOMENTS, "round": attempt, "cohort": self.config.num_clients,
+            "statistic": QUANTILES, "round": attempt, "cohort": self.config.num_clients,
             "schema": load_schema(self.config).to_json(), "scaler": b"",
         }  # fmt: skip
         return self.tenant.answer(Request(RequestKind.STATISTICS, request | key_message))

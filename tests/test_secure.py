@@ -103,7 +103,7 @@ def test_clients_refuse_a_key_other_than_the_pinned_one(start: Start, tmp_path: 
     server, clients = start(SERVER, "--config", config), start(CLIENTS, "--config", config)
     end = server.finish()
     assert end.code == 1  # clients that send nothing under this key don't send the statistics of their features either
-    assert "the features' moments could not be added up in 3 attempts" in end.output
+    assert "the features' quantiles could not be added up in 3 attempts" in end.output
     assert "KeyMaterialError: the public key is not the one that it accepts" in end.output
     clients.wait_for_line("this client insists on abab")  # a masked client's own words stay in its own log
     clients.kill()

@@ -362,6 +362,26 @@ def test_a_record_beyond_all_patience_makes_a_second_row(tmp_path: Path, caplog:
     assert "1 records came more than 900 s late" in caplog.text
 
 
+def test_records_of_neither_class_are_not_learned_from_and_are_scored(tmp_path: Path) -> None:
+    def kept(*rules: str) -> list[float]:
+        events = features_of(settings(path, label_ignored=rules))["events"]
+        return sorted(np.expm1(events).round().tolist())
+
+    records = [record(second, user="AIDAALICE") for second in range(3)]
+    records += [record(second, user="AIDABOB", userAgent="a Terraform b") for second in range(5)]
+    records += [record(second, user="AIDABOB", name="Decrypt", service="kms") for second in range(2)]
+    path = write(tmp_path / "a.json", records)
+    assert kept() == [3, 7]
+    assert kept("userAgent=*terraform*") == [2, 3]
+    assert kept("userAgent=*terraform*", "eventName=Decrypt") == [3]
+    assert kept("userIdentity.userName=AIDABOB & eventName=Decrypt") == [3, 5]  # both must hold
+    assert kept("userIdentity.userName=AIDAALICE & eventName=Decrypt") == [3, 7]
+    assert kept("userIdentity.type=IAMUser & noSuchField=x") == [3, 7]  # a field that is not there matches nothing
+    config = settings(path, label_ignored=("userAgent=*terraform*", "eventName=Decrypt"))
+    [(meta, _)] = stream_features(config, path, cloudtrail.schema(config, Inputs(path)))
+    assert sorted(meta["events"]) == [3, 7]
+
+
 def test_three_tenants_share_the_real_records_and_are_tested_on_later_ones(invictus_folder: Path) -> None:
     config = settings(invictus_folder, window_minutes=1, test_fraction=0.3)
     parts = [SOURCE.client_table(config, client) for client in range(3)]
@@ -381,6 +401,8 @@ def test_the_ready_settings_fit_the_real_records(invictus_folder: Path) -> None:
         data = load_client_data(config, client)
         assert 0 < data.train.labels.mean() < 1
     assert 0 < load_test_data(config).labels.mean() < 1
+    # 156 calls of the attacks and 468 records of ordinary work; the attack tool's others are in neither class.
+    assert round(float(np.expm1(features_of(config)["events"]).sum())) == 156 + 468
 
 
 def test_the_techniques_of_stratus_are_read(stratus_folder: Path) -> None:

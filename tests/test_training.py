@@ -87,6 +87,33 @@ def test_what_is_not_trained_stays_as_it_is() -> None:
     assert not any(torch.equal(now, then) for now, then in zip(others, before[1:], strict=True))
 
 
+def test_input_noise_is_drawn_once_by_the_seed_and_added_in_slices() -> None:
+    """The same model as by hand, with another slice of one bank at each step."""
+    model = build_model(CONFIG)
+    features, labels = torch.from_numpy(ROWS.features), torch.from_numpy(ROWS.labels)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    shuffle, rng = np.random.default_rng((1, 2)), np.random.default_rng((1, 2, 1))
+    bank = torch.from_numpy(rng.standard_normal((4096, 6), dtype=np.float32) * np.float32(0.3))
+    starts = set()
+    for _ in range(3):
+        order = shuffle.permutation(len(ROWS))
+        for start in range(0, len(ROWS), 32):
+            batch = torch.from_numpy(order[start : start + 32])
+            first = int(rng.integers(4096 - len(batch) + 1))
+            starts.add(first)
+            optimizer.zero_grad()
+            noisy = features[batch] + bank[first : first + len(batch)]
+            torch.autograd.backward(F.cross_entropy(model(noisy), labels[batch]))
+            optimizer.step()
+    np.testing.assert_allclose(trained(input_noise=0.3), flatten(get_parameters(model)), atol=1e-6)
+    assert len(starts) > 20
+    assert 0.29 < float(bank.std()) < 0.31
+    assert not np.array_equal(trained(input_noise=0.3), trained())
+    assert np.array_equal(trained(input_noise=0.0), trained())
+    # A batch of more rows than the bank is wide has a bank of its own size.
+    assert np.isfinite(trained(input_noise=0.3, batch_size=5000)).all()
+
+
 def test_mu_zero_is_no_fedprox_at_all() -> None:
     assert np.array_equal(trained(proximal_mu=0.0), trained())
 
@@ -155,18 +182,20 @@ def test_class_balance_finds_more_of_a_rare_class() -> None:
     assert recalls["inverse"] > recalls["none"] + 0.05
 
 
-OWN = Config(proximal_mu=0.5, class_balance="inverse", local_epochs=1)
+OWN = Config(proximal_mu=0.5, class_balance="inverse", local_epochs=1, input_noise=0.25)
 
 
 def test_a_client_trains_by_its_own_settings() -> None:
-    assert TrainingSettings.of(OWN) == TrainingSettings(1, OWN.batch_size, OWN.learning_rate, 0.5, "inverse", "sgd")
+    assert TrainingSettings.of(OWN) == TrainingSettings(
+        1, OWN.batch_size, OWN.learning_rate, 0.5, "inverse", "sgd", 0.25
+    )
     check_training(training_settings(OWN), OWN)
 
 
 @pytest.mark.parametrize(
     "asked",
     [
-        {"model": "own.net:Net"}, {"optimizer": "adam"},
+        {"model": "own.net:Net"}, {"optimizer": "adam"}, {"input_noise": 0.0},
         {"learning_rate": 1e-300}, {"learning_rate": float("nan")}, {"learning_rate": "0.05"}, {"local_epochs": 2},
         {"batch_size": None}, {"proximal_mu": 0.0}, {"class_balance": "none"}, {"weighting": "examples"},
         {"max_examples": 1},

@@ -40,7 +40,7 @@ from tests.grids import FakeGrid, agents
 
 # (bucket, round or attempt, kind) -> whose answer is lost, though the tenant gave it.
 LOSSES = {
-    ("moments", 1, Kind.STATISTICS): "0",
+    ("quantiles", 1, Kind.STATISTICS): "0",
     (WEIGHTS, 2, Kind.ADVERTISE): "3",
     (WEIGHTS, 3, Kind.SHARE): "2",
     (WEIGHTS, 4, Kind.TRAIN): "1",

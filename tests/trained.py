@@ -23,7 +23,7 @@ def train_bundle(config: Config, folder: Path, epochs: int = 3) -> ModelBundle:
     torch.set_num_threads(1)  # for models this small more threads only contend, with the other tests' above all
     rows = [load_client_data(config, client) for client in range(config.num_clients)]
     parts = [own.train for own in rows]
-    preprocessing = Preprocessing.pooled(rows[0].schema, parts)
+    preprocessing = Preprocessing.pooled(rows[0].schema, parts, config.scaling)
     model = build_model(config)
     pooled = preprocessing.apply(joined(parts))
     train(model, pooled, TrainingSettings(epochs, max(64, len(pooled) // 200), 0.05), seed=(config.seed,))

@@ -13,10 +13,19 @@ from torch import nn
 
 from shared.config import Config
 from shared.data_sources.dataset import Dataset
-from shared.metrics import attack_scores, attack_thresholds, predict_probabilities, score
+from shared.errors import AlertRateError
+from shared.metrics import (
+    attack_scores,
+    attack_thresholds,
+    predict_probabilities,
+    rows_for_rate,
+    score,
+    too_few_rows,
+)
 from shared.threshold import choose_threshold
 
 CURVE_POINTS = 500  # more than a chart has pixels
+MIDDLE = 0.5  # where the validation rows give no threshold: as likely an attack as not
 MOST_CONFUSED = 100  # classes of a confusion matrix: 10,000 numbers, most of them 0
 
 
@@ -67,12 +76,12 @@ class Evaluation:
     """One model on the test set; `evaluation.json` holds it for the model that a run leaves.
 
     Attributes:
-        threshold: of an alert.
+        threshold: of an alert; `MIDDLE` where the validation rows give none.
         threshold_rule: how it was chosen, in words.
         validation_rows, validation_benign, test_rows: sizes.
         loss, accuracy, roc_auc, pr_auc: as in `shared/metrics.py`.
         true_negatives, false_positives, false_negatives, true_positives: alerts on the test set.
-        roc_fpr, roc_tpr: the ROC curve, at most `CURVE_POINTS` points; empty if one class alone is there.
+        roc_fpr, roc_tpr: the ROC curve, at most `CURVE_POINTS` points; empty where the rows are too few.
         pr_recall, pr_precision: the precision-recall curve, likewise.
         families: recall of each attack family at the threshold.
         at_rates: by false-positive rate, such as "0.01".
@@ -114,6 +123,11 @@ class Evaluation:
         return self.true_negatives + self.false_positives
 
     @property
+    def too_few(self) -> str:
+        """Why the test set gives no areas and no shares worth showing; empty where it does."""
+        return too_few_rows(self.attacks, self.benign)
+
+    @property
     def recall(self) -> float | None:
         """Share of the attacks that is an alert."""
         return self.true_positives / self.attacks if self.attacks else None
@@ -142,19 +156,26 @@ def evaluate_final(config: Config, model: nn.Module, validation: Dataset, test: 
     scores = attack_scores(predict_probabilities(model, validation.features))[validation.labels == 0]
     thresholds = attack_thresholds(scores)
     chosen = choose_threshold(config, model, validation)
-    rule = "the middle of the scale, since no validation row is benign"
-    if chosen.benign_rows:
-        share = f"{100 * chosen.target_rate:g} %"
+    share = f"{100 * chosen.target_rate:g} %"
+    try:
+        threshold = chosen.required()
         rule = f"at most {share} of the {chosen.benign_rows:,} benign validation rows score above it"
-    if chosen.benign_rows and not chosen.resolved:
-        rule += f", too few rows for {share} to be seen, so expect another rate"
+        if threshold == config.alert_min_score:
+            rule = f"the least score of an alert (alert_min_score); {rule}"
+    except AlertRateError:
+        threshold = MIDDLE
+        rule = (
+            f"the middle of the scale, for these figures alone: {share} false alarms take "
+            f"{rows_for_rate(chosen.target_rate):,} benign validation rows, and there are {chosen.benign_rows:,}; so "
+            "records are ranked, and none alerts"
+        )
     probabilities = predict_probabilities(model, test.features)
     metrics = score(probabilities, test, thresholds)
     attack_score, is_attack = attack_scores(probabilities), test.labels != 0
-    alert = attack_score > chosen.score
+    alert = attack_score > threshold
     roc_fpr, roc_tpr, pr_recall, pr_precision = _curves(is_attack, attack_score)
     return Evaluation(
-        threshold=chosen.score,
+        threshold=threshold,
         threshold_rule=rule,
         validation_rows=len(validation),
         validation_benign=chosen.benign_rows,
@@ -218,7 +239,7 @@ def _known(figure: float) -> float | None:
 
 def _curves(is_attack: NDArray[np.bool_], attack_score: NDArray[np.float64]) -> tuple[list[float], ...]:
     """ROC as (false-positive rate, recall), then precision-recall as (recall, precision)."""
-    if not 0 < is_attack.sum() < len(is_attack):
+    if too_few_rows(int(is_attack.sum()), int((~is_attack).sum())):
         return [], [], [], []
     fpr, tpr, _ = roc_curve(is_attack, attack_score)
     precision, recall, _ = precision_recall_curve(is_attack, attack_score)

@@ -8,6 +8,7 @@ from orchestrator.report.evaluation import Evaluation
 from orchestrator.report.run_data import Comparison, Run
 from orchestrator.report.words import client_order, count, figure, final_round, numbers, rate_text, seconds, share, size
 from orchestrator.run_folder import RoundRecord
+from shared.metrics import FALSE_POSITIVE_RATES, FEWEST_TEST_ROWS, rows_for_rate
 from shared.printable import printable
 
 TIME_PARTS = ("clients train and encrypt", "mask and wait", "add", "decrypt", "evaluate")
@@ -54,15 +55,17 @@ def headline(run: Run) -> str:
     e = run.evaluation
     if e is None:
         return text
-    if e.recall is None or e.fpr is None:
-        return f"{text}: accuracy {share(e.accuracy)} on the test set, which holds one class alone"
+    if e.too_few:
+        return f"{text}; {e.too_few}"
     return f"{text}: it catches {share(e.recall)} of the attacks, with false alarms on {share(e.fpr)} of benign records"
 
 
 def tiles(run: Run) -> list[Tile]:
     """The figures that a person looks for first."""
     result = []
-    if e := run.evaluation:
+    if (e := run.evaluation) and e.too_few:
+        result = [Tile(f"{e.test_rows:,}", f"test records, too few for percentages: {FEWEST_TEST_ROWS} of each kind")]
+    elif e:
         result = [
             Tile(figure(e.roc_auc), "ROC-AUC on the test set"),
             Tile(share(e.recall), "of attacks caught at the alert threshold"),
@@ -124,7 +127,7 @@ def compared(e: Evaluation, comparison: Comparison) -> str:
     alone = [rival.evaluation.roc_auc for rival in comparison.alone if rival.evaluation.roc_auc is not None]
     pooled = comparison.pooled.evaluation.roc_auc
     if e.roc_auc is None or pooled is None or not alone:
-        return "The test set holds one class alone, so that areas under the ROC curve can't be compared."
+        return f"Nothing can be compared: {e.too_few}."
     mean = fmean(alone)
     better = sum(e.roc_auc > value for value in alone)
     how_many = {0: "none", len(alone): "all"}.get(better, str(better))
@@ -178,11 +181,19 @@ def _absent(run: Run, done: int) -> str:
 
 
 def _caveats_of_evaluation(e: Evaluation) -> list[str]:
+    if e.too_few:
+        return [f"Nothing here says how good the model is: {e.too_few}."]
     notes = []
     few = {name: family.rows for name, family in e.families.items() if family.rows < _FEW_ROWS}
     if few:
         named = ", ".join(f"{printable(name)} ({rows})" for name, rows in few.items())
         notes.append(f"Few test rows, so a recall that chance moves: {named}.")
+    notes += [
+        f"A threshold for {rate_text(str(rate))} false positives takes {rows_for_rate(rate):,} benign validation rows; "
+        f"there are {e.validation_benign:,}, so none is shown."
+        for rate in FALSE_POSITIVE_RATES
+        if e.validation_benign < rows_for_rate(rate)
+    ]
     for rate, at in e.at_rates.items():
         wanted = float(rate)
         if wanted * e.validation_benign < _FEW_ALARMS:

@@ -18,7 +18,16 @@ from shared.data_sources import cloudtrail_features
 from shared.data_sources import files as data_files
 from shared.data_sources.file_source import Chunk, Inputs
 from shared.data_sources.files import BrokenLines, opened
-from shared.data_sources.labels import ADDRESS, BENIGN, EVENT_ID, TIME, label_origin, load_label_rules
+from shared.data_sources.labels import (
+    ADDRESS,
+    BENIGN,
+    EVENT_ID,
+    TIME,
+    IgnoredRecords,
+    label_origin,
+    load_label_rules,
+    looked_up,
+)
 from shared.data_sources.schema import FeatureSchema
 from shared.data_sources.windows import LATENESS, closed_windows
 from shared.errors import DataError
@@ -79,9 +88,10 @@ def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: Broken
 
 
 def _frames(config: Config, inputs: Inputs, broken: BrokenLines) -> Iterator[pd.DataFrame]:
-    """The records of each file, one frame a file."""
-    label_field = config.label_field.split(".") if inputs.labelled and config.label_field else None
-    group_field = config.partition_column.split(".") if config.partition_column else None
+    """The records of each file, one frame a file; where they are labelled, without those of neither class."""
+    label_field = tuple(config.label_field.split(".")) if inputs.labelled and config.label_field else None
+    group_field = tuple(config.partition_column.split(".")) if config.partition_column else None
+    ignored = IgnoredRecords.of(config) if inputs.labelled else IgnoredRecords(())
     for path in files(inputs.path):
         rows = []
         lines = 0
@@ -92,21 +102,14 @@ def _frames(config: Config, inputs: Inputs, broken: BrokenLines) -> Iterator[pd.
             except (TypeError, ValueError, AttributeError) as error:
                 broken.add(path, line, str(error))
                 continue
-            row["label_value"] = _lookup(record, label_field)
-            row["group"] = _lookup(record, group_field)
+            if record in ignored:
+                continue
+            row["label_value"] = looked_up(record, label_field) if label_field else ""
+            row["group"] = looked_up(record, group_field) if group_field else ""
             rows.append(row)
         broken.seen(lines)
         if rows:
             yield pd.DataFrame(rows)
-
-
-def _lookup(record: dict[str, Any], keys: list[str] | None) -> str:
-    value: Any = record
-    for key in keys or ():
-        value = value.get(key) if isinstance(value, dict) else None
-    if keys is None or value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _records(path: Path) -> Iterator[tuple[int, Any]]:

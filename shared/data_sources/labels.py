@@ -1,19 +1,27 @@
-"""Which log records are attacks: by a file of labels, or by patterns of one field.
+"""Which log records are attacks: by a file of labels, or by patterns of one field; and which are in neither class.
 
 Whatever the label comes from must not come back as a feature, or the detector learns the label instead of the attack.
 `label_origin` names it, and each source leaves out the features that are made from it.
+
+A tool that plays attacks leaves more records than those of the attacks: what it sets up before, what the cloud does in
+consequence, and what it clears away. As attacks they would teach the tool; as benign they would teach that half of the
+tool is harmless. `label_ignored` leaves them out of both.
 """
 
 import fnmatch
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from shared.config import Config
+from shared.config_checks import conditions_of
 from shared.data_sources.files import opened_text
 from shared.errors import DataError
 
@@ -66,6 +74,45 @@ class LabelRules:
         anything = re.compile("|".join(fnmatch.translate(pattern.casefold()) for pattern in self.patterns))
         matches = np.array([anything.match(str(value).casefold()) is not None for value in unique], dtype=np.bool_)
         return np.asarray(matches[codes])
+
+
+@dataclass(frozen=True)
+class IgnoredRecords:
+    """Records that are in neither class, and so are neither trained on nor judged by.
+
+    Scoring reads them all the same: whoever could take a name that is ignored would not be seen.
+
+    Attributes:
+        rules: of each, what all of its fields must match: the keys that lead to a field, and what its value must match.
+    """
+
+    rules: tuple[tuple[tuple[tuple[str, ...], re.Pattern[str]], ...], ...]
+
+    @classmethod
+    def of(cls, config: Config) -> "IgnoredRecords":
+        """The rules of `label_ignored`, whose form the settings have checked."""
+        return cls(
+            tuple(
+                tuple(
+                    (tuple(field.split(".")), re.compile(fnmatch.translate(pattern.casefold())))
+                    for field, pattern in conditions_of(rule)
+                )
+                for rule in config.label_ignored
+            )
+        )
+
+    def __contains__(self, record: Mapping[str, Any]) -> bool:
+        """Whether any rule's conditions are all met by this record, as it was read."""
+        return any(all(what.match(looked_up(record, keys).casefold()) for keys, what in rule) for rule in self.rules)
+
+
+def looked_up(record: Any, keys: tuple[str, ...]) -> str:
+    """The value that a path of keys leads to, as text; empty where the record has none."""
+    for key in keys:
+        record = record.get(key) if isinstance(record, dict) else None
+    if record is None:
+        return ""
+    return record if isinstance(record, str) else json.dumps(record)
 
 
 def load_label_rules(config: Config, label_path: Path | None) -> LabelRules:

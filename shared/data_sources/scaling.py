@@ -1,5 +1,6 @@
-"""Standardising raw features: the one step that depends on data, kept apart so that it can be made from sums.
+"""Scaling raw features: the one step that depends on data, kept apart so that it can be made from sums.
 
+    Quantiles.from_counts(a + b, schema) == Quantiles.from_counts(grid_counts(rows of both, schema), schema)
     Scaler.from_sums(a + b, schema) == Scaler.from_sums(FeatureSums.of(rows of both), schema)    (up to rounding)
 
 Counts, sums and sums of squares add up over clients, and a sum is what homomorphic encryption can make without anyone
@@ -7,6 +8,8 @@ seeing a summand.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,3 +124,142 @@ def _numeric_part(features: Features, schema: FeatureSchema) -> NDArray[np.float
     if features.ndim != 2 or features.shape[1] != len(schema):
         raise DataError(f"features of shape {features.shape}: expected (rows, {len(schema)}) by the feature schema")
     return np.asarray(features[:, schema.numeric], dtype=np.float64)
+
+
+# What a number is counted by: 0, and 4 points a decade from 0.01 to 10**9.75, on either side of it. The grid is for
+# every column and known to all, so that one sum makes the distribution and nobody says where their own values lie.
+# Every column has counts below 0, too: whether one can be negative is in the rows alone, and no tenant should tell.
+POINTS: NDArray[np.float64] = 10.0 ** (np.arange(48) / 4 - 2)
+GRID = 2 * len(POINTS) + 3  # counts of a column: below and above 0 one more than points each, and 0 itself
+# The least number that is not 0: float32 below it may or may not be taken for 0, by the machine.
+_ABOVE_ZERO = np.finfo(np.float32).tiny
+SPREAD = 3.46  # 2 * sqrt(3): a uniform distribution of this width has variance 1
+_RANKS = (
+    2**16 - 2
+)  # the highest rank, in 16 bits and even: the middle of a column that is constant is 0 to the last bit
+
+
+def grid_edges(schema: FeatureSchema) -> NDArray[np.float32]:
+    """Of each numeric column the raw features from which a next bin begins, ascending, (numeric features, GRID - 1)."""
+    natural = np.concatenate([-POINTS[::-1], [0.0, _ABOVE_ZERO], POINTS])
+    compressed = np.copysign(np.log1p(np.abs(natural)), natural)
+    compressed[len(POINTS) + 1] = _ABOVE_ZERO
+    logs = np.array([column.log for column in schema.columns])[schema.numeric]
+    return np.where(logs[:, None], compressed, natural).astype(np.float32)
+
+
+def grid_bins(features: Features, schema: FeatureSchema) -> NDArray[np.int64]:
+    """The bin of each number of a raw feature matrix, 0 to GRID - 1, (rows, numeric features).
+
+    Raises:
+        DataError: the matrix has another width than the schema.
+    """
+    numeric = _numeric_part(features, schema).astype(np.float32)
+    edges = grid_edges(schema)
+    bins = np.empty(numeric.shape, dtype=np.int64)
+    for column, its in enumerate(edges):
+        bins[:, column] = np.searchsorted(its, numeric[:, column], side="right")
+    return bins
+
+
+def grid_counts(features: Features, schema: FeatureSchema) -> NDArray[np.int64]:
+    """How many rows have each number in each bin of the grid, (numeric features, GRID).
+
+    Raises:
+        DataError: the matrix has another width than the schema.
+    """
+    bins = grid_bins(features, schema)
+    numeric = bins.shape[1]
+    flat = (bins + GRID * np.arange(numeric)).ravel()
+    return np.bincount(flat, minlength=numeric * GRID).reshape(numeric, GRID).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Quantiles:
+    """A numeric column as its rank among all rows, uniform with variance 1 on them; the others stay as they are.
+
+    A value becomes (u - 0.5) * `SPREAD`, with u the middle rank of its bin: the share of rows in bins below, and half
+    of that in its own. So heavy tails and a column that is nearly always 0 need no care, and what no training row had
+    lies between its neighbours. All values of a bin become one: four to a decade.
+
+    Attributes:
+        schema: of the raw features.
+        ranks: u of each bin in units of 1 / 65,534, uint16, (numeric features, GRID).
+    """
+
+    schema: FeatureSchema
+    ranks: NDArray[np.uint16]
+
+    @classmethod
+    def from_counts(cls, counts: NDArray[np.int64], schema: FeatureSchema) -> "Quantiles":
+        """The scaler of the rows that were counted, by whoever.
+
+        Raises:
+            DataError: no rows, or counts that no rows have.
+        """
+        numeric = int(schema.numeric.sum())
+        if counts.shape != (numeric, GRID) or (counts < 0).any():
+            raise DataError(f"counts of shape {counts.shape}: expected ({numeric}, {GRID}), none below 0")
+        rows = counts.sum(axis=1)
+        if numeric and (rows[0] < 1 or (rows != rows[0]).any()):
+            raise DataError(f"counts over {sorted(set(rows.tolist()))[:3]} rows: expected as many for every column")
+        middle = (np.cumsum(counts, axis=1) - counts / 2) / np.maximum(rows, 1)[:, None]
+        return cls(schema, np.rint(middle * _RANKS).astype(np.uint16))
+
+    def to_bytes(self) -> bytes:
+        """The ranks as little-endian uint16: all that a client with the same schema lacks."""
+        return self.ranks.astype("<u2").tobytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, schema: FeatureSchema) -> "Quantiles":
+        """The scaler that a server sent.
+
+        Raises:
+            DataError: not of this schema's length, or ranks that fall.
+        """
+        numeric = int(schema.numeric.sum())
+        if len(data) != 2 * numeric * GRID:
+            raise DataError(
+                f"a scaler of {len(data)} bytes; expected {2 * numeric * GRID} for quantiles of {numeric} features"
+            )
+        return cls.of_ranks(np.frombuffer(data, dtype="<u2").astype(np.uint16).reshape(numeric, GRID), schema)
+
+    @classmethod
+    def of_ranks(cls, ranks: NDArray[np.uint16], schema: FeatureSchema) -> "Quantiles":
+        """From ranks that somebody else made.
+
+        Raises:
+            DataError: a rank is lower than the one before it, or above the highest.
+        """
+        if (np.diff(ranks.astype(np.int64), axis=1) < 0).any() or (ranks > _RANKS).any():
+            raise DataError(f"a scaler whose ranks fall, or end above {_RANKS}")
+        return cls(schema, ranks)
+
+    @cached_property
+    def values(self) -> NDArray[np.float32]:
+        """What a number of each bin becomes, (numeric features, GRID)."""
+        return ((self.ranks / _RANKS - 0.5) * SPREAD).astype(np.float32)
+
+    def transform(self, features: Features) -> Features:
+        """A scaled copy of a raw feature matrix, float32, (rows, features), numbers within ± `SPREAD` / 2.
+
+        Raises:
+            DataError: the matrix has another width than the schema.
+        """
+        bins = grid_bins(features, self.schema)
+        result = features.astype(np.float32, copy=True)
+        result[:, self.schema.numeric] = self.values[np.arange(bins.shape[1]), bins]
+        return result
+
+
+Scaling = Literal["quantile", "zscore"]
+AnyScaler = Scaler | Quantiles
+
+
+def read_scaler(scaling: Scaling, data: bytes, schema: FeatureSchema) -> AnyScaler:
+    """The scaler that a server sent, of the kind that the settings name.
+
+    Raises:
+        DataError: it is none, or of another kind.
+    """
+    return (Quantiles if scaling == "quantile" else Scaler).from_bytes(data, schema)
