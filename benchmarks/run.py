@@ -120,7 +120,7 @@ def training(results: Results) -> None:
 
 
 def quick_training(results: Results) -> None:
-    results.training = [training_cost(Passes(most=3, limit_seconds=12))]
+    results.training = [training_cost(Passes(most=3, limit_seconds=20))]
 
 
 QUICK: dict[str, Callable[[Results], None]] = {
