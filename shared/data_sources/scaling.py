@@ -134,9 +134,8 @@ GRID = 2 * len(POINTS) + 3  # counts of a column: below and above 0 one more tha
 # The least number that is not 0: float32 below it may or may not be taken for 0, by the machine.
 _ABOVE_ZERO = np.finfo(np.float32).tiny
 SPREAD = 3.46  # 2 * sqrt(3): a uniform distribution of this width has variance 1
-_RANKS = (
-    2**16 - 2
-)  # the highest rank, in 16 bits and even: the middle of a column that is constant is 0 to the last bit
+# The highest rank, in 16 bits and even: the middle of a column that is constant is 0 to the last bit.
+_RANKS = 2**16 - 2
 
 
 def grid_edges(schema: FeatureSchema) -> NDArray[np.float32]:
