@@ -38,12 +38,12 @@ def _serve(grid: Grid, context: Context) -> None:
     if engine == "simulation":
         tenants = len(list(grid.get_node_ids()))
         patience = of_simulation(tenants, (os.cpu_count() or 1) // 2)
-        _log.warning("SIMULATION: one machine sees the rows of all %d tenants; nothing is hidden from it", tenants)
     config = app_config(context.run_config, tenants)
     # Nobody is missing for as long as a node may take to say its first word.
     config = config.replace(client_wait_timeout=patience.seconds(config.client_wait_timeout, first=True))
     resume = _LATEST if context.run_config.get("resume") else None
-    run = open_run(config, lambda seats: GridTransport(seats, grid, patience), resume)
+    simulated = engine == "simulation"
+    run = open_run(config, lambda seats: GridTransport(seats, grid, patience), resume, simulated=simulated)
     try:
         run.coordinator.run()
         conclude(config, run)

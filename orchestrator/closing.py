@@ -34,11 +34,19 @@ def conclude(config: Config, run: OpenRun[Any], failure: NoSumError | None = Non
     if failure is not None:
         raise failure
     report = run.write_report()
-    console.print(closing(config, records, run.folder.path, report, model.best_round, boxed=console.is_terminal))
+    boxed, folder = console.is_terminal, run.folder.path
+    console.print(closing(config, records, folder, report, model.best_round, boxed=boxed, simulated=run.simulated))
 
 
 def closing(
-    config: Config, records: list[RoundRecord], folder: Path, report: Path | None, kept: int = 0, *, boxed: bool
+    config: Config,
+    records: list[RoundRecord],
+    folder: Path,
+    report: Path | None,
+    kept: int = 0,
+    *,
+    boxed: bool,
+    simulated: bool = False,
 ) -> RenderableType:
     """What a person should take away from a run.
 
@@ -49,10 +57,11 @@ def closing(
         report: the page; None where it could not be made.
         kept: the round whose model is kept under early stopping; 0: the last.
         boxed: for a terminal. Otherwise each statement is one line, and no line is folded.
+        simulated: whether this machine played all clients.
     """
     statements = [
         ("result", _result(records, kept)),
-        ("privacy", in_one_sentence(config)),
+        ("privacy", in_one_sentence(config, simulated=simulated)),
         ("next", _next(config, folder)),
     ]
     if not boxed:

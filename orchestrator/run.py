@@ -42,12 +42,14 @@ class OpenRun(Generic[AnyTransport]):
         transport: reaches the tenants.
         coordinator: runs the rounds.
         longest_message: bytes of the longest honest vector or model, as it travels.
+        simulated: whether this machine plays all tenants.
     """
 
     folder: RunFolder
     transport: AnyTransport
     coordinator: Coordinator
     longest_message: int
+    simulated: bool = False
 
     def write_report(self) -> Path | None:
         """Measure the model that is kept and write the report; None if that fails, as a run is whole without one."""
@@ -70,7 +72,11 @@ class OpenRun(Generic[AnyTransport]):
 
 
 def open_run(
-    config: Config, make_transport: Callable[[Seats], AnyTransport], resume: str | None = None
+    config: Config,
+    make_transport: Callable[[Seats], AnyTransport],
+    resume: str | None = None,
+    *,
+    simulated: bool = False,
 ) -> OpenRun[AnyTransport]:
     """Begin a run, or open one to go on with.
 
@@ -78,6 +84,7 @@ def open_run(
         config: the settings.
         make_transport: over seats that are made here.
         resume: the run to go on with from its last checkpoint, by name or as `latest`; None: start one.
+        simulated: whether this machine plays all tenants, so that nothing is hidden from it; the report says so.
 
     Raises:
         OrchestratorError: keys, data or the enrolled list are missing or wrong, or there is nothing to resume.
@@ -92,7 +99,7 @@ def open_run(
         if resume is not None:
             check_same_settings(folder, config)
             checkpoint = load_checkpoint(folder.checkpoint)
-        return _assemble(config, make_transport, folder, checkpoint, admission, session)
+        return _assemble(config, make_transport, folder, checkpoint, admission, session, simulated)
     except BaseException:
         folder.unlock()  # another try in this process must hear the true reason
         raise
@@ -105,16 +112,20 @@ def _assemble(
     checkpoint: Checkpoint | None,
     admission: Admission | None,
     session: str,
+    simulated: bool,
 ) -> OpenRun[AnyTransport]:
     add_log_file(_log, folder.log)
     _log.info("run %s, files in %s", folder.name, folder.path)
     announce_protection(_log, config)
+    if simulated:
+        _log.warning("SIMULATION: one machine sees the rows of all tenants; nothing is hidden from it")
     records = folder.restore_records(checkpoint.finished) if checkpoint else []
     if admission is None:
         _log.warning("anyone who reaches %s can take part (enrolled_clients is not set)", config.server_address)
     model = GlobalModel(config, load_validation_data(config), load_test_data(config))
     keys = _keys(config)
-    add_start(folder, Start.now(_fingerprint(keys), admission.public_keys() if admission else ()))
+    enrolled = admission.public_keys() if admission else ()
+    add_start(folder, Start.now(_fingerprint(keys), enrolled, simulated=simulated))
     aggregator = Aggregator(keys, config.fewest_contributors, config.num_clients, admission)
     rounds = SumRounds(config, aggregator, _masking(config, keys, admission))
     seats = Seats(folder.name, session, admission, aggregator.key_proof())
@@ -132,7 +143,7 @@ def _assemble(
     size = flatten(model.parameters).size
     vectors = [aggregator.update_bytes(encrypted_size(size, config.weighting))]
     vectors += [aggregator.update_bytes(length, name) for name, length in scaling.code.sizes.items()]
-    return OpenRun(folder, transport, coordinator, max(4 * size, *vectors))
+    return OpenRun(folder, transport, coordinator, max(4 * size, *vectors), simulated)
 
 
 def _keys(config: Config) -> PrivateScheme[Any]:

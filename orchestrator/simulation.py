@@ -72,7 +72,7 @@ def simulate(config: Config, rows: Mapping[int, ClientData] | None = None, *, re
     """
     torch.set_num_threads(1)
     tenants = make_tenants(config, rows)
-    run = open_run(config, lambda seats: MemoryTransport(seats, tenants))
+    run = open_run(config, lambda seats: MemoryTransport(seats, tenants), simulated=True)
     try:
         run.transport.connect()
         run.coordinator.run()

@@ -113,7 +113,7 @@ def test_a_bundle_that_names_a_class_imports_it_for_nobody_who_does_not_name_it_
     assert "own.net" not in sys.modules
     assert not alerts.exists()
 
-    assert score([*arguments, "--model_class", "own.net:Net"]) == 0
+    assert score([*arguments, "--model_class", "own.net:Net", "--threshold", "0.5"]) == 0
     assert (tmp_path / "ran").exists(), "the twin: what would have been seen above"
     lines = [json.loads(line)["evidences"][0]["data"]["line"] for line in alerts.read_text().splitlines()]
     assert len(lines) > 80

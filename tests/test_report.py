@@ -23,7 +23,7 @@ from orchestrator.report.evaluation import CURVE_POINTS, MOST_CONFUSED, ClassFig
 from orchestrator.report.figures import caveats, headline, losses, tiles, time_parts
 from orchestrator.report.page import write_report
 from orchestrator.report.privacy import who_could_see_what
-from orchestrator.report.run_data import from_plain, read_run, write_json
+from orchestrator.report.run_data import Start, add_start, from_plain, read_run, write_json
 from orchestrator.report.words import numbers, share
 from orchestrator.run_folder import RoundRecord, RunFolder
 from shared.config import Config
@@ -272,6 +272,16 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
     assert read_run(folder).rounds == example_rounds(2)
     assert read_run(folder).comparison is None
     assert read_run(folder).starts[0].key_fingerprint == FINGERPRINT
+
+
+def test_a_simulation_claims_no_privacy(tmp_path: Path) -> None:
+    """Its masks hide nothing from whoever runs it, so neither report nor closing lines say that they did."""
+    folder = write_run(tmp_path, Config(), example_rounds(1), example_evaluation())
+    assert "simulation" not in write_report(folder).read_text(encoding="utf-8")
+    add_start(RunFolder(folder), Start.now(FINGERPRINT, [], simulated=True))
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "A simulation: one machine saw all clients" in page
+    assert "Whoever ran this simulation" in page
 
 
 def test_half_a_line_at_the_end_is_no_round_yet(tmp_path: Path) -> None:

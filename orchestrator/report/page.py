@@ -76,7 +76,7 @@ def render(run: Run) -> str:
         e=run.evaluation,
         date=_date(run),
         headline=figures.headline(run),
-        privacy_sentence=privacy.in_one_sentence(run.config),
+        privacy_sentence=privacy.in_one_sentence(run.config, simulated=any(start.simulated for start in run.starts)),
         tiles=figures.tiles(run),
         caveats=figures.caveats(run),
         round_drawings=drawings.of_rounds(run.rounds),

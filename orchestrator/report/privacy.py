@@ -6,10 +6,16 @@ from shared.config import Config
 from shared.config_checks import MASKABLE
 
 Statement = tuple[str, str]
+_SIMULATED = "everything: one machine had all rows, keys and masks; what follows holds where each client has its own"
 
 
-def in_one_sentence(c: Config) -> str:
+def in_one_sentence(c: Config, *, simulated: bool = False) -> str:
     """What the mode of a run with these settings amounts to."""
+    if simulated:
+        return (
+            "A simulation: one machine saw all clients' rows and secrets. Had each had a machine of its own: "
+            + in_one_sentence(c)
+        )
     if c.he_scheme == "none":
         return "Encryption was off: the orchestrator received every client's update in the clear."
     if c.masked:
@@ -29,6 +35,7 @@ def who_could_see_what(run: Run) -> list[Statement]:
     plain, masked = c.he_scheme == "none", c.masked
     each = "each client's update"
     lines = [
+        *([("Whoever ran this simulation", _SIMULATED)] if any(start.simulated for start in run.starts) else []),
         ("Log records", "Nobody but the client they belong to: they never leave it."),
         (
             "The orchestrator, running this code",

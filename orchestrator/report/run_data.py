@@ -6,7 +6,7 @@ The files are the server's own, but texts in them come from clients: whoever sho
 import json
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,16 +36,18 @@ class Start:
         time: in UTC, ISO 8601.
         key_fingerprint: of the public key, SHA-256 in hex; empty without encryption.
         enrolled: names of the clients whose updates are taken; empty where anyone may take part.
+        simulated: whether one machine played all clients.
     """
 
     time: str
     key_fingerprint: str
     enrolled: list[str]
+    simulated: bool = False
 
     @classmethod
-    def now(cls, key_fingerprint: str, enrolled: typing.Iterable[str]) -> "Start":
+    def now(cls, key_fingerprint: str, enrolled: typing.Iterable[str], *, simulated: bool = False) -> "Start":
         """A start at this moment."""
-        return cls(datetime.now(UTC).isoformat(timespec="seconds"), key_fingerprint, sorted(enrolled))
+        return cls(datetime.now(UTC).isoformat(timespec="seconds"), key_fingerprint, sorted(enrolled), simulated)
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,8 @@ def from_plain(cls: type[T], raw: object) -> T:
     result: Any
     if is_dataclass(cls) and isinstance(raw, dict):
         hints = typing.get_type_hints(cls)
-        if set(raw) != {f.name for f in fields(cls)}:
+        known = {f.name: f.default is MISSING for f in fields(cls)}  # whether a file must have it
+        if not {name for name, needed in known.items() if needed} <= set(raw) <= set(known):
             raise ValueError(f"its fields are not those of {cls.__name__}")
         result = cls(**{name: from_plain(hints[name], value) for name, value in raw.items()})
     elif origin is list and isinstance(raw, list):
