@@ -151,7 +151,7 @@ def test_a_run_in_a_terminal_of_80_columns_ends_with_a_box_whose_command_works(s
 
 
 def test_ctrl_c_leaves_a_cursor_and_a_command_that_goes_on(start: Start, tmp_path: Path) -> None:
-    config = str(write_config(tmp_path, num_rounds=3, local_epochs=300, num_samples_per_client=1000))
+    config = str(write_config(tmp_path, num_rounds=1, local_epochs=200, num_samples_per_client=1000))
     with terminal(SERVER, "--config", config) as server, terminal(CLIENTS, "--config", config) as clients:
         server.wait_for("clients train")
         clients.wait_for("local epochs")
