@@ -72,6 +72,7 @@ class Deployment:
         self.port, self.ports = free_port(), [free_port() for _ in range(4)]
         self.settings = written(config, folder)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._started: set[str] = set()
         self._environment = {
             **os.environ, **QUIET, "FLWR_HOME": str(folder / "flower"), "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
             "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1",
@@ -82,6 +83,7 @@ class Deployment:
         (folder / "flower/config.toml").write_text(links, encoding="utf-8")
 
     def start(self, name: str, *command: object) -> None:
+        self._started.add(name)
         with (self.folder / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 [*map(str, command)], cwd=ROOT, env=self._environment, stdout=log, stderr=subprocess.STDOUT
@@ -94,13 +96,14 @@ class Deployment:
         )
 
     def start_link(self) -> None:
+        before = self.said("superlink").count("startup complete") if "superlink" in self._started else 0
         certificates = ("--ssl-ca-certfile", "ca.pem", "--ssl-certfile", "server.pem", "--ssl-keyfile", "server.key")
         self.start(
             "superlink", "flower-superlink", *(self.pki / part if "." in part else part for part in certificates),
             "--enable-supernode-auth", "--database", self.folder / "link.db", "--host", "127.0.0.1",
             "--port", self.port,
         )  # fmt: skip
-        self.wait_for("superlink", "startup complete")
+        self.wait_for("superlink", "startup complete", times=before + 1)
 
     def register(self, number: int) -> None:
         key = self.pki / f"nodes/client-{number}.key.pub"
@@ -121,9 +124,9 @@ class Deployment:
     def said(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
 
-    def wait_for(self, name: str, text: str, seconds: float = 400.0) -> None:
+    def wait_for(self, name: str, text: str, seconds: float = 400.0, times: int = 1) -> None:
         end = time.monotonic() + seconds
-        while text not in self.said(name):
+        while self.said(name).count(text) < times:
             assert time.monotonic() < end, f"{name} never said {text!r}:\n{self.said(name)}"
             time.sleep(0.5)
 
@@ -158,7 +161,7 @@ class Deployment:
 
 @pytest.fixture
 def deployment(tmp_path: Path) -> Iterator[Deployment]:
-    config = masked_settings(tmp_path, 4, **SETTINGS).replace(num_clients=3)
+    config = masked_settings(tmp_path, 4, **SETTINGS).replace(num_clients=3, num_rounds=3)
     add_node_keys(tmp_path / "pki")
     deployment = Deployment(config, tmp_path)
     try:
@@ -183,8 +186,14 @@ def test_a_superlink_its_nodes_and_the_tenants_agents(deployment: Deployment, tm
     deployment.kill("node-1")
     deployment.start_node(1)  # its tenant's agent has gone on, with all that it remembers
     deployment.run("second", resume=True)
-    deployment.wait_for("second", "everything of this run is in")
-    assert "resuming after round 1 of 2" in deployment.said("second")
+    deployment.wait_for("second", "round 2: loss")
+    assert "resuming after round 1 of 3" in deployment.said("second")
+
+    deployment.kill("superlink")  # and the ServerApp with it
+    deployment.start_link()  # the nodes come back by themselves
+    deployment.run("third", resume=True)
+    deployment.wait_for("third", "everything of this run is in")
+    assert "resuming after round 2 of 3" in deployment.said("third")
     config = Config(**yaml.safe_load(deployment.settings.read_text(encoding="utf-8")))
     left = (Path(config.log_dir) / "latest/model.safetensors").read_bytes()
     assert left == in_memory(config, tmp_path)
