@@ -10,9 +10,9 @@ import socket
 from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 
-from flower_app.codec import Frame, pack, pack_body, unpack
+from flower_app.codec import pack, pack_body, unpack
 from shared.exchange import Kind, Refusal
-from shared.frames import encode_answer, receive_frame, send_frame
+from shared.frames import Frame, encode_answer, receive_frame, send_frame
 from shared.refusals import OTHER
 
 _CONNECT_SECONDS = 10.0  # the agent is on this machine

@@ -6,7 +6,7 @@ global model is uploaded once a round and not once a tenant.
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-Frame = tuple[bytes, bytes]  # head, body
+from shared.frames import Frame
 
 
 def pack_body(body: bytes) -> ArrayRecord:

@@ -163,7 +163,7 @@ class GridTransport(Transport):
                 messages = [_message(asked) for asked in batch]
                 # Of a node that is gone Flower returns None in one engine, and nothing at all in the other.
                 pushed = set(self._grid.push_messages(messages))
-            except Exception:
+            except Exception:  # whatever it is: who asked must not wait for what never left
                 for asked in batch:
                     _answer(asked, Lost("Flower's grid took no message"))
                 raise

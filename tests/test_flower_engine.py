@@ -110,7 +110,7 @@ class Deployment:
         command = ["flwr", "supernode", "register", str(key), "prod"]
         subprocess.run(command, env=self._environment, check=True, capture_output=True, timeout=120)
 
-    def start_node(self, number: int, key: int | None = None) -> None:
+    def start_node(self, number: int) -> None:
         self.start(
             f"node-{number}", "flower-supernode", "--superlink", f"127.0.0.1:{self.port}", "--root-certificates",
             self.pki / "ca.pem", "--auth-supernode-private-key", self.pki / f"nodes/client-{number}.key",
