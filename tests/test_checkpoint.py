@@ -225,7 +225,6 @@ def test_a_finished_run_is_repaired_and_ends_at_once(start: Start, finished: tup
     for beyond in ("", '{"round": 3}\n', '{"round": 3, "con'):
         (run / "model.safetensors").write_bytes(b"of the round before")
         (run / "metrics.jsonl").write_text(metrics + beyond, encoding="utf-8")
-        begin = time.monotonic()
         end = start(SERVER, "--config", str(config), "--resume").finish()
         assert end.code == 0, end.output
         assert "resuming after round 2 of 2" in end.output
@@ -233,7 +232,7 @@ def test_a_finished_run_is_repaired_and_ends_at_once(start: Start, finished: tup
         assert (f"cut off {len(beyond)} bytes after round 2" in end.output) == bool(beyond)
         assert (run / "metrics.jsonl").read_text(encoding="utf-8") == metrics
         assert (run / "model.safetensors").read_bytes() == model
-        assert time.monotonic() - begin < SMALL["client_wait_timeout"], "it waited for clients"
+        assert "waiting for clients" not in end.output
 
 
 def test_a_run_that_lost_a_round_of_its_log_is_refused_in_one_line(start: Start, finished: tuple[Path, Path]) -> None:

@@ -85,6 +85,7 @@ def ask(transport: GridTransport, tenants: int = 3, timeout: float = 20.0) -> di
     return outcomes
 
 
+BEYOND_THE_TEST = 1000.0  # seconds; pytest ends a test before
 LOST = Lost("disconnected, or no answer within stage_timeout: 20")
 
 
@@ -100,9 +101,7 @@ def test_all_answer(make: Make) -> None:
 def test_who_is_gone_is_lost_at_once(make: Make, fault: str) -> None:
     transport, grid, _ = make()
     getattr(grid, fault).add(1)
-    start = time.monotonic()
-    outcomes = ask(transport)
-    assert time.monotonic() - start < 10.0
+    outcomes = ask(transport, timeout=BEYOND_THE_TEST)
     assert outcomes["1"] == LOST
     assert isinstance(outcomes["0"], Reply)
     assert isinstance(outcomes["2"], Reply)
@@ -113,7 +112,7 @@ def test_who_is_silent_is_lost_after_its_time(make: Make) -> None:
     grid.silent.add(2)
     start = time.monotonic()
     assert ask(transport, timeout=0.5)["2"] == LOST
-    assert 0.4 < time.monotonic() - start < 10.0
+    assert time.monotonic() - start > 0.4
 
 
 def test_who_was_never_there_is_lost(make: Make) -> None:

@@ -94,9 +94,7 @@ def test_whoever_waits_for_a_tenant_has_it_as_soon_as_it_is_there(seats: Seats, 
     ends.connect(seats, "a", tenant(1))
     later = threading.Timer(0.2, ends.connect, (seats, "b", tenant(2)))
     later.start()
-    start = time.monotonic()
-    assert seats.gather(2, timeout=20) == ["1", "2"]
-    assert time.monotonic() - start < 10
+    assert seats.gather(2, timeout=1000) == ["1", "2"]  # longer than a test may take
     later.join()
 
 
