@@ -13,7 +13,6 @@ from orchestrator.checkpoint import Checkpoint
 from orchestrator.early_stopping import EarlyStopping
 from orchestrator.report.evaluation import Evaluation, evaluate_final
 from orchestrator.run_folder import LoggedRounds, RoundRecord
-from orchestrator.server_optimizer import ServerOptimizer
 from shared.config import Config
 from shared.data_sources.dataset import Dataset
 from shared.data_sources.schema import FeatureSchema
@@ -23,6 +22,7 @@ from shared.he.scheme import Vector
 from shared.metrics import attack_thresholds, evaluate, predict_probabilities, score
 from shared.model import build_model, flatten, get_parameters, set_parameters, unflatten
 from shared.preprocessing import Preprocessing
+from shared.server_optimizer import ServerOptimizer
 
 Named = dict[str, NDArray[np.float32]]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from orchestrator.server_optimizer import ServerOptimizer
+from shared.server_optimizer import ServerOptimizer
 
 DELTAS = [np.array([1.0, 0.0]), np.array([0.0, 2.0]), np.array([-1.0, 1.0])]
 

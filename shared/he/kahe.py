@@ -111,6 +111,24 @@ class KahePublic(MaskablePublic[KaheCiphertexts]):
         key = self.transport.encrypt_masked(encrypted.key.astype(np.float64), mask, progress=progress)
         return Encrypted(KaheCiphertexts(key.ciphertexts, encrypted.block), encrypted.saturated)
 
+    def numbers(self, ciphertexts: KaheCiphertexts) -> list[int]:
+        return self.transport.numbers(ciphertexts.key)
+
+    def decode_sum(
+        self,
+        ciphertexts: KaheCiphertexts,
+        plaintexts: Sequence[int],
+        size: int,
+        contributors: int,
+        context: bytes = b"",
+    ) -> Vector:
+        key = self.transport.decode_sum(ciphertexts.key, plaintexts, DEGREE, contributors)
+        return self.open_block(ciphertexts.block, key, size, contributors, context)
+
+    def open_block(self, block: Block, key: Vector, size: int, contributors: int, context: bytes) -> Vector:
+        """The (size,) values of a sum's block, by the sum of the keys, (N,); for what is raised see `decode_sum`."""
+        return self.vectors.decrypt(block, key.astype(np.int64), size, contributors, self.seed(context))
+
     def to_bytes(self, ciphertexts: KaheCiphertexts) -> Parts:
         return Parts(self.transport.to_bytes(ciphertexts.key).ciphertexts, ciphertexts.block.tobytes())
 
@@ -143,14 +161,13 @@ class KahePrivate(PrivateScheme[KaheCiphertexts]):
 
     def decrypt_sum(self, ciphertexts: KaheCiphertexts, size: int, contributors: int, context: bytes = b"") -> Vector:
         key = self._transport.decrypt_sum(ciphertexts.key, DEGREE, contributors)
-        return self._open(ciphertexts.block, key, size, contributors, context)
+        return self.public.open_block(ciphertexts.block, key, size, contributors, context)
 
     def decrypt_masked_sum(
         self, ciphertexts: KaheCiphertexts, size: int, contributors: int, unmask: Unmask, context: bytes = b""
     ) -> Vector:
         key = self._transport.decrypt_masked_sum(ciphertexts.key, DEGREE, contributors, unmask)
-        return self._open(ciphertexts.block, key, size, contributors, context)
+        return self.public.open_block(ciphertexts.block, key, size, contributors, context)
 
-    def _open(self, block: Block, key: Vector, size: int, contributors: int, context: bytes) -> Vector:
-        seed = self.public.seed(context)
-        return self.public.vectors.decrypt(block, key.astype(np.int64), size, contributors, seed)
+    def roots(self, ciphertexts: KaheCiphertexts) -> list[int]:
+        return self._transport.roots(ciphertexts.key)

@@ -25,7 +25,7 @@ from phe import EncryptedNumber
 from phe import util as phe_util
 
 from shared.errors import CiphertextError, EncodingError, KeyMaterialError, MissingDependencyError
-from shared.he import modulus_proof
+from shared.he import modulus_proof, openings
 from shared.he.decryption import decrypt_all
 from shared.he.fixed_point import FixedPoint
 from shared.he.keys import PrivateKeyMaterial, PublicKeyMaterial
@@ -173,6 +173,20 @@ class PaillierPublic(MaskablePublic[list[EncryptedNumber]]):
         masked = mask([int(plaintext) for plaintext in plaintexts])
         return Encrypted(self.encrypt_plaintexts(masked, progress), saturated)
 
+    def numbers(self, ciphertexts: list[EncryptedNumber]) -> list[int]:
+        # be_secure=False: each was obfuscated when it was made; phe would raise r to the n once more.
+        return [c.ciphertext(be_secure=False) for c in ciphertexts]
+
+    def decode_sum(
+        self,
+        ciphertexts: list[EncryptedNumber],
+        plaintexts: Sequence[int],
+        size: int,
+        contributors: int,
+        context: bytes = b"",
+    ) -> Vector:
+        return self.encoding.unpack(plaintexts, size, contributors)
+
     def encrypt_plaintexts(self, plaintexts: Sequence[int], progress: Progress = no_progress) -> list[EncryptedNumber]:
         """Encrypt elements of Z_n, any of them: Enc(m) = (1 + m*n) * r**n mod n**2."""
         if not self._packing:
@@ -188,8 +202,7 @@ class PaillierPublic(MaskablePublic[list[EncryptedNumber]]):
         return [EncryptedNumber(self.public_key, int(number), 0) for number in numbers]
 
     def to_bytes(self, ciphertexts: list[EncryptedNumber]) -> Parts:
-        # be_secure=False: each was obfuscated when it was made; phe would raise r to the n once more.
-        return Parts([c.ciphertext(be_secure=False).to_bytes(self.width, "big") for c in ciphertexts])
+        return Parts([number.to_bytes(self.width, "big") for number in self.numbers(ciphertexts)])
 
     def from_bytes(self, blobs: Sequence[bytes], block: bytes = b"") -> list[EncryptedNumber]:
         numbers = [int.from_bytes(blob, "big") for blob in blobs]
@@ -243,8 +256,12 @@ class PaillierPrivate(PrivateScheme[list[EncryptedNumber]]):
     def decrypt_masked_sum(
         self, ciphertexts: list[EncryptedNumber], size: int, contributors: int, unmask: Unmask, context: bytes = b""
     ) -> Vector:
-        return self.public.encoding.unpack(unmask(self.decrypt_plaintexts(ciphertexts)), size, contributors)
+        plaintexts = unmask(self.decrypt_plaintexts(ciphertexts))
+        return self.public.decode_sum(ciphertexts, plaintexts, size, contributors)
 
-    def decrypt_plaintexts(self, ciphertexts: Sequence[EncryptedNumber]) -> list[int]:
+    def roots(self, ciphertexts: list[EncryptedNumber]) -> list[int]:
+        return openings.roots(self._key, self.public.numbers(ciphertexts))
+
+    def decrypt_plaintexts(self, ciphertexts: list[EncryptedNumber]) -> list[int]:
         """The plaintexts in [0, n), (ciphertexts,); what they encode is for the caller to say."""
-        return [int(m) for m in decrypt_all(self._key, [c.ciphertext(be_secure=False) for c in ciphertexts])]
+        return [int(m) for m in decrypt_all(self._key, self.public.numbers(ciphertexts))]

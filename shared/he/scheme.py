@@ -153,6 +153,20 @@ class MaskablePublic(PublicScheme[Ciphertexts]):
             EncodingError: a value is NaN or infinite; nothing was masked.
         """
 
+    @abstractmethod
+    def numbers(self, ciphertexts: Ciphertexts) -> list[int]:
+        """The Paillier ciphertexts in it, each in (0, n²): what masks are under, and what is opened of a sum."""
+
+    @abstractmethod
+    def decode_sum(
+        self, ciphertexts: Ciphertexts, plaintexts: Sequence[int], size: int, contributors: int, context: bytes = b""
+    ) -> Vector:
+        """The (size,) values of a sum whose plaintexts are known, and free of masks; no private key is needed.
+
+        Raises:
+            EncodingError: not the sum of so many honest vectors, as far as it shows.
+        """
+
     def encrypt(self, vector: Vector, context: bytes = b"", progress: Progress = no_progress) -> Encrypted[Ciphertexts]:
         return self.encrypt_masked(vector, list, context, progress)
 
@@ -186,3 +200,11 @@ class PrivateScheme(ABC, Generic[Ciphertexts]):
             EncodingError, RoundAbandonedError: the sum is not one of honest updates, or can't be unmasked.
         """
         raise ConfigError(f"he_scheme = {self.public.name!r}: its updates can't be masked; use paillier or kahe")
+
+    def roots(self, ciphertexts: Ciphertexts) -> list[int]:
+        """The proof that a sum was decrypted truly: r of each of its Paillier ciphertexts; see `shared/he/openings.py`.
+
+        Raises:
+            ConfigError: the scheme has no such ciphertexts.
+        """
+        raise ConfigError(f"he_scheme = {self.public.name!r}: its sums can't be proven; use paillier or kahe")

@@ -33,11 +33,10 @@ from shared.masking.client_state import (
     Shared,
     State,
 )
-from shared.masking.codec import Kind, Signed, sign, unsigned
+from shared.masking.codec import Kind, sign
 from shared.masking.errors import (
     BothSharesError,
     CohortTooSmallError,
-    ConsistencyError,
     OutOfOrderError,
     OwnUpdateMissingError,
     RepeatedStageError,
@@ -59,7 +58,7 @@ from shared.masking.messages import (
     parse_survivors,
     view_digest,
 )
-from shared.masking.roster import check_enrolment, read_roster
+from shared.masking.roster import check_confirms, check_enrolment, read_roster
 from shared.masking.shamir import SECRET_BYTES, split
 from shared.masking.stream import MaskSum
 from shared.masking.suspended import decode_state, encode_state
@@ -350,19 +349,8 @@ class ClientRound:
             self._state = state
 
     def _check_confirms(self, state: Confirmed, signatures: Mapping[str, bytes]) -> None:
-        """At least t members of U3 have signed this client's very view (CCS 2017, figure 4, round 4).
-
-        Two views with t signatures each have 2t - N > N/3 signers in common, and an honest client signs once.
-        """
-        terms, context = state.masked.terms, state.masked.context
-        if len(signatures) < terms.threshold or not state.survivors.issuperset(signatures):
-            raise ConsistencyError(
-                f"{len(signatures)} confirms; expected at least {terms.threshold}, all from surviving clients"
-            )
-        body = view_digest(state.masked.roster.digest, state.masked.senders, state.survivors)
-        for signer, signature in signatures.items():
-            signed = unsigned(Kind.CONFIRM, context, signer, body) + signature
-            Signed(signer, body, signature, signed).verify(self._enrolled)
+        masked = state.masked
+        check_confirms(masked.terms, masked.roster, masked.senders, state.survivors, signatures, self._enrolled)
 
     def _claim(self, terms: RoundTerms, stage: Stage) -> None:
         self._memory.claim(terms.session, terms.bucket, terms.round_number, stage)

@@ -34,6 +34,7 @@ class Kind(IntEnum):
     REVEAL_REQUEST = 8
     REVEAL = 9
     STATE = 10  # of a suspended client; it never leaves the tenant, and nobody signs it
+    OPENED = 11  # of a whole round, for its auditors; what counts in it is signed by its clients
 
 
 @dataclass(frozen=True)

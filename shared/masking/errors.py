@@ -24,6 +24,10 @@ class UnknownPeerError(RoundRefusedError, UpdateRejectedError):
     """A client that was never enrolled."""
 
 
+class FalseSecretError(RoundRefusedError):
+    """A seed or a mask key that is shown for a client is not the one that it committed to."""
+
+
 class RepeatedAdvertError(RoundRefusedError, UpdateRejectedError):
     """One identity or one key stands for two clients of a round (a Sybil)."""
 

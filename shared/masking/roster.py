@@ -9,15 +9,24 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from shared.errors import KeyMaterialError
 from shared.masking.agreement import exchange
-from shared.masking.codec import encode_id
+from shared.masking.codec import Kind, Signed, encode_id, unsigned
 from shared.masking.errors import (
     CohortTooSmallError,
+    ConsistencyError,
     MalformedMessageError,
     OwnAdvertError,
     RepeatedAdvertError,
     ThresholdTooLowError,
 )
-from shared.masking.messages import MAX_COHORT, Advert, RoundTerms, encode_roster, minimum_threshold, parse_roster
+from shared.masking.messages import (
+    MAX_COHORT,
+    Advert,
+    RoundTerms,
+    encode_roster,
+    minimum_threshold,
+    parse_roster,
+    view_digest,
+)
 
 
 @dataclass(frozen=True)
@@ -79,16 +88,16 @@ def check_advert(advert: Advert, others: Mapping[str, Advert], enrolled: Mapping
 
 
 def read_roster(
-    payload: bytes, terms: RoundTerms, enrolled: Mapping[str, Ed25519PublicKey], own_advert: bytes
+    payload: bytes, terms: RoundTerms, enrolled: Mapping[str, Ed25519PublicKey], own_advert: bytes | None = None
 ) -> Roster:
-    """U1 as a client accepts it; for what is raised see `ClientRound.share`."""
+    """U1 as a client accepts it; for what is raised see `ClientRound.share`. None: of whoever is not in it."""
     adverts: dict[str, Advert] = {}
     for advert in parse_roster(payload, terms.context()):
         check_advert(advert, adverts, enrolled)
         adverts[advert.message.sender] = advert
     if encode_roster(adverts, terms.context()) != payload or len(adverts) > MAX_COHORT:
         raise MalformedMessageError(f"roster: expected at most {MAX_COHORT} adverts in ascending order of their ids")
-    if own_advert not in {advert.message.payload for advert in adverts.values()}:
+    if own_advert is not None and own_advert not in {advert.message.payload for advert in adverts.values()}:
         raise OwnAdvertError("the roster lacks this client's own advert, or shows another one in its place")
     if len(adverts) < terms.required:
         raise CohortTooSmallError(f"{len(adverts)} clients advertise; expected at least {terms.required}")
@@ -97,3 +106,37 @@ def read_roster(
             f"t = {terms.threshold} for {len(adverts)} clients; expected at least {minimum_threshold(len(adverts))}"
         )
     return Roster.of(adverts, terms.context())
+
+
+def check_confirms(
+    terms: RoundTerms,
+    roster: Roster,
+    senders: frozenset[str],
+    survivors: frozenset[str],
+    signatures: Mapping[str, bytes],
+    enrolled: Mapping[str, Ed25519PublicKey],
+) -> None:
+    """At least t members of U3 have signed this very view (CCS 2017, figure 4, round 4).
+
+    Two views with t signatures each have 2t - N > N/3 signers in common, and an honest client signs once.
+
+    Args:
+        terms: of the round.
+        roster: U1.
+        senders: U2.
+        survivors: U3.
+        signatures: 64 bytes of each confirm, by client.
+        enrolled: everybody's public key.
+
+    Raises:
+        ConsistencyError: fewer than t confirms, or a confirm from outside U3.
+        BadSignatureError, UnknownPeerError: a confirm of another view, or of nobody who is enrolled.
+    """
+    if len(signatures) < terms.threshold or not survivors.issuperset(signatures):
+        raise ConsistencyError(
+            f"{len(signatures)} confirms; expected at least {terms.threshold}, all from surviving clients"
+        )
+    body, context = view_digest(roster.digest, senders, survivors), terms.context()
+    for signer, signature in signatures.items():
+        signed = unsigned(Kind.CONFIRM, context, signer, body) + signature
+        Signed(signer, body, signature, signed).verify(enrolled)

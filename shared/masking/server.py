@@ -10,7 +10,6 @@ The law, exactly: `unmask(sum of masked plaintexts of U3 mod n) == sum of plaint
 from collections.abc import Collection, Mapping, Sequence
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from shared.errors import EncodingError, KeyMaterialError
 from shared.masking import agreement
@@ -36,9 +35,9 @@ from shared.masking.messages import (
     modulus_digest,
     view_digest,
 )
+from shared.masking.opened import OpenedMasks, SumMasks, public_mask_key
 from shared.masking.roster import Roster, check_advert, check_enrolment
 from shared.masking.shamir import Rebuilder
-from shared.masking.stream import MaskSum
 
 _STAGES = ("advertise", "share", "mask", "confirm", "reveal", "over")
 
@@ -77,6 +76,10 @@ class ServerRound:
         self._uploads: set[str] = set()  # U3
         self._confirms: dict[str, Signed] = {}  # keys: U4
         self._reveals: dict[str, RevealBody] = {}  # keys: U5
+        self._messages: dict[str, bytes] = {}  # of stage 1, as they came
+        self._request = b""  # of stage 4
+        self._seeds: dict[str, bytes] = {}  # rebuilt
+        self._keys: dict[str, bytes] = {}
         self._cohort: frozenset[str] = frozenset(enrolled)
 
     @property
@@ -130,7 +133,7 @@ class ServerRound:
         shares = ShareBody.decode(message.body)
         if shares.boxes.keys() != set(self._roster.ids) - {message.sender}:
             raise OutsideCohortError(f"client {message.sender!r}: expected one box for each of its peers")
-        self._shares[message.sender] = shares
+        self._shares[message.sender], self._messages[message.sender] = shares, payload
         return message.sender
 
     def close_shares(self) -> dict[str, bytes]:
@@ -189,7 +192,9 @@ class ServerRound:
         """
         self._close("confirm", self._confirms.keys(), self._terms.threshold)
         signatures = {client_id: message.signature for client_id, message in self._confirms.items()}
-        return RevealRequest(frozenset(self._uploads), self._dropped(), signatures).encode(self._context)
+        request = RevealRequest(frozenset(self._uploads), self._dropped(), signatures)
+        self._request = request.encode(self._context)
+        return self._request
 
     def add_reveal(self, payload: bytes) -> str:
         """Stage 4: one client's shares.
@@ -223,17 +228,17 @@ class ServerRound:
         if len(masked_sum) != self._terms.ciphertexts or not all(0 <= x < self._modulus for x in masked_sum):
             raise EncodingError(f"expected a sum of {self._terms.ciphertexts} plaintexts in [0, n)")
         rebuilder = Rebuilder(self._terms.threshold)
-        masks = MaskSum(self._modulus, self._terms.ciphertexts)
-        for survivor in sorted(self._uploads):
-            masks.subtract(agreement.self_mask_key(self._seed(rebuilder, survivor), self._context, survivor))
-        for dropped in sorted(self._dropped()):
-            mask_key = X25519PrivateKey.from_private_bytes(self._mask_key(rebuilder, dropped))
-            for survivor in sorted(self._uploads):
-                common = agreement.exchange(mask_key, self._adverts[survivor].mask_key)
-                key = agreement.pair_mask_key(common, self._context, survivor, dropped)
-                (masks.subtract if survivor < dropped else masks.add)(key)
+        self._seeds = {client: self._seed(rebuilder, client) for client in sorted(self._uploads)}
+        self._keys = {client: self._mask_key(rebuilder, client) for client in sorted(self._dropped())}
         self._reveals.clear()
-        return masks.apply(masked_sum)
+        return SumMasks(self._terms, self._roster, self._modulus, self._seeds, self._keys).take_off(masked_sum)
+
+    def opened(self) -> OpenedMasks:
+        """After `unmask`: what lets others take the masks off this sum as well."""
+        self._at("over")
+        shares = {client: self._messages[client] for client in self._seeds}
+        roster = encode_roster(self._roster.adverts, self._context)
+        return OpenedMasks(self._terms, roster, self._request, shares, self._seeds, self._keys)
 
     def _seed(self, rebuilder: Rebuilder, owner: str) -> bytes:
         commitment = self._shares[owner].commitment
@@ -245,7 +250,7 @@ class ServerRound:
         shares = {self._roster.point(i): body.keys[owner] for i, body in self._reveals.items() if owner in body.keys}
 
         def accept(key: bytes) -> bool:
-            return X25519PrivateKey.from_private_bytes(key).public_key().public_bytes_raw() == public_key
+            return public_mask_key(key) == public_key
 
         return rebuilder.rebuild(owner, shares, accept)
 
