@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from client.audits import Audits, most_bytes
 from client.private_sum import make_part
 from client.request_values import check_training, data, integer, text
 from client.scaled_rows import ScaledRows
@@ -28,7 +29,7 @@ from shared.errors import (
     RoundRefusedError,
 )
 from shared.evaluation_sum import EvaluationCode, EvaluationSums
-from shared.exchange import Kind, Model, Refusal, Reply, Request, Value, Values
+from shared.exchange import OFF, Kind, Model, Refusal, Reply, Request, Value, Values
 from shared.frames import decode_values, encode_values
 from shared.he.scheme import Encrypted, Progress, PublicScheme, Vector, no_progress
 from shared.he_utils import public_scheme
@@ -95,6 +96,7 @@ class Tenant:
         self._rows = ScaledRows(config, rows)
         self._identity = identity
         self._part = make_part(config, identity)
+        self._audits = Audits(config, identity.client_id, self.log) if config.audit and identity is not None else None
         self._session = ""
         self.model = build_model(config)
         self._evaluation = EvaluationCode(config)
@@ -141,6 +143,7 @@ class Tenant:
             Kind.ADVERTISE: self._advertise,
             Kind.TRAIN: self._train,
             Kind.EVALUATE: self._evaluate,
+            Kind.AUDIT: self._audit,
         }
         try:
             return steps.get(request.kind, self._later_stage)(request)
@@ -206,6 +209,8 @@ class Tenant:
         self._check_cohort(asked)
         scaler = data(asked, "scaler")
         self._load(request.model)
+        if self._audits is not None:
+            self._audits.check_start(self._run, request.model, round_number)
         rows, _ = self._rows.scaled(scaler)
         scheme = self._scheme(asked)
         scheme.prepare(self._update_size)  # what the encryption needs and the delta doesn't is made during the training
@@ -270,6 +275,21 @@ class Tenant:
         task = Task(EVALUATION, about, scheme.fingerprint(), integer(asked, "max_contributors"))
         sealed = self._seal(asked, scheme, vector, task, task.work(self._rows.digest))
         return Reply(sealed.payload, sealed.signature)
+
+    def _audit(self, request: Request) -> Reply:
+        """A piece of the proof of a round's sum."""
+        if self._audits is None:
+            return Reply(b"", {"verdict": OFF})
+        most = most_bytes(self.config, self._update_size)
+        return Reply(b"", self._audits.take(self._run, request.values, most, self._scheme_of))
+
+    def _scheme_of(self, public_key: bytes, max_contributors: int) -> PublicScheme[Any]:
+        """The scheme of a sum that others may have encrypted for. That the key is sound they had proven to them."""
+        if public_key == self._public_key:
+            return self._public_scheme
+        scheme = self._schemes(self.config, public_key, max_contributors, None)
+        check_pin(self.config, scheme)
+        return scheme
 
     @property
     def _update_size(self) -> int:
@@ -339,16 +359,11 @@ class Tenant:
                     f"the server encodes updates as {asked.get('encoding')!r:.100}, this client as "
                     f"{scheme.encoding_name!r}; the he_ settings must be the same on both sides"
                 )
-            pinned, found = self.config.pinned_key_fingerprint, scheme.fingerprint()
-            if pinned and found != pinned:
-                raise KeyMaterialError(
-                    f"the server's public key is {found}, this client insists on {pinned} (pinned_key_fingerprint); "
-                    "ask whoever runs the server whether the key was rotated"
-                )
+            check_pin(self.config, scheme)
             # A proof is some 55,000 bytes: once it is checked, all that is kept is for which key.
             self._key_proof, self._proven = b"", hashlib.sha256(public_key).hexdigest()
             self._public_scheme, self._public_key = scheme, public_key
-            self.log.info("encrypting under the public key %s…", found[:16])
+            self.log.info("encrypting under the public key %s…", scheme.fingerprint()[:16])
         return self._public_scheme
 
     def _load(self, model: Model) -> None:
@@ -376,6 +391,20 @@ def checked_scheme(config: Config, public_key: bytes, max_contributors: int, pro
     if proof is not None:
         scheme.check_proof(proof)
     return scheme
+
+
+def check_pin(config: Config, scheme: PublicScheme[Any]) -> None:
+    """Refuse a key that is not the one that the settings name.
+
+    Raises:
+        KeyMaterialError: it is another.
+    """
+    pinned, found = config.pinned_key_fingerprint, scheme.fingerprint()
+    if pinned and found != pinned:
+        raise KeyMaterialError(
+            f"the server's public key is {found}, this client insists on {pinned} (pinned_key_fingerprint); ask "
+            "whoever runs the server whether the key was rotated"
+        )
 
 
 def _pickled(scheme: PublicScheme[Any], encrypted: Encrypted[Any], round_number: int, size: int, bucket: str) -> bytes:

@@ -127,6 +127,10 @@ class RoundSum:
         finally:
             self.seconds += time.perf_counter() - start
 
+    def roots(self) -> list[int]:
+        """The proof that the sum was decrypted truly (`shared/he/openings.py`); after `decrypt_sum`."""
+        return self._keys.roots(self._sum)
+
     def decrypt_sum(self, unmask: Unmask | None = None) -> Vector:
         """Decrypt the sum, (size,), and nothing else.
 

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from orchestrator.checkpoint import save_checkpoint
 from orchestrator.cohorts import choose, choose_masked
 from orchestrator.global_model import GlobalModel
+from orchestrator.publishing import Publisher
 from orchestrator.round import Job, Sum, SumRounds
 from orchestrator.run_folder import RoundRecord, RunFolder
 from orchestrator.scaling import PrivateScaling
@@ -27,10 +28,12 @@ from shared.errors import (
 )
 from shared.evaluation_sum import EvaluationCode
 from shared.exchange import Kind, Steps, Value, Values, drive
-from shared.identity import digest_model
+from shared.he.scheme import Vector
+from shared.identity import digest_arrays, digest_model
 from shared.masking import EVALUATION, WEIGHTS
 from shared.masking.errors import RoundAbandonedError
 from shared.model import flatten
+from shared.sum_proof import SumProof
 from shared.task import Settings, training_settings
 from shared.weighting import Limits, average, encrypted_size
 
@@ -52,6 +55,7 @@ class Coordinator:
         scaling: the features' statistics.
         folder: where the run's files go.
         records: of the rounds that are finished when the run begins or goes on.
+        publisher: shows the tenants that each sum was made truly; None: nobody is shown anything.
 
     Attributes:
         record: what happened in the current round.
@@ -67,6 +71,7 @@ class Coordinator:
         scaling: PrivateScaling,
         folder: RunFolder,
         records: list[RoundRecord],
+        publisher: Publisher | None = None,
     ) -> None:
         self._config, self._rounds, self._transport = config, rounds, transport
         self._seats = transport.seats
@@ -74,6 +79,7 @@ class Coordinator:
         self._evaluation = EvaluationCode(config)
         self._started = 0.0  # when the round began, seconds of `time.perf_counter`
         self.records = records
+        self._publisher = publisher
         self.record = RoundRecord(round=0)
 
     def run(self) -> None:
@@ -89,6 +95,7 @@ class Coordinator:
             self.score()
             drive(self.evaluate(number), self._transport.ask)
             self.commit()
+            drive(self.publish(), self._transport.ask)
 
     def prepare(self) -> None:
         """Wait for the tenants, and scale their features unless an earlier start of the run has.
@@ -129,15 +136,17 @@ class Coordinator:
         record = self.record = RoundRecord(round=number)
         cohort: list[str] = []
         try:
+            yield from self.publish()  # to who came since the last round
             self._seats.cut_off_revoked(self._transport)
             cohort = self._choose(c.fraction_fit, max(c.min_fit_clients, c.fewest_contributors), number, WEIGHTS)
             job = self._job(Kind.TRAIN, WEIGHTS, number, training_settings(c))
-            result = yield from self._rounds.steps(job, cohort, self._note_failure)
-            limits = Limits.of(c)
-            self.model.step(average(result.total, len(result.contributors), c.weighting, limits))
+            result = yield from self._rounds.steps(job, cohort, self._note_failure, self._publisher)
+            velocity = self.model.velocity
+            self.model.step(average(result.total, len(result.contributors), c.weighting, Limits.of(c)))
         except _NO_SUM as error:
             self._skip(error, len(cohort))
             return
+        self._write_proof(job, result, velocity)
         record.contributor_ids, record.contributors = result.contributors, len(result.contributors)
         record.failures = len(cohort) - record.contributors
         # Who was lost after its update had arrived is in the model all the same.
@@ -196,6 +205,24 @@ class Coordinator:
         _log.info(
             "round %d: loss %s, accuracy %s, ROC-AUC %s (%.1f s)",
             record.round, loss, accuracy, area, record.round_seconds,
+        )  # fmt: skip
+
+    def publish(self) -> Steps[None]:
+        """Show the proof of the last finished sum to the tenants that have not seen it."""
+        if self._publisher is not None:
+            yield from self._publisher.steps(len(self.records))
+
+    def _write_proof(self, job: Job, result: Sum, velocity: Vector | None) -> None:
+        if self._publisher is None or result.opened is None:
+            return
+        opened = result.opened
+        self._publisher.finish(
+            SumProof(
+                run=self._folder.name, session=self._seats.session, round_number=job.number,
+                public_key=self._rounds.public_key, max_contributors=self._config.num_clients, scaler=self.model.scaler,
+                before=job.model, velocity=velocity, after=digest_arrays(self.model.parameters), masks=opened.masks,
+                plaintexts=opened.plaintexts, roots=opened.roots, contributions=len(result.contributors),
+            )
         )  # fmt: skip
 
     def write_results(self) -> None:

@@ -59,6 +59,11 @@ class GlobalModel:
         return dict(zip(self._model.state_dict(), self.parameters, strict=True))
 
     @property
+    def velocity(self) -> Vector | None:
+        """Of the server's optimiser, (size,); None: it has none."""
+        return self._optimizer.velocity
+
+    @property
     def final(self) -> Named:
         """The model that the run would leave if it ended now: the best one under early stopping, else the last."""
         return self._early_stopping.final(self.named)

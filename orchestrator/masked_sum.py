@@ -81,6 +81,9 @@ class Masking(Protocol):
             RoundAbandonedError: too few tenants for a sum.
         """
 
+    def evidence(self) -> bytes:
+        """After the sum: how others can take its masks off; empty where there were none."""
+
 
 class NoMasks:
     """Each vector is a list of ciphertexts that the private key opens; that it opens the sum alone is up to us."""
@@ -94,6 +97,9 @@ class NoMasks:
         """There is nothing to take off."""
         yield from ()
         return None
+
+    def evidence(self) -> bytes:
+        return b""
 
 
 class MaskedSum:
@@ -146,6 +152,9 @@ class MaskedSum:
         yield from self._stage(Kind.CONFIRM, server.close_uploads(), server.add_confirm)
         yield from self._stage(Kind.REVEAL, server.close_confirms(), server.add_reveal)
         return server.unmask
+
+    def evidence(self) -> bytes:
+        return self._round.opened().encode()
 
     def _stage(
         self, kind: Kind, payload: bytes, add: Callable[[bytes], str], more: Values | None = None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.aggregator import Aggregator
 from orchestrator.masked_sum import Masking, Opening, explained
+from orchestrator.publishing import Publisher
 from shared.config import Config
 from shared.console import wait_for
 from shared.errors import UpdateRejectedError
@@ -59,6 +60,7 @@ class Sum:
         wait_seconds: from the request to the last vector.
         add_seconds: checking and adding them.
         decrypt_seconds: of decryption and unmasking.
+        opened: what the product of the vectors held, and the proof of it; None where nobody asked for it.
     """
 
     total: Vector
@@ -68,6 +70,22 @@ class Sum:
     wait_seconds: float
     add_seconds: float
     decrypt_seconds: float
+    opened: "Opened | None" = None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What shows that a sum was decrypted truly; see `shared/sum_proof.py`.
+
+    Attributes:
+        masks: evidence of the masks.
+        plaintexts: of the product, masked.
+        roots: the proof of them.
+    """
+
+    masks: bytes
+    plaintexts: list[int]
+    roots: list[int]
 
 
 class SumRounds:
@@ -88,13 +106,25 @@ class SumRounds:
             "max_contributors": config.num_clients,
         }
 
-    def steps(self, job: Job, cohort: Sequence[str], note_failure: Callable[[str, str], None]) -> Steps[Sum]:
+    @property
+    def public_key(self) -> bytes:
+        """As it goes to the tenants."""
+        return self._aggregator.public.public_bytes()
+
+    def steps(
+        self,
+        job: Job,
+        cohort: Sequence[str],
+        note_failure: Callable[[str, str], None],
+        publisher: Publisher | None = None,
+    ) -> Steps[Sum]:
         """Ask the cohort, add what comes, and decrypt the sum.
 
         Args:
             job: what is asked for.
             cohort: whom.
             note_failure: takes a tenant and why its vector is not in the sum.
+            publisher: keeps what shows that the sum was made truly, of a masked one; None: nothing is kept.
 
         Raises:
             TooFewContributorsError, RoundAbandonedError: too few tenants; nothing was decrypted.
@@ -122,6 +152,9 @@ class SumRounds:
                 note_failure(tenant, f"{type(error).__name__}: {error}")
             else:
                 said[tenant], longest = outcome.values, max(longest, len(outcome.payload))
+                if publisher is not None:
+                    nonce, signature = running.nonce_for(tenant), outcome.values.get("signature")
+                    publisher.note(tenant, outcome.payload, nonce, signature)
 
         common = {"round": job.number, "cohort": len(cohort), **job.values, **self._encryption}
         requests = {
@@ -129,13 +162,23 @@ class SumRounds:
             for tenant, extra in extras.items()
         }
         asked = time.perf_counter()
+        if publisher is not None:
+            publisher.begin()
         with self._shown(job, len(requests)) as arrived:
             yield Exchange(job.kind, requests, c.round_timeout, "round_timeout", add)
         waited = time.perf_counter() - asked
         unmask = yield from self._masking.close(running.contributors)
         start = time.perf_counter()
-        total = running.decrypt_sum(unmask)
-        return Sum(total, running.contributors, said, longest, waited, running.seconds, time.perf_counter() - start)
+        plaintexts: list[int] = []
+
+        def noted(masked: Sequence[int]) -> list[int]:
+            plaintexts[:] = masked
+            return unmask(masked) if unmask is not None else list(masked)
+
+        total = running.decrypt_sum(unmask and noted)
+        seconds = time.perf_counter() - start
+        opened = Opened(self._masking.evidence(), plaintexts, running.roots()) if publisher is not None else None
+        return Sum(total, running.contributors, said, longest, waited, running.seconds, seconds, opened)
 
     def _shown(self, job: Job, tenants: int) -> AbstractContextManager[Callable[[int], None]]:
         """What a person sees of the wait for vectors: training alone takes long enough to be shown."""

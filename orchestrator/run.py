@@ -14,6 +14,7 @@ from orchestrator.checkpoint import Checkpoint, check_same_settings, load_checkp
 from orchestrator.coordinator import Coordinator
 from orchestrator.global_model import GlobalModel
 from orchestrator.masked_sum import MaskedSum, Masking, NoMasks
+from orchestrator.publishing import Publisher
 from orchestrator.report.run_data import Start, add_start, write_json
 from orchestrator.round import SumRounds
 from orchestrator.run_folder import RunFolder
@@ -138,12 +139,14 @@ def _assemble(
         _log.info("resuming after round %d of %d", len(records), config.num_rounds)
     folder.publish()
     transport = make_transport(seats)
-    coordinator = Coordinator(config, rounds, transport, model, scaling, folder, records)
-    coordinator.write_results()  # of a run that was killed between the checkpoint and these files
     size = flatten(model.parameters).size
     vectors = [aggregator.update_bytes(encrypted_size(size, config.weighting))]
     vectors += [aggregator.update_bytes(length, name) for name, length in scaling.code.sizes.items()]
-    return OpenRun(folder, transport, coordinator, max(4 * size, *vectors), simulated)
+    longest = max(4 * size, *vectors)
+    publisher = Publisher(folder, seats, config.round_timeout, longest) if config.audit else None
+    coordinator = Coordinator(config, rounds, transport, model, scaling, folder, records, publisher)
+    coordinator.write_results()  # of a run that was killed between the checkpoint and these files
+    return OpenRun(folder, transport, coordinator, longest, simulated)
 
 
 def _keys(config: Config) -> PrivateScheme[Any]:

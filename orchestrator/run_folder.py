@@ -141,8 +141,8 @@ class RunFolder:
     """`<log_dir>/<date>-<time>-<6 hex digits>/`; `<log_dir>/latest` points at the newest with a checkpoint.
 
     Attributes:
-        settings, metrics, checkpoint, model, log, starts, evaluation, comparison, report: the files in it, which are
-            there or not; docs/metrics.md says what each is. The model's bundle has its name in `shared/bundle.py`.
+        settings, metrics, checkpoint, model, log, starts, evaluation, comparison, report, audit, verdicts: what is in
+            it, or not; docs/metrics.md says what each is. The model's bundle has its name in `shared/bundle.py`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -157,6 +157,8 @@ class RunFolder:
         self.evaluation = path / "evaluation.json"
         self.comparison = path / "comparison.json"
         self.report = path / "report.html"
+        self.audit = path / "audit"  # a folder: the proofs
+        self.verdicts = path / "audit.jsonl"
         self._lock = -1
         self._rounds, self._digest = 0, hashlib.sha256()  # of what `metrics` holds
 

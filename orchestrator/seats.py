@@ -47,7 +47,7 @@ class Seats:
     """
 
     def __init__(self, run_name: str, session: str, admission: Admission | None = None, key_proof: bytes = b"") -> None:
-        self._run_name, self._session, self._admission, self._key_proof = run_name, session, admission, key_proof
+        self._run_name, self.session, self._admission, self._key_proof = run_name, session, admission, key_proof
         self._nodes: dict[str, str] = {}  # node -> tenant, "" before the greeting; of every connection that is here
         self._changed = threading.Condition()
         self._closing = False
@@ -126,7 +126,7 @@ class Seats:
         """Ask a connection who it is, and seat it or send it away."""
         nonce = self._admission.greeting_nonce() if self._admission else b""
         greeting: dict[str, Value] = {
-            "run": self._run_name, "session": self._session, "nonce": nonce, "key_proof": self._key_proof,
+            "run": self._run_name, "session": self.session, "nonce": nonce, "key_proof": self._key_proof,
         }  # fmt: skip
         try:
             answer = line.ask_one(node, Request(Kind.GREET, greeting), GREETING_SECONDS)

@@ -21,6 +21,7 @@ from shared.bounded_files import MAX_CERTIFICATE_BYTES, read_bounded
 from shared.config import Config
 from shared.console import console, show_cursor
 from shared.errors import AddressInUseError, ConfigError, NoSumError
+from shared.exchange import drive
 from shared.private_files import keep_files_private, read_private_file
 
 _MESSAGE_SLACK_BYTES = 1 << 20
@@ -69,7 +70,7 @@ class OrchestratorServer(Server):
 
     def __init__(self, coordinator: Coordinator, transport: FlowerTransport, go_on: str = "") -> None:
         super().__init__(client_manager=transport.connections, strategy=EncryptedFedAvg(coordinator, transport))
-        self._coordinator, self._seats, self._go_on = coordinator, transport.seats, go_on
+        self._coordinator, self._transport, self._go_on = coordinator, transport, go_on
         self.failure: NoSumError | None = None  # why the run stopped before its end
 
     def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
@@ -93,10 +94,11 @@ class OrchestratorServer(Server):
         self.strategy.evaluate(number, self.parameters)
         self.evaluate_round(number, timeout)
         self._coordinator.commit()
+        drive(self._coordinator.publish(), self._transport.ask)
 
     def disconnect_all_clients(self, timeout: float | None) -> None:
         """Say goodbye; a client that hangs does not hold back the end of the run."""
-        self._seats.close()
+        self._transport.seats.close()
         super().disconnect_all_clients(timeout=_GOODBYE_SECONDS)
 
 

@@ -156,6 +156,7 @@ class Config(BaseModel):
 
     # Aggregation
     secure_aggregation: Literal["", "masked", "none"] = setting("", "who can open a single update")
+    audit: bool = setting(False, "each tenant checks the proof of each round's sum")
     weighting: Literal["uniform", "examples"] = setting("uniform", "how much a client counts")
     max_examples: int = setting(100_000, "rows that give the full weight under `examples`", low=1, high=10**12)
     server_momentum: float = setting(0.0, "FedAvgM: share of the last step in the next one", low=0.0, high=0.99)

@@ -72,6 +72,11 @@ def check_combinations(c: "Config") -> None:
         raise ConfigError("he_integer_bits = 0: weighting examples sends a weight of up to 1; expected at least 1")
     if c.masked:
         _check_masked(c)
+    elif c.audit:  # tenants see each other's ciphertexts: whoever can multiply one could make a sum of it alone
+        raise ConfigError(
+            "audit = True: what tenants are shown of each other is harmless where it is masked alone; set "
+            "secure_aggregation: masked, with enrolled_clients and client_identity, or audit: false"
+        )
     if c.he_key_length % 16:
         raise ConfigError(f"he_key_length = {c.he_key_length}: expected a multiple of 16")
     if bool(c.alerts_per_day) != bool(c.records_per_day) or not 1e-7 <= c.alert_rate <= 0.5:

@@ -30,6 +30,14 @@ class Kind(StrEnum):
     REVEAL = "reveal"
     TRAIN = "train"  # the delta, encrypted
     EVALUATE = "evaluate"  # the figures on held-out rows, encrypted
+    AUDIT = "audit"  # a piece of the proof of a round's sum
+
+
+# What a tenant says to a piece of a proof.
+MORE = "more"  # the next piece
+VERIFIED = "verified"  # that was the last one, and the sum is true
+WANTED = "wanted"  # first the proofs before it
+OFF = "off"  # none: it does not audit
 
 
 @dataclass(frozen=True)

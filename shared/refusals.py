@@ -11,6 +11,14 @@ OTHER = "Refused"
 
 SENTENCES = {
     OTHER: "it refuses; its own log says why",
+    "audit: altered": "the proof has a contribution that its tenant did not sign",
+    "audit: doubled": "the proof has a contribution twice",
+    "audit: dropped": "the proof lacks a contribution",
+    "audit: false decryption": "the sum was not decrypted truly",
+    "audit: false masks": "the masks that were taken off are not the tenants'",
+    "audit: false model": "the sum does not lead to the model",
+    "audit: invented": "the proof has a contribution of nobody who takes part",
+    "audit: no proof": "what it was shown is no proof of this round's sum",
     "BadSignatureError": "a signature does not verify",
     "BothSharesError": "both shares of one tenant are asked for",
     "CohortSwapError": "tenants were exchanged since the last sum, by too few to hide in the difference",
@@ -44,7 +52,7 @@ SENTENCES = {
 
 def code_of(error: Exception) -> str:
     """The code to send for an error."""
-    name = type(error).__name__
+    name = getattr(error, "code", type(error).__name__)
     return name if isinstance(error, OrchestratorError) and name in SENTENCES else OTHER
 
 

@@ -1,0 +1,256 @@
+"""The check of a round's sum by a tenant: that the orchestrator added what the tenants sent, and decrypted it truly.
+
+What `verify` establishes, from a file that anybody may have written, the tenant's own settings and its own list of
+enrolled tenants:
+
+1. The masked round was about this very task, and at least t of its tenants confirmed who is in the sum.
+2. Each of these, and nobody else, contributed exactly one vector, signed for this session, round, request and task.
+3. The product of their ciphertexts holds the plaintexts that the orchestrator says it does: n-th roots prove it.
+4. The masks that come off are those that the tenants committed to, and what is left is a sum of so many vectors.
+5. Its average and the server's optimiser lead from the model that the round began with to the next, to the last bit.
+
+So a contribution that was dropped, doubled, altered or invented, a false decryption and a false model are each found.
+It does not say that a tenant's vector is an honest one.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from gmpy2 import mpz
+
+from shared.config import Config
+from shared.enrolment import Enrolment
+from shared.errors import (
+    ConfigError,
+    EncodingError,
+    FrameError,
+    KeyMaterialError,
+    NotEnrolledError,
+    OrchestratorError,
+    RevokedClientError,
+    RoundRefusedError,
+    UpdateRejectedError,
+)
+from shared.exchange import Model
+from shared.he.openings import imbalance
+from shared.he.scheme import MaskablePublic, PublicScheme, Vector
+from shared.identity import UpdateStatement, digest_arrays, digest_model
+from shared.masking import WEIGHTS
+from shared.masking.opened import OpenedMasks, SumMasks
+from shared.model import flatten, unflatten
+from shared.server_optimizer import ServerOptimizer
+from shared.sum_proof import Contribution, SumProof, open_proof
+from shared.task import Task, training_settings
+from shared.weighting import Limits, average, encrypted_size
+from shared.wire import Header, load_update, vector_encoding
+
+SchemeOf = Callable[[bytes, int], PublicScheme[Any]]  # of a public key, and the most vectors of a sum
+
+
+class Fault(StrEnum):
+    """What is wrong with a sum."""
+
+    DROPPED = "dropped"  # a contribution that should be in it is not
+    DOUBLED = "doubled"  # one is in it more than once
+    ALTERED = "altered"  # one is not what its tenant signed
+    INVENTED = "invented"  # one is of nobody who takes part
+    DECRYPTION = "false decryption"  # the product of the contributions does not hold what it is said to hold
+    MASKS = "false masks"  # who is in the sum, or a mask that was taken off it, is not what the tenants signed
+    MODEL = "false model"  # the sum does not lead to the next global model
+    FORM = "no proof"  # it can't be read, or is about something else
+
+
+class AuditError(OrchestratorError):
+    """A round's sum is not what it is said to be.
+
+    Attributes:
+        fault: what is wrong.
+    """
+
+    def __init__(self, fault: Fault, text: str) -> None:
+        super().__init__(f"{fault}: {text}")
+        self.fault = fault
+
+    @property
+    def code(self) -> str:
+        """What the orchestrator is told."""
+        return f"audit: {self.fault}"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A sum that was made truly.
+
+    Attributes:
+        proof: of it.
+        contributors: who is in it, by their names in the enrolled list, ascending.
+        velocity: of the server's optimiser after its step; None of no momentum.
+    """
+
+    proof: SumProof
+    contributors: list[str]
+    velocity: Vector | None
+
+
+def verify(path: Path, config: Config, enrolment: Enrolment, scheme_of: SchemeOf) -> Verified:
+    """Check a proof; time and bytes grow with the contributions, memory does not.
+
+    Args:
+        path: the file.
+        config: the tenant's own settings.
+        enrolment: its own list.
+        scheme_of: makes the scheme under a public key, if it is one that this tenant accepts.
+
+    Raises:
+        AuditError: what is wrong with the sum.
+    """
+    try:
+        with open_proof(path) as (proof, contributions):
+            return _verify(path, proof, contributions, config, enrolment, scheme_of)
+    except FrameError as error:
+        raise AuditError(Fault.FORM, str(error)) from None
+    except OSError as error:
+        raise AuditError(Fault.FORM, f"{path}: can't be read: {error.strerror or error}") from None
+
+
+def _verify(
+    path: Path,
+    proof: SumProof,
+    contributions: Iterator[Contribution],
+    config: Config,
+    enrolment: Enrolment,
+    scheme_of: SchemeOf,
+) -> Verified:
+    try:
+        scheme = scheme_of(proof.public_key, proof.max_contributors)
+    except (KeyMaterialError, ConfigError, EncodingError) as error:
+        raise AuditError(Fault.FORM, f"no key that this tenant accepts: {error}") from None
+    if not isinstance(scheme, MaskablePublic):
+        raise AuditError(Fault.FORM, f"he_scheme {scheme.name}: its sums can't be proven")
+    checked = _Checked(proof, config, enrolment, scheme)
+    total = checked.add(contributions)
+    checked.check_opening(total, path)
+    velocity = checked.check_model(total)
+    return Verified(proof, sorted(checked.masks.seeds), velocity)
+
+
+class _Checked:
+    """A proof whose masks and task are checked; the methods go through the rest of it.
+
+    Attributes:
+        masks: that were in the sum.
+    """
+
+    def __init__(self, proof: SumProof, config: Config, enrolment: Enrolment, scheme: MaskablePublic[Any]) -> None:
+        self._proof, self._config, self._enrolment, self._scheme = proof, config, enrolment, scheme
+        self._size = encrypted_size(flatten(proof.before).size, config.weighting)
+        self.masks = self._check_masks()
+        self._task = self._check_task()
+        self._header = Header(
+            scheme=scheme.name, round=proof.round_number, key=scheme.fingerprint(), size=self._size,
+            encoding=vector_encoding(scheme, WEIGHTS),
+        )  # fmt: skip
+
+    def _check_masks(self) -> SumMasks:
+        try:
+            opened = OpenedMasks.decode(self._proof.masks)
+            return opened.check(self._enrolment.public_keys(), self._scheme.modulus)
+        except RoundRefusedError as error:
+            raise AuditError(Fault.MASKS, str(error)) from None
+
+    def _check_task(self) -> bytes:
+        """The round is about what the proof shows, and this tenant would train so, too."""
+        proof, terms, c = self._proof, self.masks.terms, self._config
+        said = (terms.session.hex(), terms.round_number, terms.bucket)
+        if said != (proof.session, proof.round_number, WEIGHTS):
+            raise AuditError(Fault.FORM, f"the masks are of session, round and vector {said}, not of this round's")
+        task = Task(
+            WEIGHTS, digest_model(proof.before, proof.scaler), self._scheme.fingerprint(), proof.max_contributors,
+            training_settings(c),
+        ).digest()  # fmt: skip
+        if task != terms.task:
+            raise AuditError(
+                Fault.MODEL,
+                "the tenants worked on another model, scaler, key or settings than are shown; if the settings of both "
+                "sides differ, make them the same",
+            )
+        return task
+
+    def add(self, contributions: Iterator[Contribution]) -> Any:
+        """The product of the contributions, once each of them is checked."""
+        seen: set[str] = set()
+        total: Any = None
+        for contribution in contributions:
+            client = contribution.client
+            if client in seen:
+                raise AuditError(Fault.DOUBLED, f"two contributions of {client!r:.80}")
+            seen.add(client)
+            if client not in self.masks.seeds:
+                raise AuditError(
+                    Fault.INVENTED, f"a contribution of {client!r:.80}, whom the tenants did not confirm to be in it"
+                )
+            vector = self._vector(contribution)
+            total = vector if total is None else self._scheme.add(total, vector)
+        if missing := sorted(self.masks.seeds.keys() - seen):
+            raise AuditError(Fault.DROPPED, f"no contribution of {', '.join(missing)}, confirmed to be in the sum")
+        return total
+
+    def _vector(self, contribution: Contribution) -> Any:
+        proof, client = self._proof, contribution.client
+        try:
+            statement = UpdateStatement(
+                session=proof.session, server_round=proof.round_number, nonce=contribution.nonce,
+                key_fingerprint=self._header.key, task_sha256=self._task.hex(), payload=contribution.payload,
+            )  # fmt: skip
+            self._enrolment.verify(client, statement, contribution.signature)
+            parts = load_update(contribution.payload, self._header, self._scheme.layout(self._size))
+            return self._scheme.from_bytes(*parts)
+        except (NotEnrolledError, RevokedClientError) as error:
+            raise AuditError(Fault.INVENTED, str(error)) from None
+        except (UpdateRejectedError, RoundRefusedError) as error:
+            raise AuditError(Fault.ALTERED, f"the contribution of {client}: {error}") from None
+
+    def check_opening(self, total: Any, path: Path) -> None:
+        """The plaintexts are those of the product; if not, whose contribution it is that makes the difference."""
+        proof, scheme = self._proof, self._scheme
+        try:
+            found = imbalance(mpz(scheme.modulus), scheme.numbers(total), proof.plaintexts, proof.roots)
+        except ValueError as error:
+            raise AuditError(Fault.DECRYPTION, str(error)) from None
+        if found.none:
+            return
+        with open_proof(path) as (_, contributions):
+            for contribution in contributions:
+                numbers = scheme.numbers(self._vector(contribution))
+                if found.without(numbers):
+                    raise AuditError(Fault.DROPPED, f"what was decrypted is the sum without {contribution.client}")
+                if found.with_again(numbers):
+                    raise AuditError(Fault.DOUBLED, f"what was decrypted is the sum with {contribution.client} twice")
+        raise AuditError(Fault.DECRYPTION, "the product of the contributions does not hold what is said to be in it")
+
+    def check_model(self, total: Any) -> Vector | None:
+        """Steps 10 to 12 of the flow once more; the velocity of the server's optimiser."""
+        proof, c = self._proof, self._config
+        count = len(self.masks.seeds)
+        try:
+            plaintexts = self.masks.take_off(proof.plaintexts)
+            vector = self._scheme.decode_sum(total, plaintexts, self._size, count, self._task)
+            mean = average(vector, count, c.weighting, Limits.of(c))
+        except EncodingError as error:
+            raise AuditError(Fault.MODEL, f"the sum is none that leads to a model: {error}") from None
+        optimizer = ServerOptimizer(c.server_momentum)
+        optimizer.velocity = proof.velocity
+        before = flatten(proof.before)
+        if proof.velocity is not None and proof.velocity.shape != before.shape:
+            raise AuditError(Fault.FORM, f"a velocity of {proof.velocity.size} values; expected {before.size}")
+        after: Model = unflatten(optimizer.step(before, mean), like=proof.before)
+        if digest_arrays(after) != proof.after:
+            raise AuditError(
+                Fault.MODEL,
+                "the sum and the server's optimiser lead to another model than the next one; if server_momentum or "
+                "weighting differ between the two sides, make them the same",
+            )
+        return optimizer.velocity
