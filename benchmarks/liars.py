@@ -15,7 +15,10 @@ import numpy as np
 from client.auditing import Fault
 from orchestrator.admission import identity_name
 from orchestrator.publishing import Publisher
-from orchestrator.run import OpenRun
+from orchestrator.run import OpenRun, open_run
+from orchestrator.simulation import make_tenants
+from orchestrator.transport import MemoryTransport
+from shared.config import Config
 from shared.enrolment import Enrolment
 from shared.he import openings
 from shared.he.paillier import PaillierPrivate
@@ -221,3 +224,26 @@ LIES: dict[Lie, Telling] = {
     Lie.DROP: _drop, Lie.DOUBLE: _double, Lie.LEAVE_OUT: _product(-1), Lie.ADD_TWICE: _product(1), Lie.ALTER: _alter,
     Lie.INVENT: _invent, Lie.DECRYPT: _decrypt, Lie.UNMASK: _unmask, Lie.STEP: _step,
 }  # fmt: skip
+
+
+def who_finds(config: Config, lie: Lie) -> dict[str, str]:
+    """Run an orchestrator that lies about round 1 over real, unaltered tenants: what each of them says of it.
+
+    Args:
+        config: masked, audited, of two rounds; the second shows who goes on all the same.
+        lie: what is done.
+
+    Returns:
+        Tenant -> its words, of all that found the lie and went no further.
+    """
+    tenants = make_tenants(config)
+    run = open_run(config, lambda seats: MemoryTransport(seats, tenants))
+    try:
+        run.transport.connect()
+        run.coordinator._publisher = LyingPublisher(run, lie)
+        run.coordinator.run()
+        return dict(run.coordinator.records[1].failed)
+    finally:
+        run.close()
+        for tenant in tenants.values():
+            tenant.close()

@@ -4,7 +4,8 @@
 
 A real server in this process (its code altered here, as its owner could: `benchmarks/dishonest.py`) and four real
 clients in another, over Flower. Without masks it opens an update. With masks it does not, whatever it tries, and
-clients that it lies to refuse. The last line says so, and the exit status is 0 only if that is what happened.
+clients that it lies to refuse. Then it lies about the sum (`benchmarks/liars.py`), and clients that audit find out.
+The last line says so, and the exit status is 0 only if that is what happened.
 """
 
 import argparse
@@ -22,6 +23,8 @@ import numpy as np
 import torch
 
 from benchmarks.dishonest import CLIENTS, REVEALED, VICTIM, Attack, Loot, far_scaler, spies, z_scores
+from benchmarks.liars import FOUND, Lie, who_finds
+from benchmarks.liars import TITLES as LIES_TOLD
 from client.training import TrainingSettings, train
 from orchestrator.admission import identity_name
 from orchestrator.provision import provision
@@ -40,6 +43,7 @@ from shared.masking import EVALUATION, WEIGHTS
 from shared.metrics import evaluate
 from shared.model import build_model, flatten, get_parameters, set_parameters
 from shared.preprocessing import FeatureHistogram, Preprocessing
+from shared.refusals import spelt_out
 
 ROOT = Path(__file__).resolve().parent.parent
 SECOND_RUN = (Attack.SESSION, Attack.SET_BACK)
@@ -171,6 +175,26 @@ def attack_masked(folder: Path, clients: Sequence[str], wanted: Sequence[Attack]
         second = Run(folder, "masked", again, ("benchmarks/set_back.py", *clients))
         opened += [report(attack, second, first if plan else second) for attack in again]
     return any(opened)
+
+
+def lie_about_sums(folder: Path) -> bool:
+    """Whether every client finds every lie about a sum."""
+    say(f"\naudit: true. {len(Lie)} lies about the sum of a round, to {CLIENTS} clients that are shown its proof:")
+    found = []
+    for number, lie in enumerate(Lie, start=1):
+        config = Config(
+            num_clients=CLIENTS, min_available_clients=CLIENTS, min_fit_clients=CLIENTS - 1, local_epochs=1,
+            fraction_evaluate=0.0, min_evaluate_clients=CLIENTS - 1, num_rounds=2, num_samples_per_client=200,
+            audit=True, log_dir=str(folder / lie), enrolled_clients=str(folder / "pki/enrolled.json"),
+            client_identity=str(folder / "pki/clients/client-{client_id}.key"),
+        )  # fmt: skip
+        words = who_finds(config, lie)
+        expected = spelt_out(f"audit: {FOUND[lie]}")
+        finders = sorted(client for client, said in words.items() if said == expected)
+        found.append(len(finders) == CLIENTS)
+        say(f"\n{number:2}. {lie}: {LIES_TOLD[lie]}")
+        say(f"    clients {', '.join(finders) or 'NONE'}: {expected}")
+    return all(found)
 
 
 def report(attack: Attack, run: Run, first: Run) -> bool:
@@ -310,9 +334,10 @@ def say(line: str) -> None:
 def main(arguments: Sequence[str] | None = None, clients: Sequence[str] = ("client/run_clients.py",)) -> int:
     """Both modes; `clients` is the script, with its arguments, that launches the clients."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--only", default=",".join(Attack), help=f"attacks, from: {', '.join(Attack)}")
+    parser.add_argument("--only", default="", help=f"these attacks alone, of: {', '.join(Attack)}")
     try:
-        wanted = [Attack(name) for name in parser.parse_args(arguments).only.split(",")]
+        only = parser.parse_args(arguments).only
+        wanted = [Attack(name) for name in only.split(",")] if only else list(Attack)
     except ValueError as error:
         parser.error(str(error))
     setup_logging(bars=False)
@@ -323,13 +348,15 @@ def main(arguments: Sequence[str] | None = None, clients: Sequence[str] = ("clie
         provision(folder / "pki", CLIENTS, [])
         try:
             unmasked, masked = attack_unmasked(folder, clients), attack_masked(folder, clients, wanted)
+            lies = only != "" or lie_about_sums(folder)
         except OrchestratorError as error:
             say(f"the federation did not run: {error}")
             for log in sorted(folder.glob("*.log")):
                 say(log.read_text(encoding="utf-8"))
             return 2
-    say(f"\npeek: unmasked={'opened' if unmasked else 'refused'} masked={'opened' if masked else 'refused'}")
-    return 0 if unmasked and not masked else 1
+    told = "" if only else f" lies={'found' if lies else 'believed'}"
+    say(f"\npeek: unmasked={'opened' if unmasked else 'refused'} masked={'opened' if masked else 'refused'}{told}")
+    return 0 if unmasked and not masked and lies else 1
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.report.privacy import in_one_sentence
+from orchestrator.report.privacy import in_one_sentence, of_audits
+from orchestrator.report.run_data import read_verdicts
 from orchestrator.report.words import count
 from orchestrator.run import OpenRun
 from orchestrator.run_folder import RoundRecord
@@ -35,7 +36,11 @@ def conclude(config: Config, run: OpenRun[Any], failure: NoSumError | None = Non
         raise failure
     report = run.write_report()
     boxed, folder = console.is_terminal, run.folder.path
-    console.print(closing(config, records, folder, report, model.best_round, boxed=boxed, simulated=run.simulated))
+    verdicts = read_verdicts(run.folder)
+    audits = of_audits(verdicts) if verdicts else ""
+    console.print(
+        closing(config, records, folder, report, model.best_round, boxed=boxed, simulated=run.simulated, audits=audits)
+    )
 
 
 def closing(
@@ -47,6 +52,7 @@ def closing(
     *,
     boxed: bool,
     simulated: bool = False,
+    audits: str = "",
 ) -> RenderableType:
     """What a person should take away from a run.
 
@@ -58,12 +64,15 @@ def closing(
         kept: the round whose model is kept under early stopping; 0: the last.
         boxed: for a terminal. Otherwise each statement is one line, and no line is folded.
         simulated: whether this machine played all clients.
+        audits: who verified the sums; empty where nobody was shown a proof.
     """
     statements = [
         ("result", _result(records, kept)),
         ("privacy", in_one_sentence(config, simulated=simulated)),
         ("next", _next(config, folder)),
     ]
+    if audits:
+        statements.insert(2, ("audit", audits))
     if not boxed:
         lines = [f"{name}: {text.replace(_JOINT, ' ')}" for name, text in statements]
         lines.append(f"everything of this run is in {folder}{f'; open {report}' if report else ''}")

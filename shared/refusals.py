@@ -12,8 +12,8 @@ OTHER = "Refused"
 SENTENCES = {
     OTHER: "it refuses; its own log says why",
     "audit: altered": "the proof has a contribution that its tenant did not sign",
-    "audit: doubled": "the proof has a contribution twice",
-    "audit: dropped": "the proof lacks a contribution",
+    "audit: doubled": "a contribution is in the sum or its proof twice",
+    "audit: dropped": "a contribution is missing from the sum or its proof",
     "audit: false decryption": "the sum was not decrypted truly",
     "audit: false masks": "the masks that were taken off are not the tenants'",
     "audit: false model": "the sum does not lead to the model",

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,8 @@ from benchmarks.liars import FOUND, VICTIM, Lie, LyingPublisher
 from client import auditing, audits
 from client.auditing import AuditError, Fault, verify
 from client.audits import audit_folder
+from orchestrator.publishing import Verdicts
+from orchestrator.report.privacy import of_audits
 from orchestrator.run import OpenRun
 from shared.config import Config
 from shared.enrolment import Enrolment
@@ -21,6 +25,7 @@ from shared.exchange import Kind, Request
 from shared.he_utils import public_scheme
 from shared.sum_proof import open_proof, proof_name
 from tests.federations import make_tenants, masked_settings, open_in_memory
+from tests.processes import ROOT
 
 LOSE_1 = (Kind.TRAIN, "1", 2)  # what is asked, of whom, in which round
 
@@ -285,3 +290,29 @@ def test_the_memory_of_an_audit_is_refused_where_it_is_damaged(tmp_path: Path) -
         known.write_text(text, encoding="utf-8")
         with pytest.raises(AuditError, match="restore it, or delete it"):
             audits.Audits(config, "client-0", logging.getLogger("x")).check_start("20260101-000000-abcdef", [], 1)
+
+
+def test_the_command_checks_what_a_tenant_was_shown(honest: Honest, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(honest.config.as_yaml(), encoding="utf-8")
+    command = [sys.executable, "client/audit.py", "--config", str(tmp_path / "c.yaml")]
+    for how in (["--round", "1"], ["--round", "1", "--run", honest.run.folder.name], ["--proof", str(honest.path)]):
+        end = subprocess.run([*command, *how], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert end.returncode == 0, end.stdout + end.stderr
+        assert "client-0, client-1, client-2, client-3" in " ".join(end.stdout.split())
+    for how, said in ((["--round", "7"], "no proof of round 7 of any run"), (["--proof", "README.md"], "no proof:")):
+        end = subprocess.run([*command, *how], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert end.returncode == 1
+        assert said in " ".join(end.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        ([Verdicts(1, ["0", "1"]), Verdicts(2, ["0", "1"])], "each of 2 sums was verified by 2 of 2 clients"),
+        ([Verdicts(1, ["0"], {"1": "lost"}), Verdicts(1, ["1"])], "the one sum that was shown was verified by 2 of 2"),
+        ([Verdicts(1, ["0"], {"1": "audit: x"})], "round 1 was NOT verified by client 1: audit: x"),
+        ([Verdicts(1, [], {}, ["0"])], "nobody, as no client audits"),
+    ],
+)
+def test_the_report_says_who_verified(verdicts: list[Verdicts], said: str) -> None:
+    assert said in of_audits(verdicts)

@@ -139,6 +139,7 @@ def scripted(folder: Path, caplog: pytest.LogCaptureFixture, over: Any, scheme: 
     settings = masked_settings(
         folder, 4, num_rounds=ROUNDS, num_features=4, num_hidden_units=3, num_samples_per_client=60, local_epochs=1,
         min_available_clients=4, min_fit_clients=3, min_evaluate_clients=3, server_momentum=0.5, he_scheme=scheme,
+        audit=True,
     )  # fmt: skip
     tenants = make_tenants(settings)
     tenants[REFUSING].__class__ = Refusing

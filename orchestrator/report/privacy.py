@@ -1,5 +1,8 @@
 """Who could see what in a run, in plain words. `docs/privacy.md` has the same for every mode, and the reasons."""
 
+from collections.abc import Sequence
+
+from orchestrator.publishing import Verdicts
 from orchestrator.report.run_data import Run
 from shared.addresses import is_loopback, split_address
 from shared.config import Config
@@ -94,6 +97,8 @@ def key_and_channel(run: Run) -> list[Statement]:
     if prints:
         facts.append(("Public key, SHA-256" if len(prints) == 1 else "Public keys, SHA-256", ", ".join(prints)))
         facts.append(("Private key", "kept in a file" if c.he_key_file else "made for this run, never written down"))
+    if run.verdicts:
+        facts.append(("Sums", of_audits(run.verdicts)))
     facts.append(("Channel", "TLS" if c.tls_ca else f"no TLS, at {c.server_address}"))
     if c.enrolled_clients:
         names = run.starts[-1].enrolled if run.starts else []
@@ -101,6 +106,24 @@ def key_and_channel(run: Run) -> list[Statement]:
     else:
         facts.append(("Enrolled clients", "none: anyone who reached the server could take part"))
     return facts
+
+
+def of_audits(verdicts: Sequence[Verdicts]) -> str:
+    """Who verified the sums of a run that has shown the proof of at least one."""
+    verified: dict[int, set[str]] = {}
+    failed: dict[int, dict[str, str]] = {}
+    for line in verdicts:
+        verified.setdefault(line.round, set()).update(line.verified)
+        failed.setdefault(line.round, {}).update(line.failed)
+    shown = set()
+    for number, by in verified.items():
+        auditors = by | failed[number].keys()
+        shown.add(f"{len(by)} of {len(auditors)} clients" if auditors else "nobody, as no client audits")
+        for client, why in sorted(failed[number].items()):
+            if client not in by:
+                return f"round {number} was NOT verified by client {client}: {why}"
+    each = "the one sum that was shown" if len(verified) == 1 else f"each of {len(verified)} sums"
+    return f"{each} was verified by {' or '.join(sorted(shown))}"
 
 
 def _seen_of_statistics(run: Run) -> str:

@@ -6,7 +6,7 @@ The files are the server's own, but texts in them come from clients: whoever sho
 import json
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from orchestrator.publishing import Verdicts
 from orchestrator.report.evaluation import Evaluation
 from orchestrator.run_folder import RoundRecord, RunFolder, read_record
 from shared.atomic import replace_file
@@ -91,6 +92,7 @@ class Run:
     evaluation: Evaluation | None
     comparison: Comparison | None
     model_bytes: int | None  # of the global model's tensors, as it is sent to each client
+    verdicts: list[Verdicts] = field(default_factory=list)  # what clients said to the proofs of its sums
 
 
 def read_run(path: Path) -> Run:
@@ -111,7 +113,17 @@ def read_run(path: Path) -> Run:
         evaluation=_whole(folder.evaluation, Evaluation),
         comparison=_whole(folder.comparison, Comparison),
         model_bytes=_model_bytes(folder.path / MODEL_FILE),
+        verdicts=read_verdicts(folder),
     )
+
+
+def read_verdicts(folder: RunFolder) -> list[Verdicts]:
+    """What clients said to the proofs of a run's sums; empty where none was shown.
+
+    Raises:
+        ReportError: the file is damaged.
+    """
+    return _lines(folder.verdicts, lambda raw, _: from_plain(Verdicts, raw))
 
 
 def write_json(path: Path, value: Evaluation | Comparison) -> None:
