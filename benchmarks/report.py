@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.table import Table
 
 from benchmarks.masking_growth import STAGES
+from benchmarks.pace import PARTS
 from benchmarks.results import OPERATIONS, Results
 from shared.console import console
 
@@ -58,6 +59,7 @@ def sheets(results: Results) -> list[Sheet]:
     """Every table that this run has figures for."""
     all_sheets = [_ratios(results), _comparisons(results), _medians(results), _combs(results), _rounds(results)]
     all_sheets += [_round_parts(results), _memory(results), _masked(results), _masked_bytes(results), _growth(results)]
+    all_sheets += [_audits(results), _paces(results)]
     return [sheet for sheet in all_sheets if sheet.rows]
 
 
@@ -199,6 +201,34 @@ def _memory(results: Results) -> Sheet:
         "peak / float64 model",
     ]
     return Sheet("Peak memory beyond the process's own (resident, 3072 bits)", columns, rows)
+
+
+def _audits(results: Results) -> Sheet:
+    rows = [
+        [
+            a.scheme, f"{a.parameters:,}", str(a.contributors), str(a.passes), f"{a.upload_bytes / 1e6:.2f}",
+            f"{a.proof_bytes / 1e6:.2f}", f"{a.decrypt_seconds:.3f}", f"{a.roots_seconds:.3f}",
+            f"{a.verify_seconds:.3f}", f"{a.verify_seconds / a.decrypt_seconds:.2f}",
+        ]
+        for a in results.audits
+    ]  # fmt: skip
+    columns = [
+        "scheme", "parameters", "contributors", "passes", "update MB", "proof MB", "decrypt s", "prove s", "check s",
+        "check / decrypt",
+    ]  # fmt: skip
+    return Sheet("The audit of a round's sum, 3072 bits: what each tenant is sent, and its check", columns, rows)
+
+
+def _paces(results: Results) -> Sheet:
+    rows = [
+        [
+            p.transport, p.scheme, str(p.rounds), f"{1 / p.round_seconds:.1f}",
+            *(f"{1e3 * p.parts[part]:.1f}" for part in PARTS),
+        ]
+        for p in results.paces
+    ]  # fmt: skip
+    columns = ["transport", "scheme", "rounds timed", "rounds a second", *(f"{part} ms" for part in PARTS)]
+    return Sheet("Tiny masked rounds of 3 tenants, 3072 bits", columns, rows)
 
 
 def _masked(results: Results) -> Sheet:

@@ -3,11 +3,13 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from benchmarks.auditing import AuditCost
 from benchmarks.comb import CombCost
 from benchmarks.masked_round import MaskedCost
 from benchmarks.masking_growth import StageCost
 from benchmarks.measuring import Measured, times_better
 from benchmarks.memory import Peak
+from benchmarks.pace import Pace
 from benchmarks.rounds import RoundCost
 from benchmarks.schemes import OURS, PHE, TENSEAL
 from benchmarks.training import TrainingCost
@@ -48,6 +50,8 @@ class Results:
     masked: list[MaskedCost] = field(default_factory=list)
     growth: list[StageCost] = field(default_factory=list)
     training: list[TrainingCost] = field(default_factory=list)
+    audits: list[AuditCost] = field(default_factory=list)
+    paces: list[Pace] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @classmethod
@@ -63,6 +67,8 @@ class Results:
             masked=[MaskedCost(**cost) for cost in values["masked"]],
             growth=[StageCost(**cost) for cost in values["growth"]],
             training=[TrainingCost(**cost) for cost in values.get("training", [])],
+            audits=[AuditCost(**cost) for cost in values.get("audits", [])],
+            paces=[Pace(**cost) for cost in values.get("paces", [])],
             notes=values["notes"],
         )
 

@@ -102,7 +102,7 @@ def _run(clients: int, local_epochs: int, scheme: str, num_rounds: int, run_seco
             "he_scheme": scheme,
             "client_wait_timeout": 300.0,  # a busy machine takes long to start
             "server_wait_timeout": 300.0,
-            "server_address": f"127.0.0.1:{_free_port()}",
+            "server_address": f"127.0.0.1:{free_port()}",
             "log_dir": folder,
         }
         config = Path(folder) / "config.yaml"
@@ -149,7 +149,7 @@ def _finished(metrics: Path) -> list[Record]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from benchmarks.auditing import audit_cost
 from benchmarks.comb import comb_over_limit
 from benchmarks.machine import machine_facts
 from benchmarks.masked_round import masked_cost
 from benchmarks.masking_growth import growth
 from benchmarks.measuring import Candidate, Passes, interleave
 from benchmarks.memory import peaks
+from benchmarks.pace import pace
 from benchmarks.picture import draw
 from benchmarks.report import print_results, write_markdown
 from benchmarks.results import Results, Section
@@ -53,6 +55,7 @@ MASKED_PAIRS = (  # clients, local epochs, pairs of rounds: with one epoch train
     (10, 5, Passes(most=3, limit_seconds=120)),
     (50, 1, Passes(most=9, limit_seconds=75)),
 )
+AUDITS = (("kahe", 3), ("kahe", 10), ("kahe", 50), ("paillier", 3))  # scheme, tenants
 GROWTH_CLIENTS = (3, 10, 50, 100)
 SAMPLE = 24  # values that a peer of one ciphertext per value is measured on in a pass
 COMB_PASSES = 60
@@ -115,6 +118,14 @@ def masked(results: Results) -> None:
         results.growth += growth(clients, Passes(most=3, limit_seconds=15))
 
 
+def audit(results: Results) -> None:
+    results.audits = [audit_cost(scheme, clients, Passes(most=3, limit_seconds=20)) for scheme, clients in AUDITS]
+
+
+def tiny(results: Results) -> None:
+    results.paces = [pace(transport, scheme) for transport in ("memory", "legacy") for scheme in ("paillier", "kahe")]
+
+
 def training(results: Results) -> None:
     results.training = [training_cost(Passes(most=7, limit_seconds=90))]
 
@@ -128,7 +139,7 @@ QUICK: dict[str, Callable[[Results], None]] = {
 }  # fmt: skip
 FULL: dict[str, Callable[[Results], None]] = {
     "schemes": schemes, "comb": comb, "rounds": rounds, "memory": memory, "masked": masked,
-    "training": training,
+    "training": training, "audit": audit, "tiny": tiny,
 }  # fmt: skip
 
 

@@ -158,5 +158,11 @@ class Publisher:
             file.write(json.dumps(asdict(verdicts)) + "\n")
         for tenant, why in sorted(verdicts.failed.items()):
             _log.error("round %d: client %s does not verify the sum: %s", verdicts.round, tenant, why)
-        if auditors:
-            _log.info("round %d: verified by %d of %d clients", verdicts.round, len(verdicts.verified), auditors)
+        if auditors:  # where all is well, the last words of the run say so
+            _log.log(
+                logging.INFO if verdicts.failed else logging.DEBUG,
+                "round %d: verified by %d of %d clients",
+                verdicts.round,
+                len(verdicts.verified),
+                auditors,
+            )

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.auditing import AuditCost, audit_cost
 from benchmarks.comb import CombCost, comb_over_limit
 from benchmarks.masked_round import MaskedCost, masked_cost
 from benchmarks.masking_growth import STAGES, StageCost, growth
 from benchmarks.measuring import Figures, Measured, Passes, interleave, medians, times_better
 from benchmarks.memory import Peak
+from benchmarks.pace import PARTS, Pace, pace
 from benchmarks.picture import draw
 from benchmarks.report import FIGURES_BEGIN, FIGURES_END, write_markdown
 from benchmarks.results import OPERATIONS, Results, Section
@@ -92,6 +94,8 @@ def _results() -> Results:
         memory=[Peak("orchestrator", 10, 3, 1.0, 1.0, 1.0, 1.0)],
         masked=[MaskedCost(3, 5, "d", 1, 1, parts, parts, 1.01, 1.0, 1.02, 1.01, {"upload": 9}, {"upload": 10})],
         training=[TrainingCost(9, 3, 1, 2.0, 3.0)],
+        audits=[AuditCost("kahe", 9, 3, 1, 10, 30, 1.0, 0.5, 0.7)],
+        paces=[Pace("memory", "kahe", 3, 0.5, dict.fromkeys(PARTS, 0.1))],
         growth=[StageCost(3, 0, 1, 1, dict.fromkeys(STAGES, 1.0), dict.fromkeys(STAGES[:-1], 1.0), 1.0)],
     )
 
@@ -184,6 +188,14 @@ def test_both_loops_of_training_are_measured() -> None:
     cost = training_cost(Passes(most=2, limit_seconds=60.0), rows=100)
     assert cost.passes == 2
     assert min(cost.seconds, cost.usual_seconds) > 0
+
+
+def test_an_audit_and_tiny_rounds_are_measured() -> None:
+    cost = audit_cost("kahe", 3, Passes(most=1, limit_seconds=1.0), features=4, key_bits=512)
+    assert cost.proof_bytes > 3 * cost.upload_bytes
+    assert min(cost.decrypt_seconds, cost.roots_seconds, cost.verify_seconds) > 0
+    tiny = pace("memory", "paillier", rounds=2, key_bits=512)
+    assert (tiny.rounds, sorted(tiny.parts)) == (2, sorted(PARTS))
 
 
 @pytest.mark.parametrize("variant", list(OURS))

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from benchmarks.liars import FOUND, Lie
 from tests.conftest import Start
 from tests.processes import ROOT
 
@@ -19,8 +20,10 @@ TWIN = (
 def test_an_update_is_open_without_masks_and_closed_with_them(start: Start) -> None:
     end = start("benchmarks/peek.py").finish(timeout=390)
     assert end.code == 0, end.output
-    assert end.output.splitlines()[-1] == "peek: unmasked=opened masked=refused"
-    assert re.findall(r"clients ([0-9, ]+): (?:at confirm: )?(\w+)", end.output.partition("masked.")[2]) == [
+    assert end.output.splitlines()[-1] == "peek: unmasked=opened masked=refused lies=found"
+    attacks, _, lies = end.output.partition("masked.")[2].partition("audit: true.")
+    assert re.findall(r"clients 0, 1, 2, 3: audit: ([a-z ]+):", lies) == [FOUND[lie] for lie in Lie]
+    assert re.findall(r"clients ([0-9, ]+): (?:at confirm: )?(\w+)", attacks) == [
         ("0, 1, 2, 3", "BadSignatureError"),
         ("0, 1, 2, 3", "BothSharesError"),
         ("0, 1, 2", "SettingsMismatchError"),
