@@ -17,7 +17,7 @@ from shared.config import Config
 from shared.console import wait_for
 from shared.errors import UpdateRejectedError
 from shared.exchange import Exchange, Kind, Lost, Model, Outcome, Refusal, Request, Steps, Values
-from shared.he.scheme import Vector
+from shared.he.scheme import Unmask, Vector
 from shared.task import Settings, Task
 
 _log = logging.getLogger("orchestrator")
@@ -170,12 +170,9 @@ class SumRounds:
         unmask = yield from self._masking.close(running.contributors)
         start = time.perf_counter()
         plaintexts: list[int] = []
-
-        def noted(masked: Sequence[int]) -> list[int]:
-            plaintexts[:] = masked
-            return unmask(masked) if unmask is not None else list(masked)
-
-        total = running.decrypt_sum(unmask and noted)
+        if unmask is not None:
+            unmask = _noting(unmask, plaintexts)
+        total = running.decrypt_sum(unmask)
         seconds = time.perf_counter() - start
         opened = Opened(self._masking.evidence(), plaintexts, running.roots()) if publisher is not None else None
         return Sum(total, running.contributors, said, longest, waited, running.seconds, seconds, opened)
@@ -185,3 +182,13 @@ class SumRounds:
         if job.kind is not Kind.TRAIN:
             return nullcontext(lambda _: None)
         return wait_for(_log, f"round {job.number} of {self._config.num_rounds}: {tenants} clients train", tenants)
+
+
+def _noting(unmask: Unmask, plaintexts: list[int]) -> Unmask:
+    """The same, which keeps what it was given."""
+
+    def noted(masked: Sequence[int]) -> list[int]:
+        plaintexts[:] = masked
+        return unmask(masked)
+
+    return noted

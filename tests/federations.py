@@ -1,6 +1,6 @@
 """Whole federations in this process: real tenants, the real coordinator, function calls in the place of a network."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,9 @@ class Tapped:
         return [answer for request, answer in self.said if request.kind is kind]
 
 
-def masked_settings(folder: Path, clients: int, **settings: Any) -> Config:
+def masked_settings(folder: Path, clients: int, *, hosts: Sequence[str] = (), **settings: Any) -> Config:
     """Settings of a masked federation whose identities are made here, in `folder / "pki"`; small keys."""
-    provision(folder / "pki", clients, [])
+    provision(folder / "pki", clients, hosts)
     return parse_config(
         {
             "he_key_length": 512, "allow_insecure_key": True, "num_clients": clients, "log_dir": str(folder),

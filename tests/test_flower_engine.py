@@ -3,38 +3,32 @@
 Both end with the model of the same federation in memory, to the last bit.
 """
 
-import contextlib
+import json
 import os
-import subprocess
-import sys
-import time
+import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
 import yaml
 
-from benchmarks.simulate import QUIET, run_app, superlink
+from benchmarks.simulate import run_app, superlink
 from orchestrator.provision import add_node_keys
 from orchestrator.simulation import make_tenants
 from shared.config import Config
+from tests.deployments import Deployment, written
 from tests.federations import masked_settings, open_in_memory
-from tests.processes import ROOT, free_port
+from tests.namespaces import available, hosts
+from tests.processes import ROOT
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 SETTINGS: dict[str, Any] = {
     "num_rounds": 2, "num_features": 4, "num_hidden_units": 3, "num_samples_per_client": 60, "local_epochs": 1,
     "min_fit_clients": 3, "fraction_evaluate": 0.0,
 }  # fmt: skip
-PROGRAMS = Path(sys.executable).parent
-
-
-def written(config: Config, folder: Path) -> Path:
-    path = folder / "settings.yaml"
-    path.write_text(config.as_yaml(), encoding="utf-8")
-    return path
 
 
 def in_memory(config: Config, folder: Path) -> bytes:
@@ -64,119 +58,17 @@ def test_a_simulation_on_ray_is_the_federation_in_memory(
     assert (folder / "model.safetensors").read_bytes() == in_memory(config, tmp_path)
 
 
-class Deployment:
-    """A SuperLink with TLS and node keys, three SuperNodes, and the three tenants' agents."""
-
-    def __init__(self, config: Config, folder: Path) -> None:
-        self.folder, self.pki = folder, folder / "pki"
-        self.port, self.ports = free_port(), [free_port() for _ in range(4)]
-        self.settings = written(config, folder)
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._started: set[str] = set()
-        self._environment = {
-            **os.environ, **QUIET, "FLWR_HOME": str(folder / "flower"), "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
-            "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1",
-        }  # fmt: skip
-        (folder / "flower").mkdir()
-        connection = f'address = "127.0.0.1:{self.port}"\nroot-certificates = "{self.pki}/ca.pem"\n'
-        links = f'[superlink]\ndefault = "prod"\n\n[superlink.prod]\n{connection}'
-        (folder / "flower/config.toml").write_text(links, encoding="utf-8")
-
-    def start(self, name: str, *command: object) -> None:
-        self._started.add(name)
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen(
-                [*map(str, command)], cwd=ROOT, env=self._environment, stdout=log, stderr=subprocess.STDOUT
-            )
-
-    def start_agent(self, number: int) -> None:
-        script = (sys.executable, "client/run_clients.py", "--config", self.settings)
-        self.start(
-            f"agent-{number}", *script, "--client_ids", number, "--agent", "--socket", self.folder / f"{number}.sock"
-        )
-
-    def start_link(self) -> None:
-        before = self.said("superlink").count("startup complete") if "superlink" in self._started else 0
-        certificates = ("--ssl-ca-certfile", "ca.pem", "--ssl-certfile", "server.pem", "--ssl-keyfile", "server.key")
-        self.start(
-            "superlink", "flower-superlink", *(self.pki / part if "." in part else part for part in certificates),
-            "--enable-supernode-auth", "--database", self.folder / "link.db", "--host", "127.0.0.1",
-            "--port", self.port,
-        )  # fmt: skip
-        self.wait_for("superlink", "startup complete", times=before + 1)
-
-    def register(self, number: int) -> None:
-        key = self.pki / f"nodes/client-{number}.key.pub"
-        command = ["flwr", "supernode", "register", str(key), "prod"]
-        subprocess.run(command, env=self._environment, check=True, capture_output=True, timeout=120)
-
-    def start_node(self, number: int) -> None:
-        self.start(
-            f"node-{number}", "flower-supernode", "--superlink", f"127.0.0.1:{self.port}", "--root-certificates",
-            self.pki / "ca.pem", "--auth-supernode-private-key", self.pki / f"nodes/client-{number}.key",
-            "--node-config", f'socket="{self.folder}/{number}.sock"', "--port", self.ports[number],
-        )  # fmt: skip
-
-    def start_node_again(self, number: int, seconds: float = 180.0) -> None:
-        """As a supervisor does: until its heartbeats have run out Flower takes it for a second one, and it ends."""
-        end, here = time.monotonic() + seconds, self.said(f"node-{number}").count("SuperNode ID") + 1
-        while self.said(f"node-{number}").count("SuperNode ID") < here:
-            assert time.monotonic() < end, self.said(f"node-{number}")
-            if self._processes.get(f"node-{number}") is None or self._processes[f"node-{number}"].poll() is not None:
-                self.start_node(number)
-            time.sleep(2.0)
-
-    def run(self, name: str, *, resume: bool = False) -> None:
-        settings = f'config="{self.settings}" resume={str(resume).lower()} engine="deployment"'
-        self.start(name, "flwr", "run", ROOT, "prod", "--run-config", settings, "--stream")
-
-    def said(self, name: str) -> str:
-        return (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
-
-    def wait_for(self, name: str, text: str, seconds: float = 400.0, times: int = 1) -> None:
-        end = time.monotonic() + seconds
-        while self.said(name).count(text) < times:
-            assert time.monotonic() < end, f"{name} never said {text!r}:\n{self.said(name)}"
-            time.sleep(0.5)
-
-    def code_of(self, name: str, seconds: float = 120.0) -> int:
-        return self._processes[name].wait(timeout=seconds)
-
-    def kill(self, name: str) -> None:
-        """With all that it has started, as a machine that loses its power."""
-        import psutil
-
-        process = self._processes.pop(name)
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(process.pid).children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    child.kill()
-        process.kill()
-        process.wait()
-
-    def kill_serverapp(self) -> None:
-        import psutil
-
-        link = psutil.Process(self._processes["superlink"].pid)
-        found = [child for child in link.children(recursive=True) if "flwr-serverapp" in " ".join(child.cmdline())]
-        assert found
-        for child in found:
-            child.kill()
-
-    def close(self) -> None:
-        for name in list(self._processes):
-            self.kill(name)
-
-
 @pytest.fixture
 def deployment(tmp_path: Path) -> Iterator[Deployment]:
-    config = masked_settings(tmp_path, 4, **SETTINGS).replace(num_clients=3, num_rounds=3)
-    add_node_keys(tmp_path / "pki")
-    deployment = Deployment(config, tmp_path)
-    try:
-        yield deployment
-    finally:
-        deployment.close()
+    """On hosts of their own where this machine allows it, else on one."""
+    with hosts(["link", *(f"tenant-{number}" for number in range(4))] if available() else []) as addresses:
+        config = masked_settings(tmp_path, 4, hosts=list(addresses.values())[:1], **SETTINGS)
+        add_node_keys(tmp_path / "pki")
+        deployment = Deployment(config.replace(num_clients=3, num_rounds=3), tmp_path, addresses)
+        try:
+            yield deployment
+        finally:
+            deployment.close()
 
 
 def test_a_superlink_its_nodes_and_the_tenants_agents(deployment: Deployment, tmp_path: Path) -> None:
@@ -206,3 +98,36 @@ def test_a_superlink_its_nodes_and_the_tenants_agents(deployment: Deployment, tm
     config = Config(**yaml.safe_load(deployment.settings.read_text(encoding="utf-8")))
     left = (Path(config.log_dir) / "latest/model.safetensors").read_bytes()
     assert left == in_memory(config, tmp_path)
+
+
+@pytest.mark.skipif(not available() or which("setpriv") is None, reason="needs root, to take its powers from a node")
+def test_a_hostile_app_on_a_tenant_s_node_gets_nothing(deployment: Deployment, tmp_path: Path) -> None:
+    """Shipped by Flower, as an operator could: it has the socket, and the powers of a hostile orchestrator.
+
+    The agent's own are of another user, and the node has none of root's powers over other users' files.
+    """
+    config = Config(**yaml.safe_load(deployment.settings.read_text(encoding="utf-8")))
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    for name in ("client-0.key",):
+        shutil.copy(tmp_path / "pki/clients" / name, secrets / name)
+    own = config.replace(log_dir=str(secrets), client_identity=str(secrets / "client-{client_id}.key"))
+    (tmp_path / "own.yaml").write_text(own.as_yaml(), encoding="utf-8")
+    deployment.start_link()
+    deployment.settings, theirs = tmp_path / "own.yaml", deployment.settings
+    deployment.start_agent(0)
+    deployment.settings = theirs
+    deployment.wait_for("agent-0", "answering on")
+    os.chown(secrets, 65534, 65534)
+    secrets.chmod(0o700)
+    deployment.register(0)
+    without = "-dac_override,-dac_read_search,-sys_ptrace,-setuid,-chown,-fowner,-sys_admin"
+    deployment.start_node(0, "setpriv", f"--bounding-set={without}", f"--inh-caps={without}")
+    deployment.wait_for("node-0", "SuperNode ID")
+    settings = f'secrets="{secrets}" agent={deployment.pid("agent-0")}'
+    deployment.run_app("hostile", ROOT / "tests/hostile_app", settings)
+    deployment.wait_for("hostile", "THE END")
+    (line,) = [line for line in deployment.said("hostile").splitlines() if "STOLEN" in line]
+    found = json.loads(line[line.index("{") :])
+    assert "GOT" not in line, found
+    assert set(found.values()) <= {"Permission denied"}, found
