@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from shared.errors import RuleError
-from shared.rules.folder import RuleSet, load_rules
+from shared.errors import ConfigError, RuleError
+from shared.rules.folder import load_rules
+from shared.rules.rule import RuleSet, label_of
 
 Record = dict[str, Any]
 SOURCE = {"product": "aws", "service": "cloudtrail"}
@@ -45,7 +46,7 @@ def write(folder: Path, *rules: dict[str, Any]) -> Path:
 
 
 def load(folder: Path) -> RuleSet:
-    return load_rules(folder, "aws", "cloudtrail")
+    return load_rules(folder, "cloudtrail")
 
 
 MEETS = {
@@ -106,7 +107,7 @@ MISSES = {
 @pytest.mark.parametrize("name", MEETS)
 def test_a_rule_hits(name: str, tmp_path: Path) -> None:
     rules = load(write(tmp_path / "rules", rule({"selection": MEETS[name]})))
-    assert rules.hits(RECORD) == (0,)
+    assert rules.hits(RECORD) == rules.rules
 
 
 @pytest.mark.parametrize("name", MISSES)
@@ -136,7 +137,7 @@ def test_conditions_join_their_parts(condition: str | list[str], hits: bool, tmp
 @pytest.mark.parametrize("value", ["Q3JlYXRlVXNlcg==", "no Q3JlYXRlVXNlcg at all"])
 def test_encoded_texts_are_found(value: str, tmp_path: Path) -> None:
     rules = load(write(tmp_path / "rules", rule({"selection": {"x|base64offset|contains": "CreateUser"}})))
-    assert rules.hits({"x": value}) == (0,)
+    assert rules.hits({"x": value}) == rules.rules
     assert rules.hits({"x": "CreateUser"}) == ()
 
 
@@ -147,7 +148,7 @@ def test_the_index_by_name_changes_no_hit(tmp_path: Path) -> None:
     rules = load(write(tmp_path / "rules", *(rule({"selection": detection}) for detection in detections)))
     for name in ("CreateAccessKey", "CREATEACCESSKEY", "DeleteUser", "", None, 7):
         record = RECORD | {"eventName": name}
-        assert rules.hits(record) == tuple(i for i, each in enumerate(rules.rules) if each.meets(record))
+        assert rules.hits(record) == tuple(each for each in rules.rules if each.meets(record))
     assert sum(each.names is not None for each in rules.rules) > 5
 
 
@@ -222,8 +223,12 @@ def test_rules_for_other_log_sources_are_counted_and_left_out(tmp_path: Path, ca
     assert (len(rules.rules), rules.other_sources, rules.left_out) == (2, 3, ())
     assert "2 Sigma rules for aws cloudtrail" in caplog.text
     assert "3 are for other log sources" in caplog.text
-    with pytest.raises(RuleError, match="no rule for gcp audit"):
-        load_rules(folder, "gcp", "audit")
+    (tmp_path / "rules/4.yml").unlink()
+    (tmp_path / "rules/3.yml").unlink()
+    with pytest.raises(RuleError, match="no rule for aws cloudtrail that can be evaluated, of 3 in 3 files"):
+        load(folder)
+    with pytest.raises(ConfigError, match="on records of cloudtrail alone, and these are of vpc_flow"):
+        load_rules(folder, "vpc_flow")
 
 
 def test_a_folder_without_rules_is_refused(tmp_path: Path) -> None:
@@ -251,8 +256,11 @@ def test_a_label_is_the_tactic_of_the_highest_rule(tmp_path: Path) -> None:
             rule(selection),
         )
     )
-    hits: list[tuple[int, ...]] = [(), (0,), (3,), (0, 1), (0, 1, 2)]
-    assert rules.labels(hits) == ["benign", "benign", "benign", "lateral-movement", "attack"]
+    low, medium, critical, none = rules.rules
+    assert [label_of(hits) for hits in ((), (low,), (none,))] == ["benign"] * 3
+    assert [label_of(hits) for hits in ((low, medium), (medium, critical))] == ["lateral-movement", "attack"]
+    assert medium.techniques == ["T1098"]
+    assert low.techniques == critical.tactics == []
 
 
 def test_the_public_rules_find_eleven_techniques_and_no_ordinary_work(
@@ -266,7 +274,7 @@ def test_the_public_rules_find_eleven_techniques_and_no_ordinary_work(
     assert (len(rules.rules), rules.other_sources, rules.left_out) == (57, 69, ())
 
     def hit(records: list[Record], level: str) -> int:
-        return sum(any(rules.rules[i].at_least(level) for i in rules.hits(each)) for each in records)
+        return sum(any(found.at_least(level) for found in rules.hits(each)) for each in records)
 
     of_technique = [records_of([path]) for path in stratus_folder.glob("*.json")]
     assert sum(hit(records, "medium") > 0 for records in of_technique) == 11

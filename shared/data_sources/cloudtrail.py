@@ -66,7 +66,8 @@ def schema_like(config: Config, path: Path, learned: FeatureSchema) -> FeatureSc
 
 def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: BrokenLines | None = None) -> Iterator[Chunk]:
     """One row per principal and window. `meta` has `start` and `end` (seconds since 1970), `principal`, `account`,
-    `events`, `first_event_id` and, of records to score, `apis` and `addresses`, the most frequent first.
+    `events`, `first_event_id` and, of records to score, `apis` and `addresses`, the most frequent first, `rules` (the
+    hits of `inputs.rules`, as `RuleHit`) and `rare_calls`, as in `cloudtrail_context`.
 
     A window is an attack if any of its events is; its family is that of the first such event. Records to score are
     held for `LATENESS` seconds; to learn from, all are read before the first row, whatever their order.
@@ -99,7 +100,8 @@ def _frames(config: Config, inputs: Inputs, broken: BrokenLines) -> Iterator[pd.
             lines += 1
             try:
                 row = cloudtrail_features.fields_of(record)
-            except (TypeError, ValueError, AttributeError) as error:
+                row["hits"] = inputs.rules.hits(record) if inputs.rules else ()
+            except (TypeError, ValueError, AttributeError, RecursionError) as error:
                 broken.add(path, line, str(error))
                 continue
             if record in ignored:

@@ -23,6 +23,7 @@ from shared.data_sources.partition import partition_rows
 from shared.data_sources.schema import Features, FeatureSchema
 from shared.data_sources.streams import Stream, generator
 from shared.errors import DataError
+from shared.rules.rule import RuleSet
 
 _LOCK = threading.Lock()
 
@@ -35,11 +36,13 @@ class Inputs:
         path: a file or a folder.
         label_path: file of labels, if the labels come from one.
         labelled: False for new records: no label is looked for, and the files need none.
+        rules: Sigma rules to evaluate on each record, if there are any.
     """
 
     path: Path
     label_path: Path | None = None
     labelled: bool = True
+    rules: RuleSet | None = None
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,7 @@ was meant to find.
 """
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +14,14 @@ from sigma.exceptions import SigmaError, SigmaModifierError, SigmaRegularExpress
 from sigma.rule import SigmaLogSource, SigmaRule
 
 from shared.bounded_files import read_bounded
-from shared.errors import RuleError
-from shared.rules.matching import Predicate, Record, UnsupportedError, predicate, texts_needed
+from shared.errors import ConfigError, RuleError
+from shared.rules.matching import UnsupportedError, predicate, texts_needed
+from shared.rules.rule import LEVELS, NAME_FIELD, Rule, RuleSet
 from shared.yaml_values import parse_yaml_documents
 
 _log = logging.getLogger("rules")
-LEVELS = ("informational", "low", "medium", "high", "critical")
-LABEL_LEVEL = "medium"  # from which a hit is a label: of the public rules below it, one hits whoever assumes a role
-ALERT_LEVEL = "high"  # from which a hit is an alert by itself
-_NAME = "eventName"  # nearly every rule for CloudTrail names what it must be
+# By the setting `data_source`: the product and service of a Sigma log source.
+LOG_SOURCES = {"cloudtrail": ("aws", "cloudtrail")}
 _MOST_BYTES = 1 << 20  # of one file; a rule has some kilobytes
 # Documents of Sigma that are no rule by themselves, by the key that tells them.
 _OF_MANY = {
@@ -34,96 +31,27 @@ _OF_MANY = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Rule:
-    """One rule that can be evaluated.
-
-    Attributes:
-        uid: its id, a UUID; its file's name where it has none.
-        title: of the rule.
-        level: one of `LEVELS`; `informational` where it gives none.
-        tags: as it writes them, such as `attack.t1098`.
-        meets: whether a record meets its condition.
-        names: case-folded, of which `eventName` must be one for it; None: it may be any.
-    """
-
-    uid: str
-    title: str
-    level: str
-    tags: tuple[str, ...]
-    meets: Predicate = field(repr=False)
-    names: frozenset[str] | None = None
-
-    def at_least(self, level: str) -> bool:
-        """Whether its level is this one or a higher one."""
-        return LEVELS.index(self.level) >= LEVELS.index(level)
-
-    @property
-    def family(self) -> str:
-        """What the records that it labels are called: its first ATT&CK tactic, or `attack`."""
-        tactics = [tag for tag in self.tags if tag.startswith("attack.") and not any(map(str.isdecimal, tag))]
-        return tactics[0].removeprefix("attack.").replace("_", "-") if tactics else "attack"
-
-
-@dataclass(frozen=True, eq=False)
-class RuleSet:
-    """The rules of one folder for one log source.
-
-    Attributes:
-        rules: those that can be evaluated, by their files' names.
-        other_sources: how many are for other log sources.
-        left_out: those that can't be evaluated: the file and title, and the reason.
-    """
-
-    rules: tuple[Rule, ...]
-    other_sources: int
-    left_out: tuple[tuple[str, str], ...]
-
-    def hits(self, record: Record) -> tuple[int, ...]:
-        """Positions in `rules` of those whose condition the record meets."""
-        name = record.get(_NAME)
-        positions = self._by_name(name.casefold()) if isinstance(name, str) else range(len(self.rules))
-        return tuple(position for position in positions if self.rules[position].meets(record))
-
-    def labels(self, hits: Iterable[tuple[int, ...]]) -> list[str]:
-        """Of each record's hits the family: that of the rule of the highest level, from `LABEL_LEVEL` on, or `benign`.
-
-        Of equal levels the first rule counts.
-        """
-        return [self._family(positions) for positions in hits]
-
-    @cached_property
-    def _positions(self) -> dict[str | None, list[int]]:
-        """Of each name the rules that need it; of None those that need none."""
-        found: dict[str | None, list[int]] = {None: []}
-        for position, rule in enumerate(self.rules):
-            for name in rule.names if rule.names is not None else (None,):
-                found.setdefault(name, []).append(position)
-        return found
-
-    def _by_name(self, name: str) -> list[int]:
-        return sorted([*self._positions[None], *self._positions.get(name, [])])
-
-    def _family(self, positions: tuple[int, ...]) -> str:
-        rules = [self.rules[position] for position in positions if self.rules[position].at_least(LABEL_LEVEL)]
-        return max(rules, key=lambda rule: LEVELS.index(rule.level)).family if rules else "benign"
-
-
-def load_rules(folder: Path, product: str, service: str) -> RuleSet:
+def load_rules(folder: Path, data_source: str) -> RuleSet:
     """Read the rules of a folder and say in the log what became of them; nothing is read twice while it is unchanged.
 
     Args:
         folder: with files that end in .yml or .yaml, in folders of any depth; or one such file.
-        product: of the log source, such as `aws`. A rule is for a source if it names no other product or service.
-        service: such as `cloudtrail`.
+        data_source: whose records they are to be evaluated on. A rule is for its log source if it names no other
+            product, service or category.
 
     Raises:
+        ConfigError: no rules are written for such records.
         RuleError: a file can't be read or holds what is no Sigma rule, or no rule is for this log source.
     """
+    if data_source not in LOG_SOURCES:
+        raise ConfigError(
+            f"rules_path {folder}: Sigma rules are evaluated on records of {', '.join(LOG_SOURCES)} alone, and these "
+            f"are of {data_source}"
+        )
     files = files_below(folder)
     if not files:
         raise RuleError(f"rules_path {folder}: expected a folder with Sigma rules, files that end in .yml or .yaml")
-    return _load(folder, tuple((file, file.stat().st_mtime_ns) for file in files), product, service)
+    return _load(folder, tuple((file, file.stat().st_mtime_ns) for file in files), *LOG_SOURCES[data_source])
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -208,7 +136,7 @@ def _rule(document: dict[str, Any], path: Path) -> Rule:
             raise
         raise UnsupportedError(str(error)) from None
     tests = [predicate(tree) for tree in trees]
-    names = [texts_needed(tree, _NAME) for tree in trees]
+    names = [texts_needed(tree, NAME_FIELD) for tree in trees]
     return Rule(
         uid=str(parsed.id or path.stem),
         title=parsed.title,

@@ -14,7 +14,7 @@ import ipaddress
 import json
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from sigma.conditions import (
@@ -42,8 +42,8 @@ from sigma.types import (
     SpecialChars,
 )
 
-Record = Mapping[str, Any]
-Predicate = Callable[[Record], bool]
+from shared.rules.rule import Predicate, Record
+
 _Test = Callable[[Any], bool]  # of one value of a field
 
 _COMPARISONS = {
