@@ -5,6 +5,7 @@ has nothing but rare calls.
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -50,26 +51,28 @@ def rare_calls(
     `principals`, how many made this one. The past is what `history` was told: the windows before.
 
     Args:
-        records: of closed windows; `window`, `account`, `api` and `key`.
+        records: of closed windows, sorted by time; `window`, `account`, `api` and `key`.
         rows: the row of each record, (records,); rows are sorted by window.
         num_rows: how many rows there are.
         history: of the accounts before these records; they are added to it.
     """
     found: list[list[dict[str, Any]]] = [[] for _ in range(num_rows)]
     told = records[["window", "account", "api", "key"]].assign(row=rows)
-    for _, window in told.groupby("window", sort=True):
-        for row, account, api in window[["row", "account", "api"]].drop_duplicates().itertuples(index=False, name=None):
-            call = (account, api)
+    # One pass over distinct calls in the order of time; pandas by window would cost more than all else of a window.
+    counts = told.groupby(["window", "row", "account", "api", "key"], sort=False).size()
+    for _, window in groupby(counts.items(), key=lambda item: item[0][0]):
+        calls = list(window)
+        for (_, row, account, api, _), _ in calls:
             found[row].append(
                 {
                     "api": api,
-                    "earlier": history.calls[call],
+                    "earlier": history.calls[account, api],
                     "of": history.all_calls[account],
-                    "principals": len(history.callers.get(call, ())),
+                    "principals": len(history.callers.get((account, api), ())),
                 }
             )
-        history.calls.update(zip(window["account"], window["api"], strict=True))
-        history.all_calls.update(window["account"])
-        for account, api, key in window[["account", "api", "key"]].drop_duplicates().itertuples(index=False, name=None):
+        for (_, _, account, api, key), count in calls:
+            history.calls[account, api] += int(count)
+            history.all_calls[account] += int(count)
             history.callers.setdefault((account, api), set()).add(key)
     return [sorted(calls, key=lambda call: call["earlier"])[:RARE_CALLS] for calls in found]
