@@ -175,6 +175,32 @@ def test_the_script_reads_a_folder_of_rules(
     assert "expected a folder with Sigma rules" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+def test_a_record_of_any_depth_is_read_or_broken_and_stops_nothing(opening: str, closing: str, tmp_path: Path) -> None:
+    """Whoever writes the logs chooses how deep a value is nested. Just below where it can't be parsed any more are the
+    few depths at which it can be parsed and not be walked."""
+    loaded = load_rules(
+        write_rules(
+            tmp_path / "rules",
+            rule({"selection": {"requestParameters|contains": "x"}}),
+            rule({"selection": ["word"]}),
+        ),
+        "cloudtrail",
+    )
+    path = tmp_path / "a.jsonl"
+    config = settings(path, max_broken_share=0.5)
+    schema = cloudtrail.schema(config, Inputs(path))
+    lines = [json.dumps(record(second)) for second in range(9)]
+    read = []
+    for levels in (10, *range(880, 1000), 100_000):
+        lines[4] = lines[3][:-1] + f', "eventID": "", "requestParameters": {opening * levels}1{closing * levels}}}'
+        path.write_text("\n".join(lines))
+        [(meta, _)] = stream_features(config, path, schema, rules=loaded)
+        read.append(meta["events"].sum())
+    assert read == sorted(read, reverse=True)
+    assert (read[0], read[-1]) == (9, 8)
+
+
 def test_a_call_is_as_rare_as_it_was_before_its_window(tmp_path: Path) -> None:
     minutes = [
         [("ListUsers", "A")] * 3 + [("ListUsers", "B"), ("GetUser", "A")],
