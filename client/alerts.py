@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from client import rule_findings
 from client.explain import Driver
 from client.tactics import ATTACK_VERSION, tactics_of
 from shared.bundle import ModelBundle
 from shared.data_sources.schema import buckets
+from shared.rules.rule import ALERT_LEVEL, RuleHit
 
 OCSF_VERSION = "1.5.0"
-_INFORMATIONAL, _MEDIUM, _HIGH = (1, "Informational"), (3, "Medium"), (4, "High")
+_INFORMATIONAL, _MEDIUM, _HIGH = (rule_findings.SEVERITIES[level] for level in ("informational", "medium", "high"))
 _LEARNING = (4, "Learning (ML/DL)")  # of `analytic`
 _IP_ADDRESS, _USER_NAME = (2, "IP Address"), (4, "User Name")  # of `observables`
 _PRODUCT = {
@@ -43,19 +45,35 @@ class Findings:
 
     Args:
         bundle: the model.
-        threshold: above which a record alerts; None where records are ranked, so that none is an alert.
+        threshold: above which a record alerts; None where records are ranked, so that none is an alert by its score.
+        rule_level: from which a Sigma rule that it meets makes it an alert, whatever its score.
     """
 
-    def __init__(self, bundle: ModelBundle, threshold: float | None) -> None:
+    def __init__(self, bundle: ModelBundle, threshold: float | None, rule_level: str = ALERT_LEVEL) -> None:
         self._bundle = bundle
         self._kind = bundle.schema.source  # never guessed by names: a CSV file may call its columns as it likes
         self._threshold = threshold
+        self._rule_level = rule_level
         self._model = {
             "run": bundle.run,
             "round": bundle.round,
             "schema_sha256": bundle.schema.hash(),
             "model_sha256": bundle.model_sha256,
         }
+
+    @property
+    def _analytic(self) -> dict[str, Any]:
+        return {
+            "name": "federated threat detector",
+            "uid": self._bundle.run,
+            "version": str(self._bundle.round),
+            "type_id": _LEARNING[0],
+            "type": _LEARNING[1],
+        }
+
+    def by_rules(self, hits: Sequence[RuleHit]) -> list[RuleHit]:
+        """Those of a record's hits that make it an alert."""
+        return [hit for hit in hits if hit.rule.at_least(self._rule_level)]
 
     def finding(
         self, source: Mapping[str, Any], score: float, drivers: Sequence[Driver], created: int, place: str = ""
@@ -64,34 +82,43 @@ class Findings:
 
         Args:
             source: where the record comes from: one row of what `stream_features` yields first.
-            score: of the record, above the threshold.
+            score: of the record.
             drivers: of the score, the largest first.
             created: now, in milliseconds since 1970.
             place: in the ranking, in words.
         """
         source = {name: _plain(value) for name, value in source.items()}
-        severity_id, severity = self._severity(score)
+        # They are not of the record: other rules, or more logs before it, make it no other record.
+        hits: list[RuleHit] = source.pop("rules") if self._kind == "cloudtrail" else []
+        rare_calls = source.pop("rare_calls") if self._kind == "cloudtrail" else []
+        by_model = self._threshold is not None and score > self._threshold
+        by_rules = self.by_rules(hits)
+        severity_id, severity = max(
+            [self._severity(score) if by_model else _INFORMATIONAL]
+            + [rule_findings.SEVERITIES[hit.rule.level] for hit in by_rules]
+        )
         uid = self._uid(source)
         apis = source["apis"] if self._kind == "cloudtrail" else []
-        title = f"{self._subject(source)}: attack score {score:.4f}"
+        scored = f"{self._subject(source)}: attack score {score:.4f}"
+        reasons = [f"above the threshold of {self._threshold:.4f}"] if by_model else []
+        reasons += [rule_findings.in_words(by_rules)] if by_rules else []
+        analytics = [self._analytic, *map(rule_findings.analytic, hits)]
+        if by_rules and not by_model:
+            analytics = analytics[1:]
         info: dict[str, Any] = {
             "uid": uid,
-            "title": title,
+            "title": scored if by_model or not by_rules else f"{self._subject(source)}: {by_rules[0].rule.title}",
             "types": ["Anomaly" if not apis else "Suspicious API activity"],
             "created_time": created,
-            "analytic": {
-                "name": "federated threat detector",
-                "uid": self._bundle.run,
-                "version": str(self._bundle.round),
-                "type_id": _LEARNING[0],
-                "type": _LEARNING[1],
-            },
+            "analytic": analytics[0],
         }
+        if analytics[1:]:
+            info["related_analytics"] = analytics[1:]
         tactics = tactics_of(apis)
-        if tactics:
-            info["attacks"] = [
-                {"tactic": {"uid": uid, "name": name}, "version": ATTACK_VERSION} for uid, name in tactics
-            ]
+        attacks = [{"tactic": {"uid": uid, "name": name}, "version": ATTACK_VERSION} for uid, name in tactics]
+        attacks += rule_findings.attacks(hits, {name for _, name in tactics})
+        if attacks:
+            info["attacks"] = attacks
         finding: dict[str, Any] = {
             "activity_id": 1,
             "activity_name": "Create",
@@ -106,10 +133,8 @@ class Findings:
             "severity": severity,
             "status_id": 1,
             "status": "New",
-            "is_alert": self._threshold is not None,
-            "message": f"{title}, {place}"
-            if self._threshold is None
-            else f"{title}, above the threshold of {self._threshold:.4f}",
+            "is_alert": bool(reasons),
+            "message": f"{scored}, {' and '.join(reasons) or place}",
             "metadata": {
                 "version": OCSF_VERSION,
                 "product": _PRODUCT,
@@ -119,6 +144,7 @@ class Findings:
             "finding_info": info,
             "evidences": _evidences(self._kind, source, tactics),
             "unmapped": {
+                "raised_by": ["model"] * by_model + ["rules"] * bool(by_rules),
                 "score": score,
                 "threshold": self._threshold,
                 "model": self._model,
@@ -128,14 +154,14 @@ class Findings:
         if self._bundle.schema.window_minutes:
             info["first_seen_time"], info["last_seen_time"] = source["start"] * 1000, source["end"] * 1000
             finding["start_time"], finding["end_time"] = source["start"] * 1000, source["end"] * 1000
+        if self._kind == "cloudtrail":
+            finding["unmapped"] |= {"rules": rule_findings.shown(hits), "rare_calls": rare_calls}
         if observables := _observables(self._kind, source):
             finding["observables"] = observables
         return finding
 
     def _severity(self, score: float) -> tuple[int, str]:
         """High above all benign records that the threshold was chosen on, where those were enough to tell."""
-        if self._threshold is None:
-            return _INFORMATIONAL
         highest = self._bundle.threshold.highest_benign
         return _HIGH if highest is not None and score > highest else _MEDIUM
 

@@ -3,6 +3,7 @@
 python client/score.py --model logs/latest --input data/new-flows.csv --output alerts.jsonl
 python client/score.py --model logs/latest --input data/mon data/tue.json.gz --output alerts.jsonl --threshold 0.9
 python client/score.py --model logs/latest --input data/mon --output ranked.jsonl --top 50
+python client/score.py --model logs/latest --input data/cloudtrail --output alerts.jsonl --rules_path ~/sigma/rules
 """
 
 import argparse
@@ -16,6 +17,7 @@ from shared import cli
 from shared.console import setup_logging
 from shared.errors import AlertRateError, ConfigError
 from shared.private_files import keep_files_private
+from shared.rules.rule import ALERT_LEVEL, LEVELS
 
 if TYPE_CHECKING:  # at run time only after the arguments are read
     from client.scoring import Summary
@@ -47,6 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="write the N records with the highest scores instead, none of them as an alert (default: 20 where the "
         "model has no threshold)",
     )  # fmt: skip
+    parser.add_argument(
+        "--rules_path", metavar="FOLDER", help="Sigma rules to evaluate on the records as well; CloudTrail alone"
+    )
+    parser.add_argument(
+        "--rule_level", choices=LEVELS, default=ALERT_LEVEL,
+        help="level from which a rule's hit is an alert whatever the score (default: %(default)s); hits of a lower "
+        "level are in the alerts as context",
+    )  # fmt: skip
     args = parser.parse_args(argv)
     setup_logging()
     return cli.run(lambda: _score(args), _log, f"what was found so far is in {args.output}.part")
@@ -69,7 +79,12 @@ def _score(args: argparse.Namespace) -> None:
     _log.info("model of run %s after round %d, schema %s…", bundle.run, bundle.round, bundle.schema.hash()[:16])
     threshold = _threshold(bundle, args)
     inputs = [Path(path) for path in args.input]
-    summary = score_files(bundle, inputs, Path(args.output), threshold, args.top or TOP)
+    rules = None
+    if args.rules_path:
+        from shared.rules.folder import load_rules
+
+        rules = load_rules(Path(args.rules_path), bundle.config.data_source)
+    summary = score_files(bundle, inputs, Path(args.output), threshold, args.top or TOP, rules, args.rule_level)
     _report(summary, bundle, args.output, ranked=threshold is None)
 
 
@@ -100,9 +115,11 @@ def _report(summary: "Summary", bundle: "ModelBundle", output: str, *, ranked: b
     what = "windows" if bundle.schema.window_minutes else "records"
     _log.info("%d %s scored in %.1f s (%.0f a second)", summary.records, what, summary.seconds, rate)
     if ranked:
-        _log.info("the %d with the highest scores, no alerts, in %s", summary.alerts, output)
-    else:
+        _log.info("the %d with the highest scores, no alerts, in %s", summary.ranked, output)
+    if not ranked or summary.alerts:
         _log.info("%d alerts (%.2f %%) in %s", summary.alerts, 100 * share, output)
+    if summary.by_rules:
+        _log.info("%d of them raised by rules, %d of these by the model too", summary.by_rules, summary.by_both)
     note = summary.drift_note(bundle)
     (_log.warning if summary.drifted else _log.info)("%s", note)
 

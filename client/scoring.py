@@ -22,6 +22,7 @@ from shared.data_utils import stream_features
 from shared.errors import ConfigError, DataError
 from shared.metrics import attack_scores, predict_probabilities
 from shared.preprocessing import BINS, FeatureHistogram
+from shared.rules.rule import ALERT_LEVEL, RuleSet
 
 TOP = 20  # records of a ranking, where there is no threshold: what a person looks at in a morning
 DRIVERS = 5  # of an alert: as many as a person reads
@@ -39,7 +40,10 @@ class Summary:
 
     Attributes:
         records: rows that were scored: records, or windows of a principal or an address.
-        alerts: those above the threshold; of a ranking, those that were written.
+        alerts: those above the threshold, or with a rule's hit of the level that alerts.
+        by_rules: of the alerts, those that a rule raised, whatever their score.
+        by_both: of these, those above the threshold.
+        ranked: others that were written as a ranking, where there is no threshold.
         lines: that were read, with the broken ones among them.
         broken: lines that were skipped.
         seconds: from the first byte to the last alert.
@@ -49,6 +53,9 @@ class Summary:
     histogram: FeatureHistogram
     records: int = 0
     alerts: int = 0
+    by_rules: int = 0
+    by_both: int = 0
+    ranked: int = 0
     lines: int = 0
     broken: int = 0
     seconds: float = 0.0
@@ -72,9 +79,17 @@ class Summary:
 
 
 def score_files(
-    bundle: ModelBundle, inputs: Sequence[Path], output: Path, threshold: float | None, top: int = TOP
+    bundle: ModelBundle,
+    inputs: Sequence[Path],
+    output: Path,
+    threshold: float | None,
+    top: int = TOP,
+    rules: RuleSet | None = None,
+    rule_level: str = ALERT_LEVEL,
 ) -> Summary:
     """Score files and write an alert, one line of JSON, for each record above the threshold, or rank them.
+
+    A record that meets a rule of `rule_level` or above is an alert as well, whatever its score, and in no ranking.
 
     Alerts are written, and flushed, part by part into `<output>.part`, where they can be followed; at the end the file
     gets its name. What stays behind with that ending is of a scoring that did not finish. A ranking is known, and
@@ -86,6 +101,8 @@ def score_files(
         output: of the alerts; replaced if it exists.
         threshold: 0 to 1; None: the records with the highest scores instead, the highest first.
         top: how many of them.
+        rules: Sigma rules to evaluate on the records; hits of a lower level are in the alerts as well.
+        rule_level: one of `shared.rules.rule.LEVELS`.
 
     Raises:
         DataError: a file is missing, malformed or does not fit the model.
@@ -99,7 +116,7 @@ def score_files(
         stream = part.open("x", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--output {output}: {error.strerror}; expected a file that can be written") from None
-    scorer = _Scorer(bundle, threshold, top)
+    scorer = _Scorer(bundle, threshold, top, rules, rule_level)
     with stream:
         for path in inputs:
             scorer.score(path, stream)
@@ -110,28 +127,33 @@ def score_files(
 
 
 class _Scorer:
-    def __init__(self, bundle: ModelBundle, threshold: float | None, top: int) -> None:
+    def __init__(
+        self, bundle: ModelBundle, threshold: float | None, top: int, rules: RuleSet | None, rule_level: str
+    ) -> None:
         self._bundle = bundle
-        self._threshold, self._top = threshold, top
+        self._threshold, self._top, self._rules = threshold, top, rules
         self._ranked: list[_Ranked] = []  # a heap, the lowest score first
         self._model = bundle.build_model()
         self._explainer = Explainer(self._model, bundle.preprocessing)
-        self._findings = Findings(bundle, threshold)
+        self._findings = Findings(bundle, threshold, rule_level)
         self.summary = Summary(FeatureHistogram(np.zeros((len(bundle.schema), BINS), dtype=np.int64)))
 
     def score(self, path: Path, stream: TextIO) -> None:
         broken = BrokenLines(path, self._bundle.config.max_broken_share)
         scaler = self._bundle.preprocessing.scaler
-        for meta, raw in stream_features(self._bundle.config, path, self._bundle.schema, broken):
+        for meta, raw in stream_features(self._bundle.config, path, self._bundle.schema, broken, self._rules):
             scaled = scaler.transform(raw)  # (rows, F)
             scores = attack_scores(predict_probabilities(self._model, scaled))  # (rows,)
             self.summary.histogram += FeatureHistogram.of(scaled)
             self.summary.records += len(scores)
-            if self._threshold is None:
-                self._rank(scores, meta, scaled, raw)
-                continue
-            alerts = np.flatnonzero(scores > self._threshold)
+            by_rules = self._by_rules(meta)  # (rows,)
+            by_model = np.zeros_like(by_rules) if self._threshold is None else scores > self._threshold
+            alerts = np.flatnonzero(by_model | by_rules)
             self.summary.alerts += len(alerts)
+            self.summary.by_rules += int(by_rules.sum())
+            self.summary.by_both += int((by_model & by_rules).sum())
+            if self._threshold is None:
+                self._rank(np.where(by_rules, -np.inf, scores), meta, scaled, raw)
             for rows in _parts(alerts):
                 drivers = self._explainer.drivers(scaled[rows], raw[rows], DRIVERS)
                 sources = meta.iloc[rows].to_dict("records")
@@ -143,10 +165,16 @@ class _Scorer:
         self.summary.lines += broken.lines
         self.summary.broken += broken.broken
 
+    def _by_rules(self, meta: pd.DataFrame) -> NDArray[np.bool_]:
+        """Which rows a rule makes alerts, (rows,)."""
+        if self._rules is None:
+            return np.zeros(len(meta), dtype=np.bool_)
+        return np.array([bool(self._findings.by_rules(hits)) for hits in meta["rules"]], dtype=np.bool_)
+
     def _rank(self, scores: NDArray[np.float64], meta: pd.DataFrame, scaled: Features, raw: Features) -> None:
-        """Keep the highest scores so far, and of each record what its line will need."""
+        """Keep the highest scores so far, and of each record what its line will need; none of those at -inf."""
         first = self.summary.records - len(scores)
-        for row in np.argsort(-scores, kind="stable")[: self._top]:
+        for row in np.argsort(-scores, kind="stable")[: min(self._top, int(np.isfinite(scores).sum()))]:
             one = slice(row, row + 1)
             # Of equal scores the earlier record counts as the higher, whatever the parts.
             record = (
@@ -162,10 +190,11 @@ class _Scorer:
 
     def write_ranking(self, stream: TextIO) -> None:
         """The lines of the records with the highest scores, the highest first; none where there is a threshold."""
-        self.summary.alerts += len(self._ranked)
+        self.summary.ranked += len(self._ranked)
+        of = self.summary.records - self.summary.alerts
         for place, (score, _, source, scaled, raw) in enumerate(sorted(self._ranked, key=_order), start=1):
             (drivers,) = self._explainer.drivers(scaled, raw, DRIVERS)
-            told = f"number {place} of {self.summary.records:,} by its score, in a ranking without a threshold"
+            told = f"number {place} of {of:,} by its score, in a ranking without a threshold"
             finding = self._findings.finding(source, score, drivers, time.time_ns() // 1_000_000, told)
             stream.write(json.dumps(finding, allow_nan=False) + "\n")
 

@@ -15,6 +15,16 @@ EVASION, CREDENTIALS = ("TA0005", "Defense Evasion"), ("TA0006", "Credential Acc
 DISCOVERY, EXECUTION = ("TA0007", "Discovery"), ("TA0002", "Execution")
 EXFILTRATION, IMPACT, ACCESS = ("TA0010", "Exfiltration"), ("TA0040", "Impact"), ("TA0001", "Initial Access")
 
+# By the name that Sigma's tags give a tactic. Those of versions after 16 that are not here have no id in an alert.
+TACTIC_IDS = {
+    name.lower().replace(" ", "-"): uid
+    for uid, name in (
+        PERSISTENCE, PRIVILEGES, EVASION, CREDENTIALS, DISCOVERY, EXECUTION, EXFILTRATION, IMPACT, ACCESS,
+        ("TA0008", "Lateral Movement"), ("TA0009", "Collection"), ("TA0011", "Command and Control"),
+        ("TA0042", "Resource Development"), ("TA0043", "Reconnaissance"),
+    )
+}  # fmt: skip
+
 # eventName -> tactic, for any service.
 _CALLS: dict[tuple[str, str], str] = {
     ACCESS: "ConsoleLogin",

@@ -38,14 +38,14 @@ from shared.threshold import AlertThreshold, choose_threshold
 
 _log = logging.getLogger("bundle")
 
-FORMAT = 3
+FORMAT = 4
 BUNDLE_FILE, MODEL_FILE = "bundle.json", "model.safetensors"
 # What building the model and reading new files go by. A setting that either comes to need belongs here.
 _MODEL_SETTINGS = ("model", "num_features", "num_hidden_units", "num_classes")
 _READING_SETTINGS = (
     "data_source", "csv_label_column", "csv_benign_values", "csv_family_column", "csv_drop_columns",
-    "csv_categorical_columns", "label_path", "label_field", "label_patterns", "window_minutes", "vpc_fields",
-    "hash_width", "max_broken_share",
+    "csv_categorical_columns", "label_path", "label_field", "label_patterns", "labels", "rules_path",
+    "window_minutes", "vpc_fields", "hash_width", "max_broken_share",
 )  # fmt: skip
 _ENTRIES = {
     "format", "run", "round", "model", "schema", "schema_sha256", "scaler", "histogram", "settings", "threshold",
@@ -121,7 +121,7 @@ class ModelBundle:
         histogram = arrays.pop("counts").tolist()
         settings = {name: getattr(self.config, name) for name in _READING_SETTINGS}
         # That labels came from a file is kept, because the schema left out features for it. Where it lay is not.
-        settings["label_path"] = settings["label_path"] and _NO_PATH
+        settings |= {name: settings[name] and _NO_PATH for name in ("label_path", "rules_path")}
         values: dict[str, Any] = {
             "format": FORMAT,
             "run": self.run,

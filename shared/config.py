@@ -132,6 +132,8 @@ class Config(BaseModel):
     label_field: str = setting("", "logs: field that tells an attack")
     label_patterns: Texts = setting((), "logs: patterns of `label_field` that mean attack")
     label_ignored: Texts = setting((), "cloudtrail: rules field=pattern & … for records of neither class")
+    labels: Literal["", "rules"] = setting("", "cloudtrail: rules = hits of Sigma rules are the labels")
+    rules_path: str = setting("", "cloudtrail: folder of Sigma rules, for `labels: rules`")
     window_minutes: int = setting(5, "logs: length of the window that makes one row", low=1, high=1440)
     vpc_fields: str = setting("", "vpc_flow: fields of a line; empty: by the header line, else the default format")
     hash_width: int = setting(16, "columns that a hashed field becomes", low=1, high=4096)

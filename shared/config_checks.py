@@ -98,6 +98,11 @@ def _check_data(c: "Config") -> None:
                 f"num_features = {c.num_features}, num_classes = {c.num_classes}: "
                 "data_source nsl_kdd has 122 features and 2 classes"
             )
+    if (c.labels or c.rules_path) and (c.data_source != "cloudtrail" or not c.labels or not c.rules_path):
+        raise ConfigError(
+            f"labels = {c.labels!r}, rules_path = {c.rules_path!r}: give both or none, and with data_source cloudtrail "
+            "alone; for alerts rules are an option of client/score.py, --rules_path"
+        )
     if c.data_source in FILE_SOURCES:
         _check_file_source(c)
     if c.data_source != "synthetic" and (c.partition == "natural") != bool(c.partition_column):
@@ -137,11 +142,17 @@ def _check_file_source(c: "Config") -> None:
                 f"csv_label_column = {c.csv_label_column!r}, csv_benign_values = {list(c.csv_benign_values)}: "
                 "data_source csv needs the column of the label, and which of its values mean benign"
             )
+    elif c.labels:
+        if c.label_path or c.label_field or c.label_patterns:
+            raise ConfigError(
+                f"labels = {c.labels!r}: for where there are no others; leave out label_path, label_field and "
+                "label_patterns"
+            )
     elif bool(c.label_path) == bool(c.label_field) or bool(c.label_field) != bool(c.label_patterns):
         raise ConfigError(
             f"label_path = {c.label_path!r}, label_field = {c.label_field!r}, label_patterns = "
             f"{list(c.label_patterns)}: data_source {c.data_source} needs a file of labels, or else a field and its "
-            "patterns"
+            "patterns; cloudtrail can do with labels: rules"
         )
 
 

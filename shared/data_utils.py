@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # pandas and pyarrow take a second to load, and not every sou
     from shared.data_sources.file_source import FileSource, RecordReader
     from shared.data_sources.files import BrokenLines
     from shared.data_sources.schema import Features, FeatureSchema
+    from shared.rules.rule import RuleSet
 
 
 def load_client_data(config: Config, client_id: int) -> ClientData:
@@ -89,7 +90,11 @@ def feature_count(config: Config) -> int:
 
 
 def stream_features(
-    config: Config, path: Path, schema: "FeatureSchema", broken: "BrokenLines | None" = None
+    config: Config,
+    path: Path,
+    schema: "FeatureSchema",
+    broken: "BrokenLines | None" = None,
+    rules: "RuleSet | None" = None,
 ) -> Iterator[tuple["pd.DataFrame", "Features"]]:
     """New records, a part at a time, for scoring: where each row comes from, and its raw features.
 
@@ -102,6 +107,7 @@ def stream_features(
         schema: of the data that the model learned from; the features are exactly its columns.
         broken: counts lines and broken ones, for whoever wants to know; None: they are counted, and logged, all the
             same.
+        rules: to evaluate on each record; their hits are in the table's column `rules`.
 
     Yields:
         A table for a person, (rows, ...), and the raw features, float32, (rows, len(schema)).
@@ -128,7 +134,7 @@ def stream_features(
         )
     if difference := schema.difference(reader.schema_like(config, path, schema)):
         raise DataError(f"{path}: does not fit the model ('here' is the model, 'there' the file): {difference}")
-    for chunk in reader.stream(config, Inputs(path, labelled=False), schema, broken):
+    for chunk in reader.stream(config, Inputs(path, labelled=False, rules=rules), schema, broken):
         if len(chunk.features):
             yield chunk.meta, chunk.features
 

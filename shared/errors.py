@@ -25,6 +25,10 @@ class DataError(OrchestratorError):
     """A data file is missing or malformed."""
 
 
+class RuleError(OrchestratorError):
+    """A folder of Sigma rules is missing or has none for the source, or a file in it holds no Sigma rule."""
+
+
 class MissingDependencyError(OrchestratorError):
     """A library that the chosen settings need is not installed."""
 

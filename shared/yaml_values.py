@@ -16,9 +16,9 @@ class UniqueKeyLoader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        # Nine lines of aliases to aliases stand for a billion values, and settings have no use for one.
+        # Nine lines of aliases to aliases stand for a billion values, and neither settings nor rules need one.
         if self.check_event(yaml.AliasEvent):
-            raise self._refusal("an alias (*name), which settings have no use for")
+            raise self._refusal("an alias (*name), which has no use here")
         if self.depth == _MOST_LEVELS:
             raise self._refusal(f"nested deeper than {_MOST_LEVELS} levels")
         self.depth += 1
@@ -55,6 +55,18 @@ def parse_yaml(text: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def parse_yaml_documents(text: str) -> list[Any]:
+    """The values that the text stands for, one for each document in it.
+
+    Raises:
+        ValueError: as in `parse_yaml`.
+    """
+    try:
+        return list(yaml.load_all(text, Loader=UniqueKeyLoader))
     except yaml.YAMLError as error:
         raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from None
 

@@ -90,10 +90,16 @@ def stratus_folder() -> Path:
     return _data_folder("cloudtrail-stratus")
 
 
-def _data_folder(name: str) -> Path:
+@pytest.fixture(scope="session")
+def sigma_folder() -> Path:
+    """Public Sigma rules for clouds, where this machine has them."""
+    return _data_folder("sigma-cloud", "rules/cloud/aws/cloudtrail/*.yml", "Sigma rules")
+
+
+def _data_folder(name: str, files: str = "*.json", what: str = "CloudTrail files") -> Path:
     from tests.processes import ROOT
 
     folder = Path(os.environ.get("THREAT_DATA", ROOT.parent / "shared" / "data")) / name
-    if not any(folder.glob("*.json")):
-        pytest.skip(f"no CloudTrail files in {folder}; set THREAT_DATA to the folder that holds {name}/")
+    if not any(folder.glob(files)):
+        pytest.skip(f"no {what} in {folder}; set THREAT_DATA to the folder that holds {name}/")
     return folder

@@ -76,6 +76,21 @@ ALL_FOUR = ("num_clients", "min_available_clients", "min_fit_clients", "min_cont
             {"data_source": "vpc_flow", "data_path": "x", "label_path": "y", "label_field": "z", "label_patterns": "*"},
             "needs a file of labels, or else a field and its patterns",
         ),
+        ({"data_source": "cloudtrail", "data_path": "x", "labels": "rules"}, "give both or none"),
+        ({"data_source": "cloudtrail", "data_path": "x", "label_path": "y", "rules_path": "z"}, "--rules_path"),
+        ({"labels": "rules", "rules_path": "z"}, "with data_source cloudtrail alone"),
+        ({"labels": "sigma"}, "labels = 'sigma': expected one of \"\", rules"),
+        (
+            {
+                "data_source": "cloudtrail",
+                "data_path": "x",
+                "labels": "rules",
+                "rules_path": "z",
+                "label_field": "y",
+                "label_patterns": "*",
+            },
+            "labels = 'rules': for where there are no others; leave out label_path, label_field and label_patterns",
+        ),
         (
             {"data_source": "cloudtrail", "data_path": "x", "label_path": "y", "partition": "natural"},
             "partition = 'natural', partition_column = '': natural needs the name of a column",

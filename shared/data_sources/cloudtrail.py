@@ -5,6 +5,7 @@ JSON list, a single record, or any of these on lines of their own; plain or gzip
 """
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ from shared.data_sources.labels import (
 from shared.data_sources.schema import FeatureSchema
 from shared.data_sources.windows import LATENESS, closed_windows
 from shared.errors import DataError
+from shared.rules.rule import LABEL_LEVEL, label_of
 
+_log = logging.getLogger("data")
 _FIELD_OF = {EVENT_ID: "eventID", TIME: "eventTime", ADDRESS: "sourceIPAddress"}
 # AWS writes these beside the logs: signatures of log files, and findings about many records.
 _OTHER_FOLDERS = ("CloudTrail-Digest", "CloudTrail-Insight")
@@ -66,7 +69,8 @@ def schema_like(config: Config, path: Path, learned: FeatureSchema) -> FeatureSc
 
 def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: BrokenLines | None = None) -> Iterator[Chunk]:
     """One row per principal and window. `meta` has `start` and `end` (seconds since 1970), `principal`, `account`,
-    `events`, `first_event_id` and, of records to score, `apis` and `addresses`, the most frequent first.
+    `events`, `first_event_id` and, of records to score, `apis` and `addresses`, the most frequent first, `rules` (the
+    hits of `inputs.rules`, as `RuleHit`) and `rare_calls`, as in `cloudtrail_context`.
 
     A window is an attack if any of its events is; its family is that of the first such event. Records to score are
     held for `LATENESS` seconds; to learn from, all are read before the first row, whatever their order.
@@ -76,15 +80,26 @@ def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: Broken
     """
     broken = broken or BrokenLines(inputs.path, config.max_broken_share)
     frames = _frames(config, inputs, broken)
-    rules = load_label_rules(config, inputs.label_path) if inputs.labelled else None
+    by_rules = inputs.labelled and bool(config.labels)
+    given = load_label_rules(config, inputs.label_path) if inputs.labelled and not by_rules else None
     memory = cloudtrail_features.Memory()
+    attacks = 0
     for records in closed_windows(frames, schema.window_minutes, None if inputs.labelled else LATENESS):
         # AWS may deliver an event twice, and exports overlap.
         again = records.duplicated("event_id") & (records["event_id"] != "")
         records = records[~again].reset_index(drop=True)
-        families = rules.families(records) if rules else np.full(len(records), BENIGN)
+        families = given.families(records) if given else np.full(len(records), BENIGN, dtype=object)
+        if by_rules:
+            families = np.array([label_of(hits) for hits in records["hits"]], dtype=object)
         yield cloudtrail_features.chunk(records.assign(family=families), schema, memory, labelled=inputs.labelled)
+        attacks += int(np.count_nonzero(families != BENIGN))
     broken.report()
+    if by_rules:
+        _log.log(
+            logging.INFO if attacks else logging.WARNING,
+            "%s: %d records are attacks, by rules of level %s and above, and all others benign; figures say how well a "
+            "model agrees with the rules, not how many attacks it finds", inputs.path, attacks, LABEL_LEVEL,
+        )  # fmt: skip
 
 
 def _frames(config: Config, inputs: Inputs, broken: BrokenLines) -> Iterator[pd.DataFrame]:
@@ -99,7 +114,8 @@ def _frames(config: Config, inputs: Inputs, broken: BrokenLines) -> Iterator[pd.
             lines += 1
             try:
                 row = cloudtrail_features.fields_of(record)
-            except (TypeError, ValueError, AttributeError) as error:
+                row["hits"] = inputs.rules.hits(record) if inputs.rules else ()
+            except (TypeError, ValueError, AttributeError, RecursionError) as error:
                 broken.add(path, line, str(error))
                 continue
             if record in ignored:

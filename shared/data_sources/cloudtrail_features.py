@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from shared.data_sources.cloudtrail_context import AccountHistory, rare_calls, rule_hits
 from shared.data_sources.file_source import Chunk
 from shared.data_sources.schema import Column, FeatureSchema, Kind, bucket_columns, buckets
 from shared.data_sources.windows import latest_time, most_frequent, window_families
@@ -66,9 +67,10 @@ _FEATURES: dict[str, tuple[Kind, frozenset[str]]] = {
 
 @dataclass
 class Memory:
-    """What each principal was seen to use before: grows with distinct values, not with records."""
+    """What each principal was seen to use before, and each account: grows with distinct values, not with records."""
 
     seen: set[tuple[str, str, str]] = field(default_factory=set)
+    accounts: AccountHistory = field(default_factory=AccountHistory)
 
 
 def schema(excluded: tuple[str, ...], hash_width: int, window_minutes: int) -> FeatureSchema:
@@ -204,6 +206,8 @@ def chunk(records: pd.DataFrame, schema: FeatureSchema, memory: Memory, *, label
     if not labelled:
         meta["apis"] = most_frequent(rows, records["api"], len(first))
         meta["addresses"] = most_frequent(rows, records["address"], len(first))
+        meta["rules"] = rule_hits(records, rows, len(first))
+        meta["rare_calls"] = rare_calls(records, rows, len(first), memory.accounts)
     features = np.column_stack([columns[name] for name in schema.names]).astype(np.float32)
     families = window_families(records["family"], rows, len(first)) if labelled else np.full(len(first), "")
     return Chunk(meta, features, families, first["group"].to_numpy(dtype=np.str_))

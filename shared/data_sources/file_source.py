@@ -6,7 +6,7 @@ makes a `DataSource` of it.
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +23,7 @@ from shared.data_sources.partition import partition_rows
 from shared.data_sources.schema import Features, FeatureSchema
 from shared.data_sources.streams import Stream, generator
 from shared.errors import DataError
+from shared.rules.rule import RuleSet
 
 _LOCK = threading.Lock()
 
@@ -35,11 +36,13 @@ class Inputs:
         path: a file or a folder.
         label_path: file of labels, if the labels come from one.
         labelled: False for new records: no label is looked for, and the files need none.
+        rules: Sigma rules to evaluate on each record, if there are any.
     """
 
     path: Path
     label_path: Path | None = None
     labelled: bool = True
+    rules: RuleSet | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ class FileSource:
 
         Raises:
             DataError: the files are missing or malformed, can't be shared out, or don't have `num_features` features.
+            RuleError: the labels come from rules, and their folder is missing or a file in it is no rule.
         """
         return self.client_table(config, client_id).rows
 
@@ -206,6 +210,12 @@ class FileSource:
         watched = [*self.reader.files(inputs.path), *([inputs.label_path] if inputs.label_path else [])]
         # Several client threads ask at once: `lru_cache` alone would let each of them read the files.
         with _LOCK:
+            if config.labels:
+                # Imported on demand: rules take pySigma to read.
+                from shared.rules.folder import load_rules
+
+                folder = Path(config.rules_path.replace(CLIENT_ID, owner))
+                inputs = replace(inputs, rules=load_rules(folder, config.data_source))
             return _read(self, config, inputs, tuple(_state(file) for file in watched))
 
 

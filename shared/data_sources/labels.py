@@ -135,9 +135,14 @@ def load_label_rules(config: Config, label_path: Path | None) -> LabelRules:
 def label_origin(config: Config, label_path: Path | None) -> tuple[str, ...]:
     """What the label comes from: the name of the field, or of `event_id`, `time`, `address` what the file has.
 
+    Nothing of rules: they judge by what an attacker does, which new records have as well, and what they leave to learn
+    is what goes along with it. Without the fields that they read there would be no features.
+
     Raises:
         DataError: the file of labels is missing or malformed.
     """
+    if config.labels:
+        return ()
     if label_path is None:
         return (config.label_field,)
     columns = _read(label_path).columns
