@@ -43,6 +43,7 @@ def test_a_proxy_for_another_machine_is_used_and_named(monkeypatch: pytest.Monke
     assert connection._mind_proxy(address) == ""
 
 
+@pytest.mark.long
 def test_a_run_on_one_machine_needs_no_proxy(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No client reached even 127.0.0.1 where http_proxy was set."""
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
@@ -52,6 +53,7 @@ def test_a_run_on_one_machine_needs_no_proxy(start: Start, tmp_path: Path, monke
     assert (client_end.code, server_end.code) == (0, 0), client_end.output + server_end.output
 
 
+@pytest.mark.long
 def test_an_import_changes_nothing_of_the_process() -> None:
     code = (
         "import threading; before = threading.excepthook; import client.connection;"
