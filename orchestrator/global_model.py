@@ -1,4 +1,4 @@
-"""The global model: what the average delta makes of it, how good it is, and the state that the next round needs.
+"""The global model: what it learns by, how good it is, and the state that the next round needs.
 
 Free of Flower, and of whatever is encrypted.
 """
@@ -8,20 +8,22 @@ from dataclasses import asdict
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from orchestrator.checkpoint import Checkpoint
 from orchestrator.early_stopping import EarlyStopping
+from orchestrator.forest_learner import GrownForest
+from orchestrator.learner import AveragedDeltas, Learner
 from orchestrator.report.evaluation import Evaluation, evaluate_final
 from orchestrator.run_folder import LoggedRounds, RoundRecord
-from orchestrator.server_optimizer import ServerOptimizer
 from shared.config import Config
 from shared.data_sources.dataset import Dataset
 from shared.data_sources.schema import FeatureSchema
-from shared.errors import DataError, EncodingError, ResumeError, StatisticsError
+from shared.errors import DataError, ResumeError, StatisticsError
 from shared.exchange import Model
-from shared.he.scheme import Vector
+from shared.forest.model import ThreatForest
 from shared.metrics import attack_thresholds, evaluate, predict_probabilities, score
-from shared.model import build_model, flatten, get_parameters, set_parameters, unflatten
+from shared.model import build_model, get_parameters, set_parameters
 from shared.preprocessing import Preprocessing
 
 Named = dict[str, NDArray[np.float32]]
@@ -37,6 +39,7 @@ class GlobalModel:
 
     Attributes:
         validation_data: see above.
+        learner: moves the model by the sums over the tenants.
         preprocessing: how features are scaled; None before the tenants' statistics are added up.
     """
 
@@ -44,7 +47,7 @@ class GlobalModel:
         self._config = config
         self.validation_data, self._test_data = validation_data, test_data
         self._model = build_model(config)
-        self._optimizer = ServerOptimizer(config.server_momentum)
+        self.learner = make_learner(config, self._model)
         self._early_stopping = EarlyStopping(config.early_stopping_rounds)
         self.preprocessing: Preprocessing | None = None
 
@@ -69,9 +72,12 @@ class GlobalModel:
         return self._early_stopping.best_round
 
     @property
-    def finished(self) -> bool:
-        """Whether early stopping ends the run."""
-        return self._early_stopping.exhausted
+    def finished(self) -> str:
+        """Why no further round would help; empty while one may."""
+        if self.learner.finished:
+            return "all trees are grown"
+        patience = self._config.early_stopping_rounds
+        return f"no lower validation loss for {patience} rounds" if self._early_stopping.exhausted else ""
 
     @property
     def scaler(self) -> bytes:
@@ -87,21 +93,9 @@ class GlobalModel:
     def scale_by(self, preprocessing: Preprocessing) -> None:
         """Scale the orchestrator's own rows, once, and have the tenants scale theirs alike."""
         self.preprocessing = preprocessing
+        self.learner.scale_by(preprocessing)
         self.validation_data = preprocessing.apply(self.validation_data)
         self._test_data = preprocessing.apply(self._test_data)
-
-    def step(self, average_delta: Vector) -> None:
-        """Steps 11 to 12: move by the average delta, (size,).
-
-        Raises:
-            EncodingError: it leads to no float32 model; or, where updates are masked, it is nothing.
-        """
-        if not (np.abs(average_delta) < np.finfo(np.float32).max).all():  # NaN compares False, too
-            raise EncodingError("the average delta is beyond float32: a client's training diverged, or it lies")
-        if self._config.masked and not average_delta.any():  # where failures look like answers
-            raise EncodingError("no client has moved the model at all: see their logs for what keeps them from it")
-        before = self.parameters
-        set_parameters(self._model, unflatten(self._optimizer.step(flatten(before), average_delta), like=before))
 
     def score(self, record: RoundRecord) -> None:
         """Measure the model on the orchestrator's own rows; thresholds and early stopping go by validation alone."""
@@ -124,7 +118,7 @@ class GlobalModel:
         return Checkpoint(
             self.named,
             finished,
-            self._optimizer.velocity,
+            self.learner.state(),
             self._early_stopping.best_parameters,
             self.preprocessing.arrays() if self.preprocessing else None,
         )
@@ -145,7 +139,6 @@ class GlobalModel:
             if {name: array.shape for name, array in model.items()} != shapes:
                 raise ResumeError("the checkpoint's model has other shapes than the settings say; start a new run")
         set_parameters(self._model, [checkpoint.parameters[name] for name in shapes])
-        self._optimizer.velocity = checkpoint.velocity
         best = checkpoint.best_parameters  # a file keeps its tensors by name; what they are put into keeps an order
         self._early_stopping.restore(records, best and {name: best[name] for name in shapes})
         if checkpoint.preprocessing is not None:
@@ -153,3 +146,12 @@ class GlobalModel:
                 self.scale_by(Preprocessing.from_arrays(schema, checkpoint.preprocessing))
             except DataError as error:
                 raise ResumeError(f"the checkpoint does not fit the features: {error}; start a new run") from None
+        try:
+            self.learner.restore(checkpoint.learner)
+        except (KeyError, ValueError) as error:
+            raise ResumeError(f"the checkpoint does not say how to go on: {error}; start a new run") from None
+
+
+def make_learner(config: Config, model: nn.Module) -> Learner:
+    """What a model of these settings learns by."""
+    return GrownForest(config, model) if isinstance(model, ThreatForest) else AveragedDeltas(config, model)

@@ -27,7 +27,6 @@ from shared.errors import ConfigError
 from shared.he.scheme import MaskablePublic, PrivateScheme
 from shared.he_utils import make_keys
 from shared.model import flatten
-from shared.weighting import encrypted_size
 
 _log = logging.getLogger("orchestrator")
 AnyTransport = TypeVar("AnyTransport", bound=Transport)
@@ -141,8 +140,8 @@ def _assemble(
     coordinator = Coordinator(config, rounds, transport, model, scaling, folder, records)
     coordinator.write_results()  # of a run that was killed between the checkpoint and these files
     size = flatten(model.parameters).size
-    vectors = [aggregator.update_bytes(encrypted_size(size, config.weighting))]
-    vectors += [aggregator.update_bytes(length, name) for name, length in scaling.code.sizes.items()]
+    sizes = {**model.learner.sizes(schema), **scaling.code.sizes}
+    vectors = [aggregator.update_bytes(length, name) for name, length in sizes.items()]
     return OpenRun(folder, transport, coordinator, max(4 * size, *vectors), simulated)
 
 

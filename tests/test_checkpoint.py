@@ -1,7 +1,6 @@
 """The checkpoint: what it holds, what it refuses, and what a resumed run repairs."""
 
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from shared.data_sources.scaling import GRID
 from shared.errors import ResumeError
 from shared.preprocessing import BINS
 from tests.conftest import Start
-from tests.processes import SMALL, Running, free_port, read_metrics, write_config
+from tests.processes import Running, free_port, read_metrics, write_config
 
 SERVER, CLIENTS = "orchestrator/run_server.py", "client/run_clients.py"
 FINISHED = LoggedRounds(3, bytes(range(32)))
