@@ -17,7 +17,7 @@ from shared.data_sources.dataset import Dataset
 from shared.data_sources.scaling import Quantiles, read_scaler
 from shared.errors import EncodingError, RoundRefusedError
 from shared.exchange import Model
-from shared.forest.bins import Columns, binned, edges_of
+from shared.forest.bins import Bins, Columns, binned, edges_of
 from shared.forest.model import ThreatForest, flaw_of
 from shared.forest.plan import BATCH, ForestPlan
 from shared.forest.sums import LevelCode, count
@@ -117,7 +117,7 @@ class LevelSums:
         self._config, self._forest, self._rows = config, model, rows
         self._plan, self._code = ForestPlan.of(config), LevelCode(config)
         self._columns = Columns.of(self._plan, rows.schema)
-        self._binned: tuple[bytes, np.ndarray[Any, np.dtype[np.int64]]] | None = None  # by scaler
+        self._binned: tuple[bytes, Bins] | None = None  # by scaler
 
     @property
     def sizes(self) -> Mapping[str, int]:
@@ -142,7 +142,7 @@ class LevelSums:
         title = f"adding up: level {turn.level} of trees {turn.trees.start + 1} to {turn.trees.stop}"
         return Contribution(title, 1, turn.bucket, nothing, add_up, (BATCH, digest_model(before, scaler)))
 
-    def _bins(self, scaler: bytes, rows: Dataset) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def _bins(self, scaler: bytes, rows: Dataset) -> Bins:
         if self._binned is None or self._binned[0] != scaler:
             quantiles = read_scaler("quantile", scaler, self._rows.schema)
             assert isinstance(quantiles, Quantiles)  # noqa: S101 - what `read_scaler` reads by that name

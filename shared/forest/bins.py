@@ -98,8 +98,12 @@ def _share(columns: int, share: float) -> int:
     return min(columns, max(1, round(columns * share)))
 
 
-def binned(features: Features, edges: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The bin of each scaled feature, (rows, features)."""
-    return np.stack(
-        [np.searchsorted(own, column, side="right") for own, column in zip(edges, features.T, strict=True)], axis=1
-    ).astype(np.int64)
+Bins = NDArray[np.uint8]  # (features, rows): a column after the other, as they are counted
+
+
+def binned(features: Features, edges: NDArray[np.float32]) -> Bins:
+    """The bin of each scaled feature of (rows, features)."""
+    bins = np.empty(features.T.shape, dtype=np.uint8)
+    for own, column, result in zip(edges, features.T, bins, strict=True):
+        result[:] = np.searchsorted(own, column, side="right")
+    return bins

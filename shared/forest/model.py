@@ -68,10 +68,12 @@ class ThreatForest(nn.Module):
     def next_nodes(self, features: Tensor, node: Tensor) -> Tensor:
         """One split further from these inner nodes, (B, trees); a leaf is where it ends."""
         at = self._inner_from + node
-        column = self.column.flatten()[at]  # (B, trees)
-        # An index may not be negative: a leaf looks at the first column, and does not go by it.
-        right = features.gather(1, column.clamp(min=0).long()) >= self.threshold.flatten()[at]
-        return torch.where(column < 0, node, 2 * node + 1 + right.long())
+        right = features.gather(1, self.columns_at(node)) >= self.threshold.flatten()[at]
+        return torch.where(self.column.flatten()[at] < 0, node, 2 * node + 1 + right.long())
+
+    def columns_at(self, node: Tensor) -> Tensor:
+        """That these inner nodes split by, int64, (B, trees); 0 for leaves, as an index may not be negative."""
+        return self.column.flatten()[self._inner_from + node].clamp(min=0).long()
 
     def values_at(self, node: Tensor) -> Tensor:
         """Of these nodes, (B, trees)."""

@@ -14,7 +14,7 @@ from shared.config import Config
 from shared.data_sources.dataset import Dataset
 from shared.data_sources.schema import Features
 from shared.errors import DataError, EncodingError
-from shared.forest.bins import Columns
+from shared.forest.bins import Bins, Columns
 from shared.forest.model import ThreatForest
 from shared.forest.plan import Turn
 from shared.he.scheme import Vector
@@ -34,7 +34,7 @@ def gradients(log_odds: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArr
     return np.concatenate([np.ones((1, len(labels))), rounded])
 
 
-def count(forest: ThreatForest, turn: Turn, rows: Dataset, bins: NDArray[np.int64], columns: Columns) -> Counts:
+def count(forest: ThreatForest, turn: Turn, rows: Dataset, bins: Bins, columns: Columns) -> Counts:
     """What these rows add to a sum, (trees of the batch, turn.asked, slots, 3).
 
     Args:
@@ -52,13 +52,13 @@ def count(forest: ThreatForest, turn: Turn, rows: Dataset, bins: NDArray[np.int6
     for tree, node in enumerate(reached.T):
         # Of each pair of siblings the left one, which a root is, too. Whatever is above is in a leaf.
         inside = np.flatnonzero((node >= first) & ((node - first) % 2 == 0))
-        asked = (node[inside] - first) // 2
-        drawn = columns.drawn[turn.trees.start + tree]
-        slots = bins[np.ix_(inside, drawn)] + columns.starts + columns.slots * asked[:, None]  # (inside, columns)
-        for what, values in enumerate(added[:, inside]):
-            weights = np.repeat(values, len(drawn))
-            sums = np.bincount(slots.ravel(), weights, minlength=turn.asked * columns.slots)
-            result[tree, :, :, what] = np.rint(sums).astype(np.int64).reshape(turn.asked, columns.slots)
+        asked, weights = (node[inside] - first) // 2, added[:, inside]
+        ends = [*columns.starts[1:].tolist(), columns.slots]
+        for column, start, end in zip(columns.drawn[turn.trees.start + tree], columns.starts, ends, strict=True):
+            slots = asked * (end - start) + bins[column, inside]  # (inside,)
+            for what, values in enumerate(weights):
+                sums = np.bincount(slots, values, minlength=turn.asked * (end - start))
+                result[tree, :, start:end, what] = sums.reshape(turn.asked, end - start)  # whole numbers, exact
     return result
 
 
