@@ -10,10 +10,12 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from benchmarks.local_vs_federated import compare
 from client.learning import LevelSums
 from client.tenant import Tenant
 from orchestrator.checkpoint import load_checkpoint, save_checkpoint
 from orchestrator.early_stopping import EarlyStopping
+from orchestrator.report.run_data import read_run
 from orchestrator.run_folder import RoundRecord, RunFolder
 from shared.config import Config, parse_config
 from shared.data_sources.scaling import Quantiles
@@ -261,3 +263,30 @@ def test_three_rounds_without_a_sum_end_the_run(tmp_path: Path) -> None:
     config = Config(**SMALL | {"num_rounds": 50}, **PLAIN, log_dir=str(tmp_path))
     with pytest.raises(NoSumError, match="3 rounds in a row came to no sum"):
         federated(config, lost=lambda node, request: request.kind is Kind.TRAIN and node != "0")
+
+
+def test_the_report_shows_the_trees_and_what_they_split_by(tmp_path: Path) -> None:
+    config = Config(**SMALL, **PLAIN, log_dir=str(tmp_path))
+    with contextlib.closing(open_in_memory(config, make_tenants(config))) as run:
+        run.coordinator.run()
+        report = run.write_report()
+    assert report is not None
+    page = report.read_text(encoding="utf-8")
+    forest = run.coordinator.model.named
+    assert f"4 of 4 trees are grown, with {splits(forest)} splits" in page
+    trees = read_run(run.folder.path).trees
+    assert trees is not None
+    assert sum(field.splits for field in trees.fields) == splits(forest)
+    assert sum(field.share for field in trees.fields) == pytest.approx(1)
+    split = forest["column"] >= 0
+    most = int(np.bincount(forest["column"][split].astype(int), forest["gain"][split]).argmax())
+    assert trees.fields[0].name == load_client_data(config, 0).schema.names[most]
+
+
+def test_a_forest_is_compared_with_those_of_each_client_alone(tmp_path: Path) -> None:
+    config = Config(**SMALL, **PLAIN, log_dir=str(tmp_path))
+    _, _, records = federated(config)
+    comparison = compare(config, len(records))
+    assert len(comparison.alone) == 3
+    assert comparison.pooled.evaluation.loss == records[-1].loss, "the pooled forest is the federated one"
+    assert all(rival.evaluation.loss > comparison.pooled.evaluation.loss for rival in comparison.alone)

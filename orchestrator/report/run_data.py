@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from orchestrator.report.evaluation import Evaluation
+from orchestrator.report.forest import Trees, trees_of
 from orchestrator.run_folder import RoundRecord, RunFolder, read_record
 from shared.atomic import replace_file
 from shared.bounded_files import read_bounded
@@ -91,6 +92,7 @@ class Run:
     evaluation: Evaluation | None
     comparison: Comparison | None
     model_bytes: int | None  # of the global model's tensors, as it is sent to each client
+    trees: Trees | None = None  # of a forest
 
 
 def read_run(path: Path) -> Run:
@@ -103,14 +105,16 @@ def read_run(path: Path) -> Run:
     folder = RunFolder(path.resolve())  # `latest` is a link, and the run's name is that of the folder
     if not folder.settings.is_file():
         raise ReportError(f"{folder.path}: no config.yaml in it; expected the folder of a run, such as logs/latest")
+    config = load_config(folder.settings)
     return Run(
         name=folder.name,
-        config=load_config(folder.settings),
+        config=config,
         rounds=_lines(folder.metrics, read_record),
         starts=_lines(folder.starts, lambda raw, _: from_plain(Start, raw)),
         evaluation=_whole(folder.evaluation, Evaluation),
         comparison=_whole(folder.comparison, Comparison),
         model_bytes=_model_bytes(folder.path / MODEL_FILE),
+        trees=trees_of(folder.path, config),
     )
 
 
