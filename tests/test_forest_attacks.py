@@ -8,15 +8,18 @@ gradient is its label.
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from client.learning import Contribution, LevelSums
 from orchestrator.aggregator import RoundSum
 from orchestrator.coordinator import Coordinator
 from orchestrator.forest_learner import GrownForest
+from orchestrator.learner import Wanted
 from orchestrator.run import OpenRun
 from shared import config_checks
 from shared.data_sources.scaling import Quantiles
@@ -162,3 +165,63 @@ def test_masks_alone_do_not_keep_somebody_s_rows(tmp_path: Path, monkeypatch: py
     found = loot.single_rows(loot.sums)
     assert found <= loot.rows_of(["0", "1", "2"])
     assert len(found) >= 10
+
+
+def differences(folder: Path) -> tuple[list[tuple[int, int]], set[str]]:
+    """An orchestrator asks four tenants for the roots and three of them for the level below.
+
+    Returns:
+        Of each sum below a root and each tree how many rows went left in the root's sum and did not in this one, and
+        how many of the victim's own rows did; and the tenants' refusals.
+    """
+    config = masked_settings(folder, 4, **SETTINGS | {"num_rounds": 2})
+    lines = {tenant: Tapped(client) for tenant, client in make_tenants(config).items()}
+    plan, code = ForestPlan.of(config), LevelCode(config)
+    found: list[tuple[int, int]] = []
+    with contextlib.closing(open_in_memory(config, lines)) as run:
+        model, learner = run.coordinator.model, run.coordinator.model.learner
+        assert isinstance(learner, GrownForest)
+        wanted, step = learner.wanted, learner.step
+
+        def without_the_victim() -> Wanted:
+            sum_of = wanted()
+            return replace(sum_of, whom=sum_of.whom and sum_of.whom - {VICTIM})
+
+        def watched(total: Vector, contributors: Sequence[str]) -> None:
+            above = learner._above
+            if above is not None:
+                counts = code.decode(total, plan.turn(1), learner._columns)
+                missing = (above.left - of_nodes(counts, learner._columns))[:, 0, ROWS]
+                rows = learner._scaler.transform(load_client_data(config, int(VICTIM)).train.features)
+                for tree, rows_missing in enumerate(missing):
+                    column = int(model.named["column"][tree, 0])
+                    truth = int((rows[:, column] < model.named["threshold"][tree, 0]).sum())
+                    found.append((int(rows_missing), truth))
+            step(total, contributors)
+
+        learner.wanted, learner.step = without_the_victim, watched  # type: ignore[method-assign]
+        run.coordinator.run()
+    said = [answer for line in lines.values() for _, answer in line.said]
+    return found, {answer.reason for answer in said if isinstance(answer, Refusal)}
+
+
+def test_the_levels_of_a_batch_are_given_to_one_set_of_tenants(tmp_path: Path) -> None:
+    found, refusals = differences(tmp_path)
+    assert found == []
+    assert refusals == {"WorkRepeatedError"}
+
+
+def test_with_a_work_for_each_level_the_difference_is_the_victim_s_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broken twin."""
+    contribution = LevelSums.contribution
+
+    def careless(self: LevelSums, *asked: Any) -> Contribution:
+        return replace(contribution(self, *asked), work=None)
+
+    monkeypatch.setattr(LevelSums, "contribution", careless)
+    found, refusals = differences(tmp_path)
+    assert len(found) == 2
+    assert all(missing == truth > 0 for missing, truth in found)
+    assert refusals == set()

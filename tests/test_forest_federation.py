@@ -290,3 +290,16 @@ def test_a_forest_is_compared_with_those_of_each_client_alone(tmp_path: Path) ->
     assert len(comparison.alone) == 3
     assert comparison.pooled.evaluation.loss == records[-1].loss, "the pooled forest is the federated one"
     assert all(rival.evaluation.loss > comparison.pooled.evaluation.loss for rival in comparison.alone)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.5])
+def test_on_real_records_it_is_the_forest_of_all_rows(nsl_kdd_folder: Path, tmp_path: Path, alpha: float) -> None:
+    config = parse_config(
+        {
+            **SMALL, **PLAIN, "data_source": "nsl_kdd", "data_path": str(nsl_kdd_folder), "partition": "dirichlet",
+            "dirichlet_alpha": alpha, "num_features": 122, "forest_bins": 16, "log_dir": str(tmp_path),
+        }
+    )  # fmt: skip
+    forest, _, _ = federated(config)
+    assert_same(forest, pooled(config))
+    assert splits(forest) == 28, "all that four trees of three levels can have"
