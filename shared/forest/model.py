@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 LEAF = -1.0  # in the place of a column: no split
+ALL = slice(None)
 
 
 class ThreatForest(nn.Module):
@@ -58,26 +59,28 @@ class ThreatForest(nn.Module):
         """Of an attack, (B,)."""
         return self.values_at(self.nodes(features, self.depth)).sum(dim=1)
 
-    def nodes(self, features: Tensor, depth: int) -> Tensor:
-        """Where records are after at most `depth` splits, int64, (B, trees)."""
-        node = torch.zeros_like(features[:, :1], dtype=torch.int64) + torch.zeros_like(self._inner_from)
+    def nodes(self, features: Tensor, depth: int, trees: slice = ALL) -> Tensor:
+        """Where records are after at most `depth` splits of some trees, int64, (B, trees)."""
+        node = torch.zeros_like(features[:, :1], dtype=torch.int64) + torch.zeros_like(self._inner_from[trees])
         for _ in range(depth):
-            node = self.next_nodes(features, node)
+            node = self.next_nodes(features, node, trees)
         return node
 
-    def next_nodes(self, features: Tensor, node: Tensor) -> Tensor:
+    def next_nodes(self, features: Tensor, node: Tensor, trees: slice = ALL) -> Tensor:
         """One split further from these inner nodes, (B, trees); a leaf is where it ends."""
-        at = self._inner_from + node
-        right = features.gather(1, self.columns_at(node)) >= self.threshold.flatten()[at]
-        return torch.where(self.column.flatten()[at] < 0, node, 2 * node + 1 + right.long())
+        at = self._inner_from[trees] + node
+        column = self.column.flatten()[at]
+        # An index may not be negative: a leaf looks at the first column, and does not go by it.
+        right = features.gather(1, column.clamp(min=0).long()) >= self.threshold.flatten()[at]
+        return torch.where(column < 0, node, 2 * node + 1 + right.long())
 
     def columns_at(self, node: Tensor) -> Tensor:
-        """That these inner nodes split by, int64, (B, trees); 0 for leaves, as an index may not be negative."""
+        """That these inner nodes of all trees split by, int64, (B, trees); 0 for leaves."""
         return self.column.flatten()[self._inner_from + node].clamp(min=0).long()
 
-    def values_at(self, node: Tensor) -> Tensor:
+    def values_at(self, node: Tensor, trees: slice = ALL) -> Tensor:
         """Of these nodes, (B, trees)."""
-        return self.value.flatten()[self._node_from + node]
+        return self.value.flatten()[self._node_from[trees] + node]
 
 
 def flaw_of(arrays: Mapping[str, NDArray[np.float32]], features: int) -> str:

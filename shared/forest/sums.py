@@ -46,7 +46,7 @@ def count(forest: ThreatForest, turn: Turn, rows: Dataset, bins: Bins, columns: 
     """
     added = gradients(log_odds_before(forest, turn, rows.features), rows.labels)
     with torch.no_grad():
-        reached = forest.nodes(torch.from_numpy(rows.features), turn.level)[:, turn.trees].numpy()  # (rows, trees)
+        reached = forest.nodes(torch.from_numpy(rows.features), turn.level, turn.trees).numpy()  # (rows, trees)
     first = (1 << turn.level) - 1
     result = np.empty((reached.shape[1], turn.asked, columns.slots, 3), dtype=np.int64)
     for tree, node in enumerate(reached.T):
@@ -67,8 +67,9 @@ def log_odds_before(forest: ThreatForest, turn: Turn, features: Features) -> NDA
 
     Values are multiples of 2**-16, and their sum in float64 is exact, in whatever order it is made.
     """
+    before = slice(0, turn.trees.start)
     with torch.no_grad():
-        values = forest.values_at(forest.nodes(torch.from_numpy(features), forest.depth))[:, : turn.trees.start]
+        values = forest.values_at(forest.nodes(torch.from_numpy(features), forest.depth, before), before)
         return values.double().sum(dim=1).numpy()
 
 
