@@ -4,8 +4,9 @@
 
 For simulations, where all clients' rows are on this machine: in a real federation nobody could do it. Each model has
 the run's settings, starts from the same weights, takes rows scaled as the federation scales them, and sees its rows as
-often as a client of the run did: `local_epochs` for each round that was run. It is judged on the run's test rows, at a
-threshold from the run's validation rows. The result goes into the run's folder and its report.
+often as a client of the run did: `local_epochs` for each round that was run; a forest is grown whole. It is judged on
+the run's test rows, at a threshold from the run's validation rows. The result goes into the run's folder and its
+report.
 """
 
 import argparse
@@ -25,11 +26,14 @@ from orchestrator.report.evaluation import Evaluation, evaluate_final
 from orchestrator.report.page import write_report
 from orchestrator.report.run_data import Comparison, Rival, read_run, write_json
 from orchestrator.run_folder import RunFolder
-from shared.config import Config
+from shared.config import FOREST, Config
 from shared.console import console, setup_logging, track
 from shared.data_sources.dataset import Dataset
+from shared.data_sources.scaling import Quantiles
 from shared.data_utils import load_client_data, load_test_data, load_validation_data
 from shared.errors import DataError, OrchestratorError, ReportError
+from shared.forest.plan import ForestPlan
+from shared.forest.pooled import grow_pooled
 from shared.model import build_model
 from shared.plugins import check_named
 from shared.preprocessing import Preprocessing
@@ -56,6 +60,9 @@ def compare(config: Config, epochs: int) -> Comparison:
     validation, test = (preprocessing.apply(rows) for rows in (load_validation_data(config), load_test_data(config)))
 
     def rival(name: str, rows: Dataset, stream: int) -> Rival:
+        if isinstance(preprocessing.scaler, Quantiles) and config.model == FOREST:
+            forest = grow_pooled(ForestPlan.of(config), rows, preprocessing.scaler)
+            return Rival(name, len(rows), evaluate_final(config, forest, validation, test))
         model = build_model(config)
         settings = replace(TrainingSettings.of(config), local_epochs=epochs, proximal_mu=0.0)
         # FedProx pulls towards the global model of a round; a model that is trained alone has none

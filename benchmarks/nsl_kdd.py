@@ -1,6 +1,7 @@
 """NSL-KDD, KDDTrain+ to KDDTest+: pooled, federated and local training over ever more uneven clients.
 
     python benchmarks/nsl_kdd.py --scaling                # quantiles and z-scores: docs/measured/learning.md
+    python benchmarks/nsl_kdd.py --forest                 # the network and the forest
     python benchmarks/nsl_kdd.py --markdown tables.md     # its other tables, with --zscore as they stand there
     python benchmarks/nsl_kdd.py --select                 # how the settings for skew were chosen: validation rows alone
 
@@ -48,6 +49,10 @@ SCALINGS: dict[str, dict[str, Any]] = {
     "z-scores": Z_SCORES,
     "quantiles": {"input_noise": 0.0},
     "quantiles and noise 0.3": {},
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "mlp": {},
+    "forest": {"model": "forest", "num_rounds": 30, "input_noise": 0.0},
 }
 SKEW_SETTINGS: dict[str, Any] = {"class_balance": "inverse", "server_momentum": 0.5}  # by `--select`
 CASES: dict[str, dict[str, Any]] = {
@@ -158,6 +163,20 @@ def run_seed(seed: int, scaling: dict[str, Any]) -> list[Result]:
     return results
 
 
+def run_models(seed: int) -> list[Result]:
+    """The network and the forest of one seed: after the last round, and of the best one by validation loss."""
+    torch.set_num_threads(1)
+    results = []
+    for case, changes in CASES.items():
+        for name, model in MODELS.items():
+            c = config_of(seed, changes | model)
+            _, validation, test = scaled(c, load_test_data(c))
+            for kept, module in zip(("", ", best round"), federated(c), strict=True):
+                results.append(Result(case, name + kept, model_figures(module, validation, test)))
+        print(f"seed {seed}: {case} done", flush=True)
+    return results
+
+
 def run_scalings(seed: int) -> list[Result]:
     """The federated models of one seed, by either scaling."""
     torch.set_num_threads(1)
@@ -255,6 +274,13 @@ def scaling_report(results: Sequence[Result]) -> str:
     return "\n".join(["### Federated training by either scaling", "", *table(results, columns, list(SCALINGS))])
 
 
+def models_report(results: Sequence[Result]) -> str:
+    columns = {"ROC-AUC": "ROC-AUC", "PR-AUC": "PR-AUC", "accuracy": "accuracy", "real FPR": f"real@{AT}"}
+    columns |= {"recall, 1 %": f"recall@{AT}", "r@5 %": "r@5 %", "unseen, r@5 %": "unseen, r@5 %"}
+    names = [name + kept for name in MODELS for kept in ("", ", best round")]
+    return "\n".join(["### The network and the forest", "", *table(results, columns, names)])
+
+
 def selection_report(results: Sequence[Result]) -> str:
     results = sorted(results, key=lambda r: r.case)
     columns = {"loss": "loss", "accuracy": "accuracy", "FPR": "FPR"} | {name: name for name in FAMILIES}
@@ -269,6 +295,7 @@ def main() -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--select", action="store_true", help="compare settings on the validation rows instead")
     what.add_argument("--scaling", action="store_true", help="compare the scalings, of federated models alone, instead")
+    what.add_argument("--forest", action="store_true", help="compare the network and the forest, federated, instead")
     args = parser.parse_args()
     start = time.perf_counter()
     scaling = Z_SCORES if args.zscore else {}
@@ -276,6 +303,8 @@ def main() -> None:
     with ProcessPoolExecutor(len(SEEDS), mp_context=multiprocessing.get_context("spawn")) as pool:
         if args.select:
             parts, as_text = pool.map(partial(select, scaling=scaling), CANDIDATES), selection_report
+        elif args.forest:
+            parts, as_text = pool.map(run_models, SEEDS), models_report
         elif args.scaling:
             parts, as_text = pool.map(run_scalings, SEEDS), scaling_report
         else:

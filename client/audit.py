@@ -36,8 +36,9 @@ def _audit(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.set)
     path = Path(args.proof) if args.proof else find_proof(config, args.run, args.round)
     # PyTorch is seconds to load: not for a mistyped setting.
-    from client.auditing import verify
+    from client.auditing import Accepted, verify
     from client.tenant import check_pin
+    from shared.data_utils import load_schema
     from shared.enrolment import Enrolment
     from shared.he.scheme import PublicScheme
     from shared.he_utils import public_scheme
@@ -49,7 +50,7 @@ def _audit(args: argparse.Namespace) -> None:
         return scheme
 
     start = time.perf_counter()
-    verified = verify(path, config, Enrolment.load(config.enrolled_clients), scheme_of)
+    verified = verify(path, config, Enrolment.load(config.enrolled_clients), Accepted(scheme_of, load_schema(config)))
     seconds, proof = time.perf_counter() - start, verified.proof
     _log.info("round %d of run %s, by the proof %s", proof.round_number, proof.run, path)
     _log.info("in the sum, each once and signed for this very task: %s", ", ".join(verified.contributors))

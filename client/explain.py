@@ -1,11 +1,16 @@
-"""Which features drove a score: integrated gradients of the log odds of attack, from the average training record.
+"""Which features drove a score, as parts of the log odds of an attack.
+
+Of a network by integrated gradients, from the average training record:
 
     contribution_j = (x_j - mean_j) * average over the straight path from mean to x of d logodds / d x_j
 
-after Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks", ICML 2017, by the midpoint rule. What it
-is: an account of the model, whose contributions add up to how much more the record's log odds are than those of the
-average training record. What it is not: a cause, a rule, or what would have to change for the alert to go away; and of
-two features that always go together, it may name either.
+after Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks", ICML 2017, by the midpoint rule. Of a
+forest by the paths that the record takes: from node to node the value changes, and that change is the part of the
+column that was split by (Saabas, "Interpreting random forests", 2014).
+
+What it is: an account of the model, whose contributions add up to how much more the record's log odds are than those of
+the average training record, or than the values of a forest's roots. What it is not: a cause, a rule, or what would have
+to change for the alert to go away; and of two features that always go together, it may name either.
 """
 
 from dataclasses import dataclass
@@ -16,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shared.data_sources.schema import Column, Features, FeatureSchema
+from shared.forest.model import ThreatForest
 from shared.preprocessing import BIN_EDGES, Preprocessing
 
 STEPS = 16
@@ -51,10 +57,23 @@ class Explainer:
 
     def contributions(self, scaled: Features) -> NDArray[np.float64]:
         """Of each feature of scaled records, (rows, features)."""
-        parts = [self._batch(scaled[start : start + _BATCH_ROWS]) for start in range(0, len(scaled), _BATCH_ROWS)]
+        batch = self._paths if isinstance(self._model, ThreatForest) else self._gradients
+        parts = [batch(scaled[start : start + _BATCH_ROWS]) for start in range(0, len(scaled), _BATCH_ROWS)]
         return np.concatenate(parts)
 
-    def _batch(self, scaled: Features) -> NDArray[np.float64]:
+    def _paths(self, scaled: Features) -> NDArray[np.float64]:
+        forest = self._model
+        assert isinstance(forest, ThreatForest)  # noqa: S101 - `contributions` asks before
+        features, parts = torch.from_numpy(scaled), torch.zeros(scaled.shape, dtype=torch.float64)
+        node = forest.nodes(features, 0)  # (B, trees)
+        for _ in range(forest.depth):
+            after = forest.next_nodes(features, node)
+            # A leaf has no column; its change is 0, whichever it is noted for.
+            parts.scatter_add_(1, forest.columns_at(node), (forest.values_at(after) - forest.values_at(node)).double())
+            node = after
+        return parts.numpy()
+
+    def _gradients(self, scaled: Features) -> NDArray[np.float64]:
         difference = torch.from_numpy(scaled) - self._baseline  # (B, F)
         along = (torch.arange(STEPS) + 0.5) / STEPS  # midpoints, (S,)
         points = self._baseline + along[:, None, None] * difference  # (S, B, F)

@@ -10,12 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from shared.enrolment import Enrolment
 from shared.errors import BadSignatureError
-from shared.identity import NONCE_BYTES, UpdateStatement
-
-
-def identity_name(client_id: str) -> str:
-    """The name that `orchestrator/provision.py` gives to the client that the launcher numbers `client_id`."""
-    return f"client-{client_id}"
+from shared.identity import NONCE_BYTES, UpdateStatement, identity_name
 
 
 class Admission:

@@ -7,7 +7,7 @@ Flower's strategy and server (`orchestrator/strategy.py`) drive the same generat
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from orchestrator.checkpoint import save_checkpoint
 from orchestrator.cohorts import choose, choose_masked
@@ -27,15 +27,13 @@ from shared.errors import (
     TooFewContributorsError,
 )
 from shared.evaluation_sum import EvaluationCode
-from shared.exchange import Kind, Steps, Value, Values, drive
-from shared.he.scheme import Vector
+from shared.exchange import Kind, Steps, Values, drive
 from shared.identity import digest_arrays, digest_model
+from shared.learner import State
 from shared.masking import EVALUATION, WEIGHTS
 from shared.masking.errors import RoundAbandonedError
-from shared.model import flatten
 from shared.sum_proof import SumProof
-from shared.task import Settings, training_settings
-from shared.weighting import Limits, average, encrypted_size
+from shared.task import training_settings
 
 ROUNDS_WITHOUT_SUM = 3  # in a row, and the run stops
 _MOST = 1e12  # no client's seconds or saturated values are more
@@ -122,7 +120,7 @@ class Coordinator:
         first = len(self.records) + 1
         for number in range(first, self._config.num_rounds + 1):
             if self.model.finished:
-                _log.info("no lower validation loss for %d rounds: stopping", self._config.early_stopping_rounds)
+                _log.info("%s: stopping", self.model.finished)
                 break
             yield number
             self._check_progress(first)
@@ -130,7 +128,7 @@ class Coordinator:
             _log.info("the model that is kept is that of round %d, by validation loss", self.model.best_round)
 
     def train(self, number: int) -> Steps[None]:
-        """Steps 2 to 12: choose tenants, have them train, and move the global model by their average delta."""
+        """Steps 2 to 12: choose tenants, have them train, and move the global model by the sum of what they send."""
         c = self._config
         self._started = time.perf_counter()
         record = self.record = RoundRecord(round=number)
@@ -138,15 +136,17 @@ class Coordinator:
         try:
             yield from self.publish()  # to who came since the last round
             self._seats.cut_off_revoked(self._transport)
+            job = self._training(number)
             cohort = self._choose(c.fraction_fit, max(c.min_fit_clients, c.fewest_contributors), number, WEIGHTS)
-            job = self._job(Kind.TRAIN, WEIGHTS, number, training_settings(c))
+            if job.whom is not None:
+                cohort = sorted(job.whom.intersection(cohort))
+            state = self.model.learner.state()
             result = yield from self._rounds.steps(job, cohort, self._note_failure, self._publisher)
-            velocity = self.model.velocity
-            self.model.step(average(result.total, len(result.contributors), c.weighting, Limits.of(c)))
+            self.model.learner.step(result.total, result.contributors)
         except _NO_SUM as error:
             self._skip(error, len(cohort))
             return
-        self._write_proof(job, result, velocity)
+        self._write_proof(job, result, state)
         record.contributor_ids, record.contributors = result.contributors, len(result.contributors)
         record.failures = len(cohort) - record.contributors
         # Who was lost after its update had arrived is in the model all the same.
@@ -177,7 +177,7 @@ class Coordinator:
             if len(self._seats.tenants()) < needed:
                 raise TooFewContributorsError(f"{len(self._seats.tenants())} clients are left, {needed} are needed")
             cohort = self._choose(c.fraction_evaluate, needed, number, EVALUATION)
-            job = self._job(Kind.EVALUATE, EVALUATION, number)
+            job = self._job(Kind.EVALUATE, EVALUATION, number, self._evaluation.size)
             result = yield from self._rounds.steps(job, cohort, self._note_silence)
             sums = self._evaluation.decode(result.total)
         except _NO_SUM as error:
@@ -212,7 +212,7 @@ class Coordinator:
         if self._publisher is not None:
             yield from self._publisher.steps(len(self.records))
 
-    def _write_proof(self, job: Job, result: Sum, velocity: Vector | None) -> None:
+    def _write_proof(self, job: Job, result: Sum, state: State) -> None:
         if self._publisher is None or result.opened is None:
             return
         opened = result.opened
@@ -220,7 +220,8 @@ class Coordinator:
             SumProof(
                 run=self._folder.name, session=self._seats.session, round_number=job.number,
                 public_key=self._rounds.public_key, max_contributors=self._config.num_clients, scaler=self.model.scaler,
-                before=job.model, velocity=velocity, after=digest_arrays(self.model.parameters), masks=opened.masks,
+                before=job.model, bucket=job.bucket, state=state, after=digest_arrays(self.model.parameters),
+                masks=opened.masks,
                 plaintexts=opened.plaintexts, roots=opened.roots, contributions=len(result.contributors),
             )
         )  # fmt: skip
@@ -240,21 +241,17 @@ class Coordinator:
                 self._folder.name,
             )
 
-    def _job(self, kind: Kind, bucket: str, number: int, settings: Settings | None = None) -> Job:
+    def _training(self, number: int) -> Job:
+        """The sum that the model learns by in this round."""
+        scaler, settings, wanted = self.model.scaler, training_settings(self._config), self.model.learner.wanted()
+        job = self._job(Kind.TRAIN, wanted.bucket, number, wanted.size)
+        return replace(job, values={**settings, "scaler": scaler}, settings=settings, whom=wanted.whom)
+
+    def _job(self, kind: Kind, bucket: str, number: int, size: int) -> Job:
         """A sum over what the tenants make of the present global model."""
         parameters, scaler = self.model.parameters, self.model.scaler
-        size = encrypted_size(flatten(parameters).size, self._config.weighting)
-        values: dict[str, Value] = {**(settings or {}), "scaler": scaler}
-        return Job(
-            kind=kind,
-            bucket=bucket,
-            number=number,
-            size=size if bucket == WEIGHTS else self._evaluation.size,
-            about=digest_model(parameters, scaler),
-            values=values,
-            model=parameters,
-            settings=settings or {},
-        )
+        about = digest_model(parameters, scaler)
+        return Job(kind, bucket, number, size, about, {"scaler": scaler}, model=parameters)
 
     def _choose(self, fraction: float, at_least: int, number: int, bucket: str) -> list[str]:
         """A reproducible choice among the connected tenants, at most as many as a sum may hold.
@@ -284,6 +281,7 @@ class Coordinator:
     def _skip(self, error: OrchestratorError, failures: int) -> None:
         """End the round without a new global model."""
         self.record.skipped, self.record.failures = str(error), failures
+        self.model.learner.skip()
         _log.warning("round %d skipped, the global model stays: %s", self.record.round, error)
 
     def _note_failure(self, tenant: str, reason: str) -> None:

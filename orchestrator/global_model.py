@@ -1,4 +1,4 @@
-"""The global model: what the average delta makes of it, how good it is, and the state that the next round needs.
+"""The global model: what it learns by, how good it is, and the state that the next round needs.
 
 Free of Flower, and of whatever is encrypted.
 """
@@ -16,13 +16,12 @@ from orchestrator.run_folder import LoggedRounds, RoundRecord
 from shared.config import Config
 from shared.data_sources.dataset import Dataset
 from shared.data_sources.schema import FeatureSchema
-from shared.errors import DataError, EncodingError, ResumeError, StatisticsError
+from shared.errors import DataError, ResumeError, StatisticsError
 from shared.exchange import Model
-from shared.he.scheme import Vector
+from shared.learners import make_learner
 from shared.metrics import attack_thresholds, evaluate, predict_probabilities, score
-from shared.model import build_model, flatten, get_parameters, set_parameters, unflatten
+from shared.model import build_model, get_parameters, set_parameters
 from shared.preprocessing import Preprocessing
-from shared.server_optimizer import ServerOptimizer
 
 Named = dict[str, NDArray[np.float32]]
 
@@ -37,6 +36,7 @@ class GlobalModel:
 
     Attributes:
         validation_data: see above.
+        learner: moves the model by the sums over the tenants.
         preprocessing: how features are scaled; None before the tenants' statistics are added up.
     """
 
@@ -44,7 +44,7 @@ class GlobalModel:
         self._config = config
         self.validation_data, self._test_data = validation_data, test_data
         self._model = build_model(config)
-        self._optimizer = ServerOptimizer(config.server_momentum)
+        self.learner = make_learner(config, self._model)
         self._early_stopping = EarlyStopping(config.early_stopping_rounds)
         self.preprocessing: Preprocessing | None = None
 
@@ -59,11 +59,6 @@ class GlobalModel:
         return dict(zip(self._model.state_dict(), self.parameters, strict=True))
 
     @property
-    def velocity(self) -> Vector | None:
-        """Of the server's optimiser, (size,); None: it has none."""
-        return self._optimizer.velocity
-
-    @property
     def final(self) -> Named:
         """The model that the run would leave if it ended now: the best one under early stopping, else the last."""
         return self._early_stopping.final(self.named)
@@ -74,9 +69,12 @@ class GlobalModel:
         return self._early_stopping.best_round
 
     @property
-    def finished(self) -> bool:
-        """Whether early stopping ends the run."""
-        return self._early_stopping.exhausted
+    def finished(self) -> str:
+        """Why no further round would help; empty while one may."""
+        if self.learner.finished:
+            return "all trees are grown"
+        patience = self._config.early_stopping_rounds
+        return f"no lower validation loss for {patience} rounds" if self._early_stopping.exhausted else ""
 
     @property
     def scaler(self) -> bytes:
@@ -92,21 +90,9 @@ class GlobalModel:
     def scale_by(self, preprocessing: Preprocessing) -> None:
         """Scale the orchestrator's own rows, once, and have the tenants scale theirs alike."""
         self.preprocessing = preprocessing
+        self.learner.scale_by(preprocessing.scaler, preprocessing.schema)
         self.validation_data = preprocessing.apply(self.validation_data)
         self._test_data = preprocessing.apply(self._test_data)
-
-    def step(self, average_delta: Vector) -> None:
-        """Steps 11 to 12: move by the average delta, (size,).
-
-        Raises:
-            EncodingError: it leads to no float32 model; or, where updates are masked, it is nothing.
-        """
-        if not (np.abs(average_delta) < np.finfo(np.float32).max).all():  # NaN compares False, too
-            raise EncodingError("the average delta is beyond float32: a client's training diverged, or it lies")
-        if self._config.masked and not average_delta.any():  # where failures look like answers
-            raise EncodingError("no client has moved the model at all: see their logs for what keeps them from it")
-        before = self.parameters
-        set_parameters(self._model, unflatten(self._optimizer.step(flatten(before), average_delta), like=before))
 
     def score(self, record: RoundRecord) -> None:
         """Measure the model on the orchestrator's own rows; thresholds and early stopping go by validation alone."""
@@ -129,7 +115,7 @@ class GlobalModel:
         return Checkpoint(
             self.named,
             finished,
-            self._optimizer.velocity,
+            self.learner.state(),
             self._early_stopping.best_parameters,
             self.preprocessing.arrays() if self.preprocessing else None,
         )
@@ -150,7 +136,6 @@ class GlobalModel:
             if {name: array.shape for name, array in model.items()} != shapes:
                 raise ResumeError("the checkpoint's model has other shapes than the settings say; start a new run")
         set_parameters(self._model, [checkpoint.parameters[name] for name in shapes])
-        self._optimizer.velocity = checkpoint.velocity
         best = checkpoint.best_parameters  # a file keeps its tensors by name; what they are put into keeps an order
         self._early_stopping.restore(records, best and {name: best[name] for name in shapes})
         if checkpoint.preprocessing is not None:
@@ -158,3 +143,7 @@ class GlobalModel:
                 self.scale_by(Preprocessing.from_arrays(schema, checkpoint.preprocessing))
             except DataError as error:
                 raise ResumeError(f"the checkpoint does not fit the features: {error}; start a new run") from None
+        try:
+            self.learner.restore(checkpoint.learner)
+        except (KeyError, ValueError) as error:
+            raise ResumeError(f"the checkpoint does not say how to go on: {error}; start a new run") from None

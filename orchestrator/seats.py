@@ -10,9 +10,10 @@ import time
 from collections.abc import Mapping
 from typing import Protocol
 
-from orchestrator.admission import Admission, identity_name
+from orchestrator.admission import Admission
 from shared.errors import TooFewClientsError, UpdateRejectedError
 from shared.exchange import Kind, Outcome, Reply, Request, Value
+from shared.identity import identity_name
 from shared.printable import printable
 
 GREETING_SECONDS = 30.0  # for one answer; it costs a client one signature

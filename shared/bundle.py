@@ -24,12 +24,13 @@ from torch import nn
 
 from shared.atomic import replace_file
 from shared.bounded_files import read_bounded
-from shared.config import MLP, Config, parse_config
+from shared.config import FOREST, MLP, Config, parse_config
 from shared.config_checks import FILE_SOURCES
 from shared.data_sources.dataset import Dataset
 from shared.data_sources.scaling import GRID, AnyScaler, Quantiles, Scaler
 from shared.data_sources.schema import FeatureSchema
 from shared.errors import AlertRateError, BundleError, ConfigError, DataError
+from shared.forest.model import flaw_of
 from shared.model import build_model, set_parameters
 from shared.plugins import check_named
 from shared.preprocessing import BINS, FeatureHistogram, Preprocessing
@@ -42,6 +43,7 @@ FORMAT = 4
 BUNDLE_FILE, MODEL_FILE = "bundle.json", "model.safetensors"
 # What building the model and reading new files go by. A setting that either comes to need belongs here.
 _MODEL_SETTINGS = ("model", "num_features", "num_hidden_units", "num_classes")
+_FOREST_SETTINGS = ("model", "num_features", "num_classes", "forest_trees", "forest_parallel", "forest_depth")
 _READING_SETTINGS = (
     "data_source", "csv_label_column", "csv_benign_values", "csv_family_column", "csv_drop_columns",
     "csv_categorical_columns", "label_path", "label_field", "label_patterns", "labels", "rules_path",
@@ -122,11 +124,12 @@ class ModelBundle:
         settings = {name: getattr(self.config, name) for name in _READING_SETTINGS}
         # That labels came from a file is kept, because the schema left out features for it. Where it lay is not.
         settings |= {name: settings[name] and _NO_PATH for name in ("label_path", "rules_path")}
+        names = _model_settings(self.config.model)
         values: dict[str, Any] = {
             "format": FORMAT,
             "run": self.run,
             "round": self.round,
-            "model": {name: getattr(self.config, name) for name in _MODEL_SETTINGS} | {"sha256": self.model_sha256},
+            "model": {name: getattr(self.config, name) for name in names} | {"sha256": self.model_sha256},
             "schema": json.loads(self.schema.to_json()),
             "schema_sha256": self.schema.hash(),
             "scaler": {name: array.tolist() for name, array in arrays.items()},
@@ -230,9 +233,14 @@ def _check_form(values: Any) -> None:
         raise ValueError("its content was changed or damaged: its SHA-256 differs")
 
 
+def _model_settings(model: object) -> tuple[str, ...]:
+    return _FOREST_SETTINGS if model == FOREST else _MODEL_SETTINGS
+
+
 def _config(values: dict[str, Any]) -> Config:
     settings = _exact(values["settings"], _READING_SETTINGS, "settings")
-    widths = _exact(values["model"], (*_MODEL_SETTINGS, "sha256"), "model")
+    named = values["model"].get("model") if isinstance(values["model"], dict) else None
+    widths = _exact(values["model"], (*_model_settings(named), "sha256"), "model")
     path = "" if settings["data_source"] == "synthetic" else _NO_PATH
     widths = {name: width for name, width in widths.items() if name != "sha256"}
     return parse_config({**settings, **widths, "data_path": path})
@@ -273,7 +281,7 @@ def _parameters(config: Config, data: bytes) -> dict[str, NDArray[np.float32]]:
         raise BundleError(f"{MODEL_FILE}: not a safetensors file: {error}") from None
     # Shapes without memory: widths in a file of 1 kB may stand for gigabytes. A class of a person's own may compute
     # with values as it is made, and that device has none.
-    with torch.device("meta") if config.model == MLP else nullcontext():
+    with torch.device("meta") if config.model in (MLP, FOREST) else nullcontext():
         expected = {name: tuple(tensor.shape) for name, tensor in build_model(config).state_dict().items()}
     shapes = {name: array.shape for name, array in tensors.items()}
     if shapes != expected:
@@ -281,6 +289,8 @@ def _parameters(config: Config, data: bytes) -> dict[str, NDArray[np.float32]]:
     for name, array in tensors.items():
         if array.dtype != np.float32 or not np.isfinite(array).all():
             raise BundleError(f"{MODEL_FILE}: tensor {name} is not of finite float32 numbers")
+    if config.model == FOREST and (flaw := flaw_of(tensors, config.num_features)):
+        raise BundleError(f"{MODEL_FILE}: {flaw}")
     return {name: tensors[name] for name in expected}
 
 

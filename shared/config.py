@@ -24,7 +24,7 @@ MIN_CONTRIBUTORS = 2  # a sum of one update is that update
 _MOST_BYTES = 1 << 20  # of a file; all settings with their explanations are some kilobytes
 ClassBalance = Literal["none", "inverse"]
 CLASS_BALANCES: tuple[str, ...] = get_args(ClassBalance)
-MLP = "mlp"  # the model of `shared/model.py`; every other name is a class of the operator's own
+MLP, FOREST = "mlp", "forest"  # the models of `shared/model.py`; other names are classes of the operator's own
 
 
 def _listed(value: Any) -> Any:
@@ -97,10 +97,20 @@ class Config(BaseModel):
     class_balance: ClassBalance = setting("none", "how rare classes weigh in a client's loss")
 
     # The model
-    model: Literal["mlp"] | OwnClass = setting(MLP, "mlp, or a class of your own as package.module:Class")
+    model: Literal["mlp", "forest"] | OwnClass = setting(MLP, "or a class of your own as package.module:Class")
     num_features: int = setting(20, "width of the input", low=1, high=1_000_000)
     num_hidden_units: Widths = setting((16,), "mlp: width of each hidden layer")
     num_classes: int = setting(2, "classes; class 0 is benign", low=2, high=10_000)
+
+    # The forest
+    forest_trees: int = setting(36, "trees in all", low=1, high=10_000)
+    forest_parallel: int = setting(6, "trees that are grown at once", low=1, high=1_000)
+    forest_depth: int = setting(5, "levels of splits", low=1, high=8)
+    forest_bins: int = setting(16, "bins of a numeric column", low=2, high=64)
+    forest_columns: float = setting(0.3, "share of the columns that one tree may split by", low=0.001, high=1.0)
+    forest_learning_rate: float = setting(1.0, "share of each batch's Newton step", low=1e-3, high=1.0)
+    forest_min_rows: int = setting(20, "rows of all clients on either side of a split", low=1, high=10**9)
+    forest_min_hessian: float = setting(5.0, "sum of hessians on either side of a split", low=0.0, high=1e9)
 
     # The data
     data_source: Literal["synthetic", "nsl_kdd", "csv", "cloudtrail", "vpc_flow"] | OwnModule = setting(

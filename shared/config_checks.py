@@ -16,6 +16,7 @@ MIN_MASKED_COHORT = 3  # what `shared/masking` asks for: of a sum of two, each o
 CLIENT_ID = "{client_id}"  # stands for the client's number in a path
 MASKABLE = ("paillier", "kahe")  # schemes whose ciphertexts are Paillier's, which masks are made for
 FILE_SOURCES = ("csv", "cloudtrail", "vpc_flow")
+MIN_NODE_ROWS, MIN_NODE_HESSIAN = 10, 1.0  # of a forest: what smaller nodes would show is in docs/privacy.md
 
 
 def check_combinations(c: "Config") -> None:
@@ -84,7 +85,36 @@ def check_combinations(c: "Config") -> None:
             f"alerts_per_day = {c.alerts_per_day:g}, records_per_day = {c.records_per_day:g}: give both or none; their "
             "ratio is the share of records that may alert, expected 1e-07 to 0.5"
         )
+    if c.model == "forest":
+        _check_forest(c)
     _check_data(c)
+
+
+def _check_forest(c: "Config") -> None:
+    if c.forest_min_rows < MIN_NODE_ROWS or c.forest_min_hessian < MIN_NODE_HESSIAN:
+        raise ConfigError(
+            f"forest_min_rows = {c.forest_min_rows}, forest_min_hessian = {c.forest_min_hessian:g}: expected at least "
+            f"{MIN_NODE_ROWS} and {MIN_NODE_HESSIAN:g}; the sums of a node of few rows show what these rows are"
+        )
+    if c.fraction_fit < 1:
+        raise ConfigError(
+            f"fraction_fit = {c.fraction_fit:g}: model forest needs 1; the sums of a tree are over the same clients "
+            "from its root to its leaves, as the difference of two would show who changed"
+        )
+    if c.forest_trees % c.forest_parallel:
+        raise ConfigError(
+            f"forest_trees = {c.forest_trees}: expected a multiple of forest_parallel, which is {c.forest_parallel}"
+        )
+    if c.scaling != "quantile" or c.num_classes != 2:
+        raise ConfigError(
+            f"scaling = {c.scaling!r}, num_classes = {c.num_classes}: model forest takes its bins from quantile "
+            "scaling, and knows 2 classes, benign and attack"
+        )
+    if c.weighting != "uniform" or c.class_balance != "none" or c.server_momentum:
+        raise ConfigError(
+            f"weighting = {c.weighting!r}, class_balance = {c.class_balance!r}, server_momentum = "
+            f"{c.server_momentum:g}: model forest has no deltas to weigh and no steps to carry on; leave all three out"
+        )
 
 
 def _check_data(c: "Config") -> None:

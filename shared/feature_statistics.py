@@ -30,7 +30,7 @@ from shared.he.scheme import Vector
 from shared.limbs import LimbCode, from_fixed, to_fixed
 from shared.preprocessing import BINS, FeatureCounts, FeatureHistogram
 
-QUANTILES, MOMENTS, HISTOGRAM = "quantiles", "moments", "histogram"
+STATISTICS = QUANTILES, MOMENTS, HISTOGRAM = "quantiles", "moments", "histogram"
 # A raw feature is below 10**12 (`schema.MAX_NUMBER`), its square below 2**80: room for 2**47 rows of such.
 _MOMENT_BITS = 128
 _COUNT_BITS = 32  # 4 * 10**9 rows of all tenants together: two limbs, where more would take three

@@ -34,6 +34,19 @@ NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # also safe as a f
 _SHA256_HEX: Final = re.compile(r"[0-9a-f]{64}")
 
 
+_NAME_PREFIX: Final = "client-"
+
+
+def identity_name(client_id: str) -> str:
+    """The name that `orchestrator/provision.py` gives to the client that the launcher numbers `client_id`."""
+    return f"{_NAME_PREFIX}{client_id}"
+
+
+def client_number(name: str) -> str:
+    """The inverse of `identity_name`."""
+    return name.removeprefix(_NAME_PREFIX)
+
+
 def digest_arrays(arrays: Iterable[NDArray[Any]]) -> str:
     """SHA-256 of a list of arrays in hex: the name of a global model, the same on every machine.
 

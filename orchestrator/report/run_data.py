@@ -16,6 +16,7 @@ from safetensors.numpy import load
 
 from orchestrator.publishing import Verdicts
 from orchestrator.report.evaluation import Evaluation
+from orchestrator.report.forest import Trees, trees_of
 from orchestrator.run_folder import RoundRecord, RunFolder, read_record
 from shared.atomic import replace_file
 from shared.bounded_files import read_bounded
@@ -93,6 +94,7 @@ class Run:
     comparison: Comparison | None
     model_bytes: int | None  # of the global model's tensors, as it is sent to each client
     verdicts: list[Verdicts] = field(default_factory=list)  # what clients said to the proofs of its sums
+    trees: Trees | None = None  # of a forest
 
 
 def read_run(path: Path) -> Run:
@@ -105,15 +107,17 @@ def read_run(path: Path) -> Run:
     folder = RunFolder(path.resolve())  # `latest` is a link, and the run's name is that of the folder
     if not folder.settings.is_file():
         raise ReportError(f"{folder.path}: no config.yaml in it; expected the folder of a run, such as logs/latest")
+    config = load_config(folder.settings)
     return Run(
         name=folder.name,
-        config=load_config(folder.settings),
+        config=config,
         rounds=_lines(folder.metrics, read_record),
         starts=_lines(folder.starts, lambda raw, _: from_plain(Start, raw)),
         evaluation=_whole(folder.evaluation, Evaluation),
         comparison=_whole(folder.comparison, Comparison),
         model_bytes=_model_bytes(folder.path / MODEL_FILE),
         verdicts=read_verdicts(folder),
+        trees=trees_of(folder.path, config),
     )
 
 

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.admission import identity_name
-from shared.identity import STATEMENT_PREFIX, UpdateStatement, greeting_bytes
+from shared.identity import STATEMENT_PREFIX, UpdateStatement, greeting_bytes, identity_name
 from shared.wire import dump_update
 from tests.vectors.world import (
     ATTACKER,

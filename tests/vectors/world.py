@@ -22,14 +22,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gmpy2 import mpz
 from phe import paillier
 
-from orchestrator.admission import Admission, identity_name
+from orchestrator.admission import Admission
 from orchestrator.aggregator import Aggregator, RoundSum
 from shared.enrolment import EnrolledClient, Enrolment
 from shared.he.fixed_point import FixedPoint
 from shared.he.keys import PrivateKeyMaterial, PublicKeyMaterial
 from shared.he.paillier import PaillierPrivate, PaillierPublic
 from shared.he.scheme import Vector
-from shared.identity import ClientIdentity, UpdateStatement
+from shared.identity import ClientIdentity, UpdateStatement, identity_name
 from shared.wire import Header, dump_update, unwrap_tensor, wrap_array
 
 FOLDER = Path(__file__).parent

@@ -1,0 +1,13 @@
+"""Which learner a model has."""
+
+from torch import nn
+
+from shared.config import Config
+from shared.forest.learner import GrownForest
+from shared.forest.model import ThreatForest
+from shared.learner import AveragedDeltas, Learner
+
+
+def make_learner(config: Config, model: nn.Module) -> Learner:
+    """What a model of these settings learns by."""
+    return GrownForest(config, model) if isinstance(model, ThreatForest) else AveragedDeltas(config, model)
