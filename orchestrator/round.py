@@ -103,6 +103,7 @@ class SumRounds:
             EncodingError: the sum is beyond what honest vectors add up to.
             EnrolmentError: the enrolled list can't be read.
         """
+        _check_whom(job, cohort)
         c, public = self._config, self._aggregator.public
         task = Task(job.bucket, job.about, public.fingerprint(), c.num_clients, job.settings).digest()
         running = self._aggregator.open_round(job.number, job.size, task.hex(), job.bucket)
@@ -134,8 +135,7 @@ class SumRounds:
         with self._shown(job, len(requests)) as arrived:
             yield Exchange(job.kind, requests, c.round_timeout, "round_timeout", add)
         waited = time.perf_counter() - asked
-        if missing := sorted((job.whom or frozenset()).difference(running.contributors)):
-            raise TooFewContributorsError(f"this sum goes on from one with client {', '.join(missing)} in it")
+        _check_whom(job, running.contributors)
         unmask = yield from self._masking.close(running.contributors)
         start = time.perf_counter()
         total = running.decrypt_sum(unmask)
@@ -146,3 +146,8 @@ class SumRounds:
         if job.kind is not Kind.TRAIN:
             return nullcontext(lambda _: None)
         return wait_for(_log, f"round {job.number} of {self._config.num_rounds}: {tenants} clients train", tenants)
+
+
+def _check_whom(job: Job, tenants: Sequence[str]) -> None:
+    if missing := sorted((job.whom or frozenset()).difference(tenants)):
+        raise TooFewContributorsError(f"this sum goes on from one with client {', '.join(missing)} in it")
