@@ -133,6 +133,7 @@ class SumRounds:
             EncodingError: the sum is beyond what honest vectors add up to.
             EnrolmentError: the enrolled list can't be read.
         """
+        _check_whom(job, cohort)
         c, public = self._config, self._aggregator.public
         task = Task(job.bucket, job.about, public.fingerprint(), c.num_clients, job.settings).digest()
         running = self._aggregator.open_round(job.number, job.size, task.hex(), job.bucket)
@@ -169,8 +170,7 @@ class SumRounds:
         with self._shown(job, len(requests)) as arrived:
             yield Exchange(job.kind, requests, c.round_timeout, "round_timeout", add)
         waited = time.perf_counter() - asked
-        if missing := sorted((job.whom or frozenset()).difference(running.contributors)):
-            raise TooFewContributorsError(f"this sum goes on from one with client {', '.join(missing)} in it")
+        _check_whom(job, running.contributors)
         unmask = yield from self._masking.close(running.contributors)
         start = time.perf_counter()
         plaintexts: list[int] = []
@@ -196,3 +196,8 @@ def _noting(unmask: Unmask, plaintexts: list[int]) -> Unmask:
         return unmask(masked)
 
     return noted
+
+
+def _check_whom(job: Job, tenants: Sequence[str]) -> None:
+    if missing := sorted((job.whom or frozenset()).difference(tenants)):
+        raise TooFewContributorsError(f"this sum goes on from one with client {', '.join(missing)} in it")
