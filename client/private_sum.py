@@ -75,6 +75,13 @@ class Part(Protocol):
             OrchestratorError: the tenant refuses.
         """
 
+    def sharers(self) -> int:
+        """How many honest tenants are sure to be in the masked sum that is under way: who shares its noise.
+
+        Raises:
+            RoundRefusedError: it is in none.
+        """
+
     def close(self) -> None:
         """Give back what no other process may have open meanwhile; twice is fine."""
 
@@ -91,6 +98,9 @@ class Part(Protocol):
 
 class PlainPart:
     """Nothing but ciphertexts: the holder of the private key could open each of them."""
+
+    def sharers(self) -> int:
+        raise RoundRefusedError("no sum without masks is sure to have any honest tenant in it")
 
     def close(self) -> None:
         """There is nothing to give back."""
@@ -194,6 +204,9 @@ class MaskedPart:
             raise RoundRefusedError(f"the server asks for a vector {terms.bucket!r:.80}; is it of the same version?")
         self._round = self._new_round(scheme.layout(sizes[terms.bucket]).ciphertexts)
         return self._round.advertise(announcement)
+
+    def sharers(self) -> int:
+        return self._current().sharers
 
     def _new_round(self, ciphertexts: int) -> ClientRound:
         c, identity = self._config, self._identity

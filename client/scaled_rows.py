@@ -3,13 +3,18 @@
 Free of Flower.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
+import numpy as np
+
+from client.budget import Budget
 from shared.config import Config
 from shared.data_sources.dataset import ClientData, Dataset
 from shared.data_sources.scaling import AnyScaler, FeatureSums, read_scaler
 from shared.data_sources.schema import FeatureSchema
+from shared.dp import skellam
+from shared.dp.plan import release_of_counts
 from shared.errors import DataError, RoundRefusedError
 from shared.feature_statistics import HISTOGRAM, MOMENTS, StatisticsCode
 from shared.he.scheme import Vector
@@ -26,7 +31,7 @@ class ScaledRows:
     """
 
     def __init__(self, config: Config, data: ClientData) -> None:
-        self._data, self._scaling = data, config.scaling
+        self._config, self._data, self._scaling = config, data, config.scaling
         self._code = StatisticsCode(config, data.schema)
         self._scaler = b"none yet"
         self._scaled: tuple[Dataset, Dataset]
@@ -88,6 +93,19 @@ class ScaledRows:
         if statistic != HISTOGRAM:
             return self._code.encode_quantiles(FeatureCounts.of(rows, self.schema))
         return self._code.encode_histogram(FeatureHistogram.of(self._scaler_of(scaler).transform(rows)))
+
+    def noise(self, statistic: str, budget: Budget | None, sharers: Callable[[], int]) -> Vector:
+        """This client's share of a statistic's noise, (size,); zeros without a budget.
+
+        Raises:
+            PrivacyBudgetError: the rows' budget has not enough left.
+        """
+        size = self.sizes[statistic]
+        if budget is None:
+            return np.zeros(size)
+        release = release_of_counts(self._config, len(self.schema))
+        budget.pay(release.rdp())
+        return self._code.in_steps(skellam.draw(release.variance / sharers(), size))
 
     def scaled(self, scaler: bytes) -> tuple[Dataset, Dataset]:
         """The rows to train on and the held-out ones, scaled; kept until another scaler comes.

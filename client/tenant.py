@@ -15,8 +15,10 @@ import numpy as np
 
 from client.auditing import Accepted
 from client.audits import Audits, most_bytes
-from client.learning import make_learning
+from client.budget import Budget
+from client.learning import Learning, make_learning
 from client.private_sum import make_part
+from client.private_training import NoisyGradients
 from client.request_values import check_training, data, integer, text
 from client.scaled_rows import ScaledRows
 from shared.config import Config
@@ -98,7 +100,12 @@ class Tenant:
         self._audits = Audits(config, identity.client_id, self.log) if config.audit and identity is not None else None
         self._session = ""
         self.model = build_model(config)
-        self._learning = make_learning(config, client_id, self.model, self._rows)
+        self._budget = Budget(config, f"client-{client_id}", self._rows.digest) if config.privacy != "none" else None
+        self._learning: Learning = (
+            make_learning(config, client_id, self.model, self._rows)
+            if self._budget is None
+            else NoisyGradients(config, self.model, self._rows, self._budget, self._part.sharers)
+        )
         self._evaluation = EvaluationCode(config)
         self._run = ""
         self._schemes, self._log_file = schemes or checked_scheme, log_file
@@ -187,7 +194,8 @@ class Tenant:
         self._check_cohort(asked)
         scheme = self._scheme(asked)
         about = self._rows.about(statistic, text(asked, "schema"), scaler)
-        vector = self._or_zeros(lambda: self._rows.vector(statistic, scaler), np.zeros(self._rows.sizes[statistic]))
+        noise = self._rows.noise(statistic, self._budget, self._part.sharers)
+        vector = self._or_zeros(lambda: self._rows.vector(statistic, scaler) + noise, noise)
         task = Task(statistic, about, scheme.fingerprint(), integer(asked, "max_contributors"))
         # A statistic of the same rows under another scaler is no other statistic: a difference would show as much.
         sealed = self._seal(asked, scheme, vector, task, task.work(self._rows.digest, fixed_about=True))

@@ -5,6 +5,7 @@ Flower's strategy and server (`orchestrator/strategy.py`) drive the same generat
 """
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -24,17 +25,19 @@ from shared.errors import (
     EnrolmentError,
     NoSumError,
     OrchestratorError,
+    PrivacyBudgetError,
     TooFewContributorsError,
 )
 from shared.evaluation_sum import EvaluationCode
 from shared.exchange import Kind, Steps, Values, drive
 from shared.identity import digest_arrays, digest_model
 from shared.learner import State
-from shared.masking import EVALUATION, WEIGHTS
+from shared.masking import EVALUATION, WEIGHTS, least_honest, minimum_threshold
 from shared.masking.errors import RoundAbandonedError
 from shared.sum_proof import SumProof
 from shared.task import training_settings
 
+_FIRST_SUMS, _LEAST_SIGNAL = 5, 0.1
 ROUNDS_WITHOUT_SUM = 3  # in a row, and the run stops
 _MOST = 1e12  # no client's seconds or saturated values are more
 _NO_SUM = (TooFewContributorsError, EncodingError, RoundAbandonedError, EnrolmentError)
@@ -77,6 +80,7 @@ class Coordinator:
         self._evaluation = EvaluationCode(config)
         self._started = 0.0  # when the round began, seconds of `time.perf_counter`
         self.records = records
+        self._plan = model.privacy_plan
         self._publisher = publisher
         self.record = RoundRecord(round=0)
 
@@ -147,6 +151,7 @@ class Coordinator:
             self._skip(error, len(cohort))
             return
         self._write_proof(job, result, state)
+        self._note_privacy(result, len(cohort))
         record.contributor_ids, record.contributors = result.contributors, len(result.contributors)
         record.failures = len(cohort) - record.contributors
         # Who was lost after its update had arrived is in the model all the same.
@@ -206,6 +211,30 @@ class Coordinator:
             "round %d: loss %s, accuracy %s, ROC-AUC %s (%.1f s)",
             record.round, loss, accuracy, area, record.round_seconds,
         )  # fmt: skip
+
+    def _note_privacy(self, result: Sum, cohort: int) -> None:
+        """What the round cost, and how much of its sum is noise.
+
+        Raises:
+            PrivacyBudgetError: the first sums of the run are next to nothing but noise.
+        """
+        if self._plan is None:
+            return
+        c, record, count = self._config, self.record, len(result.contributors)
+        sharers = least_honest(max(minimum_threshold(cohort), c.fewest_contributors), cohort)
+        record.epsilon = self._plan.spent(record.round)
+        record.signal_to_noise = self._plan.signal_to_noise(result.total, count, sharers)
+        _log.info(
+            "round %d: epsilon %.3f of %g, delta %g; signal to noise %.2f",
+            record.round, record.epsilon, c.dp_target_epsilon, c.dp_delta, record.signal_to_noise,
+        )  # fmt: skip
+        heard = [r.signal_to_noise for r in (*self.records, record) if r.signal_to_noise is not None]
+        signal = math.sqrt(sum(ratio * ratio for ratio in heard) / len(heard))
+        if len(heard) == _FIRST_SUMS and signal < _LEAST_SIGNAL and not c.dp_force:
+            raise PrivacyBudgetError(
+                f"the first {_FIRST_SUMS} sums are noise, with a signal of {signal:.2f} of its length; raise "
+                "dp_target_epsilon or dp_sampling_rate, lower num_rounds, or go on all the same with dp_force: true"
+            )
 
     def publish(self) -> Steps[None]:
         """Show the proof of the last finished sum to the tenants that have not seen it."""

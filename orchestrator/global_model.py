@@ -16,6 +16,7 @@ from orchestrator.run_folder import LoggedRounds, RoundRecord
 from shared.config import Config
 from shared.data_sources.dataset import Dataset
 from shared.data_sources.schema import FeatureSchema
+from shared.dp.plan import PrivacyPlan
 from shared.errors import DataError, ResumeError, StatisticsError
 from shared.exchange import Model
 from shared.learners import make_learner
@@ -38,6 +39,7 @@ class GlobalModel:
         validation_data: see above.
         learner: moves the model by the sums over the tenants.
         preprocessing: how features are scaled; None before the tenants' statistics are added up.
+        privacy_plan: what the sums cost; None where they have no noise.
     """
 
     def __init__(self, config: Config, validation_data: Dataset, test_data: Dataset) -> None:
@@ -47,6 +49,10 @@ class GlobalModel:
         self.learner = make_learner(config, self._model)
         self._early_stopping = EarlyStopping(config.early_stopping_rounds)
         self.preprocessing: Preprocessing | None = None
+        parameters = sum(p.size for p in self.parameters)
+        self.privacy_plan = (
+            PrivacyPlan.of(config, parameters, config.num_features) if config.privacy == "records" else None
+        )
 
     @property
     def parameters(self) -> Model:

@@ -168,6 +168,14 @@ class Config(BaseModel):
 
     # Aggregation
     secure_aggregation: Literal["", "masked", "none"] = setting("", "who can open a single update")
+    privacy: Literal["none", "records"] = setting("none", "whether the sums hide single records, by noise")
+    dp_target_epsilon: float = setting(4.0, "epsilon of a whole run", low=0.01, high=1000.0)
+    dp_delta: float = setting(1e-6, "delta of a whole run", low=1e-11, high=0.01)
+    dp_sampling_rate: float = setting(0.01, "chance of each record to be in a round", low=1e-6, high=1.0)
+    dp_clip: float = setting(1.0, "L2 norm that a record's gradient is cut to", low=1e-6, high=1e6)
+    dp_rows: int = setting(0, "rows of all clients together, by a public estimate", low=0, high=10**12)
+    dp_statistics_share: float = setting(0.1, "share of epsilon for the features' counts", low=0.001, high=0.9)
+    dp_force: bool = setting(False, "go on where the noise drowns the first sums")
     audit: bool = setting(False, "each tenant checks the proof of each round's sum")
     weighting: Literal["uniform", "examples"] = setting("uniform", "how much a client counts")
     max_examples: int = setting(100_000, "rows that give the full weight under `examples`", low=1, high=10**12)

@@ -87,6 +87,8 @@ def check_combinations(c: "Config") -> None:
         )
     if c.model == "forest":
         _check_forest(c)
+    if c.privacy == "records":
+        _check_privacy(c)
     _check_data(c)
 
 
@@ -114,6 +116,35 @@ def _check_forest(c: "Config") -> None:
         raise ConfigError(
             f"weighting = {c.weighting!r}, class_balance = {c.class_balance!r}, server_momentum = "
             f"{c.server_momentum:g}: model forest has no deltas to weigh and no steps to carry on; leave all three out"
+        )
+
+
+def _check_privacy(c: "Config") -> None:
+    if not c.masked:
+        raise ConfigError(
+            "privacy = 'records': each client adds a share of the noise, which is too little to hide its own records; "
+            "set secure_aggregation: masked, with enrolled_clients and client_identity, so that sums alone are opened"
+        )
+    if c.fraction_evaluate:
+        raise ConfigError(
+            f"fraction_evaluate = {c.fraction_evaluate:g}: figures of clients' held-out rows have no noise; expected 0 "
+            "with privacy: records"
+        )
+    for name, value, only in (
+        ("weighting", c.weighting, "uniform"),
+        ("class_balance", c.class_balance, "none"),
+        ("scaling", c.scaling, "quantile"),
+        ("proximal_mu", c.proximal_mu, 0.0),
+        ("input_noise", c.input_noise, 0.0),
+    ):
+        if value != only:
+            raise ConfigError(f"{name} = {value!r}: expected {only!r} with privacy: records")
+    if c.model == "forest":
+        raise ConfigError("model = 'forest': privacy: records is for models that are trained by gradients")
+    if not c.dp_rows:
+        raise ConfigError(
+            "dp_rows = 0: privacy: records divides its sums by the rows that are expected in them; set it to about how "
+            "many rows all clients have together, by a figure that may be known to all"
         )
 
 

@@ -57,6 +57,10 @@ class StatisticsError(OrchestratorError):
     """The clients' feature statistics could not be added up, so there is nothing to scale by."""
 
 
+class PrivacyBudgetError(OrchestratorError):
+    """What is asked for would take more of the rows' privacy budget than there is."""
+
+
 class FrameError(OrchestratorError):
     """Bytes from another process are no request or answer of this project."""
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from shared.config import Config
 from shared.data_sources.scaling import GRID, AnyScaler, FeatureSums
 from shared.data_sources.schema import FeatureSchema
-from shared.errors import EncodingError
+from shared.errors import DataError, EncodingError
 from shared.he.scheme import Vector
 from shared.limbs import LimbCode, from_fixed, to_fixed
 from shared.preprocessing import BINS, FeatureCounts, FeatureHistogram
@@ -47,8 +47,10 @@ class StatisticsCode:
 
     def __init__(self, config: Config, schema: FeatureSchema) -> None:
         self.schema = schema
-        self._scaling = config.scaling
+        self._scaling, self._noisy = config.scaling, config.privacy != "none"
         self._code = LimbCode(config)
+        self._steps = 2.0**config.he_precision_bits
+        self._most = 2 ** (config.he_precision_bits + config.he_integer_bits - 1)
 
     @property
     def sizes(self) -> Mapping[str, int]:
@@ -56,7 +58,8 @@ class StatisticsCode:
         numeric = int(self.schema.numeric.sum())
         if self._scaling == "quantile":
             counts = numeric * GRID + (len(self.schema) - numeric) * BINS
-            return {QUANTILES: counts * self._code.limbs(_COUNT_BITS)}
+            # With noise a count is one value: sums of limbs would show more than the sum of what they stand for.
+            return {QUANTILES: counts * (1 if self._noisy else self._code.limbs(_COUNT_BITS))}
         return {
             MOMENTS: (1 + 2 * numeric) * self._code.limbs(_MOMENT_BITS),
             HISTOGRAM: len(self.schema) * BINS * self._code.limbs(_COUNT_BITS),
@@ -73,7 +76,16 @@ class StatisticsCode:
         Raises:
             DataError: a count is beyond what a vector can hold.
         """
-        return self._code.encode([*counts.grid.ravel().tolist(), *counts.others.ravel().tolist()], _COUNT_BITS)
+        integers = [*counts.grid.ravel().tolist(), *counts.others.ravel().tolist()]
+        if not self._noisy:
+            return self._code.encode(integers, _COUNT_BITS)
+        if max(integers, default=0) > self._most:
+            raise DataError(f"a count of {max(integers):,} rows, above {self._most:,}: raise he_integer_bits")
+        return self.in_steps(np.array(integers))
+
+    def in_steps(self, integers: NDArray[np.int64]) -> Vector:
+        """Whole numbers as values of a vector that has noise, one each, (size,)."""
+        return integers / self._steps
 
     def decode_quantiles(self, total: Vector) -> FeatureCounts:
         """The counts over all rows, from the sum of the clients' vectors.
@@ -82,12 +94,26 @@ class StatisticsCode:
             EncodingError: no rows can have such counts.
         """
         numeric = int(self.schema.numeric.sum())
+        if self._noisy:
+            return self._smoothed(np.rint(total * self._steps))
         numbers = self._code.decode(total, _COUNT_BITS)
         grid = _counts(numbers[: numeric * GRID], (numeric, GRID))
         others = _counts(numbers[numeric * GRID :], (len(self.schema) - numeric, BINS))
         if len(grid) and len(others) and grid[0].sum() != others[0].sum():
             raise EncodingError(_IMPOSSIBLE)
         return FeatureCounts(grid, others)
+
+    def _smoothed(self, noisy: Vector) -> FeatureCounts:
+        """Counts that rows could have from counts with noise: none below 0, and as many rows in every column."""
+        numeric = int(self.schema.numeric.sum())
+        parts = [noisy[: numeric * GRID].reshape(numeric, GRID), noisy[numeric * GRID :].reshape(-1, BINS)]
+        rows = round(float(np.median(np.concatenate([part.sum(axis=1) for part in parts]))))
+        if rows < 1:
+            raise EncodingError("the noise of the features' counts hides all rows: raise dp_target_epsilon")
+        grid, others = ([_apportioned(column, rows) for column in part] for part in parts)
+        return FeatureCounts(
+            np.array(grid, dtype=np.int64).reshape(-1, GRID), np.array(others, dtype=np.int64).reshape(-1, BINS)
+        )
 
     def encode_moments(self, sums: FeatureSums) -> Vector:
         """One client's sums, (sizes[MOMENTS],).
@@ -125,6 +151,16 @@ class StatisticsCode:
             EncodingError: no rows can have such counts.
         """
         return FeatureHistogram(_counts(self._code.decode(total, _COUNT_BITS), (len(self.schema), BINS)))
+
+
+def _apportioned(column: Vector, rows: int) -> NDArray[np.int64]:
+    """So many rows shared out in these proportions, by largest remainders; what is below 0 has none."""
+    shares = np.maximum(column, 0.0)
+    exact = (shares if shares.sum() > 0 else np.ones_like(shares)) * (rows / max(shares.sum(), 1.0))
+    exact *= rows / exact.sum()
+    whole: NDArray[np.int64] = np.floor(exact).astype(np.int64)
+    whole[np.argsort(whole - exact, kind="stable")[: rows - int(whole.sum())]] += 1
+    return whole
 
 
 def _counts(numbers: list[int], shape: tuple[int, int]) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 from torch import nn
 
 from shared.config import Config
+from shared.dp.learner import NoisySteps
 from shared.forest.learner import GrownForest
 from shared.forest.model import ThreatForest
 from shared.learner import AveragedDeltas, Learner
@@ -10,4 +11,6 @@ from shared.learner import AveragedDeltas, Learner
 
 def make_learner(config: Config, model: nn.Module) -> Learner:
     """What a model of these settings learns by."""
+    if config.privacy == "records":
+        return NoisySteps(config, model)
     return GrownForest(config, model) if isinstance(model, ThreatForest) else AveragedDeltas(config, model)

@@ -31,6 +31,7 @@ SENTENCES = {
     "OutOfOrderError": "a stage of the round comes too early",
     "OwnAdvertError": "the roster is without its own advert",
     "OwnUpdateMissingError": "the survivors are without itself",
+    "PrivacyBudgetError": "the privacy budget of its rows is spent",
     "RepeatedAdvertError": "one identity or key stands for two tenants",
     "RepeatedStageError": "a stage of the round is asked for twice",
     "ReplayedMessageError": "a message is of another session, round, bucket or of other terms",

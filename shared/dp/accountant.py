@@ -81,7 +81,9 @@ def epsilon_of(rdp: Rdp, delta: float) -> float:
     return float(compute_epsilon(ORDERS, rdp, delta)[0]) if rdp.any() else 0.0
 
 
-def least_variance(l1: float, l2: float, rate: float, times: int, epsilon: float, delta: float) -> float:
+def least_variance(
+    l1: float, l2: float, rate: float, times: int, epsilon: float, delta: float, already: Rdp | None = None
+) -> float:
     """The least variance of the noise with which so many releases keep within (ε, δ).
 
     Args:
@@ -89,16 +91,22 @@ def least_variance(l1: float, l2: float, rate: float, times: int, epsilon: float
         rate: q.
         times: releases.
         epsilon, delta: of all of them together.
+        already: what was released before, and is to be within the same.
 
     Raises:
         ConfigError: no noise in a range that makes sense is enough.
     """
 
+    before: Rdp = np.zeros(len(ORDERS)) if already is None else already
+
     def spent(multiplier: float) -> float:
-        return epsilon_of(times * Release(l1, l2, (multiplier * l2) ** 2, rate).rdp(), delta) - epsilon
+        return epsilon_of(before + times * Release(l1, l2, (multiplier * l2) ** 2, rate).rdp(), delta) - epsilon
 
     if spent(_MOST_MULTIPLIER) > 0:
-        raise ConfigError(f"dp_target_epsilon = {epsilon:g}: no noise is enough for {times} rounds; ask for fewer")
+        raise ConfigError(
+            f"dp_target_epsilon: no noise keeps {times} sums within an epsilon of {epsilon:g}; ask for more (the "
+            "features' counts have dp_statistics_share of it), or for fewer rounds"
+        )
     if spent(_LEAST_MULTIPLIER) <= 0:
         return (_LEAST_MULTIPLIER * l2) ** 2
     found = brentq(spent, _LEAST_MULTIPLIER, _MOST_MULTIPLIER, xtol=1e-6)
