@@ -26,6 +26,7 @@ from shared.errors import (
     NoSumError,
     OrchestratorError,
     PrivacyBudgetError,
+    RolledBackError,
     TooFewContributorsError,
 )
 from shared.evaluation_sum import EvaluationCode
@@ -40,7 +41,7 @@ from shared.task import training_settings
 _FIRST_SUMS, _LEAST_SIGNAL = 5, 0.1
 ROUNDS_WITHOUT_SUM = 3  # in a row, and the run stops
 _MOST = 1e12  # no client's seconds or saturated values are more
-_NO_SUM = (TooFewContributorsError, EncodingError, RoundAbandonedError, EnrolmentError)
+_NO_SUM = (TooFewContributorsError, EncodingError, RoundAbandonedError, EnrolmentError, RolledBackError)
 
 _log = logging.getLogger("orchestrator")
 
@@ -81,6 +82,7 @@ class Coordinator:
         self._started = 0.0  # when the round began, seconds of `time.perf_counter`
         self.records = records
         self._plan = model.privacy_plan
+        self._accepted_loss: float | None = None  # on the validation rows, of the model as it is
         self._publisher = publisher
         self.record = RoundRecord(round=0)
 
@@ -147,6 +149,7 @@ class Coordinator:
             state = self.model.learner.state()
             result = yield from self._rounds.steps(job, cohort, self._note_failure, self._publisher)
             self.model.learner.step(result.total, result.contributors)
+            self._judge(job, state)
         except _NO_SUM as error:
             self._skip(error, len(cohort))
             return
@@ -211,6 +214,30 @@ class Coordinator:
             "round %d: loss %s, accuracy %s, ROC-AUC %s (%.1f s)",
             record.round, loss, accuracy, area, record.round_seconds,
         )  # fmt: skip
+
+    def _judge(self, job: Job, state: State) -> None:
+        """Undo the round if its sum makes the model worse by more than `gate_loss`: somebody's vector is a bad one.
+
+        Raises:
+            RolledBackError: it was undone.
+        """
+        limit = self._config.gate_loss
+        if not limit:
+            return
+        if self._accepted_loss is None:  # the first round since the server's start
+            after = self.model.parameters, self.model.learner.state()
+            self.model.roll_back(job.model, state)
+            self._accepted_loss = self.model.validation_loss()
+            self.model.roll_back(*after)
+        loss = self.model.validation_loss()
+        if loss <= self._accepted_loss + limit:
+            self._accepted_loss = loss
+            return
+        self.model.roll_back(job.model, state)
+        raise RolledBackError(
+            f"rolled back: the loss on the validation rows rose from {self._accepted_loss:.3f} to {loss:.3f}, by more "
+            f"than gate_loss, which is {limit:g}"
+        )
 
     def _note_privacy(self, result: Sum, cohort: int) -> None:
         """What the round cost, and how much of its sum is noise.

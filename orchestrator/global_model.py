@@ -19,6 +19,7 @@ from shared.data_sources.schema import FeatureSchema
 from shared.dp.plan import PrivacyPlan
 from shared.errors import DataError, ResumeError, StatisticsError
 from shared.exchange import Model
+from shared.learner import State
 from shared.learners import make_learner
 from shared.metrics import attack_thresholds, evaluate, predict_probabilities, score
 from shared.model import build_model, get_parameters, set_parameters
@@ -99,6 +100,15 @@ class GlobalModel:
         self.learner.scale_by(preprocessing.scaler, preprocessing.schema)
         self.validation_data = preprocessing.apply(self.validation_data)
         self._test_data = preprocessing.apply(self._test_data)
+
+    def validation_loss(self) -> float:
+        """Of the present model, on the orchestrator's own rows."""
+        return score(predict_probabilities(self._model, self.validation_data.features), self.validation_data).loss
+
+    def roll_back(self, parameters: Model, state: State) -> None:
+        """Be again where a round began."""
+        set_parameters(self._model, parameters)
+        self.learner.restore(state)
 
     def score(self, record: RoundRecord) -> None:
         """Measure the model on the orchestrator's own rows; thresholds and early stopping go by validation alone."""

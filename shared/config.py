@@ -179,6 +179,7 @@ class Config(BaseModel):
     audit: bool = setting(False, "each tenant checks the proof of each round's sum")
     weighting: Literal["uniform", "examples"] = setting("uniform", "how much a client counts")
     max_examples: int = setting(100_000, "rows that give the full weight under `examples`", low=1, high=10**12)
+    gate_loss: float = setting(0.0, "rise of the validation loss that undoes a round; 0: off", low=0.0, high=1e6)
     server_momentum: float = setting(0.0, "FedAvgM: share of the last step in the next one", low=0.0, high=0.99)
     early_stopping_rounds: int = setting(0, "rounds without a better validation loss; 0: off", low=0, high=100_000)
 

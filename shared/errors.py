@@ -61,6 +61,10 @@ class PrivacyBudgetError(OrchestratorError):
     """What is asked for would take more of the rows' privacy budget than there is."""
 
 
+class RolledBackError(OrchestratorError):
+    """The orchestrator's validation rows speak against what a sum made of the model."""
+
+
 class FrameError(OrchestratorError):
     """Bytes from another process are no request or answer of this project."""
 
