@@ -18,6 +18,7 @@ from shared.data_sources.envelopes import LeftOut, records
 from shared.data_sources.file_source import Chunk, Inputs
 from shared.data_sources.files import BrokenLines, opened_text
 from shared.data_sources.json_values import Value, begins_as_json
+from shared.data_sources.label_checks import LabelTally
 from shared.data_sources.labels import (
     ADDRESS,
     BENIGN,
@@ -27,6 +28,7 @@ from shared.data_sources.labels import (
     label_origin,
     load_label_rules,
     looked_up,
+    origin_in_words,
 )
 from shared.data_sources.schema import FeatureSchema
 from shared.data_sources.windows import LATENESS, closed_windows
@@ -85,7 +87,7 @@ def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: Broken
     by_rules = inputs.labelled and bool(config.labels)
     given = load_label_rules(config, inputs.label_path) if inputs.labelled and not by_rules else None
     memory = cloudtrail_features.Memory()
-    attacks = 0
+    tally = LabelTally()
     for events in closed_windows(frames, schema.window_minutes, None if inputs.labelled else LATENESS):
         # AWS may deliver an event twice, and exports overlap.
         again = events.duplicated("event_id") & (events["event_id"] != "")
@@ -94,14 +96,17 @@ def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: Broken
         if by_rules:
             families = np.array([label_of(hits) for hits in events["hits"]], dtype=object)
         yield cloudtrail_features.chunk(events.assign(family=families), schema, memory, labelled=inputs.labelled)
-        attacks += int(np.count_nonzero(families != BENIGN))
+        if inputs.labelled:
+            tally.add(events["label_value"], int(np.count_nonzero(families != BENIGN)))
     broken.report()
     if by_rules:
         _log.log(
-            logging.INFO if attacks else logging.WARNING,
+            logging.INFO if tally.attacks else logging.WARNING,
             "%s: %d records are attacks, by rules of level %s and above, and all others benign; figures say how well a "
-            "model agrees with the rules, not how many attacks it finds", inputs.path, attacks, LABEL_LEVEL,
+            "model agrees with the rules, not how many attacks it finds", inputs.path, tally.attacks, LABEL_LEVEL,
         )  # fmt: skip
+    elif inputs.labelled:
+        tally.tell_log(inputs.path, origin_in_words(config, inputs.label_path))
 
 
 def _frames(config: Config, inputs: Inputs, broken: BrokenLines) -> Iterator[pd.DataFrame]:

@@ -15,7 +15,6 @@ repeated and a row of separators alone are no records.
 import difflib
 import logging
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -33,6 +32,7 @@ from shared.data_sources.csv_layout import looks_like_data
 from shared.data_sources.file_source import Chunk, Inputs
 from shared.data_sources.files import BrokenLines
 from shared.data_sources.json_values import begins_as_json
+from shared.data_sources.label_checks import IndexSearch, LabelTally
 from shared.data_sources.schema import (
     SCHEMA_VERSION,
     Column,
@@ -47,7 +47,6 @@ from shared.errors import DataError, OddFileError
 
 _log = logging.getLogger("data")
 REPEATED_HEADER, BLANK_ROW = "repeated header lines", "rows without a value"
-_FEWEST_ROWS_OF_AN_INDEX = 20  # fewer may count up by chance
 # What pandas calls an index that it wrote without a name: https://pandas.pydata.org/docs/user_guide/io.html
 _UNNAMED = re.compile(r"(Unnamed: \d+(_level_\d+)?|__index_level_\d+__|)(\.\d+)?")
 
@@ -186,12 +185,12 @@ def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: Broken
     """
     broken = broken or BrokenLines(inputs.path, config.max_broken_share)
     seen: set[int] = set()
-    labels: Counter[str] = Counter()
+    labels = LabelTally()
     repeated = 0
-    counts_up = {name for name in _fields(schema) if inputs.labelled}
+    indexes = IndexSearch(_fields(schema))
     for path in files(inputs.path):
         try:
-            for chunk in _of_file(config, inputs, schema, path, broken, labels, counts_up):
+            for chunk in _of_file(config, inputs, schema, path, broken, labels, indexes):
                 if inputs.labelled:
                     first = _first_seen(chunk, seen)
                     repeated += int((~first).sum())
@@ -208,39 +207,8 @@ def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: Broken
         advice = "left out" if config.csv_drop_duplicates else "kept; csv_drop_duplicates: true leaves them out"
         _log.info("%s: %d rows equal an earlier one in label and features: %s", inputs.path, repeated, advice)
     if inputs.labelled:
-        check_labels(config, inputs.path, labels)
-    if counts_up and sum(labels.values()) >= _FEWEST_ROWS_OF_AN_INDEX:
-        _log.warning(
-            "%s: %s counts the rows, 0, 1, 2, ...: an index; name it in csv_drop_columns", inputs.path, counts_up
-        )
-
-
-def check_labels(config: Config, path: Path, labels: Counter[str]) -> None:
-    """Refuse labels of which none is benign, and say so where all are.
-
-    Args:
-        config: `csv_label_column` and `csv_benign_values`.
-        path: what was read.
-        labels: how often each label is there, as it is written.
-
-    Raises:
-        DataError: no label is one of `csv_benign_values`.
-    """
-    benign = _benign(config.csv_benign_values)
-    good = sum(count for label, count in labels.items() if benign.match(label.casefold()))
-    there = ", ".join(f"{label!r} {count}" for label, count in labels.most_common(8))
-    more = f" and {len(labels) - 8} more" if len(labels) > 8 else ""
-    if labels and not good:
-        raise DataError(
-            f"{path}: no row is benign: no label in column {config.csv_label_column!r} is one of csv_benign_values = "
-            f"{list(config.csv_benign_values)}; those that are there: {there}{more}; set csv_benign_values to those of "
-            "them that mean benign"
-        )
-    if labels and good == sum(labels.values()):
-        _log.warning(
-            "%s: NO ATTACK: all %d labels in column %r are benign (%s%s): nothing can be learned from these rows",
-            path, good, config.csv_label_column, there, more,
-        )  # fmt: skip
+        labels.check_table(inputs.path, config.csv_label_column, config.csv_benign_values)
+        indexes.tell(inputs.path)
 
 
 def _of_file(
@@ -249,10 +217,10 @@ def _of_file(
     schema: FeatureSchema,
     path: Path,
     broken: BrokenLines,
-    labels: Counter[str],
-    counts_up: set[str],
+    labels: LabelTally,
+    indexes: IndexSearch,
 ) -> Iterator[Chunk]:
-    """The rows of one file. Labels are counted in `labels`; a column that does not count rows leaves `counts_up`."""
+    """The rows of one file; `labels` and `indexes` are told of those to learn from."""
     table = table_of(path, config.csv_column_names)
     needed = list(_fields(schema))
     if inputs.labelled:
@@ -267,11 +235,9 @@ def _of_file(
     for batch in batches(table, needed, broken):
         chunk, good = _chunk(config, inputs, schema, table, batch, broken)
         if inputs.labelled:
-            labels.update(texts(batch.columns[config.csv_label_column])[good].tolist())
-            for name in list(counts_up):
-                values, _ = numbers(batch.columns[name])
-                if not np.isfinite(values).all() or (np.diff(values) != 1).any():
-                    counts_up.discard(name)
+            attacks = int(np.count_nonzero(chunk.families != "benign"))
+            labels.add(texts(batch.columns[config.csv_label_column])[good], attacks)
+            indexes.add({name: numbers(batch.columns[name])[0] for name in indexes.candidates}, batch.rows)
         yield chunk
 
 

@@ -15,7 +15,8 @@ from shared.data_sources import vpc_flow_features
 from shared.data_sources.file_source import Chunk, Inputs
 from shared.data_sources.files import BrokenLines
 from shared.data_sources.flow_records import NEEDED, field_name, flows_of, is_flow_log
-from shared.data_sources.labels import ADDRESS, BENIGN, EVENT_ID, TIME, label_origin, load_label_rules
+from shared.data_sources.label_checks import LabelTally
+from shared.data_sources.labels import ADDRESS, BENIGN, EVENT_ID, TIME, label_origin, load_label_rules, origin_in_words
 from shared.data_sources.schema import FeatureSchema
 from shared.data_sources.windows import LATENESS, closed_windows
 from shared.errors import DataError
@@ -63,10 +64,15 @@ def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: Broken
     broken = broken or BrokenLines(inputs.path, config.max_broken_share)
     rules = load_label_rules(config, inputs.label_path) if inputs.labelled else None
     frames = _frames(config, inputs, broken)
+    tally = LabelTally()
     for flows in closed_windows(frames, schema.window_minutes, None if inputs.labelled else LATENESS):
         families = rules.families(flows) if rules else np.full(len(flows), BENIGN)
         yield vpc_flow_features.chunk(flows.assign(family=families), schema, labelled=inputs.labelled)
+        if inputs.labelled:
+            tally.add(flows["label_value"], int(np.count_nonzero(families != BENIGN)))
     broken.report()
+    if inputs.labelled:
+        tally.tell_log(inputs.path, origin_in_words(config, inputs.label_path))
 
 
 def _frames(config: Config, inputs: Inputs, broken: BrokenLines) -> Iterator[pd.DataFrame]:
