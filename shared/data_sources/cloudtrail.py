@@ -91,6 +91,7 @@ def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: Broken
     for events in closed_windows(frames, schema.window_minutes, None if inputs.labelled else LATENESS):
         # AWS may deliver an event twice, and exports overlap.
         again = events.duplicated("event_id") & (events["event_id"] != "")
+        broken.leave_out("events that were there already", int(again.sum()))
         events = events[~again].reset_index(drop=True)
         families = given.families(events) if given else np.full(len(events), BENIGN, dtype=object)
         if by_rules:

@@ -89,7 +89,13 @@ def _by_arrow(codec: str) -> Callable[[BinaryIO], IO[bytes]]:
 
 
 def _zip_member(stream: BinaryIO) -> IO[bytes]:
-    archive = zipfile.ZipFile(stream)
+    try:
+        return _only_member(zipfile.ZipFile(stream))
+    except (NotImplementedError, RuntimeError, ValueError) as error:  # a method, version or name that it does not know
+        raise zipfile.BadZipFile(str(error)) from None
+
+
+def _only_member(archive: zipfile.ZipFile) -> IO[bytes]:
     members = [member for member in archive.infolist() if not member.is_dir()]
     if len(members) != 1:
         raise OSError(errno.EINVAL, f"a zip archive of {len(members)} files, expected one; unpack it into the folder")
