@@ -49,7 +49,7 @@ def numbers(values: pa.Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         except pa.ArrowInvalid:
             pass
     cells = texts(values).str.casefold()
-    found = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64, copy=True)
+    found = floats(cells)
     for row in np.flatnonzero(np.isnan(found) & cells.str.fullmatch(_HEXADECIMAL).to_numpy(dtype=np.bool_)):
         found[row] = float(min(int(cells.iloc[row], 16), 1 << 64))
     return found, np.isnan(found) & ~cells.isin(MISSING).to_numpy(dtype=np.bool_)
@@ -62,6 +62,22 @@ _AS_TEXTS = (
     pa.types.is_binary,
     pa.types.is_large_binary,
 )
+
+
+def floats(cells: pd.Series) -> NDArray[np.float64]:
+    """Each cell as a number, NaN where it is none, infinite where it is too large, (rows,)."""
+    try:
+        found: NDArray[np.float64] = pd.to_numeric(cells, errors="coerce").to_numpy(np.float64, copy=True)
+    except OverflowError:  # an integer of hundreds of digits
+        found = np.array([_float(str(cell)) for cell in cells], dtype=np.float64)
+    return found
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
 
 
 def holds_names(values: pa.Array) -> bool:

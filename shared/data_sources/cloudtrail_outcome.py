@@ -29,4 +29,6 @@ def failed(record: dict[str, Any]) -> bool:
 def is_denial(code: str) -> bool:
     """Whether an error code says that the caller lacks a permission: the code alone, not what a message says."""
     bare = code.strip().casefold().rpartition("#")[2].rpartition(":")[2].rpartition(".")[2]
-    return any(bare.removesuffix(ending) in DENIALS for ending in ("", "exception", "fault", "error"))
+    for ending in ("exception", "fault", "error"):
+        bare = bare.removesuffix(ending)
+    return bare in DENIALS

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from shared.config import Config
 from shared.data_sources import files as data_files
-from shared.data_sources.cells import texts
+from shared.data_sources.cells import floats, texts
 from shared.data_sources.envelopes import LeftOut, records
 from shared.data_sources.files import BrokenLines, opened_text
 from shared.data_sources.json_values import begins_as_json
@@ -85,7 +85,7 @@ def flows_of(config: Config, path: Path, broken: BrokenLines) -> Iterator[pd.Dat
     Raises:
         DataError: a field is missing, the file can't be read, or too many lines are broken.
     """
-    before = broken.lines
+    before = broken.lines - broken.left_out[BLANK_LINES]
     head = data_files.head(path)
     try:
         if data_files.is_parquet(path):
@@ -100,7 +100,7 @@ def flows_of(config: Config, path: Path, broken: BrokenLines) -> Iterator[pd.Dat
         if head.strip() or data_files.is_parquet(path):
             broken.cut_file(error)
             return
-    if broken.lines == before and not head.strip() and not data_files.is_parquet(path):
+    if broken.lines - broken.left_out[BLANK_LINES] == before and not head.strip() and not data_files.is_parquet(path):
         broken.empty_file(path)
 
 
@@ -181,6 +181,9 @@ def _check_fields(path: Path, fields: Sequence[str], by: str) -> None:
         raise DataError(
             f"{path}: its lines have no {', '.join(missing)} ({by}); expected a format with {', '.join(NEEDED)}"
         )
+    if len(set(fields)) < len(fields):
+        twice = next(name for name in fields if list(fields).count(name) > 1)
+        raise DataError(f"{path}: the field {twice!r} is there twice ({by}); expected each once")
     if "action" not in fields:
         _tell(f"{path}: no field action, as of a Transit Gateway: reject_share is 0, and no flow counts as rejected")
 
@@ -261,7 +264,7 @@ def _checked(path: Path, flows: pd.DataFrame, places: _Places, broken: BrokenLin
 
 
 def _numbers(path: Path, flows: pd.DataFrame, name: str) -> NDArray[np.float64]:
-    values: NDArray[np.float64] = pd.to_numeric(flows[name], errors="coerce").to_numpy(np.float64, copy=True)
+    values = floats(flows[name])
     if name in _PORTS:
         values[(flows[name].astype(str) == "-").to_numpy(dtype=np.bool_)] = 0
     if name in _TIMES:

@@ -24,6 +24,7 @@ MOST_LEVELS = 8  # of lists within lists that are gone through item by item
 _NEAR_THE_END = 16  # a word such as -Infinity, or an escape, may be cut in two there
 _DECODER = json.JSONDecoder()
 _BLANK = re.compile("[\\s,\\ufeff\\x1e]*")
+_HALF_LETTER = re.compile(r"\\u[dD][89a-fA-F]")  # of a pair, which JSON may write without the other half
 _LIST = re.compile('"(?:' + "|".join(sorted(LIST_KEYS)) + r')"\s*:\s*[\[{]')
 
 
@@ -195,6 +196,8 @@ class JsonValues:
             try:
                 value, end = _DECODER.raw_decode(self._data, self._at)
                 if end < len(self._data) or self._ended or self._data[end - 1] in '}]"':
+                    if _HALF_LETTER.search(self._data, self._at, end):
+                        value = _whole_letters(value)
                     self._at = end
                     return value
                 problem, at = "", end
@@ -280,6 +283,17 @@ class JsonValues:
         if at <= self._at:
             self._line, self._counted = line, at
         return line
+
+
+def _whole_letters(value: Any) -> Any:
+    """The value without halves of letters (surrogates), which no encoding can write."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_whole_letters(item) for item in value]
+    if isinstance(value, dict):
+        return {_whole_letters(key): _whole_letters(item) for key, item in value.items()}
+    return value
 
 
 def _text(line: str) -> str:
