@@ -10,7 +10,7 @@ DEMO_CLIENTS := logs/demo-clients.log
 N ?= 100
 SIMULATION_PKI := logs/simulation-pki-$(N)
 
-.PHONY: help demo simulate peek test test_long test_newest schedules faults fuzz load bench lint format settings clean
+.PHONY: help demo simulate peek test test_long test_newest schedules faults fuzz fuzz_readers load bench lint format settings clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -50,6 +50,9 @@ test_newest: $(VENV)/installed-dev  ## the two terminals on the newest Flower th
 
 fuzz: $(VENV)/installed-dev  ## a million mutated inputs against whatever reads a client's bytes; some minutes
 	$(PY) -m tests.fuzz_decoder --inputs 1000000 --seed 1
+
+fuzz_readers: $(VENV)/installed-dev  ## 20,000 mutated files against the readers of logs and tables; ten minutes
+	$(PY) -m tests.fuzz_readers --inputs 20000 --seed 1
 
 schedules: $(VENV)/installed-dev  ## 2 x 2,500 masked rounds of 3 to 12 clients with random losses; prints the tally, 3 minutes
 	MASKING_SCHEDULES=2500 $(PY) -m pytest -s tests/test_masking_rounds.py -k exact_sum --timeout 3600

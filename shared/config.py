@@ -32,7 +32,9 @@ def _listed(value: Any) -> Any:
 
 
 def _texts(value: Any) -> Any:
-    return tuple(str(item) if type(item) is int else item for item in _listed(value))
+    # In a list YAML's false is the label False; by itself it would rather be a switch that somebody took for a list.
+    plain = (int, bool) if isinstance(value, list | tuple) else (int,)
+    return tuple(str(item) if type(item) in plain else item for item in _listed(value))
 
 
 Width = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -133,7 +135,10 @@ class Config(BaseModel):
 
     # Reading files: csv, cloudtrail, vpc_flow
     csv_label_column: str = setting("", "csv: column that holds the label")
-    csv_benign_values: Texts = setting(("benign", "normal", "0"), "csv: labels that mean benign")
+    csv_benign_values: Texts = setting(
+        ("benign", "normal", "0"), "csv: labels that mean benign, * and ? as in file names"
+    )
+    csv_column_names: Texts = setting((), "csv: names of the columns of files without a header line")
     csv_family_column: str = setting("", "csv: column that names the kind of attack")
     csv_drop_columns: Texts = setting((), "csv: columns that are no feature")
     csv_categorical_columns: Texts = setting((), "csv: columns of names; empty: those that hold texts")

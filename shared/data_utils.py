@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.config import Config
-from shared.config_checks import FILE_SOURCES
+from shared.config_checks import CLIENT_ID, FILE_SOURCES
 from shared.data_sources.dataset import ClientData, Dataset, DataSource
+from shared.data_sources.label_checks import tell_classes, tell_telling_columns
 from shared.data_sources.streams import Stream, generator
 from shared.errors import DataError
 
@@ -42,13 +43,23 @@ def load_client_data(config: Config, client_id: int) -> ClientData:
             f"client {client_id} has {len(rows)} rows: expected at least 2, to train on one part and evaluate on the "
             "other; give it more data or lower num_clients"
         )
+    if CLIENT_ID not in config.data_path:  # else the reader of its own files has said it
+        _tell_odd_rows(config, f"client {client_id}", rows)
     shuffled = generator(config.seed, Stream.HOLDOUT, client_id).permutation(len(rows))
     held_out = min(max(round(len(rows) * config.holdout_fraction), 1), len(rows) - 1)
-    return ClientData(
+    data = ClientData(
         schema=source.schema(config, client_id),
         train=rows.take(shuffled[held_out:]),
         holdout=rows.take(shuffled[:held_out]),
     )
+    if config.data_source in FILE_SOURCES:
+        what = (
+            "name it in csv_drop_columns if it is not known when a record is to be judged"
+            if config.data_source == "csv"
+            else "look at what the labels were made from"
+        )
+        tell_telling_columns(f"client {client_id}", data.schema, data.train, what)
+    return data
 
 
 def load_test_data(config: Config) -> Dataset:
@@ -57,7 +68,9 @@ def load_test_data(config: Config) -> Dataset:
     Raises:
         DataError: the files are missing or malformed.
     """
-    return find_source(config).test_rows(config)
+    rows = find_source(config).test_rows(config)
+    _tell_odd_rows(config, "test set", rows)
+    return rows
 
 
 def load_validation_data(config: Config) -> Dataset:
@@ -66,7 +79,14 @@ def load_validation_data(config: Config) -> Dataset:
     Raises:
         DataError: the files are missing or malformed.
     """
-    return find_source(config).validation_rows(config)
+    rows = find_source(config).validation_rows(config)
+    _tell_odd_rows(config, "validation rows", rows)
+    return rows
+
+
+def _tell_odd_rows(config: Config, whose: str, rows: Dataset) -> None:
+    if config.data_source in FILE_SOURCES:
+        tell_classes(whose, rows)
 
 
 def load_schema(config: Config) -> "FeatureSchema":

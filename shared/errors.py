@@ -25,6 +25,10 @@ class DataError(OrchestratorError):
     """A data file is missing or malformed."""
 
 
+class OddFileError(DataError):
+    """One file of several is empty, damaged or cut off; the others are still worth reading."""
+
+
 class RuleError(OrchestratorError):
     """A folder of Sigma rules is missing or has none for the source, or a file in it holds no Sigma rule."""
 

@@ -7,6 +7,7 @@ import itertools
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ import yaml
 from client.ledger import Ledger
 from shared.bounded_files import read_at_most, read_bounded
 from shared.config import Config, load_config
-from shared.data_sources import cloudtrail, nsl_kdd
+from shared.data_sources import nsl_kdd
+from shared.data_sources.envelopes import records
 from shared.data_sources.files import opened_text
+from shared.data_sources.json_values import LONGEST_VALUE
 from shared.enrolment import Enrolment
 from shared.errors import ConfigError, DataError, EnrolmentError, KeyFileError
 from shared.identity import ClientIdentity
@@ -162,11 +165,29 @@ def test_a_log_that_packs_well_is_no_bomb(tmp_path: Path) -> None:
         assert sum(1 for _ in text) == 200_000
 
 
-def test_a_cloudtrail_file_is_bounded_before_it_is_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cloudtrail, "MOST_BYTES", 1000)
-    path = bomb(tmp_path / "a.json.gz", b'{"Records": []} ', 100)
-    with pytest.raises(DataError, match="larger than 1000 bytes"):
-        list(cloudtrail._records(path))
+@pytest.mark.parametrize("begin", [b'{"Records": [{"eventName": "', b'["', b'{"', b'[[[{"a": "', b'{"a": 1'])
+def test_a_json_value_without_an_end_takes_no_memory(tmp_path: Path, begin: bytes) -> None:
+    """It is given up at `LONGEST_VALUE`, and what is on later lines is read."""
+    path = tmp_path / "a.json"
+    path.write_bytes(begin + b"1" * (40 << 20) + b'\n{"eventName": "x", "eventSource": "y"}\n')
+    tracemalloc.start()
+    found = list(records(path))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [value.value for value in found if not value.broken][-1:] == [{"eventName": "x", "eventSource": "y"}]
+    assert any(value.broken for value in found)
+    assert most < 8 * LONGEST_VALUE
+
+
+def test_one_list_of_a_hundred_megabytes_is_read_item_by_item(tmp_path: Path) -> None:
+    item = b'{"eventName": "x", "eventSource": "y", "requestParameters": {"a": "' + b"b" * 1900 + b'"}},'
+    path = tmp_path / "a.json"
+    path.write_bytes(b'{"account": "1", "Records": [' + item * 50_000 + item[:-1] + b"]}")
+    tracemalloc.start()
+    assert sum(not value.broken for value in records(path)) == 50_001
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 40 << 20
 
 
 ALIASES = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from shared.config import Config, load_config
-from shared.data_sources import vpc_flow
+from shared.data_sources import flow_records, vpc_flow
 from shared.data_sources.file_source import Chunk, FileSource, Inputs
-from shared.data_sources.vpc_flow import DEFAULT_FIELDS
+from shared.data_sources.flow_records import DEFAULT_FIELDS
 from shared.data_utils import feature_count, load_client_data, load_test_data, stream_features
 from shared.errors import DataError
 from tests.processes import ROOT
@@ -100,7 +100,7 @@ def test_a_window_counts_what_its_address_did(tmp_path: Path) -> None:
 def test_a_flow_of_the_future_is_broken_and_closes_no_window(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
-    monkeypatch.setattr(vpc_flow, "CHUNK_LINES", 100)
+    monkeypatch.setattr(flow_records, "CHUNK_LINES", 100)
     lines = lines_of(some_flows())
     expected = read(settings(write(tmp_path / "expected.log", lines)))
     lines.insert(50, line(flow(0, **{field: 253_370_764_800})))  # in the year 9999
@@ -164,7 +164,7 @@ def test_broken_lines_are_skipped_and_named_and_too_many_refused(
 
 
 def test_a_wrong_format_is_refused_without_reading_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vpc_flow, "CHUNK_LINES", 5000)
+    monkeypatch.setattr(flow_records, "CHUNK_LINES", 5000)
     path = write(tmp_path / "a.log", ["this is no flow log"] * 50_000)
     with pytest.raises(DataError, match="10000 of 10000 lines are broken"):
         read(settings(path))
@@ -226,7 +226,7 @@ def test_parts_to_score_make_the_whole(tmp_path: Path, monkeypatch: pytest.Monke
     path = write(tmp_path / "a.log", lines_of(some_flows()))
     config = settings(path)
     whole = read(config).features
-    monkeypatch.setattr(vpc_flow, "CHUNK_LINES", 100)
+    monkeypatch.setattr(flow_records, "CHUNK_LINES", 100)
     parts = list(stream_features(config, path, SOURCE.schema(config, None)))
     assert len(parts) > 5
     assert max(len(features) for _, features in parts) < 10  # not all at the end

@@ -1,24 +1,24 @@
 """CloudTrail: management and data events of an AWS account, as features per principal and time window.
 
-Reads what AWS and its tools write: {"Records": [...]}, {"Events": [{"CloudTrailEvent": "..."}]} of `lookup-events`, a
-JSON list, a single record, or any of these on lines of their own; plain or gzip, a file or a folder of them.
+Reads what `envelopes` unwraps, and CSV with CloudTrail's fields as columns; plain or packed, a file or a folder.
 """
 
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from shared.bounded_files import read_at_most
 from shared.config import Config
 from shared.data_sources import cloudtrail_features
 from shared.data_sources import files as data_files
+from shared.data_sources.cloudtrail_records import canonical, csv_records, is_csv, other_kind
+from shared.data_sources.envelopes import LeftOut, records
 from shared.data_sources.file_source import Chunk, Inputs
-from shared.data_sources.files import BrokenLines, opened
+from shared.data_sources.files import BrokenLines, opened_text
+from shared.data_sources.json_values import Value, begins_as_json
+from shared.data_sources.label_checks import LabelTally
 from shared.data_sources.labels import (
     ADDRESS,
     BENIGN,
@@ -28,27 +28,31 @@ from shared.data_sources.labels import (
     label_origin,
     load_label_rules,
     looked_up,
+    origin_in_words,
 )
 from shared.data_sources.schema import FeatureSchema
 from shared.data_sources.windows import LATENESS, closed_windows
-from shared.errors import DataError
+from shared.errors import OddFileError
 from shared.rules.rule import LABEL_LEVEL, label_of
 
 _log = logging.getLogger("data")
 _FIELD_OF = {EVENT_ID: "eventID", TIME: "eventTime", ADDRESS: "sourceIPAddress"}
-# AWS writes these beside the logs: signatures of log files, and findings about many records.
-_OTHER_FOLDERS = ("CloudTrail-Digest", "CloudTrail-Insight")
-MOST_BYTES = 1 << 28  # of one file, unpacked: all of it is in memory at once, some times over; AWS writes 50 MB
-_EXPECTED = "expected CloudTrail records as JSON: {'Records': [...]}, a list, or one on each line"
+# AWS writes these beside the logs: signatures of log files, and findings about and sums of many records.
+_OTHER_FOLDERS = ("CloudTrail-Digest", "CloudTrail-Insight", "CloudTrail-Aggregated")
+FRAME_RECORDS = 20_000
 
 
 def files(path: Path) -> list[Path]:
-    """The JSON files at or below a path, in the order in which they are read.
+    """The files at or below a path, in the order in which they are read.
 
     Raises:
         DataError: there is none.
     """
-    return data_files.list_files(path, (".json", ".jsonl", ".ndjson"), _OTHER_FOLDERS)
+    return data_files.list_files(path, (".json", ".jsonl", ".ndjson"), _is_cloudtrail, _OTHER_FOLDERS)
+
+
+def _is_cloudtrail(head: str) -> bool:
+    return is_csv(head) or begins_as_json(head)
 
 
 def schema(config: Config, inputs: Inputs) -> FeatureSchema:
@@ -83,95 +87,87 @@ def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: Broken
     by_rules = inputs.labelled and bool(config.labels)
     given = load_label_rules(config, inputs.label_path) if inputs.labelled and not by_rules else None
     memory = cloudtrail_features.Memory()
-    attacks = 0
-    for records in closed_windows(frames, schema.window_minutes, None if inputs.labelled else LATENESS):
+    tally = LabelTally()
+    for events in closed_windows(frames, schema.window_minutes, None if inputs.labelled else LATENESS):
         # AWS may deliver an event twice, and exports overlap.
-        again = records.duplicated("event_id") & (records["event_id"] != "")
-        records = records[~again].reset_index(drop=True)
-        families = given.families(records) if given else np.full(len(records), BENIGN, dtype=object)
+        again = events.duplicated("event_id") & (events["event_id"] != "")
+        broken.leave_out("events that were there already", int(again.sum()))
+        events = events[~again].reset_index(drop=True)
+        families = given.families(events) if given else np.full(len(events), BENIGN, dtype=object)
         if by_rules:
-            families = np.array([label_of(hits) for hits in records["hits"]], dtype=object)
-        yield cloudtrail_features.chunk(records.assign(family=families), schema, memory, labelled=inputs.labelled)
-        attacks += int(np.count_nonzero(families != BENIGN))
+            families = np.array([label_of(hits) for hits in events["hits"]], dtype=object)
+        yield cloudtrail_features.chunk(events.assign(family=families), schema, memory, labelled=inputs.labelled)
+        if inputs.labelled:
+            tally.add(events["label_value"], int(np.count_nonzero(families != BENIGN)))
     broken.report()
     if by_rules:
         _log.log(
-            logging.INFO if attacks else logging.WARNING,
+            logging.INFO if tally.attacks else logging.WARNING,
             "%s: %d records are attacks, by rules of level %s and above, and all others benign; figures say how well a "
-            "model agrees with the rules, not how many attacks it finds", inputs.path, attacks, LABEL_LEVEL,
+            "model agrees with the rules, not how many attacks it finds", inputs.path, tally.attacks, LABEL_LEVEL,
         )  # fmt: skip
+    elif inputs.labelled:
+        tally.tell_log(inputs.path, origin_in_words(config, inputs.label_path))
 
 
 def _frames(config: Config, inputs: Inputs, broken: BrokenLines) -> Iterator[pd.DataFrame]:
-    """The records of each file, one frame a file; where they are labelled, without those of neither class."""
+    """The records of the files, some at a time; where they are labelled, without those of neither class."""
     label_field = tuple(config.label_field.split(".")) if inputs.labelled and config.label_field else None
     group_field = tuple(config.partition_column.split(".")) if config.partition_column else None
     ignored = IgnoredRecords.of(config) if inputs.labelled else IgnoredRecords(())
     for path in files(inputs.path):
         rows = []
-        lines = 0
-        for line, record in _records(path):
-            lines += 1
+        for found in _read(path, broken):
+            record = found.value
             try:
+                if isinstance(record, dict):
+                    if other := other_kind(record):
+                        broken.leave_out(other)
+                        continue
+                    record = canonical(record)
                 row = cloudtrail_features.fields_of(record)
                 row["hits"] = inputs.rules.hits(record) if inputs.rules else ()
-            except (TypeError, ValueError, AttributeError, RecursionError) as error:
-                broken.add(path, line, str(error))
+                if record in ignored:
+                    broken.leave_out("records of label_ignored")
+                    continue
+                row["label_value"] = looked_up(record, label_field) if label_field else ""
+                row["group"] = looked_up(record, group_field) if group_field else ""
+            except (TypeError, ValueError, AttributeError, RecursionError, OverflowError, OSError) as error:
+                broken.add(path, found.where, str(error))
                 continue
-            if record in ignored:
-                continue
-            row["label_value"] = looked_up(record, label_field) if label_field else ""
-            row["group"] = looked_up(record, group_field) if group_field else ""
             rows.append(row)
-        broken.seen(lines)
+            if len(rows) == FRAME_RECORDS:
+                yield pd.DataFrame(rows)
+                rows = []
         if rows:
             yield pd.DataFrame(rows)
 
 
-def _records(path: Path) -> Iterator[tuple[int, Any]]:
-    """Each record with its number in the file, or its line where records are on lines, from 1.
-
-    What is no JSON comes as its own text, which is no record.
-    """
-    with opened(path) as stream:
-        content = read_at_most(stream, MOST_BYTES, str(path))
+def _read(path: Path, broken: BrokenLines) -> Iterator[Value]:
+    """The records of one file; what else is in it is counted, as are all of them."""
+    count = 0
     try:
-        # `json` tells UTF-8, UTF-16 and UTF-32 apart; a bad byte within a text costs one letter, not the file.
-        text = content.decode(json.detect_encoding(content), errors="replace")
-        whole = json.loads(text)
-    except RecursionError:
-        raise DataError(f"{path}: nested too deeply; {_EXPECTED}") from None
-    except ValueError:
-        # Not `splitlines`, which also cuts at U+2028 and others that may stand within a JSON text.
-        lines = text.split("\n")
-        if not text.strip():
-            raise DataError(f"{path}: empty; {_EXPECTED}") from None
-    else:
-        yield from enumerate(_unpacked(whole), start=1)
+        for found in _records(path):
+            count += 1
+            if found.broken:
+                broken.add(path, found.where, found.broken)
+            elif isinstance(found.value, LeftOut):
+                broken.leave_out(found.value)
+            else:
+                yield found
+            if count % FRAME_RECORDS == 0:
+                broken.seen(FRAME_RECORDS)
+    except OddFileError as error:
+        broken.cut_file(error)
+    broken.seen(count % FRAME_RECORDS)
+    if not count and not data_files.head(path).strip():
+        broken.empty_file(path)
+
+
+def _records(path: Path) -> Iterator[Value]:
+    """What is in one file, of whatever form."""
+    if not is_csv(data_files.head(path)):
+        yield from records(path)
         return
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            for record in _unpacked(json.loads(line)):
-                yield number, record
-        except (ValueError, RecursionError):
-            yield number, line
-
-
-def _unpacked(value: Any) -> list[Any]:
-    """The records in one JSON value; what is not a known envelope is its own only record."""
-    if isinstance(value, list):
-        return [record for item in value for record in _unpacked(item)]
-    if isinstance(value, dict):
-        for envelope in ("Records", "Events"):
-            if isinstance(value.get(envelope), list):
-                return _unpacked(value[envelope])
-        if isinstance(value.get("CloudTrailEvent"), str):
-            try:
-                return [json.loads(value["CloudTrailEvent"])]
-            except ValueError:
-                return [value]
-        if "digestS3Object" in value:
-            return []
-    return [value]
+    with opened_text(path) as text:
+        yield from csv_records(text)

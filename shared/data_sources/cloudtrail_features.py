@@ -1,8 +1,8 @@
 """What a principal did in a time window, as numbers.
 
 No feature is made from a name that an account's owner or an attacker's tool chooses: user, role, session, user agent,
-request parameters. Records are grouped by the identifier that AWS gives to a principal, and the identifier itself is
-no feature. Addresses count as how many and whether new, never as which.
+request parameters. Records are grouped by principal (`cloudtrail_identity`), and which one it is is no feature.
+Addresses count as how many and whether new, never as which.
 """
 
 from dataclasses import dataclass, field
@@ -14,6 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shared.data_sources.cloudtrail_context import AccountHistory, rare_calls, rule_hits
+from shared.data_sources.cloudtrail_identity import principal_key
+from shared.data_sources.cloudtrail_outcome import failed, is_denial
 from shared.data_sources.file_source import Chunk
 from shared.data_sources.schema import Column, FeatureSchema, Kind, bucket_columns, buckets
 from shared.data_sources.windows import latest_time, most_frequent, window_families
@@ -29,11 +31,11 @@ TAMPERING = frozenset(
     DisableRule PutBucketLogging PutBucketLifecycle LeaveOrganization
     """.split()  # noqa: SIM905 (one value per line would fill a screen)
 )
-DENIED = ("AccessDenied", "UnauthorizedOperation", "Forbidden")
 
 _SERVICE = frozenset({"eventSource"})
 _API = frozenset({"eventSource", "eventName"})
-_ERROR = frozenset({"errorCode", "errorMessage"})
+_ERROR = frozenset({"errorCode", "errorMessage", "responseElements", "serviceEventDetails"})
+_CODE = frozenset({"errorCode"})
 _ADDRESS = frozenset({"sourceIPAddress"})
 _REGION = frozenset({"awsRegion"})
 _TIME = frozenset({"eventTime"})
@@ -48,7 +50,7 @@ _FEATURES: dict[str, tuple[Kind, frozenset[str]]] = {
     "regions": ("numeric", _REGION),
     "addresses": ("numeric", _ADDRESS),
     "error_share": ("numeric", _ERROR),
-    "denied_share": ("numeric", _ERROR),
+    "denied_share": ("numeric", _CODE),
     "write_share": ("numeric", frozenset({"readOnly"})),
     "iam_events": ("numeric", _SERVICE),
     "sts_events": ("numeric", _SERVICE),
@@ -103,7 +105,6 @@ def fields_of(record: Any) -> dict[str, Any]:
     identity = record.get("userIdentity")
     identity = identity if isinstance(identity, dict) else {}
     kind = str(identity.get("type") or "other")
-    error = str(record.get("errorCode") or "")
     session = identity.get("sessionContext")
     attributes = session.get("attributes") if isinstance(session, dict) else None
     mfa = attributes.get("mfaAuthenticated") if isinstance(attributes, dict) else None
@@ -122,24 +123,11 @@ def fields_of(record: Any) -> dict[str, Any]:
         "api": f"{service}:{name}",
         "region": str(record.get("awsRegion") or ""),
         "address": str(record.get("sourceIPAddress") or ""),
-        "error": error != "",
-        "denied": any(word in error for word in DENIED),
+        "error": failed(record),
+        "denied": is_denial(str(record.get("errorCode") or "")),
         "write": record.get("readOnly") in (False, "false"),
         "no_mfa": mfa in (False, "false") or login == "No",
     }
-
-
-def principal_key(identity: dict[str, Any]) -> str:
-    """What groups records: the identifier that AWS gives, without any name.
-
-    `principalId` is AIDA... for a user and AROA...:session for a role, whose session name is the caller's choice and
-    may be the name of a tool, so what follows the colon is left out. Records without it, those of AWS services and
-    anonymous calls, are grouped by type, account and invoking service.
-    """
-    principal = identity.get("principalId")
-    if isinstance(principal, str) and principal:
-        return principal.split(":", 1)[0]
-    return "|".join(str(identity.get(name) or "") for name in ("type", "accountId", "invokedBy"))
 
 
 def _seconds(text: str) -> int:

@@ -1,35 +1,38 @@
-"""Any labelled CSV or Parquet file, or folder of them, one record per row; the settings say which column is what.
+"""Any labelled CSV, Parquet or JSON-lines file, or folder of them, one record per row; the settings say which column is
+what.
 
-A CSV file needs a header line; the separator is the likeliest of `,;|` and tab in it. Names lose surrounding blanks,
-and a repeated name gets `.1`, `.2`, ..., unless it is that of the label, the family or the partition. Numbers are
-compressed by a symmetric logarithm. A column of names becomes `hash_width` columns of 0 and 1: no client needs to know
-which names occur at another.
+A CSV file needs a header line, or `csv_column_names`; the separator is the likeliest of `,;|` and tab in it. Names
+lose surrounding blanks, and a repeated name gets `.1`, `.2`, ..., unless it is that of the label, the family or the
+partition. A column without a name, as pandas writes its index, is no feature. Numbers are compressed by a symmetric
+logarithm. A column of names becomes `hash_width` columns of 0 and 1: no client needs to know which names occur at
+another.
 
 A row is broken, and skipped, where it has too few or too many cells, no label, or a text in a numeric column. An empty
-cell counts as 0; an infinite one, as CIC-IDS has for rates over no time, as a very large number.
+cell counts as 0; an infinite one, as CIC-IDS has for rates over no time, as a very large number. A header line that is
+repeated and a row of separators alone are no records.
 """
 
-import csv
 import difflib
-import io
 import logging
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from shared.config import Config
 from shared.data_sources import files as data_files
+from shared.data_sources.cells import holds_names, is_separated, numbers, separated_number, texts
+from shared.data_sources.csv_layout import looks_like_data
 from shared.data_sources.file_source import Chunk, Inputs
-from shared.data_sources.files import BrokenLines, Utf8Stream, opened_text
-from shared.data_sources.quotes import WatchedQuotes
+from shared.data_sources.files import BrokenLines
+from shared.data_sources.json_values import begins_as_json
+from shared.data_sources.label_checks import IndexSearch, LabelTally
 from shared.data_sources.schema import (
     SCHEMA_VERSION,
     Column,
@@ -39,33 +42,32 @@ from shared.data_sources.schema import (
     compressed,
     number_column,
 )
-from shared.errors import DataError
+from shared.data_sources.tables import Batch, Table, batches, table_of
+from shared.errors import DataError, OddFileError
 
 _log = logging.getLogger("data")
-CHUNK_BYTES = 4 << 20  # of a CSV file
-CHUNK_ROWS = 20_000  # of a Parquet file
-MISSING = ("", "-", "?", "nan", "null", "none", "na", "n/a")
-# Below this share of numbers a column is one of names. Not 1: a damaged cell must not change the features.
-NUMERIC_SHARE = 0.5
-MOST_COLUMNS = 10_000  # more are no table of features, and each costs its part in every row
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Some rows of a file as Arrow columns; `lines`, (rows,), where they are in it: Parquet rows count from 1."""
-
-    lines: NDArray[np.int64]
-    columns: dict[str, pa.Array]
-    rows: int
+REPEATED_HEADER, BLANK_ROW = "repeated header lines", "rows without a value"
+# What pandas calls an index that it wrote without a name: https://pandas.pydata.org/docs/user_guide/io.html
+_UNNAMED = re.compile(r"(Unnamed: \d+(_level_\d+)?|__index_level_\d+__|)(\.\d+)?")
 
 
 def files(path: Path) -> list[Path]:
-    """The CSV and Parquet files at or below a path, in the order in which they are read.
+    """The files at or below a path, in the order in which they are read.
 
     Raises:
         DataError: there is none.
     """
-    return data_files.list_files(path, (".csv", ".tsv", ".txt", ".parquet"), ())
+    suffixes = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".parq", ".binetflow", ".labeled")
+    return data_files.list_files(path, suffixes, _is_table)
+
+
+def _is_table(head: str) -> bool:
+    """Whether a file of any name begins like a table: as JSON or Zeek do, or with two lines of equally many cells."""
+    if begins_as_json(head) or head.startswith(("#separator", "PAR1")):
+        return True
+    lines = [line for line in head.splitlines() if line.strip()][:2]
+    counts = {max((line.count(delimiter), delimiter) for delimiter in ",;\t|") for line in lines}
+    return len(lines) == 2 and len(counts) == 1 and min(counts)[0] > 0
 
 
 def schema(config: Config, inputs: Inputs) -> FeatureSchema:
@@ -76,20 +78,78 @@ def schema(config: Config, inputs: Inputs) -> FeatureSchema:
     Raises:
         DataError: no file, no header, or a column of the settings is missing.
     """
-    path = files(inputs.path)[0]
-    names = _header(path)
+    table = _first_table(config, inputs.path)
     special = {config.csv_label_column, config.csv_family_column} - {""}
-    _require(path, names, [*sorted(special), *config.csv_drop_columns, *config.csv_categorical_columns])
-    _refuse_repeated(path, names, special)
-    used = [name for name in names if name not in special and name not in config.csv_drop_columns]
+    _require(table, [*sorted(special), *config.csv_categorical_columns])
+    _refuse_repeated(table, special)
+    _check_dropped(config, inputs.path, table)
+    used = [name for name in table.names if name not in special and name not in config.csv_drop_columns]
+    if unnamed := [name for name in used if _UNNAMED.fullmatch(name)]:
+        _tell(
+            f"{table.path}: a column without a name ({', '.join(map(repr, unnamed))}) is no feature; it may be an index"
+        )
+        used = [name for name in used if name not in unnamed]
+    # Broken rows are not counted here: `stream` reads these rows, and judges them, once more.
+    first = _first_batch(table, used)
     named = [name for name in used if name in config.csv_categorical_columns]
-    if not config.csv_categorical_columns:
-        # Broken rows are not counted here: `stream` reads these rows, and judges them, once more.
-        first = next(_batches(path, used, None), None)
-        named = [name for name in used if first is not None and _holds_names(first.columns[name])]
+    for name in used:
+        if first is None or name in config.csv_categorical_columns:
+            continue
+        if example := separated_number(first.columns[name]):
+            raise DataError(
+                f"{table.path}: column {name!r} holds numbers such as {example!r}, and nobody can tell a thousands "
+                "separator from a decimal comma; write them as 1234.5, or name the column in csv_drop_columns, or in "
+                "csv_categorical_columns if they are names"
+            )
+        if not config.csv_categorical_columns and holds_names(first.columns[name]):
+            named.append(name)
     columns = [number_column(name) for name in used if name not in named]
     columns += [column for name in named for column in bucket_columns(name, config.hash_width)]
     return FeatureSchema("csv", tuple(columns), config.hash_width, excluded=tuple(sorted(special)))
+
+
+def _first_table(config: Config, path: Path) -> Table:
+    """The columns of the first file that has any."""
+    odd = DataError(f"{path}: no files")
+    for file in files(path):
+        try:
+            return table_of(file, config.csv_column_names)
+        except OddFileError as error:
+            odd = error
+    raise odd
+
+
+def _first_batch(table: Table, used: Sequence[str]) -> Batch | None:
+    try:
+        return next(batches(table, used, None), None)
+    except OddFileError:
+        return None
+
+
+@lru_cache(maxsize=256)  # a schema is asked for some times
+def _tell(text: str) -> None:
+    _log.warning("%s", text)
+
+
+def _check_dropped(config: Config, path: Path, table: Table) -> None:
+    """A column to drop may be that of another file or tenant; one that is nearly called like a feature is misspelt."""
+    there = set(table.names)
+    missing = [name for name in config.csv_drop_columns if name not in there]
+    if missing:
+        for file in files(path):
+            try:
+                there |= set(table_of(file, config.csv_column_names).names)
+            except OddFileError:
+                continue
+    for name in missing:
+        if name in there:
+            continue
+        near = difflib.get_close_matches(name, there - set(config.csv_drop_columns), n=1)
+        if near:
+            raise DataError(
+                f"{path}: csv_drop_columns: no column {name!r} among {len(there)}; did you mean {near[0]!r}?"
+            )
+        _tell(f"{path}: csv_drop_columns: no column {name!r} here, so nothing is dropped by that name")
 
 
 def schema_like(config: Config, path: Path, learned: FeatureSchema) -> FeatureSchema:
@@ -99,16 +159,17 @@ def schema_like(config: Config, path: Path, learned: FeatureSchema) -> FeatureSc
     Raises:
         DataError: no file, or no column of it is known.
     """
-    first = files(path)[0]
-    names = set(_header(first))
+    table = _first_table(config, path)
     kinds = {field: learned.columns[index].kind for field, index in _fields(learned).items()}
-    used = [column for column in kinds if column in names]
+    used = [column for column in kinds if column in set(table.names)]
     if not used:
-        raise DataError(f"{first}: none of the columns that the model learned from, such as {next(iter(kinds))!r}")
-    rows = next(_batches(first, used, None), None)
+        if looks_like_data(table.names):
+            raise _no_header(table)
+        raise DataError(f"{table.path}: none of the columns that the model learned from, such as {next(iter(kinds))!r}")
+    rows = _first_batch(table, used)
     found: list[Column] = []
     for field in used:
-        if kinds[field] == "category" or (rows is not None and _holds_names(rows.columns[field])):
+        if kinds[field] == "category" or (rows is not None and holds_names(rows.columns[field])):
             found += bucket_columns(field, learned.hash_width)
         else:
             found.append(number_column(field))
@@ -124,81 +185,153 @@ def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: Broken
     """
     broken = broken or BrokenLines(inputs.path, config.max_broken_share)
     seen: set[int] = set()
+    labels = LabelTally()
     repeated = 0
+    indexes = IndexSearch(_fields(schema))
     for path in files(inputs.path):
-        needed = list(_fields(schema))
-        if inputs.labelled:
-            label_columns = (config.csv_label_column, config.csv_family_column, config.partition_column)
-            needed = list(dict.fromkeys([*needed, *(name for name in label_columns if name)]))
-        header = _header(path)
-        if inputs.labelled:
-            _refuse_repeated(path, header, label_columns)
-        _require(path, header, needed)
-        if not inputs.labelled:
-            told = {config.csv_label_column, config.csv_family_column, *needed}
-            needed += [name for name in header if name not in told]
-        for batch in _batches(path, needed, broken):
-            chunk = _chunk(config, inputs, schema, path, batch, broken)
-            if inputs.labelled:
-                first = _first_seen(chunk, seen)
-                repeated += int((~first).sum())
-                if config.csv_drop_duplicates:
-                    chunk = _taken(chunk, first)
-            yield chunk
+        try:
+            for chunk in _of_file(config, inputs, schema, path, broken, labels, indexes):
+                if inputs.labelled:
+                    first = _first_seen(chunk, seen)
+                    repeated += int((~first).sum())
+                    if config.csv_drop_duplicates:
+                        chunk = _taken(chunk, first)
+                yield chunk
+        except OddFileError as error:
+            if data_files.head(path).strip():
+                broken.cut_file(error)
+            else:
+                broken.empty_file(path)
     broken.report()
     if repeated:
         advice = "left out" if config.csv_drop_duplicates else "kept; csv_drop_duplicates: true leaves them out"
         _log.info("%s: %d rows equal an earlier one in label and features: %s", inputs.path, repeated, advice)
+    if inputs.labelled:
+        labels.check_table(inputs.path, config.csv_label_column, config.csv_benign_values)
+        indexes.tell(inputs.path)
+
+
+def _of_file(
+    config: Config,
+    inputs: Inputs,
+    schema: FeatureSchema,
+    path: Path,
+    broken: BrokenLines,
+    labels: LabelTally,
+    indexes: IndexSearch,
+) -> Iterator[Chunk]:
+    """The rows of one file; `labels` and `indexes` are told of those to learn from."""
+    table = table_of(path, config.csv_column_names)
+    needed = list(_fields(schema))
+    if inputs.labelled:
+        label_columns = (config.csv_label_column, config.csv_family_column, config.partition_column)
+        needed = list(dict.fromkeys([*needed, *(name for name in label_columns if name)]))
+        _refuse_repeated(table, label_columns)
+        _tell_new_columns(config, table, needed)
+    _require(table, needed)
+    if not inputs.labelled:
+        told = {config.csv_label_column, config.csv_family_column, *needed}
+        needed += [name for name in table.names if name not in told and not _UNNAMED.fullmatch(name)]
+    for batch in batches(table, needed, broken):
+        chunk, good = _chunk(config, inputs, schema, table, batch, broken)
+        if inputs.labelled:
+            attacks = int(np.count_nonzero(chunk.families != "benign"))
+            labels.add(texts(batch.columns[config.csv_label_column])[good], attacks)
+            indexes.add({name: numbers(batch.columns[name])[0] for name in indexes.candidates}, batch.rows)
+        yield chunk
+
+
+def _tell_new_columns(config: Config, table: Table, needed: Sequence[str]) -> None:
+    known = {*needed, *config.csv_drop_columns}
+    if new := [name for name in table.names if name not in known and not _UNNAMED.fullmatch(name)]:
+        more = f" and {len(new) - 5} more" if len(new) > 5 else ""
+        _tell(f"{table.path}: columns that the first file has not are no features: {', '.join(new[:5])}{more}")
 
 
 def _chunk(
-    config: Config, inputs: Inputs, schema: FeatureSchema, path: Path, batch: _Batch, broken: BrokenLines
-) -> Chunk:
+    config: Config, inputs: Inputs, schema: FeatureSchema, table: Table, batch: Batch, broken: BrokenLines
+) -> tuple[Chunk, NDArray[np.bool_]]:
+    """The good rows, and which of the batch they are, (rows,)."""
+    path = table.path
     features = np.zeros((batch.rows, len(schema)), dtype=np.float32)
     good = np.ones(batch.rows, dtype=np.bool_)
     families = groups = np.full(batch.rows, "")
-    header_again = np.zeros(batch.rows, dtype=np.bool_)
+    no_records = _no_records(table, batch, broken)
     if inputs.labelled:
         families, good = _families(config, batch.columns)
-        # CIC-IDS-2018 repeats its header within files; that is no damage.
-        header_again = (_texts(batch.columns[config.csv_label_column]) == config.csv_label_column).to_numpy()
         if config.partition_column:
-            groups = _texts(batch.columns[config.partition_column]).to_numpy(dtype=np.str_)
-    reasons = {int(row): "no label" for row in np.flatnonzero(~good & ~header_again)[: data_files.LOGGED_BROKEN_LINES]}
+            groups = texts(batch.columns[config.partition_column]).to_numpy(dtype=np.str_)
+    reasons = {int(row): "no label" for row in np.flatnonzero(~good & ~no_records)[: data_files.LOGGED_BROKEN_LINES]}
     for column, index in _fields(schema).items():
         if schema.columns[index].kind == "numeric":
-            numbers, wrong = _numbers(batch.columns[column])
-            features[:, index] = compressed(numbers)
-            for row in np.flatnonzero(wrong & good & ~header_again)[: data_files.LOGGED_BROKEN_LINES]:
-                reasons[int(row)] = f"column {column} holds a text where numbers are expected"
+            values, wrong = numbers(batch.columns[column])
+            features[:, index] = compressed(values)
+            for row in np.flatnonzero(wrong & good & ~no_records)[: data_files.LOGGED_BROKEN_LINES]:
+                reasons[int(row)] = _why_no_number(column, texts(batch.columns[column].slice(int(row), 1)).iloc[0])
             good = good & ~wrong
         else:
-            bucket = buckets(column, _texts(batch.columns[column]), schema.hash_width)
+            bucket = buckets(column, texts(batch.columns[column]), schema.hash_width)
             features[np.arange(batch.rows), index + bucket] = 1.0
-    for row in np.flatnonzero(~good & ~header_again):
+    for row in np.flatnonzero(~good & ~no_records):
         broken.add(path, int(batch.lines[row]), reasons.get(int(row), "broken"))
     broken.seen(batch.rows)
-    good = good & ~header_again
+    good = good & ~no_records
     meta = pd.DataFrame({"file": path.name, "line": batch.lines})
     if not inputs.labelled:
         numeric = {column.name for column in schema.columns if column.kind == "numeric"}
         shown = {name: column for name, column in batch.columns.items() if name not in (*numeric, "file", "line")}
         # As Arrow has them: of most rows nobody will look at the texts.
-        texts = {name: pd.arrays.ArrowExtensionArray(column) for name, column in shown.items()}
-        meta = pd.concat([meta, pd.DataFrame(texts, index=meta.index)], axis=1)  # `assign` takes no column `self`
-    return _taken(Chunk(meta, features, families, groups), good)
+        cells = {name: pd.arrays.ArrowExtensionArray(column) for name, column in shown.items()}
+        meta = pd.concat([meta, pd.DataFrame(cells, index=meta.index)], axis=1)  # `assign` takes no column `self`
+    return _taken(Chunk(meta, features, families, groups), good), good
+
+
+def _no_records(table: Table, batch: Batch, broken: BrokenLines) -> NDArray[np.bool_]:
+    """Which rows are none, (rows,): the header once more, as CIC-IDS-2018 has, or separators alone, as Excel saves."""
+    if table.layout is None or not batch.columns:
+        return np.zeros(batch.rows, dtype=np.bool_)
+    header = dict(zip(table.names, table.layout.header, strict=False))
+    again = np.full(batch.rows, bool(header))
+    blank = np.ones(batch.rows, dtype=np.bool_)
+    for name, column in batch.columns.items():
+        if not again.any() and not blank.any():
+            break
+        cells = texts(column)
+        again &= (cells == header.get(name, "").strip().removesuffix(".0")).to_numpy(dtype=np.bool_)
+        blank &= (cells == "").to_numpy(dtype=np.bool_)
+    if len(batch.columns) == 1:
+        blank[:] = False  # a table of one column: an empty cell is a value that is missing
+    broken.leave_out(REPEATED_HEADER, int(again.sum()))
+    broken.leave_out(BLANK_ROW, int((blank & ~again).sum()))
+    return again | blank
+
+
+def _why_no_number(column: str, cell: str) -> str:
+    if is_separated(cell):
+        return f"column {column} holds {cell!r}, a thousands separator or a decimal comma: expected 1234.5"
+    return f"column {column} holds a text where numbers are expected"
 
 
 def _families(config: Config, columns: dict[str, pa.Array]) -> tuple[NDArray[np.str_], NDArray[np.bool_]]:
     """The family of each row in lower case, and which rows have a label at all, (rows,) each."""
-    labels = _texts(columns[config.csv_label_column]).str.casefold()
-    benign = labels.isin([value.strip().casefold() for value in config.csv_benign_values])
+    labels = texts(columns[config.csv_label_column]).str.casefold()
+    codes, unique = pd.factorize(labels)
+    pattern = _benign(config.csv_benign_values)
+    of_unique = np.array([pattern.match(label) is not None for label in unique], dtype=np.bool_)
+    benign = of_unique[codes] if len(codes) else np.zeros(0, dtype=np.bool_)
     families = labels
     if config.csv_family_column:
-        families = _texts(columns[config.csv_family_column]).str.casefold()
+        families = texts(columns[config.csv_family_column]).str.casefold()
     # A label of 1 names no family, nor does an empty cell, nor "benign" on a row that the label calls an attack.
     families = families.mask(families.isin(["", "1", "true", "benign", "normal"]), "attack")
     return families.mask(benign, "benign").to_numpy(dtype=np.str_), (labels != "").to_numpy(dtype=np.bool_)
+
+
+@lru_cache(maxsize=8)
+def _benign(values: tuple[str, ...]) -> re.Pattern[str]:
+    """What matches a label in lower case that means benign; `*` stands for any text and `?` for one character."""
+    parts = (re.escape(value.strip().casefold()).replace(r"\*", ".*").replace(r"\?", ".") for value in values)
+    return re.compile(f"(?:{'|'.join(parts)})$", re.DOTALL)
 
 
 def _first_seen(chunk: Chunk, seen: set[int]) -> NDArray[np.bool_]:
@@ -227,144 +360,27 @@ def _fields(schema: FeatureSchema) -> dict[str, int]:
     return first
 
 
-def _require(path: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
-    there = set(names)
+def _require(table: Table, wanted: Sequence[str]) -> None:
+    there = set(table.names)
     for name in wanted:
         if name not in there:
-            near = difflib.get_close_matches(name, names, n=1)
-            advice = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names[:8])}, ..."
-            raise DataError(f"{path}: no column {name!r} among {len(names)}; {advice}")
+            if looks_like_data(table.names):
+                raise _no_header(table)
+            near = difflib.get_close_matches(name, table.names, n=1)
+            advice = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(table.names[:8])}, ..."
+            raise DataError(f"{table.path}: no column {name!r} among {len(table.names)}; {advice}")
 
 
-def _unique(path: Path, names: Sequence[str]) -> list[str]:
-    if len(names) > MOST_COLUMNS:
-        raise DataError(f"{path}: {len(names)} columns, expected at most {MOST_COLUMNS}; is its first line a header?")
-    result: list[str] = []
-    counts: dict[str, int] = {}
-    for name in (name.strip() for name in names):
-        counts[name] = counts.get(name, -1) + 1
-        result.append(f"{name}.{counts[name]}" if counts[name] else name)
-    if len(set(result)) < len(result):
-        twice = next(name for name in result if result.count(name) > 1)
-        raise DataError(f"{path}: the name {twice!r} is that of a column and of a repeated one; rename one of them")
-    return result
+def _no_header(table: Table) -> DataError:
+    return DataError(
+        f"{table.path}: its first line looks like data and not like a header with the names of its {len(table.names)} "
+        "columns; name them in csv_column_names, in their order"
+    )
 
 
-def _refuse_repeated(path: Path, names: Sequence[str], special: Iterable[str]) -> None:
+def _refuse_repeated(table: Table, special: Iterable[str]) -> None:
     for name in special:
-        if f"{name}.1" in names:
+        if name and f"{name}.1" in table.names:
             raise DataError(
-                f"{path}: two columns are called {name!r}, and the settings name it; rename or remove one of them"
+                f"{table.path}: two columns are called {name!r}, and the settings name it; rename or remove one of them"
             )
-
-
-def _header(path: Path) -> list[str]:
-    if path.name.lower().endswith(".parquet"):
-        with _parquet(path) as table:
-            return _unique(path, table.schema_arrow.names)
-    return _csv_header(path)[0]
-
-
-def _csv_header(path: Path) -> tuple[list[str], str]:
-    """Names and separator."""
-    with opened_text(path) as text:
-        line = text.readline()
-    if not line.strip():
-        raise DataError(f"{path}: empty; expected a header line with the names of the columns")
-    delimiter = max(",;\t|", key=line.count)
-    return _unique(path, next(csv.reader(io.StringIO(line), delimiter=delimiter))), delimiter
-
-
-def _parquet(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file: {error}") from None
-
-
-def _batches(path: Path, needed: Sequence[str], broken: BrokenLines | None) -> Iterator[_Batch]:
-    good_before = 0
-    skipped: list[int] = []
-    parquet = path.name.lower().endswith(".parquet")
-    batches = _parquet_batches(path) if parquet else _csv_batches(path, needed, broken, skipped)
-    try:
-        for names, batch in batches:
-            lines = np.arange(good_before, good_before + batch.num_rows)  # the rank among good rows, from 0
-            if not parquet:
-                # Skipped line number k (from 0) stands before the good row of rank line - 2 - k.
-                ranks = np.array(skipped, dtype=np.int64) - 2 - np.arange(len(skipped))
-                lines = lines + 1 + np.searchsorted(ranks, lines, side="right")  # the header is line 1
-            place = {name: index for index, name in enumerate(names)}
-            yield _Batch(lines + 1, {name: batch.column(place[name]) for name in needed}, batch.num_rows)
-            good_before += batch.num_rows
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path}: {' '.join(str(error).split())[:200]}; expected well-formed rows") from None
-
-
-def _parquet_batches(path: Path) -> Iterator[tuple[list[str], pa.RecordBatch]]:
-    with _parquet(path) as table:
-        names = _unique(path, table.schema_arrow.names)
-        for batch in table.iter_batches(batch_size=CHUNK_ROWS):
-            yield names, batch
-
-
-def _csv_batches(
-    path: Path, needed: Sequence[str], broken: BrokenLines | None, skipped: list[int]
-) -> Iterator[tuple[list[str], pa.RecordBatch]]:
-    """Columns as texts. The numbers of lines that were skipped are appended to `skipped`."""
-    names, delimiter = _csv_header(path)
-
-    def skip(row: pacsv.InvalidRow) -> str:
-        skipped.append(row.number or 0)
-        if broken is not None:
-            broken.add(path, row.number or 0, f"{row.actual_columns} cells, expected {row.expected_columns}")
-            broken.seen(1)
-        return "skip"
-
-    with opened_text(path) as text:
-        reader = pacsv.open_csv(
-            pa.PythonFile(Utf8Stream(WatchedQuotes(text, path, delimiter)), mode="r"),
-            # One thread, so that a broken row knows its line.
-            read_options=pacsv.ReadOptions(column_names=names, skip_rows=1, block_size=CHUNK_BYTES, use_threads=False),
-            parse_options=pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip),
-            convert_options=pacsv.ConvertOptions(
-                column_types=dict.fromkeys(needed, pa.string()), include_columns=list(needed)
-            ),
-        )
-        with reader:  # left open after an error, its thread takes the process down at the end
-            for batch in reader:
-                yield list(needed), batch
-
-
-def _texts(values: pa.Array) -> pd.Series:
-    """Each cell as a text without surrounding blanks; empty where there is none. 80.0 and 80 are one name."""
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    texts = pc.utf8_trim_whitespace(pc.fill_null(pc.cast(values, pa.string()), ""))
-    return pd.Series(texts.to_numpy(zero_copy_only=False), dtype="str").str.removesuffix(".0")
-
-
-def _numbers(values: pa.Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Each cell as a number, NaN where there is none, and which cells hold something else, (rows,) each."""
-    kind = values.type
-    if pa.types.is_boolean(kind):
-        values = pc.cast(values, pa.int8())
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)):
-        try:
-            numbers = pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-            return numbers, np.zeros(len(numbers), dtype=np.bool_)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            return np.full(len(values), np.nan), np.ones(len(values), dtype=np.bool_)
-    try:
-        trimmed = pc.utf8_trim_whitespace(values if not pa.types.is_dictionary(kind) else values.dictionary_decode())
-        return pc.cast(trimmed, pa.float64()).to_numpy(zero_copy_only=False), np.zeros(len(values), dtype=np.bool_)
-    except pa.ArrowInvalid:
-        texts = _texts(values).str.casefold()
-        numbers = pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64)
-        return numbers, np.isnan(numbers) & ~texts.isin(MISSING).to_numpy(dtype=np.bool_)
-
-
-def _holds_names(values: pa.Array) -> bool:
-    numbers, wrong = _numbers(values)
-    given = np.isfinite(numbers) | np.isinf(numbers) | wrong
-    return bool(given.any()) and 1 - wrong.sum() / given.sum() < NUMERIC_SHARE

@@ -5,7 +5,7 @@ makes a `DataSource` of it.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -216,7 +216,8 @@ class FileSource:
 
                 folder = Path(config.rules_path.replace(CLIENT_ID, owner))
                 inputs = replace(inputs, rules=load_rules(folder, config.data_source))
-            return _read(self, config, inputs, tuple(_state(file) for file in watched))
+            own = CLIENT_ID in path
+            return _read(self, config, inputs, own, tuple(_state(file) for file in watched))
 
 
 def _inputs(config: Config, path: str, owner: str) -> Inputs:
@@ -233,9 +234,12 @@ def _state(file: Path) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=2)
-def _read(source: FileSource, config: Config, inputs: Inputs, _states: tuple[tuple[int, int], ...]) -> Table:
+def _read(source: FileSource, config: Config, inputs: Inputs, own: bool, _states: tuple[tuple[int, int], ...]) -> Table:
     schema = source.reader.schema(config, inputs)
-    check_width(config, schema)
+    if own:
+        _check_own_width(source, config, inputs, schema)
+    else:
+        check_width(config, schema)
     chunks = list(source.reader.stream(config, inputs, schema))
     if not sum(len(chunk.features) for chunk in chunks):
         raise DataError(f"{inputs.path}: no rows; expected labelled records")
@@ -260,8 +264,60 @@ def check_width(config: Config, schema: FeatureSchema) -> None:
     if config.num_features != len(schema):
         raise DataError(
             f"num_features = {config.num_features}: this data has {len(schema)} features; "
-            f"set num_features: {len(schema)}"
+            f"set num_features: {len(schema)}, on every side, if all have these: {described(schema)}"
         )
+
+
+def _check_own_width(source: FileSource, config: Config, inputs: Inputs, schema: FeatureSchema) -> None:
+    """One tenant's files must make what all others' make: another number here would part it from them.
+
+    Raises:
+        DataError: they make another number of features; the message names the columns, and those that differ where
+            the test set is at hand.
+    """
+    if config.num_features == len(schema):
+        return
+    told = f"it makes these: {described(schema)}"
+    try:
+        common = source.reader.schema(config, _inputs(config, config.test_path, "test"))
+        told = f"compared with the test set, {config.test_path}: {differing_fields(schema, common)}"
+    except DataError:
+        pass  # the orchestrator's file, which need not be here
+    raise DataError(
+        f"{inputs.path}: {len(schema)} features, and the federation agreed on num_features = {config.num_features}; "
+        f"{told}; for csv name columns that others lack in csv_drop_columns, and columns of names or codes, as all "
+        "have them, in csv_categorical_columns"
+    )
+
+
+def described(schema: FeatureSchema) -> str:
+    """The fields that features are made from, by kind, for a person."""
+    kinds: dict[str, list[str]] = {"numbers": [], "names": []}
+    for name in dict.fromkeys(column.field for column in schema.columns):
+        columns = [column for column in schema.columns if column.field == name]
+        kinds["names" if len(columns) > 1 or columns[0].kind == "category" else "numbers"].append(name)
+    names = f", names ({schema.hash_width} columns each) {_some(kinds['names'])}" if kinds["names"] else ""
+    return f"numbers {_some(kinds['numbers'])}{names}"
+
+
+def differing_fields(mine: FeatureSchema, common: FeatureSchema) -> str:
+    """Which fields are in one schema alone, or of another kind, for a person."""
+    here = {column.field: column.kind for column in mine.columns}
+    there = {column.field: column.kind for column in common.columns}
+    told = [f"column {name!r} is here alone" for name in here if name not in there]
+    told += [f"column {name!r} is missing here" for name in there if name not in here]
+    words = {"numeric": "numbers", "category": "text", "cyclic": "numbers"}
+    told += [
+        f"column {name!r} holds {words[kind]} here and {words[there[name]]} there"
+        for name, kind in here.items()
+        if there.get(name, kind) != kind
+    ]
+    return _some(told, 10) if told else "no column differs, so num_features is wrong for all"
+
+
+def _some(names: Sequence[str], most: int = 40) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) + more) or "none"
 
 
 def _split(table: Table, config: Config) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

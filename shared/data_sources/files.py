@@ -1,55 +1,89 @@
-"""Finding and opening the files of a data set, and counting the lines in them that are broken."""
+"""Finding and opening the files of a data set, and counting what in them is broken or left out."""
 
 import codecs
 import errno
-import gzip
 import io
+import json
 import logging
 import re
-import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, cast
 
 from shared.bounded_files import open_regular
-from shared.errors import DataError
+from shared.data_sources import compressed
+from shared.errors import DataError, OddFileError
 
 _log = logging.getLogger("data")
 LOGGED_BROKEN_LINES = 5
+LOGGED_FILES = 20
 # Enough lines to tell a wrong format from a few broken lines without reading all of it.
 EARLY_CHECK_LINES = 10_000
 LONGEST_LINE_BYTES = 16 << 20
-# Honest logs unpack to some ten or thirty times their size; the most that gzip reaches is 1,032, for one byte repeated.
-MOST_UNPACKED_PER_PACKED = 200
-FREE_UNPACKED_BYTES = 64 << 20  # whatever their share: a small file may repeat one line
 _BUFFER_BYTES = 1 << 18
+_HEAD_BYTES = 1 << 12
 _DELIVERY_TIME = re.compile(r"_(\d{8}T\d{4}Z)_")
 
 
-def list_files(path: Path, suffixes: tuple[str, ...], skip_folders: tuple[str, ...] = ()) -> list[Path]:
-    """The file itself, or all files below a folder that end in one of `suffixes` (or that and `.gz`).
+def list_files(
+    path: Path, suffixes: tuple[str, ...], is_ours: Callable[[str], bool], skip_folders: tuple[str, ...] = ()
+) -> list[Path]:
+    """The file itself, or the files below a folder that hold such records.
 
-    They come by the delivery time that AWS writes into file names, so that logs of several accounts and regions are
-    read side by side; files without such a time come by their path.
+    A name is looked at without the suffix of a packer. Whatever ends in none of `suffixes` and could be a log all the
+    same, such as Firehose's objects, which end in nothing, is asked by its first characters. The log names what is left
+    out. Files come by the delivery time that AWS writes into their names, so that logs of several accounts and regions
+    are read side by side; files without such a time come by their path.
+
+    Args:
+        path: file or folder.
+        suffixes: with them a file is taken unseen.
+        is_ours: whether a file's first characters are those of such records.
+        skip_folders: names of folders that hold something else.
 
     Raises:
         DataError: nothing is there.
     """
     if path.is_file():
         return [path]
-    wanted = tuple(f"{suffix}{packed}" for suffix in suffixes for packed in ("", ".gz"))
-    found = [
-        file
-        for file in path.rglob("*")
-        if file.name.lower().endswith(wanted)
-        and not file.name.startswith(".")
-        and not set(skip_folders) & set(file.parts)
-        and file.is_file()
-    ]
+    found: list[Path] = []
+    others: list[Path] = []
+    for file in sorted(path.rglob("*")):
+        if not file.is_file() or file.name.startswith(".") or set(skip_folders) & set(file.parts):
+            continue
+        ours = _bare_name(file).endswith(suffixes) or (_may_be_a_log(file) and is_ours(head(file)))
+        (found if ours else others).append(file)
     if not found:
-        raise DataError(f"{path}: expected a file, or a folder with files that end in {', '.join(suffixes)} (or .gz)")
+        there = f"; it has {_names(others)}" if others else ""
+        raise DataError(
+            f"{path}: expected a file, or a folder with files that end in {', '.join(suffixes)} (also packed){there}"
+        )
+    if others:
+        _tell_left_out(path, _names(others))
     return sorted(found, key=_order)
+
+
+def _bare_name(file: Path) -> str:
+    name = file.name.lower()
+    return next((name.removesuffix(suffix) for suffix in compressed.SUFFIXES if name.endswith(suffix)), name)
+
+
+def _may_be_a_log(file: Path) -> bool:
+    bare = Path(_bare_name(file))
+    return not bare.suffix or bare.suffix in (".csv", ".tsv", ".txt", ".log", ".json", ".jsonl", ".ndjson", ".data")
+
+
+def _names(files: list[Path]) -> str:
+    more = f" and {len(files) - 5} more" if len(files) > 5 else ""
+    return ", ".join(file.name for file in files[:5]) + more
+
+
+@lru_cache(maxsize=64)  # the same folder is listed some times
+def _tell_left_out(path: Path, names: str) -> None:
+    _log.info("%s: left out what is no such log: %s", path, names)
 
 
 def _order(file: Path) -> tuple[str, str]:
@@ -57,61 +91,82 @@ def _order(file: Path) -> tuple[str, str]:
     return (delivered[1] if delivered else "", str(file))
 
 
+def head(path: Path) -> str:
+    """The first characters of a file, unpacked; none where it can't be read."""
+    found = ""
+    try:
+        with opened_json(path) as text:
+            found = text.read(_HEAD_BYTES).lstrip("\ufeff")
+    except DataError:  # whoever reads it says so; it may be cut off further on
+        pass
+    return found
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file is Parquet, by its first bytes or, where it is damaged, its name."""
+    if path.name.lower().endswith((".parquet", ".pq", ".parq")):
+        return True
+    try:
+        with open_regular(path) as file:
+            return file.read(4) == b"PAR1"
+    except OSError:
+        return False
+
+
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """The bytes of a file, unpacked where it is gzip, whatever its name says.
+def opened(path: Path) -> Iterator[io.BufferedReader]:
+    """The bytes of a file, unpacked, whatever its name says.
 
     Raises:
-        DataError: the file can't be read, its gzip is damaged, or unpacks to what no log would.
+        OddFileError: it is packed, and damaged or cut off: in the end, when all that is good was read.
+        DataError: the file can't be read, or unpacks to what no log would.
     """
     try:
         with open_regular(path) as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            yield io.BufferedReader(_Unpacked(raw), _BUFFER_BYTES) if packed else raw
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: can't be read: {reason}; expected a plain or gzip file, complete") from None
-
-
-class _Unpacked(io.RawIOBase):
-    """What a gzip file holds, up to the share that an honest one unpacks to: some kB may stand for all memory."""
-
-    def __init__(self, packed: BinaryIO) -> None:
-        self._packed = packed
-        self._gzip = gzip.GzipFile(fileobj=packed)
-        self._unpacked = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self._gzip.read(len(buffer))
-        buffer[: len(data)] = data
-        self._unpacked += len(data)
-        if self._unpacked > max(FREE_UNPACKED_BYTES, MOST_UNPACKED_PER_PACKED * self._packed.tell()):
-            raise OSError(errno.EFBIG, f"it unpacks to more than {MOST_UNPACKED_PER_PACKED} times its size")
-        return len(data)
+            stream = cast(io.BufferedReader, compressed.unpacked(raw))
+            yield stream
+            damage = compressed.damage_of(stream)
+    except compressed.DAMAGE as error:
+        raise OddFileError(f"{path}: damaged or cut off: {error}") from None
+    except OSError as error:
+        raise DataError(f"{path}: can't be read: {error.strerror}; expected a plain or packed file") from None
+    if damage is not None:
+        raise OddFileError(f"{path}: damaged or cut off: {damage}")
 
 
 class _Lines(io.RawIOBase):
-    """Bytes as they are, up to a line that no memory should be given to."""
+    """Bytes as they are, up to a line that no memory should be given to; of a file that is cut off, whole lines alone:
+    half a number is a number, too.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self._length = 0  # of the line so far, bytes
+        self._ready = memoryview(b"")  # whole lines
+        self._rest = bytearray()  # of a line so far
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self._stream.read(len(buffer))
-        buffer[: len(data)] = data
-        start = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
-        self._length = len(data) - start + (0 if start else self._length)
-        if self._length > LONGEST_LINE_BYTES:
-            raise OSError(errno.EFBIG, f"a line is longer than {LONGEST_LINE_BYTES} bytes")
-        return len(data)
+        while not self._ready:
+            data = self._stream.read(_BUFFER_BYTES)
+            if not data:
+                if compressed.damage_of(self._stream) is None:
+                    self._ready = memoryview(bytes(self._rest))
+                self._rest.clear()
+                break
+            end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+            if end:
+                self._ready = memoryview(bytes(self._rest) + data[:end])
+                self._rest = bytearray(data[end:])
+            else:
+                self._rest += data
+            if len(self._rest) > LONGEST_LINE_BYTES:
+                raise OSError(errno.EFBIG, f"a line is longer than {LONGEST_LINE_BYTES} bytes")
+        part = self._ready[: len(buffer)]
+        buffer[: len(part)] = part
+        self._ready = self._ready[len(part) :]
+        return len(part)
 
 
 @contextmanager
@@ -130,6 +185,20 @@ def opened_text(path: Path) -> Iterator[io.TextIOWrapper]:
         else:
             encoding = "utf-8-sig" if start == codecs.BOM_UTF8 else "utf-8"
         with io.TextIOWrapper(buffered, encoding=encoding, errors="replace") as text:
+            yield text
+
+
+@contextmanager
+def opened_json(path: Path) -> Iterator[io.TextIOWrapper]:
+    """Text whose lines may be as long as the file: UTF-8, UTF-16 or UTF-32, told apart as JSON (RFC 4627) is.
+
+    Raises:
+        DataError: as in `opened`.
+    """
+    with opened(path) as stream:
+        start = stream.peek(4)[:4]
+        encoding = json.detect_encoding(start) if start else "utf-8"
+        with io.TextIOWrapper(stream, encoding=encoding, errors="replace", newline="") as text:
             yield text
 
 
@@ -156,22 +225,64 @@ class Utf8Stream(io.RawIOBase):
 
 
 class BrokenLines:
-    """Counts broken lines, logs the first few, and refuses a data set with too many."""
+    """Counts what was read and what of it became no row, so that nothing is skipped without a word.
+
+    Logs the first few broken lines, and refuses a data set with too many.
+
+    Attributes:
+        lines: lines or records that were read, whatever became of them.
+        broken: those of them that were skipped as broken.
+        left_out: those of them that are fine and no events, by what they are.
+        odd_files: that were empty, or of which a part could not be read.
+    """
 
     def __init__(self, path: Path, max_share: float) -> None:
         self._path = path
         self._max_share = max_share
         self.lines = 0
         self.broken = 0
+        self.left_out: Counter[str] = Counter()
+        self.odd_files = 0
         self._first = ""
 
-    def add(self, file: Path, line: int, reason: str) -> None:
-        """One broken line; it must also be among the lines given to `seen`."""
+    def add(self, file: Path, line: int | str, reason: str) -> None:
+        """One broken line; it must also be among the lines given to `seen`.
+
+        Args:
+            file: that it is in.
+            line: its number from 1, or where it is in words, such as "line 1, record 7".
+            reason: what is wrong with it.
+        """
         self.broken += 1
-        where = f"{file}, line {line}: {reason}"
+        where = f"{file}, {f'line {line}' if isinstance(line, int) else line}: {reason}"
         self._first = self._first or where
         if self.broken <= LOGGED_BROKEN_LINES:
             _log.warning("skipped %s", where)
+
+    def leave_out(self, what: str, lines: int = 1) -> None:
+        """So many lines are no events and no damage either; they must also be among those given to `seen`."""
+        if lines:
+            self.left_out[what] += lines
+
+    def empty_file(self, file: Path) -> None:
+        """A file with nothing in it, such as an interrupted download leaves."""
+        self._odd_file(f"{file}: empty, nothing to read")
+
+    def cut_file(self, error: OddFileError) -> None:
+        """A file that could not be read to its end: what was not read counts as one broken line.
+
+        Raises:
+            DataError: as in `seen`.
+        """
+        self.broken += 1
+        self._first = self._first or str(error)
+        self._odd_file(f"{error}; what is before it is used, the rest is not read")
+        self.seen(1)
+
+    def _odd_file(self, told: str) -> None:
+        self.odd_files += 1
+        if self.odd_files <= LOGGED_FILES:
+            _log.warning("%s", told)
 
     def seen(self, lines: int) -> None:
         """So many lines more were read, good or broken.
@@ -196,7 +307,17 @@ class BrokenLines:
             )
 
     def report(self) -> None:
-        """`check`, and one line in the log where something was skipped."""
+        """`check`, and one line in the log where something was skipped or left out.
+
+        Raises:
+            DataError: as in `check`, or all files are empty.
+        """
         self.check()
+        if self.odd_files and not self.lines:
+            raise DataError(f"{self._path}: empty; expected records")
         if self.broken:
             _log.warning("%s: skipped %d broken lines of %d", self._path, self.broken, self.lines)
+        for what, lines in self.left_out.items():
+            _log.info("%s: left out %d of %d: %s", self._path, lines, self.lines, what)
+        if self.odd_files > LOGGED_FILES:
+            _log.warning("%s: %d files are empty or cut off", self._path, self.odd_files)

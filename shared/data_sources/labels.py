@@ -132,6 +132,13 @@ def load_label_rules(config: Config, label_path: Path | None) -> LabelRules:
     return LabelRules(rows=rows)
 
 
+def origin_in_words(config: Config, label_path: Path | None) -> str:
+    """What makes a record an attack, for a person."""
+    if label_path:
+        return f"label_path {label_path}"
+    return f"label_patterns {list(config.label_patterns)} in {config.label_field}"
+
+
 def label_origin(config: Config, label_path: Path | None) -> tuple[str, ...]:
     """What the label comes from: the name of the field, or of `event_id`, `time`, `address` what the file has.
 

@@ -38,7 +38,7 @@ def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: Broken
         DataError: a file can't be read, or too many lines are broken.
     """
     broken = broken or BrokenLines(inputs.path, config.max_broken_share)
-    for path in data_files.list_files(inputs.path, (".txt", ".csv")):
+    for path in data_files.list_files(inputs.path, (".txt", ".csv"), lambda _: False):
         with opened_text(path) as text:
             line = 1
             while lines := list(islice(text, CHUNK_LINES)):

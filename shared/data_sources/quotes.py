@@ -2,8 +2,8 @@
 
 import re
 from pathlib import Path
-from typing import TextIO
 
+from shared.data_sources.files import Text
 from shared.errors import DataError
 
 LONGEST_QUOTED = 1 << 20  # characters of one cell, line breaks included
@@ -19,16 +19,17 @@ class WatchedQuotes:
         text: what is read.
         path: of the file, for the error.
         delimiter: between cells, one character.
+        line: of the file, that the text begins with.
     """
 
-    def __init__(self, text: TextIO, path: Path, delimiter: str) -> None:
+    def __init__(self, text: Text, path: Path, delimiter: str, line: int = 1) -> None:
         self._text, self._path = text, path
         first = rf"(?<=[{re.escape(delimiter)}\n])"
         # Possessive: each character has one meaning, so there is nothing to go back to.
         self._closed = re.compile(rf'(?:[^"]++|{first}"(?:[^"]++|"")*+"|(?<![{re.escape(delimiter)}\n])")*+')
         self._before = "\n"  # the character before `_rest`
         self._rest = ""  # what the next characters decide about: an open cell, or quotes that may be half of a pair
-        self._line = 1  # of the first character of `_rest`
+        self._line = line  # of the first character of `_rest`
 
     def read(self, size: int) -> str:
         """The next characters, at most `size`, none at the end.

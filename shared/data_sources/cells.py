@@ -1,0 +1,105 @@
+"""Cells of a column as texts and as numbers, whatever a file has them as."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+MISSING = ("", "-", "?", "nan", "null", "none", "na", "n/a", "(empty)")
+# Below this share of numbers a column is one of names. Not 1: a damaged cell must not change the features.
+NUMERIC_SHARE = 0.5
+_HEXADECIMAL = "0x[0-9a-f]+"  # UNSW-NB15, Bot-IoT and CTU-13 have ICMP's type and code so, in a column of ports
+_SEPARATED = r"[-+]?(\d{1,3}([,' \u00a0\u202f]\d{3})+(\.\d+)?|\d+,\d+|\d{1,3}(\.\d{3})+,\d+|\d{1,3}(\.\d{3}){2})"
+
+
+def texts(values: pa.Array) -> pd.Series:
+    """Each cell as a text without surrounding blanks; empty where there is none. 80.0 and 80 are one name."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
+        values = pa.array([cell and cell.decode("utf-8", "replace") for cell in values.to_pylist()], pa.string())
+    try:
+        cast = pc.cast(values, pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        cast = pa.array([None if cell is None else str(cell) for cell in values.to_pylist()], pa.string())
+    trimmed = pc.utf8_trim_whitespace(pc.fill_null(cast, ""))
+    return pd.Series(trimmed.to_numpy(zero_copy_only=False), dtype="str").str.removesuffix(".0")
+
+
+def numbers(values: pa.Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Each cell as a number, NaN where there is none, and which cells hold something else, (rows,) each."""
+    kind = values.type
+    if pa.types.is_boolean(kind):
+        values = pc.cast(values, pa.int8())
+    if pa.types.is_timestamp(kind) or pa.types.is_date64(kind):
+        values = pc.cast(values, pa.int64())
+    if not any(is_kind(kind) for is_kind in _AS_TEXTS):
+        try:
+            found = pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+            return found, np.zeros(len(found), dtype=np.bool_)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            return np.full(len(values), np.nan), np.ones(len(values), dtype=np.bool_)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        try:
+            trimmed = pc.utf8_trim_whitespace(values)
+            return pc.cast(trimmed, pa.float64()).to_numpy(zero_copy_only=False), np.zeros(len(values), dtype=np.bool_)
+        except pa.ArrowInvalid:
+            pass
+    cells = texts(values).str.casefold()
+    found = floats(cells)
+    for row in np.flatnonzero(np.isnan(found) & cells.str.fullmatch(_HEXADECIMAL).to_numpy(dtype=np.bool_)):
+        found[row] = float(min(int(cells.iloc[row], 16), 1 << 64))
+    return found, np.isnan(found) & ~cells.isin(MISSING).to_numpy(dtype=np.bool_)
+
+
+_AS_TEXTS = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_dictionary,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+)
+
+
+def floats(cells: pd.Series) -> NDArray[np.float64]:
+    """Each cell as a number, NaN where it is none, infinite where it is too large, (rows,)."""
+    try:
+        found: NDArray[np.float64] = pd.to_numeric(cells, errors="coerce").to_numpy(np.float64, copy=True)
+    except OverflowError:  # an integer of hundreds of digits
+        found = np.array([_float(str(cell)) for cell in cells], dtype=np.float64)
+    return found
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def holds_names(values: pa.Array) -> bool:
+    """Whether a column holds names rather than numbers."""
+    found, wrong = numbers(values)
+    given = np.isfinite(found) | np.isinf(found) | wrong
+    return bool(given.any()) and bool(1 - wrong.sum() / given.sum() < NUMERIC_SHARE)
+
+
+def separated_number(values: pa.Array) -> str:
+    """A number with a thousands separator or a decimal comma, where most of a column's texts are such; else empty.
+
+    Which of both it is can't be told: 1,234 is more than a thousand, or little more than one.
+    """
+    _, wrong = numbers(values)
+    if not wrong.any():
+        return ""
+    odd = texts(values)[wrong]
+    such = odd[odd.str.fullmatch(_SEPARATED)]
+    return str(such.iloc[0]) if 2 * len(such) > len(odd) else ""
+
+
+def is_separated(text: str) -> bool:
+    """Whether one cell is such a number."""
+    return re.fullmatch(_SEPARATED, text) is not None

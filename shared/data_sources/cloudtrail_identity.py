@@ -1,0 +1,54 @@
+"""Whom a CloudTrail record is about: one key for one principal, so that no two share the rows of a window.
+
+By https://docs.aws.amazon.com/awscloudtrail/latest/userguide/cloudtrail-event-reference-user-identity.html:
+
+| type | key |
+|---|---|
+| IAMUser, Role, AssumedRole, AWSAccount | `principalId` before the colon, AIDA... or AROA...; a session follows |
+| AssumedRole without it | the session issuer's `principalId` |
+| Root, FederatedUser, SAMLUser, WebIdentityUser, others | type, `identityProvider` and all of `principalId` |
+| IdentityCenterUser | `onBehalfOf`: identity store and user id |
+| AWSService, and who has no `principalId` | type, account, `invokedBy` and `userName` |
+
+A role's session name is the caller's choice, and may be that of a tool: it is in no key. The name of a federated user,
+of a SAML subject or of a web identity is the principal itself, and no feature is made from a key.
+"""
+
+import re
+from typing import Any
+
+# AIDA... of a user, AROA... of a role, and others that AWS makes up; those of accounts are digits alone.
+_UNIQUE_ID = re.compile("[A-Z][A-Z0-9]{3,127}")
+
+
+def principal_key(identity: dict[str, Any]) -> str:
+    """What groups the records of one principal.
+
+    Args:
+        identity: `userIdentity` of a record, of any form.
+    """
+    kind = _text(identity, "type")
+    principal = _text(identity, "principalId")
+    center = identity.get("onBehalfOf")
+    if isinstance(center, dict) and _text(center, "userId") and kind not in ("AssumedRole", "Role", "IAMUser"):
+        return "|".join(("IdentityCenterUser", _text(center, "identityStoreArn"), _text(center, "userId")))
+    first = principal.partition(":")[0]
+    if kind in ("AssumedRole", "Role") and not _UNIQUE_ID.fullmatch(first):
+        session = identity.get("sessionContext")
+        issuer = session.get("sessionIssuer") if isinstance(session, dict) else None
+        if isinstance(issuer, dict) and _text(issuer, "principalId"):
+            return _text(issuer, "principalId")
+    if kind not in ("FederatedUser", "SAMLUser", "WebIdentityUser") and _UNIQUE_ID.fullmatch(first):
+        return first
+    if kind == "AWSService" or not principal:
+        parts: tuple[str, ...] = ("type", "accountId", "invokedBy", "userName")
+    else:
+        parts = ("type", "identityProvider", "principalId")
+        if kind == "Unknown" or (principal == _text(identity, "accountId") != "" and kind != "Root"):
+            parts = (*parts, "userName")  # a sign-in that failed has the account's number alone
+    return "|".join(_text(identity, name) for name in parts)
+
+
+def _text(values: dict[str, Any], name: str) -> str:
+    value = values.get(name)
+    return value if isinstance(value, str) else "" if value is None else str(value)

@@ -1,0 +1,181 @@
+"""Where the records of a CSV file begin, what separates their cells, and what their columns are called.
+
+Before the header line there may be blank lines, comments and Excel's `sep=;`. Zeek's logs have their columns in
+`#fields` and end in `#close`. A file without a header line needs `csv_column_names`.
+"""
+
+import csv
+import io
+import ipaddress
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from shared.data_sources.files import Text, opened_text
+from shared.errors import DataError, OddFileError
+
+MOST_COLUMNS = 10_000  # more are no table of features, and each costs its part in every row
+_PREAMBLE_LINES = 100
+_DELIMITERS = ",;\t|"
+_LONGEST_CELL = 1 << 24
+_BLANKS = "   "
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a CSV file is read.
+
+    Attributes:
+        names: of the columns, none of them twice.
+        header: the cells of the header line as it stands; empty where there is none.
+        delimiter: between cells, one character.
+        skip: lines before the first record.
+        comments: whether lines that begin with # are no records, wherever they stand.
+        blanks: whether three blanks separate cells, too.
+    """
+
+    names: tuple[str, ...]
+    header: tuple[str, ...]
+    delimiter: str
+    skip: int
+    comments: bool = False
+    blanks: bool = False
+
+
+def layout_of(path: Path, column_names: Sequence[str] = ()) -> Layout:
+    """The layout of one file.
+
+    Args:
+        path: the file.
+        column_names: `csv_column_names`, for a file without a header line; one that has it may have it all the same.
+
+    Raises:
+        OddFileError: the file is empty, or no text.
+        DataError: it has other columns than `column_names`, too many, or a name that can't be told from another.
+    """
+    lines: list[str] = []
+    try:
+        with opened_text(path) as text:
+            lines.extend(line.rstrip("\r\n") for line in islice(text, _PREAMBLE_LINES))
+    except OddFileError:  # cut off further on
+        if not lines:
+            raise
+    if lines and lines[0].startswith("PAR1"):
+        raise OddFileError(f"{path}: a Parquet file that is packed once more; unpack it")
+    if lines and lines[0].startswith("#separator"):
+        return _zeek(path, lines)
+    delimiter = ""
+    for number, line in enumerate(lines):
+        if not line.strip():
+            continue
+        if line.casefold().startswith("sep=") and len(line) == 5:
+            delimiter = line[4]
+            continue
+        following = next((later for later in lines[number + 1 :] if later.strip()), "")
+        between = delimiter or max(_DELIMITERS, key=line.count)
+        after = delimiter or max(_DELIMITERS, key=following.count)
+        if line.startswith("#") and (following.startswith("#") or line.count(between) != following.count(after)):
+            continue
+        cells = _cells(path, line, between)
+        if not column_names:
+            if len(cells) == 1 and following.count(after) > 1:
+                raise DataError(
+                    f"{path}: line {number + 1} has 1 column and the next {following.count(after) + 1}; take away what "
+                    "stands before the header line, or begin it with #"
+                )
+            return Layout(tuple(unique_names(path, cells)), tuple(cells), between, number + 1)
+        names = unique_names(path, column_names)
+        if [cell.strip() for cell in cells] == [name.strip() for name in column_names]:
+            return Layout(tuple(names), tuple(cells), between, number + 1)
+        if len(cells) != len(names):
+            raise DataError(
+                f"{path}: its first line has {len(cells)} cells, and csv_column_names {len(names)} names; expected a "
+                "name for each"
+            )
+        return Layout(tuple(names), (), between, number)
+    raise OddFileError(f"{path}: empty; expected a header line with the names of the columns")
+
+
+def _zeek(path: Path, lines: Sequence[str]) -> Layout:
+    """Zeek's own format: https://docs.zeek.org/en/master/log-formats.html."""
+    written = lines[0].partition(" ")[2].strip()
+    hexadecimal = re.fullmatch(r"\\x([0-9a-fA-F]{2})", written)
+    delimiter = chr(int(hexadecimal[1], 16)) if hexadecimal else written or "\t"
+    fields = next((line for line in lines if line.startswith("#fields")), None)
+    if fields is None or len(delimiter) != 1:
+        raise DataError(f"{path}: a Zeek log without #fields within its first {_PREAMBLE_LINES} lines; expected it")
+    written_cells = fields.split(delimiter)[1:]
+    # IoT-23 has blanks instead of the separator between its last three columns.
+    cells = [name for cell in written_cells for name in cell.split(_BLANKS)]
+    skip = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return Layout(
+        tuple(unique_names(path, cells)), tuple(cells), delimiter, skip, True, len(cells) > len(written_cells)
+    )
+
+
+def _cells(path: Path, line: str, delimiter: str) -> list[str]:
+    csv.field_size_limit(_LONGEST_CELL)
+    try:
+        return next(csv.reader(io.StringIO(line), delimiter=delimiter))
+    except (csv.Error, StopIteration) as error:
+        raise OddFileError(f"{path}: its first line is no header: {error}") from None
+
+
+def unique_names(path: Path, names: Sequence[str]) -> list[str]:
+    """The names without surrounding blanks; a repeated one gets `.1`, `.2`, ...
+
+    Raises:
+        DataError: there are too many, or a name is that of a column and of a repeated one.
+    """
+    if len(names) > MOST_COLUMNS:
+        raise DataError(f"{path}: {len(names)} columns, expected at most {MOST_COLUMNS}; is its first line a header?")
+    result: list[str] = []
+    counts: dict[str, int] = {}
+    for name in (name.strip() for name in names):
+        counts[name] = counts.get(name, -1) + 1
+        result.append(f"{name}.{counts[name]}" if counts[name] else name)
+    if len(set(result)) < len(result):
+        twice = next(name for name in result if result.count(name) > 1)
+        raise DataError(f"{path}: the name {twice!r} is that of a column and of a repeated one; rename one of them")
+    return result
+
+
+class SplitAtBlanks:
+    """A text in which three blanks are the delimiter.
+
+    Args:
+        text: what is read.
+        delimiter: in their place.
+    """
+
+    def __init__(self, text: Text, delimiter: str) -> None:
+        self._text, self._delimiter = text, delimiter
+        self._rest = ""  # blanks that may be a part of three
+
+    def read(self, size: int) -> str:
+        """The next characters, at most `size`, none at the end."""
+        while True:
+            data = self._text.read(max(size - len(self._rest), 1))
+            whole = (self._rest + data).replace(_BLANKS, self._delimiter)
+            bare = whole.rstrip(" ") if data else whole
+            self._rest = whole[len(bare) :]
+            if bare or not data:
+                return bare
+
+
+def looks_like_data(names: Sequence[str]) -> bool:
+    """Whether a first line is rather a record than a header: half of its cells are numbers, addresses or empty."""
+    return 2 * sum(map(_is_value, names)) >= len(names)
+
+
+def _is_value(cell: str) -> bool:
+    try:
+        float(cell or "0")
+    except ValueError:
+        try:
+            ipaddress.ip_address(cell)
+        except ValueError:
+            return re.fullmatch(r"0x[0-9a-fA-F]+|-|.*\.\d+", cell) is not None
+    return True

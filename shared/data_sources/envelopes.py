@@ -1,0 +1,162 @@
+"""Records out of whatever carries them: what AWS delivers, what its tools print, and what log shippers and search
+engines export.
+
+| carrier | where the record is |
+|---|---|
+| S3 delivery, `lookup-events` | `Records`; `Events`, in `CloudTrailEvent` as text |
+| CloudWatch Logs: subscription, `filter-log-events` | `logEvents`, `events`: in `message` as text |
+| CloudWatch Logs Insights | `results`: rows of fields and values, in `@message` as text |
+| EventBridge | `detail` |
+| Firehose, Kinesis, Lambda | `records`, `Records`, `awslogs`: in `data`, packed and in base64 |
+| CloudTrail Lake `get-query-results` | `QueryResultRows`: a row is a list of objects of one key |
+| Elastic, Logstash, Filebeat | `hits`, `_source`; in `event.original` or `message` as text |
+| Splunk | `results`, `result`; in `_raw` as text |
+
+Each may stand in any other, and a record within a text may be JSON or a line of a log.
+"""
+
+import base64
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from shared.data_sources.files import opened_json
+from shared.data_sources.json_values import LIST_KEYS, JsonValues, Value
+
+MOST_LEVELS = 8  # of carriers in each other
+MOST_UNPACKED = 64 << 20  # bytes that one packed text may hold; CloudWatch packs some hundred kB together
+_TEXT_KEYS = ("CloudTrailEvent", "message", "@message", "_raw", "log", "Message", "body", "Body")
+_OBJECT_KEYS = ("detail", "_source", "result", "kinesis", "awslogs", "Sns", "log")
+CONTROL = "control message of CloudWatch Logs"
+
+
+class LeftOut(str):
+    """What is no record and no damage: its kind, for a person."""
+
+
+def records(path: Path) -> Iterator[Value]:
+    """The records of a file of JSON, in bounded memory: objects, and texts that are lines of a log.
+
+    Yields:
+        A record, or what is broken and why, or a `LeftOut` in its place; each with its place in the file.
+
+    Raises:
+        OddFileError: the file is damaged or cut off as a packed file; as JSON it is a broken value.
+        DataError: it can't be read.
+    """
+    with opened_json(path) as text:
+        for found in JsonValues(text):
+            if found.broken:
+                yield found
+                continue
+            for record in unwrapped(found.value):
+                if isinstance(record, Value):  # of a text within
+                    yield Value(found.line, found.item, record.value, record.broken)
+                else:
+                    yield Value(found.line, found.item, record)
+
+
+def unwrapped(value: Any, level: int = 0) -> Iterator[Any]:
+    """The records in one value; what carries none is itself the only record.
+
+    Yields:
+        Objects, texts, `LeftOut`, and of a text that is broken inside a `Value` that says how.
+    """
+    if level > MOST_LEVELS:
+        yield Value(0, 0, broken=f"carriers in carriers to a depth of {MOST_LEVELS}")
+    elif isinstance(value, list):
+        row = _row(value)
+        if row is not None:
+            yield from unwrapped(row, level + 1)
+            return
+        for item in value:
+            yield from unwrapped(item, level + 1)
+    elif isinstance(value, str):
+        yield from _of_text(value, level)
+    elif isinstance(value, dict):
+        yield from _of_object(value, level)
+    else:
+        yield value
+
+
+def _of_object(value: dict[str, Any], level: int) -> Iterator[Any]:
+    if is_event(value):
+        yield value
+        return
+    if value.get("messageType") == "CONTROL_MESSAGE":
+        yield LeftOut(CONTROL)
+        return
+    lists = [item for key, item in value.items() if key in LIST_KEYS and isinstance(item, list | dict)]
+    if lists:
+        for item in lists:
+            yield from unwrapped(item, level + 1)
+        return
+    event = value.get("event")
+    original = event.get("original") if isinstance(event, dict) else value.get("event.original")
+    for text in (original, *(value.get(key) for key in _TEXT_KEYS)):
+        if isinstance(text, str) and text.strip():
+            yield from _of_text(text, level + 1)
+            return
+    for key in _OBJECT_KEYS:
+        if isinstance(value.get(key), dict):
+            yield from unwrapped(value[key], level + 1)
+            return
+    if isinstance(value.get("data"), str):
+        inner = _decoded(value["data"])
+        if inner is not None:
+            yield from _of_text(inner, level + 1) if isinstance(inner, str) else iter((inner,))
+            return
+    yield value
+
+
+def is_event(value: dict[str, Any]) -> bool:
+    """Whether an object is a CloudTrail record itself, whatever else is in it: its keys may be in lower case."""
+    return ("eventName" in value and "eventSource" in value) or ("eventname" in value and "eventsource" in value)
+
+
+def _row(cells: list[Any]) -> dict[str, Any] | None:
+    """One row of a query's results as an object; None where the list is no such row.
+
+    CloudTrail Lake has a list of objects of one key each, CloudWatch Insights one of {"field": ..., "value": ...}.
+    """
+    if len(cells) < 2 or not all(isinstance(cell, dict) for cell in cells):
+        return None
+    if all(cell.keys() == {"field", "value"} for cell in cells):
+        return {str(cell["field"]): cell["value"] for cell in cells}
+    row = {key: item for cell in cells for key, item in cell.items()}
+    is_row = all(len(cell) == 1 for cell in cells) and len(row) == len(cells) and not row.keys() & LIST_KEYS
+    return row if is_row else None
+
+
+def _of_text(text: str, level: int) -> Iterator[Any]:
+    """What a text within a record holds: JSON values one after another, else the text itself, a line of a log."""
+    if text.lstrip()[:1] not in ("{", "["):
+        yield text
+        return
+    for found in JsonValues(io.StringIO(text)):
+        if found.broken:
+            yield found
+        elif isinstance(found.value, str):
+            yield found.value
+        else:
+            yield from unwrapped(found.value, level + 1)
+
+
+def _decoded(text: str) -> str | Value | None:
+    """What a text in base64 holds, unpacked where it is gzip; None where it is none."""
+    try:
+        data = base64.b64decode(text, validate=True)
+        if data[:2] == b"\x1f\x8b":
+            unpacker = zlib.decompressobj(wbits=31)
+            whole = unpacker.decompress(data, MOST_UNPACKED)
+            if unpacker.unconsumed_tail or not unpacker.eof:
+                return Value(0, 0, broken=f"packed data that is cut off, or of more than {MOST_UNPACKED} bytes")
+            data = whole
+        return data.decode(json.detect_encoding(data) if data else "utf-8")
+    except ValueError:  # no base64, or no text in it
+        return None
+    except zlib.error as error:
+        return Value(0, 0, broken=f"packed data that is damaged: {error}")

@@ -1,0 +1,275 @@
+"""Flow records out of the files that flow logs come in: numbers as int64, all else as texts.
+
+| form | the fields |
+|---|---|
+| text, a flow a line, as in S3; in CloudWatch Logs with a time before each | header, `vpc_fields` or version 2 |
+| text within JSON, as CloudWatch Logs and log shippers have it (`envelopes`) | `vpc_fields` or version 2 |
+| CSV, as Athena exports a query's result; Parquet, as AWS delivers it; JSON objects | names of columns |
+
+Names may have underscores for hyphens. NODATA and SKIPDATA records tell of no flow and are left out, and counted. A
+port of `-` is none, such as that of GRE, and counts as 0. Times may be in milliseconds.
+"""
+
+import csv
+import io
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from shared.config import Config
+from shared.data_sources import files as data_files
+from shared.data_sources.cells import floats, texts
+from shared.data_sources.envelopes import LeftOut, records
+from shared.data_sources.files import BrokenLines, opened_text
+from shared.data_sources.json_values import begins_as_json
+from shared.data_sources.tables import batches, table_of
+from shared.data_sources.times import in_seconds
+from shared.data_sources.windows import latest_time
+from shared.errors import DataError, OddFileError
+
+_log = logging.getLogger("data")
+CHUNK_LINES = 100_000
+DEFAULT_FIELDS = (
+    "version",
+    "account-id",
+    "interface-id",
+    "srcaddr",
+    "dstaddr",
+    "srcport",
+    "dstport",
+    "protocol",
+    "packets",
+    "bytes",
+    "start",
+    "end",
+    "action",
+    "log-status",
+)
+_PORTS = ("srcport", "dstport")
+_TIMES = ("start", "end")
+_NUMBERS = (*_PORTS, "protocol", "packets", "bytes", *_TIMES)
+NEEDED = ("srcaddr", "dstaddr", *_NUMBERS)
+BLANK_LINES = "blank lines"
+NO_FLOWS = "NODATA and SKIPDATA records"
+REPEATED_HEADER = "repeated header lines"
+_FLOW = re.compile(r"srcaddr|\b(ACCEPT|REJECT) (OK|NODATA|SKIPDATA)\b|\b(NODATA|SKIPDATA)\b", re.IGNORECASE)
+_TIME_BEFORE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:?\d\d)?")
+_Places = Sequence[int | str]  # where each record is in its file: a line's number, or words
+
+
+def is_flow_log(head: str) -> bool:
+    """Whether a file's first characters are those of flow records."""
+    return head.startswith("PAR1") or _FLOW.search(head) is not None
+
+
+def field_name(name: str) -> str:
+    """A field as the flow logs' reference writes it. The console shows ${srcaddr}, and that is what people paste."""
+    return name.strip().strip('${}"').replace("_", "-").casefold()
+
+
+def flows_of(config: Config, path: Path, broken: BrokenLines) -> Iterator[pd.DataFrame]:
+    """The well-formed flows of a file, some at a time, with all fields that it has, and `action` in any case.
+
+    Args:
+        config: `vpc_fields`.
+        path: the file.
+        broken: counts all records, broken ones, and those that are no flows.
+
+    Raises:
+        DataError: a field is missing, the file can't be read, or too many lines are broken.
+    """
+    before = broken.lines - broken.left_out[BLANK_LINES]
+    head = data_files.head(path)
+    try:
+        if data_files.is_parquet(path):
+            yield from _from_table(path, broken)
+        elif begins_as_json(head):
+            yield from _from_json(config, path, broken)
+        elif _first_line(head).count(",") >= len(NEEDED) - 1:
+            yield from _from_table(path, broken)
+        else:
+            yield from _from_lines(config, path, broken)
+    except OddFileError as error:
+        if head.strip() or data_files.is_parquet(path):
+            broken.cut_file(error)
+            return
+    if broken.lines - broken.left_out[BLANK_LINES] == before and not head.strip() and not data_files.is_parquet(path):
+        broken.empty_file(path)
+
+
+def _first_line(head: str) -> str:
+    return next((line for line in head.splitlines() if line.strip()), "")
+
+
+def _from_table(path: Path, broken: BrokenLines) -> Iterator[pd.DataFrame]:
+    table = table_of(path)
+    names = {field_name(name): name for name in table.names}
+    _check_fields(path, tuple(names), "by its columns")
+    for batch in batches(table, table.names, broken):
+        flows = pd.DataFrame({field: texts(batch.columns[name]) for field, name in names.items()})
+        broken.seen(batch.rows)
+        yield _checked(path, flows, batch.lines.tolist(), broken)
+
+
+def _from_json(config: Config, path: Path, broken: BrokenLines) -> Iterator[pd.DataFrame]:
+    fields = _settings_fields(config)
+    found = records(path)
+    while part := list(islice(found, CHUNK_LINES)):
+        lines: list[str] = []
+        places: list[int | str] = []
+        rows: list[dict[str, str]] = []
+        row_places: list[int | str] = []
+        for value in part:
+            record = value.value
+            if value.broken:
+                broken.add(path, value.where, value.broken)
+            elif isinstance(record, LeftOut):
+                broken.leave_out(record)
+            elif isinstance(record, str):
+                lines.append(record)
+                places.append(value.where)
+            elif isinstance(record, dict):
+                flow = {field_name(key): "" if cell is None else str(cell) for key, cell in record.items()}
+                if missing := [name for name in NEEDED if name not in flow]:
+                    broken.add(path, value.where, f"no {', '.join(missing)}")
+                    continue
+                rows.append(flow)
+                row_places.append(value.where)
+            else:
+                broken.add(path, value.where, f"expected a flow record, found {str(record)[:60]!r}")
+        if lines:
+            _check_fields(path, fields, "by vpc_fields")
+            yield _of_lines(path, fields, lines, places, broken)
+        if rows:
+            yield _checked(path, pd.DataFrame(rows).fillna(""), row_places, broken)
+        broken.seen(len(part))
+
+
+def _from_lines(config: Config, path: Path, broken: BrokenLines) -> Iterator[pd.DataFrame]:
+    with opened_text(path) as text:
+        line = 1
+        first = text.readline()
+        while first and not first.strip():
+            first, line = text.readline(), line + 1
+            broken.leave_out(BLANK_LINES)
+            broken.seen(1)
+        header = tuple(field_name(name) for name in first.split())
+        fields = header if "srcaddr" in header else _settings_fields(config)
+        _check_fields(path, fields, "by the header" if fields is header else "by vpc_fields")
+        rest = [] if fields is header or not first else [first]
+        line += fields is header
+        while lines := [*rest, *islice(text, CHUNK_LINES - len(rest))]:
+            rest = []
+            yield _of_lines(path, fields, lines, range(line, line + len(lines)), broken)
+            broken.seen(len(lines))
+            line += len(lines)
+
+
+def _settings_fields(config: Config) -> tuple[str, ...]:
+    return tuple(field_name(name) for name in config.vpc_fields.replace(",", " ").split()) or DEFAULT_FIELDS
+
+
+def _check_fields(path: Path, fields: Sequence[str], by: str) -> None:
+    if missing := [name for name in NEEDED if name not in fields]:
+        raise DataError(
+            f"{path}: its lines have no {', '.join(missing)} ({by}); expected a format with {', '.join(NEEDED)}"
+        )
+    if len(set(fields)) < len(fields):
+        twice = next(name for name in fields if list(fields).count(name) > 1)
+        raise DataError(f"{path}: the field {twice!r} is there twice ({by}); expected each once")
+    if "action" not in fields:
+        _tell(f"{path}: no field action, as of a Transit Gateway: reject_share is 0, and no flow counts as rejected")
+
+
+@lru_cache(maxsize=64)  # for each file once
+def _tell(text: str) -> None:
+    _log.warning("%s", text)
+
+
+def _of_lines(
+    path: Path, fields: tuple[str, ...], lines: Sequence[str], places: _Places, broken: BrokenLines
+) -> pd.DataFrame:
+    """The flows on lines whose number of fields is right; pandas would fill a short one with blanks."""
+    good: list[str] = []
+    good_places: list[int | str] = []
+    header = " ".join(fields)
+    for place, content in zip(places, lines, strict=True):
+        line = content.strip()
+        if line.count(" ") + 1 != len(fields) or "\t" in line:
+            cells = line.split()
+            if len(cells) == len(fields) + 1 and _TIME_BEFORE.fullmatch(cells[0]):
+                cells = cells[1:]
+            if len(cells) != len(fields):
+                if cells:
+                    advice = "; vpc_fields names the fields of a format without a header line"
+                    broken.add(path, place, f"{len(cells)} fields, expected {len(fields)}{advice}")
+                else:
+                    broken.leave_out(BLANK_LINES)
+                continue
+            line = " ".join(cells)
+        if line == header:
+            broken.leave_out(REPEATED_HEADER)
+            continue
+        good.append(line)
+        good_places.append(place)
+    return _checked(path, _table(good, fields), good_places, broken)
+
+
+def _table(lines: list[str], fields: tuple[str, ...]) -> pd.DataFrame:
+    if not lines:
+        return pd.DataFrame({name: pd.Series(dtype=str) for name in fields})
+    return pd.read_csv(
+        io.StringIO("\n".join(lines)),
+        sep=" ",
+        header=None,
+        names=list(fields),
+        dtype=dict.fromkeys(set(fields) - set(_NUMBERS), str),
+        na_filter=False,
+        low_memory=False,  # else one column may come as texts in some parts and as numbers in others
+        quoting=csv.QUOTE_NONE,
+        skip_blank_lines=False,
+    )
+
+
+def _checked(path: Path, flows: pd.DataFrame, places: _Places, broken: BrokenLines) -> pd.DataFrame:
+    """The flows whose numbers are numbers; NODATA and SKIPDATA records, which have dashes for them, are no damage."""
+    empty = (flows["srcaddr"] == "-").to_numpy(dtype=np.bool_)
+    if "log-status" in flows:
+        empty = empty | flows["log-status"].isin(["NODATA", "SKIPDATA"]).to_numpy(dtype=np.bool_)
+    broken.leave_out(NO_FLOWS, int(empty.sum()))
+    flows = flows[~empty].copy()
+    there = [place for place, gone in zip(places, empty, strict=True) if not gone]
+    if "action" not in flows:
+        flows["action"] = ""
+    good = np.ones(len(flows), dtype=np.bool_)
+    latest = latest_time()
+    for name in _NUMBERS:
+        values = _numbers(path, flows, name)
+        right = (values >= 0) & (values < 2**53) & (values == np.floor(values))
+        if name in _TIMES:
+            right &= values <= latest
+        expected = "seconds since 1970, no more than a day from now" if name in _TIMES else "a whole number"
+        for row in np.flatnonzero(good & ~right):
+            broken.add(path, there[row], f"{name} = {str(flows[name].iloc[row])!r}, expected {expected}")
+        good &= right
+        flows[name] = np.where(right, values, 0).astype(np.int64)
+    return flows[good]
+
+
+def _numbers(path: Path, flows: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    values = floats(flows[name])
+    if name in _PORTS:
+        values[(flows[name].astype(str) == "-").to_numpy(dtype=np.bool_)] = 0
+    if name in _TIMES:
+        values, unit = in_seconds(values)
+        if unit != "seconds":
+            _tell(f"{path}: times are in {unit}, and read so; flow logs of AWS have seconds")
+            values = np.floor(values)
+    return values

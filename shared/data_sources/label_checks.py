@@ -1,0 +1,160 @@
+"""What would make figures that mean nothing, said at the start: labels of one class, and a column that is the label.
+
+A tenant without an attack is no mistake by itself, so most of this is a line in the log, in capitals. What can only be
+a wrong setting is refused.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.data_sources.dataset import Dataset
+from shared.errors import DataError
+
+if TYPE_CHECKING:  # it loads pandas, which not every source needs
+    from shared.data_sources.schema import FeatureSchema
+
+_log = logging.getLogger("data")
+TELLING_AUC = 0.98  # of one column alone: attacks are not that easy, and a copy of the label is
+FEWEST_OF_A_CLASS = 10  # with fewer of either class some column of many is as good by chance
+_FEWEST_ROWS_OF_AN_INDEX = 20  # fewer may count up by chance
+MOST_ROWS = 20_000  # that are looked at
+_MOST_VALUES = 1_000  # distinct ones that are counted
+_NAMED = 8
+
+
+class LabelTally:
+    """The values that labels are made from, counted, and how many records are of either class."""
+
+    def __init__(self) -> None:
+        self._values: Counter[str] = Counter()
+        self.attacks = 0
+        self.records = 0
+
+    def add(self, values: Iterable[object], attacks: int) -> None:
+        """Some records: the value of each, and how many of them are attacks."""
+        counted = Counter(map(str, values))
+        self.records += counted.total()
+        self.attacks += attacks
+        for value, count in counted.items():
+            if value in self._values or len(self._values) < _MOST_VALUES:
+                self._values[value] += count
+
+    @property
+    def there(self) -> str:
+        """The most frequent values with their numbers, for a person."""
+        more = f" and {len(self._values) - _NAMED} more" if len(self._values) > _NAMED else ""
+        return ", ".join(f"{value[:60]!r} {count}" for value, count in self._values.most_common(_NAMED)) + more
+
+    def check_table(self, path: Path, column: str, benign: Sequence[str]) -> None:
+        """For a column whose values mean benign or an attack.
+
+        Raises:
+            DataError: no row is benign, so the values that mean it are not those that are there.
+        """
+        if self.records and self.attacks == self.records:
+            raise DataError(
+                f"{path}: no row is benign: no label in column {column!r} is one of csv_benign_values = "
+                f"{list(benign)}; those that are there: {self.there}; set csv_benign_values to those that mean benign"
+            )
+        if self.records and not self.attacks:
+            _log.warning(
+                "%s: NO ATTACK: all %d labels in column %r mean benign: %s; nothing can be learned from these rows",
+                path, self.records, column, self.there,
+            )  # fmt: skip
+
+    def tell_log(self, path: Path, origin: str) -> None:
+        """For log records, labelled by what `origin` says."""
+        there = f"; the values that are there: {self.there}" if any(self._values) else ""
+        if self.records and not self.attacks:
+            _log.warning("%s: NO ATTACK among %d records: none matches %s%s", path, self.records, origin, there)
+        elif self.records and self.attacks == self.records:
+            _log.warning("%s: NOTHING BENIGN: all %d records match %s%s", path, self.records, origin, there)
+
+
+class IndexSearch:
+    """Which columns count the rows of the files, by one from row to row: an index, and no fact about a record.
+
+    Args:
+        names: of all columns.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.candidates = set(names)
+        self._rows = 0
+
+    def add(self, values: Mapping[str, NDArray[np.float64]], rows: int) -> None:
+        """Rows in the order of their file: the numbers in each column of `candidates`, (rows,)."""
+        self._rows += rows
+        self.candidates -= {
+            name for name, column in values.items() if not np.isfinite(column).all() or (np.diff(column) != 1).any()
+        }
+
+    def tell(self, path: Path) -> None:
+        """Name them."""
+        if self.candidates and self._rows >= _FEWEST_ROWS_OF_AN_INDEX:
+            names = ", ".join(sorted(self.candidates))
+            _log.warning("%s: AN INDEX IS A FEATURE: %s counts the rows; name it in csv_drop_columns", path, names)
+
+
+def tell_classes(whose: str, rows: Dataset) -> None:
+    """Say so where rows are of one class alone: nothing is learned from them, or no figure of them means anything.
+
+    Args:
+        whose: the rows are, for a person.
+        rows: labelled.
+    """
+    attacks = int(np.count_nonzero(rows.labels))
+    if len(rows) and not attacks:
+        _log.warning("%s: NO ATTACK among %d rows", whose, len(rows))
+    elif len(rows) and attacks == len(rows):
+        _log.warning("%s: NOTHING BENIGN among %d rows", whose, len(rows))
+
+
+def tell_telling_columns(whose: str, schema: "FeatureSchema", rows: Dataset, advice: str) -> None:
+    """Name each column that alone tells the label, which a column does that was made from it, or an index of rows that
+    are sorted by it.
+
+    Args:
+        whose: the rows are, for a person.
+        schema: of their raw features.
+        rows: in any order that has nothing to do with the label: the first `MOST_ROWS` are looked at.
+        advice: what to do about it.
+    """
+    features, attacks = rows.features[:MOST_ROWS], rows.labels[:MOST_ROWS] > 0
+    if min(attacks.sum(), (~attacks).sum()) < FEWEST_OF_A_CLASS:
+        return
+    fields: dict[str, list[int]] = {}
+    for index, column in enumerate(schema.columns):
+        fields.setdefault(column.field if column.kind == "category" else column.name, []).append(index)
+    found = []
+    for name, columns in fields.items():
+        values = features[:, columns]
+        # Of a category, how often each of its values is an attack.
+        score = values[:, 0] if len(columns) == 1 else _attack_share(values.argmax(axis=1), attacks)
+        area = _roc_auc(score, attacks)
+        if max(area, 1 - area) > TELLING_AUC:
+            found.append(f"{name} ({max(area, 1 - area):.3f})")
+    if found:
+        _log.warning(
+            "%s: EACH OF THESE COLUMNS ALONE TELLS THE LABEL, with a ROC-AUC above %g: %s; %s",
+            whose, TELLING_AUC, ", ".join(found), advice,
+        )  # fmt: skip
+
+
+def _attack_share(values: NDArray[np.int64], attacks: NDArray[np.bool_]) -> NDArray[np.float64]:
+    share = np.bincount(values, weights=attacks) / np.maximum(np.bincount(values), 1)
+    return np.asarray(share[values])
+
+
+def _roc_auc(score: NDArray[np.floating], attacks: NDArray[np.bool_]) -> float:
+    """The share of pairs of an attack and a benign row in which the attack's score is higher; equal ones count half."""
+    _, place, count = np.unique(score, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(count) - (count - 1) / 2)[place]  # the mean rank of equal scores, from 1
+    number = int(attacks.sum())
+    return float((rank[attacks].sum() - number * (number + 1) / 2) / (number * (len(attacks) - number)))

@@ -1,0 +1,377 @@
+"""Mutated files of real shapes against the readers of a tenant's logs and tables.
+
+    make fuzz_readers                                                          # 20,000 files, ten minutes
+    .venv/bin/python -m tests.fuzz_readers --inputs 500 --seed 7               # fewer, and others
+    .venv/bin/python -m tests.fuzz_readers --replay logs/fuzz-readers-….ct     # one that failed, again
+
+Three things must hold of each file: whatever comes out is rows or a `DataError`; it takes no longer than `SECONDS`; and
+each record that was read became part of a row or was counted as broken or left out. Of files in which whole lines were
+replaced by garbage it is known how many those are. What breaks one of them is saved under `logs/`, and the run fails.
+"""
+
+import argparse
+import base64
+import bz2
+import contextlib
+import gzip
+import io
+import json
+import logging
+import lzma
+import random
+import signal
+import sys
+import tempfile
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shared.config import Config
+from shared.data_sources import cloudtrail, csv, vpc_flow
+from shared.data_sources.file_source import Inputs
+from shared.data_sources.files import BrokenLines
+from shared.data_sources.flow_records import DEFAULT_FIELDS
+from shared.errors import DataError
+
+LOGS = Path(__file__).resolve().parent.parent / "logs"
+SECONDS = 20  # for a file of some kB, on a busy machine
+RECORDS = 12
+READERS = {"cloudtrail": cloudtrail, "csv": csv, "vpc_flow": vpc_flow}
+_TOKENS = [
+    *(
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b'"',
+        b",",
+        b":",
+        b"\n",
+        b"\r\n",
+        b"\\",
+        b"\\u0000",
+        b"\\ud800",
+        b"null",
+        b"1e999",
+        b"\0",
+    ),
+    *(b"-", b"0x1", b"9" * 400, b"\xff\xfe", b"\xef\xbb\xbf", b'{"Records":[', b'{"a":' * 30, b"[" * 2000, b"#fields"),
+    *(b"sep=;\n", b" ", b"\t", b"-1", b"nan", b"Infinity", b"true", b"1767600000000", b'""', b"eventTime", b"srcaddr"),
+]
+_GARBAGE = (b"garbage", b"no such thing here", b"x", b"%%% ???", b"not a record; at all")
+
+Outcome = str  # "rows" or "DataError"
+
+
+class FuzzError(Exception):
+    """A file that breaks what must hold of every file."""
+
+
+class _TooLongError(BaseException):
+    """Not an `Exception`: nothing may catch it on its way."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a file may look like.
+
+    Attributes:
+        source: whose reader it is for.
+        content: with `RECORDS` records.
+        by_lines: whether each record is one line, with so many lines before the first.
+    """
+
+    source: str
+    content: bytes
+    by_lines: int | None = None
+
+
+def _event(number: int) -> dict[str, Any]:
+    user = f"AIDAEXAMPLE{number % 3}"
+    return {
+        "eventVersion": "1.09",
+        "userIdentity": {
+            "type": "IAMUser",
+            "principalId": user,
+            "arn": f"arn:aws:iam::1:user/{user}",
+            "accountId": "1",
+        },
+        "eventTime": f"2026-01-05T08:{number:02}:00Z",
+        "eventSource": "s3.amazonaws.com",
+        "eventName": "ListBuckets",
+        "awsRegion": "eu-west-1",
+        "sourceIPAddress": "192.0.2.1",
+        "userAgent": "example, \u00e9 {x}",
+        "eventID": f"e{number}",
+        "readOnly": True,
+        "responseElements": {"ConsoleLogin": "Failure"} if number % 4 == 0 else None,
+        "recipientAccountId": "111122223333",
+    }
+
+
+def _flow(number: int) -> str:
+    start = 1_767_600_000 + 60 * number
+    return f"2 111122223333 eni-0 192.0.2.{number % 2} 198.51.100.1 40000 443 6 5 500 {start} {start + 30} ACCEPT OK"
+
+
+@cache
+def shapes() -> dict[str, Shape]:
+    """By name: the shapes that logs and tables come in."""
+    events = [_event(number) for number in range(RECORDS)]
+    texts = [json.dumps(event) for event in events]
+    message = [{"message": text} for text in texts]
+    packed = base64.b64encode(gzip.compress(json.dumps({"logEvents": message}).encode(), mtime=0)).decode()
+    lake = [
+        [{key: item if isinstance(item, str) else json.dumps(item)} for key, item in event.items()] for event in events
+    ]
+    lower = [{key.lower(): value for key, value in event.items()} for event in events]
+    found: dict[str, bytes] = {
+        "records": json.dumps({"Records": events}).encode(),
+        "pretty": json.dumps({"Records": events}, indent=2).encode(),
+        "jq": "\n".join(json.dumps(event, indent=2) for event in events).encode(),
+        "concatenated": "".join(texts).encode(),
+        "list": json.dumps(events).encode(),
+        "subscription": json.dumps({"messageType": "DATA_MESSAGE", "logEvents": message}).encode(),
+        "filter": json.dumps({"events": message}, indent=1).encode(),
+        "eventbridge": "\n".join(json.dumps({"detail-type": "x", "detail": event}) for event in events).encode(),
+        "firehose": json.dumps({"records": [{"recordId": "1", "data": packed}]}).encode(),
+        "elastic": json.dumps(
+            {"hits": {"hits": [{"_source": {"event": {"original": text}}} for text in texts]}}
+        ).encode(),
+        "splunk": "\n".join(json.dumps({"result": {"_raw": text}}) for text in texts).encode(),
+        "lookup": json.dumps({"Events": [{"CloudTrailEvent": text} for text in texts]}).encode(),
+        "lake": json.dumps({"QueryResultRows": lake}).encode(),
+        "lower": "\n".join(map(json.dumps, lower)).encode(),
+        "utf-16": json.dumps({"Records": events}).encode("utf-16"),
+        "gzip": gzip.compress(json.dumps({"Records": events}).encode(), mtime=0),
+        "xz": lzma.compress("\n".join(texts).encode()),
+        "athena": _athena(events),
+    }
+    result = {f"ct-{name}": Shape("cloudtrail", content) for name, content in found.items()}
+    result["ct-lines"] = Shape("cloudtrail", "\n".join(texts).encode(), 0)
+    flows = [_flow(number) for number in range(RECORDS)]
+    header = " ".join(DEFAULT_FIELDS)
+    result["vpc-lines"] = Shape("vpc_flow", "\n".join(flows).encode(), 0)
+    result["vpc-header"] = Shape("vpc_flow", "\n".join([header, *flows]).encode(), 1)
+    result["vpc-time"] = Shape("vpc_flow", "\n".join(f"2026-01-05T08:00:00.000Z {flow}" for flow in flows).encode(), 0)
+    result["vpc-message"] = Shape("vpc_flow", "\n".join(json.dumps({"message": flow}) for flow in flows).encode())
+    result["vpc-csv"] = Shape(
+        "vpc_flow",
+        "\n".join([header.replace(" ", ",").replace("-", "_"), *(f.replace(" ", ",") for f in flows)]).encode(),
+    )
+    result["vpc-bz2"] = Shape("vpc_flow", bz2.compress("\n".join(flows).encode()))
+    rows = [
+        f"{number / 7},{number},{'tcp' if number % 2 else 'udp'},{'DoS' if number % 3 == 0 else 'BENIGN'}"
+        for number in range(RECORDS)
+    ]
+    table = "\n".join(["dur,bytes,proto,Label", *rows])
+    result["csv-plain"] = Shape("csv", table.encode(), 1)
+    result["csv-sep"] = Shape("csv", ("sep=;\n" + table.replace(",", ";")).encode(), 2)
+    result["csv-quoted"] = Shape(
+        "csv", "\n".join(",".join(f'"{cell}"' for cell in line.split(",")) for line in table.splitlines()).encode()
+    )
+    result["csv-zip"] = Shape("csv", _zipped(table))
+    zeek = [
+        "#separator \\x09",
+        "#fields\tdur\tbytes\tproto\tLabel",
+        *(row.replace(",", "\t") for row in rows),
+        "#close\tx",
+    ]
+    result["csv-zeek"] = Shape("csv", "\n".join(zeek).encode())
+    frame = pd.read_csv(io.StringIO(table))
+    result["csv-json"] = Shape("csv", frame.to_json(orient="records", lines=True).encode())
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pandas(frame), buffer)
+    result["csv-parquet"] = Shape("csv", buffer.getvalue())
+    return result
+
+
+def _athena(events: Sequence[dict[str, Any]]) -> bytes:
+    lines = ["eventtime,eventname,eventsource,useridentity,eventid"]
+    for event in events:
+        identity = ", ".join(f"{key.lower()}={value}" for key, value in event["userIdentity"].items())
+        lines.append(f'"{event["eventTime"]}","ListBuckets","s3.amazonaws.com","{{{identity}}}","{event["eventID"]}"')
+    return "\n".join(lines).encode()
+
+
+def _zipped(text: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(zipfile.ZipInfo("a.csv"), text)
+    return buffer.getvalue()
+
+
+def mutated(content: bytes, others: Sequence[bytes], dice: random.Random) -> bytes:
+    """The content after one to four changes of a few bytes, a slice, or the end."""
+    data = bytearray(content)
+    for _ in range(dice.randint(1, 4)):
+        at = dice.randrange(len(data) + 1)
+        end = min(len(data), at + dice.choice((1, 1, 3, 20, 200)))
+        match dice.randrange(7):
+            case 0:
+                data[at:at] = dice.choice(_TOKENS)
+            case 1:
+                data[at:end] = dice.choice(_TOKENS)
+            case 2:
+                del data[at:end]
+            case 3:
+                data[at:at] = data[at:end]
+            case 4:
+                del data[at:]
+            case 5 if at < len(data):
+                data[at] ^= 1 << dice.randrange(8)
+            case _:
+                other = dice.choice(others)
+                start = dice.randrange(len(other))
+                data[at:at] = other[start : start + 200]
+    return bytes(data)
+
+
+def garbled(shape: Shape, dice: random.Random) -> tuple[bytes, int]:
+    """The content with some of its records' lines as garbage, and how many of them are left."""
+    assert shape.by_lines is not None
+    lines = shape.content.split(b"\n")
+    places = dice.sample(range(shape.by_lines + 1, len(lines)), dice.randint(1, 5))  # the first tells what the file is
+    for place in places:
+        lines[place] = dice.choice(_GARBAGE)
+    return b"\n".join(lines), RECORDS - len(places)
+
+
+def read(source: str, path: Path) -> tuple[int, BrokenLines]:
+    """The records of a file that became part of a row, and all others, counted.
+
+    Raises:
+        DataError: the file is refused.
+    """
+    values: dict[str, Any] = {
+        "data_source": source,
+        "data_path": str(path),
+        "partition": "even",
+        "max_broken_share": 1.0,
+    }
+    label: dict[str, dict[str, Any]] = {
+        "csv": {"csv_label_column": "Label"},
+        "cloudtrail": {"label_field": "userAgent", "label_patterns": ("x",)},
+    }
+    values |= label.get(source, {"label_field": "version", "label_patterns": ("x",)})
+    config = Config(**values)
+    inputs, broken = Inputs(path), BrokenLines(path, 1.0)
+    reader = READERS[source]
+    parts = list(reader.stream(config, inputs, reader.schema(config, inputs), broken))
+    assert all(np.isfinite(part.features).all() for part in parts)
+    columns = {"cloudtrail": "events", "vpc_flow": "flows"}
+    if source in columns:
+        return sum(int(part.meta[columns[source]].sum()) for part in parts), broken
+    return sum(len(part.features) for part in parts), broken
+
+
+def try_file(source: str, content: bytes, folder: Path, expected: int | None = None) -> Outcome:
+    """Read one file, and check what must hold.
+
+    Raises:
+        FuzzError: it does not.
+    """
+    path = folder / f"input.{'json' if source == 'cloudtrail' else 'log' if source == 'vpc_flow' else 'csv'}"
+    path.write_bytes(content)
+    try:
+        with _time_limit():
+            records, broken = read(source, path)
+    except DataError:
+        return "DataError"
+    except _TooLongError:
+        raise FuzzError(f"more than {SECONDS} seconds") from None
+    except Exception as error:
+        raise FuzzError(f"{type(error).__name__}: {error}") from error
+    told = records + broken.broken + broken.left_out.total()
+    if told != broken.lines:
+        raise FuzzError(
+            f"{broken.lines} records read; {records} in rows, {broken.broken} broken, left out {dict(broken.left_out)}"
+        )
+    if expected is not None and (records, broken.lines) != (expected, RECORDS):
+        raise FuzzError(f"{records} records of {broken.lines} in rows, expected {expected} of {RECORDS}")
+    return "rows"
+
+
+@contextlib.contextmanager
+def _time_limit() -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise _TooLongError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+Reader = Callable[[str, bytes, Path, int | None], Outcome]
+
+
+def fuzz(inputs: int, seed: int, logs: Path, attempt: Reader = try_file) -> Counter[str]:
+    """Try so many mutated files, of each shape about as many.
+
+    Args:
+        inputs: how many.
+        seed: equal ones give equal files.
+        logs: where a file that failed is saved.
+        attempt: what is tried with each.
+
+    Raises:
+        FuzzError: at the first that failed.
+    """
+    dice = random.Random(seed)
+    outcomes: Counter[str] = Counter()
+    contents = [shape.content for shape in shapes().values()]
+    names = list(shapes())
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(inputs):
+            name = names[number % len(names)]
+            shape = shapes()[name]
+            expected = None
+            if shape.by_lines is not None and dice.random() < 0.3:
+                content, expected = garbled(shape, dice)
+            else:
+                content = mutated(shape.content, contents, dice)
+            try:
+                outcomes[f"{shape.source} {attempt(shape.source, content, Path(folder), expected)}"] += 1
+            except FuzzError as error:
+                logs.mkdir(exist_ok=True)
+                saved = logs / f"fuzz-readers-{seed}-{number}.{shape.source}"
+                saved.write_bytes(content)
+                raise FuzzError(f"{name}: {error}; saved as {saved}") from error
+    return outcomes
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fuzz, and print what came of it; 1 if a file failed."""
+    parser = argparse.ArgumentParser(description="Mutated files against the readers of logs and tables.")
+    parser.add_argument("--inputs", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--replay", type=Path)
+    args = parser.parse_args(arguments)
+    logging.getLogger("data").setLevel(logging.CRITICAL)
+    try:
+        if args.replay:
+            with tempfile.TemporaryDirectory() as folder:
+                print(try_file(args.replay.suffix[1:], args.replay.read_bytes(), Path(folder)))
+        else:
+            print(dict(sorted(fuzz(args.inputs, args.seed, LOGS).items())))
+    except FuzzError as error:
+        print(f"FAILED: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

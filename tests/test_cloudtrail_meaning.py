@@ -1,0 +1,147 @@
+"""What a CloudTrail record says: whether the call failed, was denied, and by whom it was made."""
+
+import itertools
+from typing import Any
+
+import pytest
+
+from shared.data_sources.cloudtrail_identity import principal_key
+from shared.data_sources.cloudtrail_outcome import failed, is_denial
+
+ISSUER = {"type": "Role", "principalId": "AROAISSUER", "arn": "arn:aws:iam::1:role/r", "accountId": "1"}
+OIDC = "arn:aws:iam::1:oidc-provider/"
+STORE = "arn:aws:identitystore::1:identitystore/d-1"
+# Each is a principal of its own; the forms are those of the reference, with invented names.
+PRINCIPALS: dict[str, dict[str, Any]] = {
+    "root": {"type": "Root", "principalId": "111122223333", "accountId": "111122223333"},
+    "root of another account": {"type": "Root", "principalId": "444455556666", "accountId": "444455556666"},
+    "user": {"type": "IAMUser", "principalId": "AIDAALICE", "userName": "alice"},
+    "federated user": {"type": "FederatedUser", "principalId": "111122223333:bob", "accountId": "111122223333"},
+    "another federated user": {"type": "FederatedUser", "principalId": "111122223333:eve", "accountId": "111122223333"},
+    "role": {"type": "AssumedRole", "principalId": "AROAONE:session", "sessionContext": {"sessionIssuer": ISSUER}},
+    "another role": {"type": "AssumedRole", "principalId": "AROATWO:session"},
+    "role by its issuer": {"type": "AssumedRole", "sessionContext": {"sessionIssuer": ISSUER}},
+    "service account": {
+        "type": "WebIdentityUser",
+        "principalId": f"{OIDC}oidc.eks.eu-west-1.amazonaws.com/id/X:sts.amazonaws.com:system:serviceaccount:ns:app",
+    },
+    "another service account": {
+        "type": "WebIdentityUser",
+        "principalId": f"{OIDC}oidc.eks.eu-west-1.amazonaws.com/id/X:sts.amazonaws.com:system:serviceaccount:ns:db",
+    },
+    "repository": {
+        "type": "WebIdentityUser",
+        "principalId": f"{OIDC}token.actions.githubusercontent.com:sts.amazonaws.com:repo:a/b:ref:refs/heads/main",
+    },
+    "web identity of a bare issuer": {"type": "WebIdentityUser", "principalId": "accounts.google.com:app:1"},
+    "another of it": {"type": "WebIdentityUser", "principalId": "accounts.google.com:app:2"},
+    "SAML": {"type": "SAMLUser", "principalId": "bdGOnTesti4+=:jdoe", "identityProvider": "bdGOnTesti4+="},
+    "SAML, another subject": {"type": "SAMLUser", "principalId": "bdGOnTesti4+=:", "identityProvider": "bdGOnTesti4+="},
+    "SAML, another provider": {"type": "SAMLUser", "principalId": "x:jdoe", "identityProvider": "x"},
+    "SAML, a qualifier in capitals": {"type": "SAMLUser", "principalId": "ABCDEF:jdoe"},
+    "SAML, the same qualifier": {"type": "SAMLUser", "principalId": "ABCDEF:eve"},
+    "Identity Center": {
+        "type": "IdentityCenterUser", "accountId": "1", "onBehalfOf": {"userId": "u1", "identityStoreArn": STORE},
+    },
+    "Identity Center, another user": {
+        "type": "IdentityCenterUser", "accountId": "1", "onBehalfOf": {"userId": "u2", "identityStoreArn": STORE},
+    },
+    "Identity Center, another store": {
+        "type": "IdentityCenterUser", "accountId": "1", "onBehalfOf": {"userId": "u1", "identityStoreArn": f"{STORE}2"},
+    },
+    "unknown sign-in": {"type": "Unknown", "principalId": "111122223333", "accountId": "111122223333", "userName": "a"},
+    "another unknown": {"type": "Unknown", "principalId": "111122223333", "accountId": "111122223333", "userName": "b"},
+    "service": {"type": "AWSService", "invokedBy": "ec2.amazonaws.com"},
+    "another service": {"type": "AWSService", "invokedBy": "s3.amazonaws.com"},
+    "account": {"type": "AWSAccount", "accountId": "777788889999", "principalId": "AIDAOTHER"},
+    "anonymous": {"type": "AWSAccount", "principalId": "", "accountId": "ANONYMOUS_PRINCIPAL"},
+    "directory": {"type": "Directory", "principalId": "d-1:x"},
+    "sign-in without an id": {"type": "IAMUser", "accountId": "1", "userName": "alice"},
+    "another without an id": {"type": "IAMUser", "accountId": "1", "userName": "bob"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(PRINCIPALS, 2)))
+def test_no_two_principals_have_one_key(one: str, other: str) -> None:
+    assert principal_key(PRINCIPALS[one]) != principal_key(PRINCIPALS[other])
+
+
+@pytest.mark.parametrize("name", PRINCIPALS)
+def test_no_key_is_a_part_that_many_share(name: str) -> None:
+    assert principal_key(PRINCIPALS[name]) not in ("arn", "", "|||", "accounts.google.com", "ABCDEF")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"type": "AssumedRole", "principalId": "AROAX:laptop"}, {"type": "AssumedRole", "principalId": "AROAX:tool"}),
+        ({"type": "AssumedRole", "principalId": "AROAX:s"}, {"type": "AWSAccount", "principalId": "AROAX:s"}),
+        (PRINCIPALS["role by its issuer"], {"type": "AssumedRole", "principalId": "AROAISSUER:session"}),
+        (
+            PRINCIPALS["user"] | {"sessionContext": {"attributes": {"mfaAuthenticated": "true"}}},
+            PRINCIPALS["user"] | {"accessKeyId": "AKIAX", "userName": "renamed"},
+        ),
+        (
+            PRINCIPALS["role"],
+            PRINCIPALS["role"] | {"onBehalfOf": {"userId": "u1", "identityStoreArn": STORE}},
+        ),
+    ],
+)
+def test_one_principal_has_one_key(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert principal_key(one) == principal_key(other)
+
+
+@pytest.mark.parametrize(
+    "identity",
+    [{}, {"type": 3}, {"principalId": ["x"]}, {"type": "AssumedRole", "sessionContext": "x"}, {"onBehalfOf": "x"},
+     {"type": "AssumedRole", "principalId": None, "sessionContext": {"sessionIssuer": None}}],
+)  # fmt: skip
+def test_an_identity_of_any_form_has_a_key(identity: dict[str, Any]) -> None:
+    assert isinstance(principal_key(identity), str)
+
+
+@pytest.mark.parametrize(
+    ("record", "is_failure"),
+    [
+        ({"errorCode": "AccessDenied"}, True),
+        ({"errorMessage": "Failed authentication", "responseElements": {"ConsoleLogin": "Failure"}}, True),
+        ({"errorMessage": "No username found in supplied account"}, True),
+        ({"responseElements": {"ConsoleLogin": "Failure"}}, True),
+        ({"responseElements": {"SwitchRole": "Failure"}}, True),
+        ({"responseElements": {"CheckMfa": "Failure"}}, True),
+        ({"serviceEventDetails": {"CredentialVerification": "Failure"}}, True),
+        ({"serviceEventDetails": {"UserAuthentication": "Success"}}, False),
+        ({"responseElements": {"ConsoleLogin": "Success"}}, False),
+        ({"responseElements": {"nested": {"status": "Failure"}}}, False),
+        ({"responseElements": None, "errorCode": None, "errorMessage": ""}, False),
+        ({"responseElements": "Failure"}, False),
+        ({"responseElements": {"list": ["Failure"], "more": {}}}, False),
+        ({}, False),
+    ],
+)
+def test_a_failure_is_told_by_code_message_or_answer(record: dict[str, Any], is_failure: bool) -> None:
+    assert failed(record) is is_failure
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "AccessDenied", "AccessDeniedException", "Client.UnauthorizedOperation", "UnauthorizedOperation",
+        "UnauthorizedException", "NotAuthorizedException", "NotAuthorized", "AuthorizationError",
+        "AuthorizationErrorException", "AuthFailure", "Client.AuthFailure", "Forbidden", "ForbiddenException",
+        "KMS.AccessDeniedException", "KMSAccessDeniedException", "com.amazonaws.x#AccessDeniedException",
+        "AccessDeniedForDependencyException", "InvalidAccessException", "AllAccessDisabled",
+        "UnauthorizedClientException", "accessdenied", " AccessDenied ",
+    ],
+)  # fmt: skip
+def test_denials(code: str) -> None:
+    assert is_denial(code)
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["", "ThrottlingException", "NoSuchBucket", "ValidationException", "Client.InstanceLimitExceeded", "Exception",
+     "InvalidClientTokenId", "Error", "Failed authentication", "Client.DryRunOperation", "ResourceNotFoundException"],
+)  # fmt: skip
+def test_no_denials(code: str) -> None:
+    assert not is_denial(code)

@@ -1,0 +1,429 @@
+"""Tables and flow logs as tools and people leave them: read as they were meant, or refused in a line that says how."""
+
+import gzip
+import json
+import logging
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from shared.config import Config
+from shared.data_sources import csv, vpc_flow
+from shared.data_sources.file_source import FileSource, Inputs
+from shared.data_sources.files import BrokenLines
+from shared.data_sources.flow_records import BLANK_LINES, DEFAULT_FIELDS, NO_FLOWS, REPEATED_HEADER
+from shared.data_utils import load_client_data, stream_features
+from shared.errors import DataError
+from tests import test_source_vpc_flow as vpc
+from tests.test_source_csv import SOURCE, cic, settings, table, write
+
+ROWS = [f"{row / 7},{row},{('tcp', 'udp')[row % 2]},{('BENIGN', 'DoS', 'BENIGN')[row % 3]}" for row in range(60)]
+HEADER = "dur,bytes,proto,Label"
+PLAIN = [HEADER, *ROWS]
+
+
+def strict(path: Path, **changes: object) -> Config:
+    return settings(path, **({"num_features": 18, "max_broken_share": 0.0} | changes))
+
+
+def zeek(rows: list[str], *, iot23: bool = False) -> list[str]:
+    names = ["dur", "bytes", "proto", "Label"]
+    last = "   " if iot23 else "\t"
+    cells = [row.split(",") for row in rows]
+    return [
+        "#separator \\x09",
+        "#set_separator\t,",
+        "#unset_field\t-",
+        "#path\tconn",
+        "#fields\t" + "\t".join(names[:3]) + last + names[3],
+        "#types\tinterval\tcount\tenum\tstring",
+        *("\t".join(row[:3]) + last + row[3] for row in cells),
+        "#close\t2026-01-05-09-00-00",
+    ]
+
+
+def json_lines(rows: list[str]) -> list[str]:
+    names = HEADER.split(",")
+    return [
+        json.dumps(dict(zip(names, row.split(","), strict=True)) | {"dur": float(row.split(",")[0])}) for row in rows
+    ]
+
+
+SHAPES: dict[str, list[str]] = {
+    "a blank line first": ["", "  ", *PLAIN],
+    "a comment first": ["# exported by a tool", "#", *PLAIN],
+    "Excel's sep": ["sep=;", *(line.replace(",", ";") for line in PLAIN)],
+    "sep and a blank": ["", "SEP=,", *PLAIN],
+    "blanks after the last cell": [line + "  " for line in PLAIN],
+    "blanks around all cells": [line.replace(",", " , ") for line in PLAIN],
+    "tabs": [line.replace(",", "\t") for line in PLAIN],
+    "pipes": [line.replace(",", "|") for line in PLAIN],
+    "all in quotes": [",".join(f'"{cell}"' for cell in line.split(",")) for line in PLAIN],
+    "separators alone at the end": [*PLAIN, *[",,,"] * 40],
+    "separators alone in between": [*PLAIN[:9], ",,,", " , ,,", *PLAIN[9:]],
+    "the header again": [*PLAIN[:9], HEADER, *PLAIN[9:], HEADER],
+    "the header again, with blanks": [*PLAIN[:9], HEADER.replace(",", ", "), *PLAIN[9:]],
+    "Zeek": zeek(ROWS),
+    "Zeek of two days in one file": [*zeek(ROWS[:20]), *zeek(ROWS[20:])],
+    "Zeek as IoT-23 has it": zeek(ROWS, iot23=True),
+    "JSON lines": json_lines(ROWS),
+    "a JSON list": ["[", ",\n".join(json_lines(ROWS)), "]"],
+    "a search engine's answer": [
+        json.dumps({"hits": {"hits": [{"_source": json.loads(line)} for line in json_lines(ROWS)]}})
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_table_is_read_whatever_stands_around_its_rows(tmp_path: Path, name: str) -> None:
+    expected = table(strict(write(tmp_path / "a.csv", PLAIN)))
+    found = table(strict(write(tmp_path / "b.csv", SHAPES[name])))
+    assert found.schema == expected.schema
+    assert np.array_equal(found.features, expected.features)
+    assert np.array_equal(found.families, expected.families)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.csv", "a.pq", "a.parq", "a.parquet", "a.binetflow", "conn.log.labeled", "a.log", "000000.gz", "a.CSV.zip"],
+)
+def test_a_table_is_found_by_its_name_or_by_what_is_in_it(tmp_path: Path, name: str) -> None:
+    expected = table(strict(write(tmp_path / "expected.csv", PLAIN)))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "README").write_text("One line, with a comma.")
+    (folder / "notes.md").write_text("a,b\nc,d")
+    path = write(folder / name, PLAIN)
+    if "pa" in name or name.endswith(".pq"):
+        pd.read_csv(tmp_path / "expected.csv").to_parquet(path)
+    elif name.endswith(".gz"):
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    elif name.endswith(".zip"):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.csv", "\n".join(PLAIN))
+    assert np.array_equal(table(strict(folder)).features, expected.features)
+
+
+def test_an_archive_of_several_files_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.csv", "\n".join(PLAIN))
+        archive.writestr("b.csv", "\n".join(PLAIN))
+    with pytest.raises(DataError, match="a zip archive of 2 files, expected one; unpack it"):
+        table(strict(tmp_path / "a.zip"))
+
+
+@pytest.mark.parametrize("first", ["a.csv", "z.csv"])
+@pytest.mark.parametrize("content", [b"", b"\n\n", gzip.compress(b"")])
+def test_an_empty_table_beside_a_good_one_costs_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, first: str, content: bytes
+) -> None:
+    write(tmp_path / "m.csv", PLAIN)
+    (tmp_path / first).write_bytes(content)
+    assert len(table(strict(tmp_path))) == 60
+    assert caplog.text.count("empty, nothing to read") == 1
+
+
+def test_a_table_that_is_cut_off_gives_its_whole_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [f"{row},{'tcp' if row % 2 else 'udp'},{'BENIGN' if row % 3 else 'DoS'}" for row in range(20_000)]
+    packed = gzip.compress("\n".join(["n,proto,Label", *rows]).encode(), 1)
+    (tmp_path / "a.csv.gz").write_bytes(packed[: len(packed) // 2])
+    found = table(settings(tmp_path / "a.csv.gz", num_features=17))
+    assert 5_000 < len(found) < 15_000
+    expected = table(settings(write(tmp_path / "b.csv", ["n,proto,Label", *rows]), num_features=17))
+    assert np.array_equal(found.features, expected.features[: len(found)])
+    assert "damaged or cut off" in caplog.text
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-100], lambda data: b"PAR1 nothing", lambda data: data[:4]])
+def test_a_damaged_parquet_file_beside_a_good_one_costs_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
+) -> None:
+    write(tmp_path / "a.csv", PLAIN * 3)
+    pd.read_csv(tmp_path / "a.csv").to_parquet(tmp_path / "b.parquet")
+    (tmp_path / "b.parquet").write_bytes(damage((tmp_path / "b.parquet").read_bytes()))
+    assert len(table(settings(tmp_path, num_features=18))) == 180
+    assert "not a readable Parquet file" in caplog.text
+
+
+def test_columns_of_parquet_that_are_nested_are_named_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = 60
+    odd = {
+        "ports": pa.array([[1, 2]] * rows),
+        "where": pa.array([{"x": 1}] * rows),
+        "tags": pa.array([[("a", 1)]] * rows, pa.map_(pa.string(), pa.int64())),
+        "proto": pa.array([b"tcp", b"udp"] * (rows // 2), pa.binary()),
+        "when": pa.array([1_767_600_000_000 + row for row in range(0, 7 * rows, 7)], pa.timestamp("ms")),
+        "big": pa.array(range(0, 2 * rows, 2), pa.decimal128(20, 2)),
+        "Label": pa.array(["BENIGN", "DoS", "BENIGN"] * (rows // 3)),
+    }
+    pq.write_table(pa.table(odd), tmp_path / "a.parquet")
+    found = table(strict(tmp_path / "a.parquet"))
+    assert found.schema.names[:3] == ("when", "big", "proto#0")
+    assert "hold lists or structures are no features: ports, where, tags" in caplog.text
+
+
+@pytest.mark.parametrize(("text", "number"), [("0x0303", 771), ("0X1f", 31), ("0x", None), ("-", 0), ("(empty)", 0)])
+def test_ports_in_hexadecimal_are_numbers(tmp_path: Path, text: str, number: int | None) -> None:
+    lines = [
+        "sport,Label",
+        *(f"{1000 + 2 * row},{'DoS' if row % 3 else 'BENIGN'}" for row in range(60)),
+        f"{text},BENIGN",
+    ]
+    path = write(tmp_path / "a.csv", lines)
+    if number is None:
+        with pytest.raises(DataError, match="column sport holds a text where numbers are expected"):
+            table(strict(path))
+    else:
+        assert table(strict(path)).features[-1, 0] == pytest.approx(np.log1p(number))
+
+
+NAMES = ("dur", "bytes", "proto", "Label")
+
+
+def test_a_file_without_a_header_line_needs_names(tmp_path: Path) -> None:
+    addresses = [f"192.0.2.{row % 9},{line}" for row, line in enumerate(ROWS)]
+    path = write(tmp_path / "a.csv", addresses)
+    with pytest.raises(DataError, match=r"first line looks like data and not like a header.* 5 columns; .*names"):
+        table(strict(path))
+    names = ("address", *NAMES)
+    config = strict(path, csv_column_names=names, csv_drop_columns=("address",))
+    assert np.array_equal(table(config).features, table(strict(write(tmp_path / "b.csv", PLAIN))).features)
+    assert (
+        table(config.replace(data_path=str(write(tmp_path / "c.csv", [",".join(names), *addresses])))).features.shape[0]
+        == 60
+    )
+    with pytest.raises(DataError, match="its first line has 5 cells, and csv_column_names 4 names"):
+        table(config.replace(csv_column_names=NAMES, csv_drop_columns=()))
+
+
+def test_a_folder_may_have_files_with_and_without_a_header_line(tmp_path: Path) -> None:
+    write(tmp_path / "1.csv", ROWS[:30])
+    write(tmp_path / "2.csv", [HEADER, *ROWS[30:]])
+    assert len(table(strict(tmp_path, csv_column_names=NAMES))) == 60
+
+
+def test_new_records_without_a_header_line_are_refused_or_read_by_the_names(tmp_path: Path) -> None:
+    config = strict(write(tmp_path / "a.csv", PLAIN))
+    schema = SOURCE.schema(config, None)
+    new = write(tmp_path / "new.csv", ROWS)
+    with pytest.raises(DataError, match="first line looks like data"):
+        list(stream_features(config, new, schema))
+    parts = list(stream_features(config.replace(csv_column_names=NAMES), new, schema))
+    assert sum(len(features) for _, features in parts) == 60
+
+
+def test_a_title_before_the_header_is_refused_with_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="line 1 has 1 column and the next 4; take away what stands before the header"):
+        table(strict(write(tmp_path / "a.csv", ["Export of Monday", *PLAIN])))
+
+
+@pytest.mark.parametrize("names", [("a.csv", "b.csv"), ("b.csv", "a.csv")])
+def test_a_column_to_drop_may_be_that_of_one_file(tmp_path: Path, names: tuple[str, str]) -> None:
+    write(tmp_path / names[0], PLAIN[:31])
+    write(tmp_path / names[1], ["Flow ID," + HEADER, *("x," + line for line in ROWS[30:])])
+    assert len(table(strict(tmp_path, csv_drop_columns=("Flow ID",)))) == 60
+
+
+def test_a_column_of_a_later_file_alone_is_no_feature_and_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "a.csv", PLAIN[:31])
+    write(tmp_path / "b.csv", ["extra," + HEADER, *("1," + line for line in ROWS[30:])])
+    assert len(table(strict(tmp_path))) == 60
+    assert "b.csv: columns that the first file has not are no features: extra" in caplog.text
+
+
+@pytest.mark.parametrize("odd", ["dur,bytes,proto", ",,", " , ,", "dur , bytes, proto"])
+def test_a_line_that_is_no_record_is_none_when_scoring(tmp_path: Path, odd: str) -> None:
+    config = strict(write(tmp_path / "a.csv", PLAIN))
+    new = write(tmp_path / "new.csv", ["dur,bytes,proto", "0.1,1,tcp", odd, "0.3,3,udp"])
+    broken = BrokenLines(new, 0.0)
+    parts = list(stream_features(config, new, SOURCE.schema(config, None), broken))
+    assert sum(len(features) for _, features in parts) == 2
+    assert (broken.lines, broken.broken, broken.left_out.total()) == (3, 0, 1)
+
+
+def test_tenants_that_differ_hear_in_which_column_and_never_a_number_to_set(tmp_path: Path) -> None:
+    write(tmp_path / "tenant-0.csv", PLAIN)
+    write(tmp_path / "tenant-1.csv", [line + (",9" if row else ",extra") for row, line in enumerate(PLAIN)])
+    write(tmp_path / "tenant-2.csv", [line.replace("tcp", "6").replace("udp", "17") for line in PLAIN])
+    test_set = write(tmp_path / "test.csv", PLAIN)
+    config = strict(tmp_path / "tenant-{client_id}.csv", test_path=str(test_set))
+    load_client_data(config, 0)
+    for client, word in ((1, "column 'extra' is here alone"), (2, "column 'proto' holds numbers here and text there")):
+        with pytest.raises(DataError, match=word) as refusal:
+            load_client_data(config, client)
+        assert f"tenant-{client}.csv" in str(refusal.value)
+        assert "set num_features" not in str(refusal.value)
+    test_set.unlink()  # a tenant does not have the orchestrator's file
+    for client, word in ((1, "numbers dur, bytes, extra, names"), (2, "numbers dur, bytes, proto;")):
+        with pytest.raises(DataError, match=word) as refusal:
+            load_client_data(config, client)
+        assert "csv_drop_columns" in str(refusal.value)
+        assert "csv_categorical_columns" in str(refusal.value)
+
+
+def flows(path: Path, **changes: object) -> tuple[np.ndarray, BrokenLines]:
+    config = vpc.settings(path, **({"max_broken_share": 0.0} | changes))
+    broken = BrokenLines(path, config.max_broken_share)
+    parts = list(vpc_flow.stream(config, Inputs(path), vpc_flow.schema(config, Inputs(path)), broken))
+    return np.concatenate([part.features for part in parts]), broken
+
+
+LINES = vpc.lines_of(vpc.some_flows()[:300])
+FIELDS = " ".join(DEFAULT_FIELDS)
+COLUMNS = FIELDS.replace("-", "_")
+FLOWS: dict[str, list[str]] = {
+    "a blank at the end": [line + " " for line in [FIELDS, *LINES]],
+    "tabs": [line.replace(" ", "\t") for line in [FIELDS, *LINES]],
+    "several blanks": [line.replace(" ", "   ") for line in LINES],
+    "a blank line first": ["", FIELDS, *LINES],
+    "a time before each": [f"2024-05-01T10:00:00.000Z {line}" for line in LINES],
+    "a time with a zone": [f"2024-05-01T12:00:00+02:00 {line}" for line in LINES],
+    "names with underscores": [COLUMNS, *LINES],
+    "a header as the console shows it": [" ".join(f"${{{name}}}" for name in DEFAULT_FIELDS), *LINES],
+    "the header again": [FIELDS, *LINES[:9], FIELDS, *LINES[9:]],
+    "CSV": [line.replace(" ", ",") for line in [COLUMNS, *LINES]],
+    "CSV in quotes": [",".join(f'"{cell}"' for cell in line.split()) for line in [COLUMNS, *LINES]],
+    "message": [json.dumps({"message": line}) for line in LINES],
+    "message, with more": [json.dumps({"@timestamp": "x", "message": line, "agent": {"a": 1}}) for line in LINES],
+    "a subscription": [json.dumps({"logEvents": [{"id": "1", "message": line} for line in LINES]})],
+    "filter-log-events": [json.dumps({"events": [{"message": line} for line in LINES]}, indent=1)],
+    "extracted fields": [json.dumps(dict(zip(DEFAULT_FIELDS, line.split(), strict=True))) for line in LINES],
+    "extracted, underscores": [json.dumps(dict(zip(COLUMNS.split(), line.split(), strict=True))) for line in LINES],
+    "Splunk": [json.dumps({"result": {"_raw": line}}) for line in LINES],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_flows_are_read_in_every_form(tmp_path: Path, name: str) -> None:
+    expected, _ = flows(write(tmp_path / "a.log", LINES))
+    found, broken = flows(write(tmp_path / "b.log", FLOWS[name]))
+    assert np.array_equal(found, expected)
+    assert broken.lines - broken.left_out.total() == len(LINES)
+    assert set(broken.left_out) <= {REPEATED_HEADER, BLANK_LINES}
+
+
+@pytest.mark.parametrize(
+    "name", ["a.log", "000000.gz", "a.log.parquet", "export.csv", "a.json", "0f3c-11aa", "a.txt.gz"]
+)
+def test_flows_are_found_by_name_or_content_and_labels_beside_them_are_none(tmp_path: Path, name: str) -> None:
+    expected, _ = flows(write(tmp_path / "expected.log", LINES))
+    folder = tmp_path / "year=2024" / "month=05"
+    folder.mkdir(parents=True)
+    (folder / "README").write_text("notes")
+    (folder / "labels.csv").write_text("address,start,end,label\n10.0.0.9,,,scan\n")
+    path = write(
+        folder / name, FLOWS["message"] if name == "a.json" else FLOWS["CSV"] if name == "export.csv" else LINES
+    )
+    if name.endswith(".gz"):
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    if name.endswith(".parquet"):
+        frame = pd.DataFrame([line.split() for line in LINES], columns=COLUMNS.split())
+        numbers = [
+            column for column in frame if column not in ("srcaddr", "dstaddr", "action", "log_status", "interface_id")
+        ]
+        frame.astype(dict.fromkeys(numbers, "int64")).to_parquet(path)
+    assert np.array_equal(flows(tmp_path / "year=2024")[0], expected)
+
+
+@pytest.mark.parametrize("unit", [1_000, 1_000_000, 1_000_000_000])
+def test_times_in_other_units_are_read_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, unit: int) -> None:
+    expected, _ = flows(write(tmp_path / "a.log", LINES))
+    changed = [
+        vpc.line(values | {name: int(str(values[name])) * unit + 1 for name in ("start", "end")})
+        for values in vpc.some_flows()[:300]
+    ]
+    found, _ = flows(write(tmp_path / f"b{unit}.log", changed))
+    assert np.array_equal(found, expected)
+    assert "times are in" in caplog.text
+
+
+def test_a_format_without_action_is_read_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fields = tuple(name for name in DEFAULT_FIELDS if name != "action")
+    some = vpc.some_flows()[:300]
+    accepted = [vpc.line(values | {"action": "ACCEPT"}) for values in some]
+    expected, _ = flows(write(tmp_path / "a.log", accepted))
+    found, _ = flows(write(tmp_path / "b.log", [" ".join(fields), *vpc.lines_of(some, fields)]))
+    assert np.array_equal(found, expected)
+    assert "no field action" in caplog.text
+
+
+def test_a_flow_without_ports_is_one_and_nodata_is_none(tmp_path: Path) -> None:
+    some = [vpc.flow(second, protocol=47, srcport="-", dstport="-") for second in range(5)]
+    none = {"srcaddr": "-", "dstaddr": "-", "srcport": "-", "dstport": "-", "protocol": "-", "action": "-"}
+    path = write(tmp_path / "a.log", [vpc.line(vpc.flow(1, log_status="NODATA") | none), *vpc.lines_of(some)])
+    _, broken = flows(path)
+    assert (broken.lines, broken.broken, broken.left_out) == (6, 0, {NO_FLOWS: 1})
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", gzip.compress(b"")])
+def test_an_empty_flow_log_beside_a_good_one_costs_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    write(tmp_path / "a.log", LINES)
+    (tmp_path / "b.log").write_bytes(content)
+    flows(tmp_path)
+    assert caplog.text.count("empty, nothing to read") == 1
+
+
+def test_fields_of_version_5_without_a_header_name_the_setting(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.log", [line + " - - - - - - -" for line in LINES])
+    with pytest.raises(DataError, match=r"21 fields, expected 14; vpc_fields names the fields"):
+        flows(path)
+    more = f"{FIELDS} vpc-id subnet-id instance-id tcp-flags type pkt-srcaddr pkt-dstaddr"
+    assert flows(path, vpc_fields=more)[1].broken == 0
+
+
+def test_labels_by_a_field_of_either_spelling(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.log", FLOWS["CSV"])
+    for field in ("account-id", "account_id"):
+        assert len(flows(path, label_field=field)[0])
+
+
+def test_what_was_left_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="data"):
+        table(strict(write(tmp_path / "a.csv", SHAPES["the header again"])))
+    assert f"left out 2 of 62: {csv.REPEATED_HEADER}" in caplog.text
+
+
+def test_real_shapes_stay_what_they_were(tmp_path: Path) -> None:
+    """A first line of names that are numbers, and a comment sign in a header, are a header all the same."""
+    lines = [
+        "#1,2,3,Label",
+        *(f"{row},{row % 3},{row % 5},{'DoS' if row % 4 else 'BENIGN'}" for row in range(0, 120, 2)),
+    ]
+    assert table(strict(write(tmp_path / "a.csv", lines))).schema.names == ("#1", "2", "3")
+    assert len(FileSource(csv).test_table(settings(write(tmp_path / "b.csv", cic()))))
+
+
+def test_fields_in_fields_of_json_are_columns_and_lists_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def event(row: int) -> dict[str, Any]:
+        return {
+            "timestamp": "x", "event_type": "alert" if row % 4 == 0 else "flow", "proto": "TCP", "vlan": [1],
+            "flow": {"pkts_toserver": row * 2, "age": {"days": row % 3}}, "ok": row % 2 == 0, "gone": None,
+        }  # fmt: skip
+
+    path = write(tmp_path / "eve.json", [json.dumps(event(row)) for row in range(60)])
+    config = strict(path, csv_label_column="event_type", csv_benign_values=("flow",), csv_drop_columns=("timestamp",))
+    found = table(config)
+    assert {column.field for column in found.schema.columns} == {
+        "proto",
+        "flow.pkts_toserver",
+        "flow.age.days",
+        "ok",
+        "gone",
+    }
+    assert int(found.labels.sum()) == 15
+    assert "no features: vlan" in caplog.text

@@ -1,0 +1,236 @@
+"""What would make figures that mean nothing is refused, or said in a line that nobody misses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shared.config import Config, load_config
+from shared.data_sources.csv import BLANK_ROW
+from shared.data_sources.dataset import Dataset
+from shared.data_sources.label_checks import LabelTally, tell_telling_columns
+from shared.data_sources.schema import FeatureSchema, bucket_columns, number_column
+from shared.data_utils import load_client_data, load_test_data, load_validation_data
+from shared.errors import DataError
+from tests.test_source_cloudtrail import record
+
+
+def table(path: Path, labels: list[str], extra: str = "", values: list[object] | None = None) -> Path:
+    """Rows of noise with these labels, and one more column."""
+    random = np.random.default_rng(1)
+    names = ["a", "b", *([extra] if values else []), "Label"]
+    lines = [",".join(names)]
+    for row, label in enumerate(labels):
+        cells = [f"{random.normal():.3f}", f"{random.integers(100)}", *([str(values[row])] if values else []), label]
+        lines.append(",".join(cells))
+    path.write_text("\n".join([*lines, ""]))
+    return path
+
+
+def settings(path: Path, **changes: object) -> Config:
+    values: dict[str, object] = {
+        "data_source": "csv",
+        "data_path": str(path),
+        "csv_label_column": "Label",
+        "num_features": 2,
+        "partition": "even",
+    }
+    return Config(**(values | changes))  # type: ignore[arg-type]
+
+
+SOME = ["BENIGN", "BENIGN", "DoS", "BENIGN"] * 50
+
+
+@pytest.mark.parametrize(
+    ("labels", "benign", "there"),
+    [
+        (["Normal Traffic"] * 30 + ["DoS"] * 10, ("Normal",), "'Normal Traffic' 30, 'DoS' 10"),
+        (["True", "False", "False"] * 10, ("benign", "0"), "'False' 20, 'True' 10"),
+        (["Yes", "No"] * 20, ("benign",), "'Yes' 20, 'No' 20"),
+        ([f"kind {number}" for number in range(40)], ("benign",), "'kind 7' 1 and 32 more"),
+        (["1", "2"] * 20, ("0",), "'1' 20, '2' 20"),
+        (["", "DoS"] * 20, ("benign",), "'DoS' 20; set csv_benign_values"),
+    ],
+)
+def test_labels_of_which_none_is_benign_are_refused_and_counted(
+    tmp_path: Path, labels: list[str], benign: tuple[str, ...], there: str
+) -> None:
+    config = settings(table(tmp_path / "a.csv", labels), csv_benign_values=benign, max_broken_share=0.5)
+    with pytest.raises(DataError, match="no row is benign") as refusal:
+        load_test_data(config)
+    assert there in str(refusal.value)
+    assert "'Label'" in str(refusal.value)
+    assert "a.csv" in str(refusal.value)
+
+
+def test_false_in_a_list_of_yaml_is_the_label_false(tmp_path: Path) -> None:
+    data = table(tmp_path / "a.csv", ["True", "False", "False"] * 50)
+    (tmp_path / "c.yaml").write_text(
+        f"data_source: csv\ndata_path: {data}\ncsv_label_column: Label\ncsv_benign_values: [false]\n"
+        "num_features: 2\npartition: even\n"
+    )
+    rows = load_client_data(load_config(tmp_path / "c.yaml"), 0).train
+    assert 0 < rows.labels.mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("benign", "attacks"),
+    [(("flow=Background*",), 100), (("flow=*Normal*", "flow=background*"), 50), (("flow=?o-Normal",), 150)],
+)
+def test_benign_labels_may_be_patterns(tmp_path: Path, benign: tuple[str, ...], attacks: int) -> None:
+    labels = ["flow=Background-UDP", "flow=To-Normal", "flow=From-Botnet", "flow=Background"] * 50
+    config = settings(table(tmp_path / "a.csv", labels), csv_benign_values=benign)
+    rows = [load_client_data(config, client) for client in range(3)]
+    found = sum(int(part.labels.sum()) for data in rows for part in (data.train, data.holdout))
+    found += sum(int(part.labels.sum()) for part in (load_test_data(config), load_validation_data(config)))
+    assert found == attacks
+
+
+def test_a_benign_value_with_letters_that_patterns_know_means_itself(tmp_path: Path) -> None:
+    config = settings(table(tmp_path / "a.csv", ["[ok].", "DoS"] * 50), csv_benign_values=("[ok].",))
+    assert 0 < load_client_data(config, 0).train.labels.mean() < 1
+
+
+def test_no_attack_is_said_by_the_reader_and_of_each_part(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = settings(table(tmp_path / "a.csv", ["BENIGN"] * 100))
+    load_client_data(config, 0)
+    load_test_data(config)
+    load_validation_data(config)
+    for whose in ("a.csv: NO ATTACK: all 100", "client 0: NO ATTACK", "test set: NO ATTACK", "validation rows: NO"):
+        assert whose in caplog.text
+
+
+def test_a_tenant_without_one_class_is_told_and_those_with_both_are_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table(tmp_path / "tenant-0.csv", SOME)
+    table(tmp_path / "tenant-1.csv", ["BENIGN"] * 50)
+    table(tmp_path / "test.csv", SOME)
+    config = settings(tmp_path / "tenant-{client_id}.csv", test_path=str(tmp_path / "test.csv"))
+    load_client_data(config, 0)
+    load_test_data(config)
+    assert not caplog.records
+    load_client_data(config, 1)
+    assert "tenant-1.csv: NO ATTACK" in caplog.text
+
+
+def test_patterns_that_match_no_log_record_are_said_with_what_is_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"Records": [record(60 * minute) for minute in range(300)]}))
+    config = Config(
+        data_source="cloudtrail", data_path=str(path), label_field="userAgent", label_patterns=("*stratus*",),
+        num_features=42, partition="even",
+    )  # fmt: skip
+    load_client_data(config, 0)
+    assert "NO ATTACK among 300 records: none matches label_patterns ['*stratus*'] in userAgent" in caplog.text
+    assert "'aws-cli/2' 300" in caplog.text
+
+
+COPIES: dict[str, list[object]] = {
+    "a copy": [int(label != "BENIGN") for label in SOME],
+    "its opposite": [int(label == "BENIGN") for label in SOME],
+    "a name": ["bad" if label != "BENIGN" else "fine" for label in SOME],
+    "a text of many": [f"{label}-{row}" if label != "BENIGN" else "fine" for row, label in enumerate(SOME)],
+    "nearly a copy": [float(label != "BENIGN") + (row % 97 == 0) for row, label in enumerate(SOME)],
+}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_a_column_that_alone_tells_the_label_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    path = table(tmp_path / "a.csv", SOME, "leak", COPIES[name])
+    config = settings(path)
+    width = 3 if isinstance(COPIES[name][0], int | float) else 18
+    load_client_data(config.replace(num_features=width), 0)
+    assert "EACH OF THESE COLUMNS ALONE TELLS THE LABEL" in caplog.text
+    assert "leak (" in caplog.text
+    assert "csv_drop_columns" in caplog.text
+    assert " b (" not in caplog.text
+
+
+def test_an_index_of_rows_that_are_sorted_by_label_is_named_twice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = table(tmp_path / "a.csv", sorted(SOME), "row", list(range(200)))
+    load_client_data(settings(path, num_features=3), 0)
+    assert "row counts the rows" in caplog.text
+    assert "row (1.000)" in caplog.text
+
+
+@pytest.mark.parametrize("values", [range(200), range(7, 207)])
+def test_an_index_under_any_name_is_named_and_what_does_not_count_rows_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, values: range
+) -> None:
+    load_client_data(settings(table(tmp_path / "a.csv", SOME, "nr", list(values)), num_features=3), 0)
+    assert "nr counts the rows" in caplog.text
+    caplog.clear()
+    load_client_data(
+        settings(table(tmp_path / "b.csv", SOME, "nr", [2 * value for value in values]), num_features=3), 0
+    )
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "Unnamed: 0.1", "__index_level_0__"])
+def test_a_column_without_a_name_is_no_feature(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    path = table(tmp_path / "a.csv", SOME, "here", list(range(200)))
+    path.write_text(path.read_text().replace("here", name))
+    assert load_client_data(settings(path), 0).schema.names == ("a", "b")
+    assert "a column without a name" in caplog.text
+
+
+def test_columns_of_noise_are_not_said_to_tell_the_label(caplog: pytest.LogCaptureFixture) -> None:
+    """Of 2,000 columns and 20 rows some would, if so few rows were judged."""
+    random = np.random.default_rng(3)
+    schema = FeatureSchema("csv", tuple([number_column(str(i)) for i in range(2000)] + bucket_columns("c", 8)))
+    for rows in (18, 24, 200):
+        features = np.concatenate([random.normal(size=(rows, 2000)), np.eye(8)[random.integers(8, size=rows)]], axis=1)
+        labels = np.arange(rows) % 2
+        data = Dataset(features.astype(np.float32), labels, np.where(labels, "x", "benign"))
+        tell_telling_columns("client 0", schema, data, "drop it")
+    assert not caplog.records
+
+
+def test_a_tally_is_bounded_and_says_what_it_counted() -> None:
+    tally = LabelTally()
+    tally.add((str(number % 5000) for number in range(100_000)), 3)
+    assert (tally.records, tally.attacks) == (100_000, 3)
+    assert tally.there.endswith("and 992 more")
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["1,200", "1,201", "12,345,678"], ["0,5", "1,5", "2,25"], ["1.234,56", "0,1", "7,0"], ["1'200", "1'201", "9"],
+        ["1 200", "1 201", "1 202"], ["-1,200", "+3,000", "5,000"], ["1.234.567", "2.345.678", "1.000.000"],
+    ],
+)  # fmt: skip
+def test_numbers_with_separators_are_refused_with_column_file_and_setting(tmp_path: Path, cells: list[str]) -> None:
+    lines = ["a;n;Label", *(f"1;{cells[row % 3]};{label}" for row, label in enumerate(SOME))]
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"a\.csv: column 'n' holds numbers such as .*csv_drop_columns"):
+        load_test_data(settings(path))
+    with pytest.raises(DataError, match=r"column 'n' holds numbers such as"):
+        load_test_data(settings(path, csv_categorical_columns=("a",)))
+    named = settings(path, csv_categorical_columns=("n",), num_features=17)
+    assert len(load_test_data(named))  # whoever says that they are names is believed
+
+
+@pytest.mark.parametrize("cells", [["10.0.0.1", "10.100.200.100"], ["a,b", "c"], ["1-2", "3-4"], ["8,x", "y"]])
+def test_names_are_not_taken_for_numbers_with_separators(tmp_path: Path, cells: list[str]) -> None:
+    lines = ["a;n;Label", *(f"1;{cells[row % 2]};{label}" for row, label in enumerate(SOME))]
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(lines))
+    assert len(load_test_data(settings(path, num_features=17)))
+
+
+def test_rows_without_a_value_are_counted_and_are_no_records(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = table(tmp_path / "a.csv", SOME)
+    path.write_text(path.read_text() + ",,\n" * 30)
+    with caplog.at_level("INFO", logger="data"):
+        load_test_data(settings(path, max_broken_share=0.0))
+    assert f"left out 30 of 230: {BLANK_ROW}" in caplog.text
