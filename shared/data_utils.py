@@ -46,8 +46,8 @@ def load_client_data(config: Config, client_id: int) -> ClientData:
     held_out = min(max(round(len(rows) * config.holdout_fraction), 1), len(rows) - 1)
     return ClientData(
         schema=source.schema(config, client_id),
-        train=rows.take(shuffled[held_out:]),
-        holdout=rows.take(shuffled[:held_out]),
+        train=_as_used(config, rows.take(shuffled[held_out:])),
+        holdout=_as_used(config, rows.take(shuffled[:held_out])),
     )
 
 
@@ -66,7 +66,12 @@ def load_validation_data(config: Config) -> Dataset:
     Raises:
         DataError: the files are missing or malformed.
     """
-    return find_source(config).validation_rows(config)
+    return _as_used(config, find_source(config).validation_rows(config))
+
+
+def _as_used(config: Config, rows: Dataset) -> Dataset:
+    """With `labels: none` all rows count as benign: whatever a source knows of them plays no part."""
+    return rows.unlabelled() if config.labels == "none" else rows
 
 
 def load_schema(config: Config) -> "FeatureSchema":
