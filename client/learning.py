@@ -15,6 +15,7 @@ from client.training import TrainingSettings, train
 from shared.config import Config
 from shared.data_sources.dataset import Dataset
 from shared.data_sources.scaling import Quantiles, read_scaler
+from shared.density import Density
 from shared.errors import EncodingError, RoundRefusedError
 from shared.exchange import Model
 from shared.forest.bins import Bins, Columns, binned, edges_of
@@ -74,6 +75,8 @@ class Learning(Protocol):
 
 def make_learning(config: Config, client_id: int, model: nn.Module, rows: ScaledRows) -> Learning:
     """The part that this tenant's settings ask for."""
+    if isinstance(model, Density):
+        return NothingToLearn()
     if isinstance(model, ThreatForest):
         return LevelSums(config, model, rows)
     return LocalTraining(config, client_id, model, rows)
@@ -148,3 +151,17 @@ class LevelSums:
             assert isinstance(quantiles, Quantiles)  # noqa: S101 - what `read_scaler` reads by that name
             self._binned = scaler, binned(rows.features, edges_of(quantiles, self._plan.bins))
         return self._binned[1]
+
+
+class NothingToLearn:
+    """The part of a tenant without labels: what it adds to the density is a statistic of its features."""
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        return {}
+
+    def contribution(self, round_number: int, given: Model, scaler: bytes, scheme: PublicScheme[Any]) -> Contribution:
+        raise RoundRefusedError(
+            "the server asks for training, and this client uses no labels (labels: none): it takes part in the "
+            "features' statistics and the density alone"
+        )

@@ -13,10 +13,11 @@ from shared.config import Config
 from shared.data_sources.dataset import ClientData, Dataset
 from shared.data_sources.scaling import AnyScaler, FeatureSums, read_scaler
 from shared.data_sources.schema import FeatureSchema
+from shared.density import BenignSums
 from shared.dp import skellam
 from shared.dp.plan import release_of_counts
 from shared.errors import DataError, RoundRefusedError
-from shared.feature_statistics import HISTOGRAM, MOMENTS, StatisticsCode
+from shared.feature_statistics import DENSITY, HISTOGRAM, MOMENTS, StatisticsCode
 from shared.he.scheme import Vector
 from shared.identity import digest_arrays
 from shared.preprocessing import FeatureCounts, FeatureHistogram
@@ -63,7 +64,7 @@ class ScaledRows:
         Args:
             statistic: one of `sizes`.
             schema: of the server's features, as JSON.
-            scaler: of the histogram's features, as `Scaler.to_bytes` makes it; empty for the others.
+            scaler: of the histogram's or the density's features, as `Scaler.to_bytes` makes it; else empty.
 
         Raises:
             RoundRefusedError: the server's features are others, or it asks for something else.
@@ -77,9 +78,9 @@ class ScaledRows:
         if statistic not in self.sizes:
             raise RoundRefusedError(
                 f"the server asks for a statistic {statistic!r:.80}, and this client gives {', '.join(self.sizes)}; "
-                "the setting scaling must be the same on both sides"
+                "the settings scaling, density and labels must be the same on both sides"
             )
-        return self._code.digest(statistic, self._scaler_of(scaler) if statistic == HISTOGRAM else None)
+        return self._code.digest(statistic, self._scaler_of(scaler) if statistic in (HISTOGRAM, DENSITY) else None)
 
     def vector(self, statistic: str, scaler: bytes) -> Vector:
         """What this client adds to a sum that it takes part in; arguments as in `about`.
@@ -90,6 +91,9 @@ class ScaledRows:
         rows = self._data.train.features
         if statistic == MOMENTS:
             return self._code.encode_moments(FeatureSums.of(rows, self.schema))
+        if statistic == DENSITY:
+            benign = rows[self._data.train.labels == 0]
+            return self._code.encode_density(BenignSums.of(self._scaler_of(scaler).transform(benign)))
         if statistic != HISTOGRAM:
             return self._code.encode_quantiles(FeatureCounts.of(rows, self.schema))
         return self._code.encode_histogram(FeatureHistogram.of(self._scaler_of(scaler).transform(rows)))

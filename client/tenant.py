@@ -32,6 +32,7 @@ from shared.errors import (
 )
 from shared.evaluation_sum import EvaluationCode, EvaluationSums
 from shared.exchange import OFF, Kind, Model, Refusal, Reply, Request, Value, Values
+from shared.feature_statistics import WORKS
 from shared.frames import decode_values, encode_values
 from shared.he.scheme import Encrypted, Progress, PublicScheme, Vector, no_progress
 from shared.he_utils import public_scheme
@@ -197,8 +198,10 @@ class Tenant:
         noise = self._rows.noise(statistic, self._budget, self._part.sharers)
         vector = self._or_zeros(lambda: self._rows.vector(statistic, scaler) + noise, noise)
         task = Task(statistic, about, scheme.fingerprint(), integer(asked, "max_contributors"))
+        bucket = WORKS.get(statistic, statistic)
         # A statistic of the same rows under another scaler is no other statistic: a difference would show as much.
-        sealed = self._seal(asked, scheme, vector, task, task.work(self._rows.digest, fixed_about=True))
+        work = replace(task, bucket=bucket).work(self._rows.digest, fixed_about=True)
+        sealed = self._seal(asked, scheme, vector, task, work)
         self.log.info("sending my features' %s, encrypted: %s bytes", statistic, f"{len(sealed.payload):,}")
         return Reply(sealed.payload, sealed.signature)
 

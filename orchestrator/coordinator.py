@@ -134,11 +134,18 @@ class Coordinator:
             _log.info("the model that is kept is that of round %d, by validation loss", self.model.best_round)
 
     def train(self, number: int) -> Steps[None]:
-        """Steps 2 to 12: choose tenants, have them train, and move the global model by the sum of what they send."""
+        """Steps 2 to 12: choose tenants, have them train, and move the global model by the sum of what they send.
+
+        Without labels nothing is trained: the one round measures the density, which was made before it.
+        """
         c = self._config
         self._started = time.perf_counter()
         record = self.record = RoundRecord(round=number)
         cohort: list[str] = []
+        if c.labels == "none":
+            record.contributor_ids, record.contributors = self._scaling.contributors, len(self._scaling.contributors)
+            self.model.learner.skip()
+            return
         try:
             yield from self.publish()  # to who came since the last round
             self._seats.cut_off_revoked(self._transport)
@@ -174,10 +181,11 @@ class Coordinator:
     def evaluate(self, number: int) -> Steps[None]:
         """Ask tenants for the global model's figures on their own held-out rows, in one encrypted sum.
 
-        None if too few are there, or if the round left the model as it was: then there is nothing new to ask.
+        None if too few are there, or if there is nothing to ask: the round left the model as it was, or no label is
+        used.
         """
         c, start = self._config, time.perf_counter()
-        if c.fraction_evaluate == 0 or self.record.skipped is not None:
+        if c.fraction_evaluate == 0 or self.record.skipped is not None or c.labels == "none":
             return
         needed = max(c.min_evaluate_clients, c.fewest_contributors)
         try:

@@ -3,6 +3,7 @@
 Free of Flower, and of whatever is encrypted.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -16,15 +17,18 @@ from orchestrator.run_folder import LoggedRounds, RoundRecord
 from shared.config import Config
 from shared.data_sources.dataset import Dataset
 from shared.data_sources.schema import FeatureSchema
+from shared.density import Density
 from shared.dp.plan import PrivacyPlan
 from shared.errors import DataError, ResumeError, StatisticsError
 from shared.exchange import Model
+from shared.fusion import Gate, judge
 from shared.learner import State
 from shared.learners import make_learner
 from shared.metrics import attack_thresholds, evaluate, predict_probabilities, score
 from shared.model import build_model, get_parameters, set_parameters
 from shared.preprocessing import Preprocessing
 
+_log = logging.getLogger("orchestrator")
 Named = dict[str, NDArray[np.float32]]
 
 
@@ -41,6 +45,7 @@ class GlobalModel:
         learner: moves the model by the sums over the tenants.
         preprocessing: how features are scaled; None before the tenants' statistics are added up.
         privacy_plan: what the sums cost; None where they have no noise.
+        gate: whether the density of benign rows takes part in alerts; None where there is none.
     """
 
     def __init__(self, config: Config, validation_data: Dataset, test_data: Dataset) -> None:
@@ -54,6 +59,7 @@ class GlobalModel:
         self.privacy_plan = (
             PrivacyPlan.of(config, parameters, config.num_features) if config.privacy == "records" else None
         )
+        self.gate: Gate | None = None
 
     @property
     def parameters(self) -> Model:
@@ -79,7 +85,7 @@ class GlobalModel:
     def finished(self) -> str:
         """Why no further round would help; empty while one may."""
         if self.learner.finished:
-            return "all trees are grown"
+            return "the density is whole" if isinstance(self._model, Density) else "all trees are grown"
         patience = self._config.early_stopping_rounds
         return f"no lower validation loss for {patience} rounds" if self._early_stopping.exhausted else ""
 
@@ -100,6 +106,13 @@ class GlobalModel:
         self.learner.scale_by(preprocessing.scaler, preprocessing.schema)
         self.validation_data = preprocessing.apply(self.validation_data)
         self._test_data = preprocessing.apply(self._test_data)
+        if preprocessing.benign is None:
+            return
+        if isinstance(self._model, Density):
+            self._model.fill(preprocessing.benign)
+            return
+        self.gate = judge(Density.of(preprocessing.benign), self.validation_data)
+        _log.info("%s", self.gate.in_words())
 
     def validation_loss(self) -> float:
         """Of the present model, on the orchestrator's own rows."""
@@ -124,7 +137,9 @@ class GlobalModel:
     def final_evaluation(self) -> Evaluation:
         """What the report shows of the model that the run leaves: curves, and each family at the alert threshold."""
         set_parameters(self._model, list(self.final.values()))
-        return evaluate_final(self._config, self._model, self.validation_data, self._test_data)
+        preprocessing = self.preprocessing
+        benign = preprocessing.benign if preprocessing else None
+        return evaluate_final(self._config, self._model, self.validation_data, self._test_data, benign)
 
     def checkpoint(self, finished: LoggedRounds) -> Checkpoint:
         """All that the next round depends on, after these rounds."""

@@ -147,7 +147,10 @@ class Config(BaseModel):
     label_field: str = setting("", "logs: field that tells an attack")
     label_patterns: Texts = setting((), "logs: patterns of `label_field` that mean attack")
     label_ignored: Texts = setting((), "cloudtrail: rules field=pattern & … for records of neither class")
-    labels: Literal["", "rules"] = setting("", "cloudtrail: rules = hits of Sigma rules are the labels")
+    labels: Literal["", "rules", "none"] = setting(
+        "",
+        "cloudtrail: rules = hits of Sigma rules are the labels; none = no label is used, the density is the detector",
+    )
     rules_path: str = setting("", "cloudtrail: folder of Sigma rules, for `labels: rules`")
     window_minutes: int = setting(5, "logs: length of the window that makes one row", low=1, high=1440)
     vpc_fields: str = setting("", "vpc_flow: fields of a line; empty: by the header line, else the default format")
@@ -161,6 +164,8 @@ class Config(BaseModel):
     input_noise: float = setting(
         0.0, "deviation of noise that is added to scaled features in training", low=0.0, high=10.0
     )
+
+    density: bool = setting(False, "a density of benign rows, from one sum, beside the model where it is good enough")
 
     # Homomorphic encryption
     he_scheme: Literal["paillier", "kahe", "none"] = setting("paillier", "HE scheme")
@@ -217,6 +222,11 @@ class Config(BaseModel):
             ConfigError: at the first setting that can't work.
         """
         return Config(**(dict(self) | changes))
+
+    @property
+    def makes_density(self) -> bool:
+        """Whether the tenants add up what a density of their benign rows is made from."""
+        return self.density or self.labels == "none"
 
     @property
     def masked(self) -> bool:

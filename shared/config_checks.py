@@ -16,6 +16,7 @@ MIN_MASKED_COHORT = 3  # what `shared/masking` asks for: of a sum of two, each o
 CLIENT_ID = "{client_id}"  # stands for the client's number in a path
 MASKABLE = ("paillier", "kahe")  # schemes whose ciphertexts are Paillier's, which masks are made for
 FILE_SOURCES = ("csv", "cloudtrail", "vpc_flow")
+MAX_DENSITY_FEATURES = 1000  # half a million numbers from each tenant
 MIN_NODE_ROWS, MIN_NODE_HESSIAN = 10, 1.0  # of a forest: what smaller nodes would show is in docs/privacy.md
 
 
@@ -89,6 +90,8 @@ def check_combinations(c: "Config") -> None:
         _check_forest(c)
     if c.privacy == "records":
         _check_privacy(c)
+    if c.makes_density:
+        _check_density(c)
     _check_data(c)
 
 
@@ -146,6 +149,27 @@ def _check_privacy(c: "Config") -> None:
             "dp_rows = 0: privacy: records divides its sums by the rows that are expected in them; set it to about how "
             "many rows all clients have together, by a figure that may be known to all"
         )
+    if c.makes_density:
+        raise ConfigError("density = True: privacy: records has no noise for the sums that it is made of; leave it out")
+
+
+def _check_density(c: "Config") -> None:
+    asked = f"labels = {c.labels!r}, density = {c.density}"
+    if c.scaling != "quantile" or c.num_classes != 2:
+        raise ConfigError(
+            f"{asked}: a density takes scaling: quantile, which bounds each value, and num_classes: 2, benign and "
+            f"attack; found {c.scaling} and {c.num_classes}"
+        )
+    if c.num_features > MAX_DENSITY_FEATURES:
+        raise ConfigError(
+            f"{asked}: num_features = {c.num_features}, expected at most {MAX_DENSITY_FEATURES}; the sum grows with "
+            "its square"
+        )
+    if c.labels == "none" and (c.audit or c.model != "mlp" or c.early_stopping_rounds):
+        raise ConfigError(
+            f"labels = {c.labels!r}: nothing is trained, the density is the detector; leave out model, audit and "
+            "early_stopping_rounds"
+        )
 
 
 def _check_data(c: "Config") -> None:
@@ -159,7 +183,9 @@ def _check_data(c: "Config") -> None:
                 f"num_features = {c.num_features}, num_classes = {c.num_classes}: "
                 "data_source nsl_kdd has 122 features and 2 classes"
             )
-    if (c.labels or c.rules_path) and (c.data_source != "cloudtrail" or not c.labels or not c.rules_path):
+    if (c.labels == "rules" or c.rules_path) and (
+        c.data_source != "cloudtrail" or c.labels != "rules" or not c.rules_path
+    ):
         raise ConfigError(
             f"labels = {c.labels!r}, rules_path = {c.rules_path!r}: give both or none, and with data_source cloudtrail "
             "alone; for alerts rules are an option of client/score.py, --rules_path"
@@ -198,10 +224,10 @@ def _check_file_source(c: "Config") -> None:
                 "'userAgent=*HashiCorp*'"
             )
     if c.data_source == "csv":
-        if not c.csv_label_column or not c.csv_benign_values:
+        if c.labels != "none" and (not c.csv_label_column or not c.csv_benign_values):
             raise ConfigError(
                 f"csv_label_column = {c.csv_label_column!r}, csv_benign_values = {list(c.csv_benign_values)}: "
-                "data_source csv needs the column of the label, and which of its values mean benign"
+                "data_source csv needs the column of the label, and which of its values mean benign; or labels: none"
             )
     elif c.labels:
         if c.label_path or c.label_field or c.label_patterns:
@@ -213,7 +239,7 @@ def _check_file_source(c: "Config") -> None:
         raise ConfigError(
             f"label_path = {c.label_path!r}, label_field = {c.label_field!r}, label_patterns = "
             f"{list(c.label_patterns)}: data_source {c.data_source} needs a file of labels, or else a field and its "
-            "patterns; cloudtrail can do with labels: rules"
+            "patterns; cloudtrail can do with labels: rules, both with labels: none"
         )
 
 

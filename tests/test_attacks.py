@@ -89,11 +89,11 @@ class Orchestrator:
 
     def moments(self) -> FeatureSums:
         """The sum of the tenants' feature statistics."""
-        return self.scaling.code.decode_moments(drive(self.scaling._sum(MOMENTS, None), self.transport.ask))
+        return self.scaling.code.decode_moments(drive(self.scaling._sum(MOMENTS, None), self.transport.ask).total)
 
     def quantiles(self) -> FeatureCounts:
         """The same of tenants that count."""
-        return self.scaling.code.decode_quantiles(drive(self.scaling._sum(QUANTILES, None), self.transport.ask))
+        return self.scaling.code.decode_quantiles(drive(self.scaling._sum(QUANTILES, None), self.transport.ask).total)
 
     def refusals(self) -> set[str]:
         """All reasons that tenants gave so far."""

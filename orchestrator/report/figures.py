@@ -151,12 +151,17 @@ def caveats(run: Run) -> list[str]:
     c, done = run.config, [r for r in run.rounds if not r.skipped]
     if c.data_source == "synthetic":
         notes.append("The data was generated, and is easy on purpose: this shows that the machinery works, no more.")
-    if c.labels:
+    if c.labels == "none":
+        notes.append(
+            "No label was used: records are ranked by how far they are from all clients' records together, attacks "
+            "among them included, and what is rare need be no attack."
+        )
+    if c.labels == "rules":
         notes.append(
             "What is called an attack here is a hit of a Sigma rule: all figures say how well the model agrees with "
             "the rules, and none how many attacks it finds."
         )
-    if len(run.rounds) < c.num_rounds:
+    if len(run.rounds) < c.num_rounds and c.labels != "none":
         ended = "early stopping, or it was interrupted" if c.early_stopping_rounds else "it was interrupted"
         notes.append(f"{len(run.rounds)} of {count(c.num_rounds, 'round')} were run: {ended}.")
     if len(done) < len(run.rounds):
