@@ -77,7 +77,7 @@ def test_encrypted_and_plain_runs_give_the_same_model(start: Start, tmp_path: Pa
 @pytest.mark.long
 @pytest.mark.parametrize("fault", ["raise", "exit", pytest.param("hang", marks=pytest.mark.long)])
 def test_one_client_lost_in_round_two_of_three(start: Start, tmp_path: Path, fault: str) -> None:
-    config = str(write_config(tmp_path, num_rounds=3, min_fit_clients=2, round_timeout=6.0))
+    config = str(write_config(tmp_path, num_rounds=3, min_fit_clients=2, round_timeout=15.0))
     server = start(SERVER, "--config", config)
     good = start(CLIENTS, "--config", config, "--client_ids", "0,1")
     start(FAULTY, config, "2", fault, "2")
