@@ -23,7 +23,7 @@ from shared.atomic import replace_file
 from shared.bounded_files import open_regular
 from shared.bundle import MODEL_FILE
 from shared.config import Config
-from shared.errors import ResumeError, RunInUseError
+from shared.errors import ConfigError, ResumeError, RunInUseError
 from shared.strict_json import parse_strict_json
 
 _RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
@@ -168,10 +168,20 @@ class RunFolder:
 
     @classmethod
     def create(cls, config: Config) -> "RunFolder":
-        """Make the folder of a new run. `latest` stays where it is until `publish`."""
+        """Make the folder of a new run. `latest` stays where it is until `publish`.
+
+        Raises:
+            ConfigError: `log_dir` can't be written.
+        """
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         folder = cls(Path(config.log_dir) / name)
-        folder.path.mkdir(mode=0o700, parents=True)
+        try:
+            folder.path.mkdir(mode=0o700, parents=True)
+        except OSError as error:
+            raise ConfigError(
+                f"log_dir = {config.log_dir!r}: no folder for the run can be made there: {error.strerror}; set another "
+                "log_dir, or let this user write in it"
+            ) from None
         folder.settings.write_text(config.as_yaml(), encoding="utf-8")
         replace_file(folder.metrics, b"")
         return folder

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.run_folder import LoggedRounds, RoundRecord, RunFolder
-from shared.errors import ResumeError
+from shared.config import Config
+from shared.errors import ConfigError, ResumeError
 
 RECORDS = [
     RoundRecord(round=1, contributors=2, contributor_ids=["0", "2"], failed={"1": "lost"}, loss=0.1 + 0.2),
@@ -35,6 +36,14 @@ def test_what_is_appended_comes_back(written: RunFolder) -> None:
     assert again.restore_records(written.logged) == RECORDS
     assert again.logged == written.logged
     assert [json.loads(line)["round"] for line in written.metrics.read_bytes().splitlines()] == [1, 2, 3]
+
+
+def test_a_log_dir_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """It said "make room for the run's files, then go on with --resume", though there was no run yet."""
+    (tmp_path / "file").touch()
+    log_dir = str(tmp_path / "file" / "logs")
+    with pytest.raises(ConfigError, match=r"log_dir = .*Not a directory; set another log_dir, or let this user write"):
+        RunFolder.create(Config(log_dir=log_dir))
 
 
 def test_a_line_is_on_the_disk_before_append_returns(written: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def schema(config: Config, inputs: Inputs) -> FeatureSchema:
     """
     table = _first_table(config, inputs.path)
     special = {config.csv_label_column, config.csv_family_column} - {""}
-    _require(table, [*sorted(special), *config.csv_categorical_columns])
+    _require(table, [*sorted(special), *config.csv_categorical_columns], config)
     _refuse_repeated(table, special)
     _check_dropped(config, inputs.path, table)
     used = [name for name in table.names if name not in special and name not in config.csv_drop_columns]
@@ -228,7 +228,7 @@ def _of_file(
         needed = list(dict.fromkeys([*needed, *(name for name in label_columns if name)]))
         _refuse_repeated(table, label_columns)
         _tell_new_columns(config, table, needed)
-    _require(table, needed)
+    _require(table, needed, config)
     if not inputs.labelled:
         told = {config.csv_label_column, config.csv_family_column, *needed}
         needed += [name for name in table.names if name not in told and not _UNNAMED.fullmatch(name)]
@@ -360,7 +360,7 @@ def _fields(schema: FeatureSchema) -> dict[str, int]:
     return first
 
 
-def _require(table: Table, wanted: Sequence[str]) -> None:
+def _require(table: Table, wanted: Sequence[str], config: Config) -> None:
     there = set(table.names)
     for name in wanted:
         if name not in there:
@@ -368,7 +368,13 @@ def _require(table: Table, wanted: Sequence[str]) -> None:
                 raise _no_header(table)
             near = difflib.get_close_matches(name, table.names, n=1)
             advice = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(table.names[:8])}, ..."
-            raise DataError(f"{table.path}: no column {name!r} among {len(table.names)}; {advice}")
+            named = [
+                setting
+                for setting in ("csv_label_column", "csv_family_column", "csv_categorical_columns", "partition_column")
+                if name in (getattr(config, setting), *getattr(config, setting))
+            ]
+            by = f" ({named[0]} names it)" if named else ""
+            raise DataError(f"{table.path}: no column {name!r} among {len(table.names)}; {advice}{by}")
 
 
 def _no_header(table: Table) -> DataError:

@@ -105,7 +105,6 @@ class JsonValues:
 
     def _value(self, line: int, item: int) -> Iterator[Value]:
         """The value here, or the items of the lists in it; `_at` is after it."""
-        column = self._column_here()
         try:
             yield Value(line, item, self._decoded(WHOLE))
             return
@@ -113,6 +112,7 @@ class JsonValues:
             error: Exception | None = None
         except (_MalformedError, _CutError) as found:
             error = found
+        column = self._column_here()
         listed = self._data[self._at] == "["
         inside = error is None or listed or _LIST.search(self._data, self._at) is not None
         if inside and self._level < MOST_LEVELS and not isinstance(error, _DeepError):
