@@ -4,6 +4,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from statistics import fmean
 
+from orchestrator.report import ranking
 from orchestrator.report.evaluation import Evaluation
 from orchestrator.report.run_data import Comparison, Run
 from orchestrator.report.words import client_order, count, figure, final_round, numbers, rate_text, seconds, share, size
@@ -136,6 +137,17 @@ def compared(e: Evaluation, comparison: Comparison) -> str:
         f"{mean:.3f}, and better than {how_many} of the {len(alone)}; it is {_apart(e.roc_auc, pooled)} training on "
         f"all rows in one place, {pooled:.3f}."
     )
+
+
+def which_to_use(e: Evaluation, comparison: Comparison) -> str:
+    """Which of the detectors that were compared a person should use."""
+    if comparison.federated is None:
+        return ""
+    ours = {rival.name: (rival.evaluation, rival.ranking) for rival in comparison.others if rival.ranking}
+    references = {rival.name: rival.ranking for rival in comparison.references if rival.ranking}
+    if comparison.pooled.ranking:
+        references["a model of the same kind"] = comparison.pooled.ranking
+    return ranking.advice({"this run's detector": (e, comparison.federated), **ours}, references)
 
 
 def _apart(mine: float, other: float) -> str:
