@@ -74,8 +74,8 @@ def compare(config: Config, epochs: int) -> Comparison:
         return Rival(name, len(rows), evaluate_final(config, model, validation, test), rank(model, test, unseen))
 
     def rival(name: str, rows: Dataset, stream: int) -> Rival:
-        if config.labels == "none":
-            return judged(name, rows, Density.of(BenignSums.of(rows.features)))
+        if config.density_alone:
+            return judged(name, rows, Density.of(BenignSums.of(rows.features[rows.labels == 0])))
         if isinstance(preprocessing.scaler, Quantiles) and config.model == FOREST:
             forest = grow_pooled(ForestPlan.of(config), rows, preprocessing.scaler)
             return judged(name, rows, forest)

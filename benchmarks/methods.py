@@ -17,7 +17,7 @@ from benchmarks.simulation import concatenated, federated
 from orchestrator.report.evaluation import evaluate_final
 from orchestrator.report.ranking import rank
 from orchestrator.report.run_data import Rival
-from shared.config import FOREST, MLP, Config
+from shared.config import DENSITY, FOREST, MLP, Config
 from shared.data_sources.dataset import Dataset
 from shared.data_sources.scaling import Quantiles
 from shared.data_utils import load_client_data, load_test_data, load_validation_data
@@ -72,15 +72,17 @@ class Methods:
         scaler = preprocessing.scaler
         parts = [preprocessing.apply(part) for part in self._raw]
         rows, known, new = concatenated(parts), preprocessing.apply(self._validation), preprocessing.apply(self._test)
-        if c.model == FOREST:
+        if c.model in (FOREST, DENSITY):
             mlp, _ = federated(c.replace(model=MLP, density=False))
             yield self._rival("network", len(rows), mlp, known, new)
-        elif isinstance(scaler, Quantiles):
+        if c.model != FOREST and isinstance(scaler, Quantiles):
             try:
-                plan = ForestPlan.of(c.replace(model=FOREST, scaling="quantile", **_NO_DELTAS))
+                plan = ForestPlan.of(c.replace(model=FOREST, density=False, scaling="quantile", **_NO_DELTAS))
                 yield self._rival("forest", len(rows), grow_pooled(plan, rows, scaler), known, new)
             except ConfigError:  # settings of which no forest can be made
                 pass
+        if c.density_alone:
+            return
         try:
             sums = BenignSums.of(rows.features[rows.labels == 0])
             sums.check()

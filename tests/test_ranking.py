@@ -111,6 +111,14 @@ def test_a_forest_is_compared_with_a_network_of_the_same_federation() -> None:
     assert "network" in {rival.name for rival in comparison.others}
 
 
+def test_a_density_is_compared_with_what_could_be_trained() -> None:
+    folder = simulate(parse_config(RUN | {"model": "density"})).folder
+    assert compare(["--run", str(folder)]) == 0
+    comparison = read_run(folder).comparison
+    assert comparison is not None
+    assert [rival.name for rival in comparison.others] == ["network", "forest"]
+
+
 def test_without_labels_there_is_the_density_of_each_client_and_nothing_else() -> None:
     folder = simulate(parse_config(RUN | {"labels": "none"})).folder
     assert compare(["--run", str(folder)]) == 0

@@ -173,7 +173,7 @@ def caveats(run: Run) -> list[str]:
             "What is called an attack here is a hit of a Sigma rule: all figures say how well the model agrees with "
             "the rules, and none how many attacks it finds."
         )
-    if len(run.rounds) < c.num_rounds and c.labels != "none":
+    if len(run.rounds) < c.num_rounds and not c.density_alone:
         ended = "early stopping, or it was interrupted" if c.early_stopping_rounds else "it was interrupted"
         notes.append(f"{len(run.rounds)} of {count(c.num_rounds, 'round')} were run: {ended}.")
     if len(done) < len(run.rounds):
