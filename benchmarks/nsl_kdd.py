@@ -30,9 +30,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from benchmarks.simulation import alone, concatenated, federated, scaled
 from shared.config import Config
+from shared.data_sources import nsl_kdd
 from shared.data_sources.dataset import Dataset
-from shared.data_sources.nsl_kdd import TEST_FILE, TRAIN_FILE
-from shared.data_sources.nsl_kdd_schema import ATTACK_NAME, COLUMNS
 from shared.data_utils import load_client_data, load_schema, load_test_data, load_validation_data
 from shared.density import BenignSums, Density
 from shared.fusion import Fusion
@@ -125,12 +124,7 @@ def figures(
 @cache
 def unseen_attacks() -> NDArray[np.bool_]:
     """Which rows of KDDTest+, in the file's order, are attacks of types that KDDTrain+ does not have, (rows,)."""
-    name = COLUMNS.index(ATTACK_NAME)
-    train, test = (
-        [line.split(",")[name] for line in (DATA / file).read_text(encoding="utf-8").splitlines()]
-        for file in (TRAIN_FILE, TEST_FILE)
-    )
-    return ~np.isin(test, sorted(set(train)))
+    return nsl_kdd.unseen_attacks(PLAIN)
 
 
 def model_figures(model: torch.nn.Module, known: Dataset, rows: Dataset) -> Figures:

@@ -154,7 +154,7 @@ class LevelSums:
 
 
 class NothingToLearn:
-    """The part of a tenant without labels: what it adds to the density is a statistic of its features."""
+    """The part of a tenant whose detector is a density: what it adds to that is a statistic of its features."""
 
     @property
     def sizes(self) -> Mapping[str, int]:
@@ -162,6 +162,6 @@ class NothingToLearn:
 
     def contribution(self, round_number: int, given: Model, scaler: bytes, scheme: PublicScheme[Any]) -> Contribution:
         raise RoundRefusedError(
-            "the server asks for training, and this client uses no labels (labels: none): it takes part in the "
-            "features' statistics and the density alone"
+            "the server asks for training, and this client takes part in the features' statistics and the density "
+            "alone (labels: none, or model: density)"
         )

@@ -136,13 +136,13 @@ class Coordinator:
     def train(self, number: int) -> Steps[None]:
         """Steps 2 to 12: choose tenants, have them train, and move the global model by the sum of what they send.
 
-        Without labels nothing is trained: the one round measures the density, which was made before it.
+        Where the density is the detector nothing is trained: one round measures it, which was made before.
         """
         c = self._config
         self._started = time.perf_counter()
         record = self.record = RoundRecord(round=number)
         cohort: list[str] = []
-        if c.labels == "none":
+        if c.density_alone:
             record.contributor_ids, record.contributors = self._scaling.contributors, len(self._scaling.contributors)
             self.model.learner.skip()
             return
@@ -181,11 +181,11 @@ class Coordinator:
     def evaluate(self, number: int) -> Steps[None]:
         """Ask tenants for the global model's figures on their own held-out rows, in one encrypted sum.
 
-        None if too few are there, or if there is nothing to ask: the round left the model as it was, or no label is
-        used.
+        None if too few are there, or if there is nothing to ask: the round left the model as it was, or nothing is
+        trained.
         """
         c, start = self._config, time.perf_counter()
-        if c.fraction_evaluate == 0 or self.record.skipped is not None or c.labels == "none":
+        if c.fraction_evaluate == 0 or self.record.skipped is not None or c.density_alone:
             return
         needed = max(c.min_evaluate_clients, c.fewest_contributors)
         try:

@@ -78,7 +78,7 @@ class PrivateScaling:
             result = yield from self._sum(DENSITY, preprocessing.scaler, contributors)
             sums = self.code.decode_density(result.total)
         except (DataError, EncodingError, StatisticsError) as error:
-            if self._config.labels == "none":
+            if self._config.density_alone:
                 raise StatisticsError(f"no density of the clients' rows: {error}") from None
             _log.warning("no density of benign rows: %s", error)
             return preprocessing

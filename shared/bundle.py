@@ -24,7 +24,7 @@ from torch import nn
 
 from shared.atomic import replace_file
 from shared.bounded_files import read_bounded
-from shared.config import FOREST, MLP, Config, parse_config
+from shared.config import DENSITY, FOREST, MLP, Config, parse_config
 from shared.config_checks import FILE_SOURCES
 from shared.data_sources.dataset import Dataset
 from shared.data_sources.scaling import GRID, AnyScaler, Quantiles, Scaler
@@ -202,7 +202,7 @@ def save_bundle(
     model = build_model(config)
     set_parameters(model, list(parameters.values()))
     fusion, detector = None, model
-    if preprocessing.benign is not None and config.labels != "none":
+    if preprocessing.benign is not None and not config.density_alone:
         density = Density.of(preprocessing.benign)
         fusion = Fusion.of(model, density, validation, config.alert_rate)
         detector = fusion.detector(model, density)
@@ -357,7 +357,7 @@ def _parameters(config: Config, data: bytes) -> dict[str, NDArray[np.float32]]:
         raise BundleError(f"{MODEL_FILE}: not a safetensors file: {error}") from None
     # Shapes without memory: widths in a file of 1 kB may stand for gigabytes. A class of a person's own may compute
     # with values as it is made, and that device has none.
-    with torch.device("meta") if config.model in (MLP, FOREST) else nullcontext():
+    with torch.device("meta") if config.model in (MLP, FOREST, DENSITY) else nullcontext():
         expected = {name: tuple(tensor.shape) for name, tensor in build_model(config).state_dict().items()}
     shapes = {name: array.shape for name, array in tensors.items()}
     if shapes != expected:

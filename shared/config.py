@@ -24,7 +24,11 @@ MIN_CONTRIBUTORS = 2  # a sum of one update is that update
 _MOST_BYTES = 1 << 20  # of a file; all settings with their explanations are some kilobytes
 ClassBalance = Literal["none", "inverse"]
 CLASS_BALANCES: tuple[str, ...] = get_args(ClassBalance)
-MLP, FOREST = "mlp", "forest"  # the models of `shared/model.py`; other names are classes of the operator's own
+MLP, FOREST, DENSITY = (
+    "mlp",
+    "forest",
+    "density",
+)  # the models of `shared/model.py`; other names are classes of the operator's own
 
 
 def _listed(value: Any) -> Any:
@@ -99,7 +103,9 @@ class Config(BaseModel):
     class_balance: ClassBalance = setting("none", "how rare classes weigh in a client's loss")
 
     # The model
-    model: Literal["mlp", "forest"] | OwnClass = setting(MLP, "or a class of your own as package.module:Class")
+    model: Literal["mlp", "forest", "density"] | OwnClass = setting(
+        MLP, "or a class of your own as package.module:Class"
+    )
     num_features: int = setting(20, "width of the input", low=1, high=1_000_000)
     num_hidden_units: Widths = setting((16,), "mlp: width of each hidden layer")
     num_classes: int = setting(2, "classes; class 0 is benign", low=2, high=10_000)
@@ -226,7 +232,12 @@ class Config(BaseModel):
     @property
     def makes_density(self) -> bool:
         """Whether the tenants add up what a density of their benign rows is made from."""
-        return self.density or self.labels == "none"
+        return self.density or self.density_alone
+
+    @property
+    def density_alone(self) -> bool:
+        """Whether that is the whole detector, and nothing is trained."""
+        return self.model == DENSITY or self.labels == "none"
 
     @property
     def masked(self) -> bool:

@@ -165,10 +165,10 @@ def _check_density(c: "Config") -> None:
             f"{asked}: num_features = {c.num_features}, expected at most {MAX_DENSITY_FEATURES}; the sum grows with "
             "its square"
         )
-    if c.labels == "none" and (c.audit or c.model != "mlp" or c.early_stopping_rounds):
+    if c.density_alone and (c.audit or c.model not in ("mlp", "density") or c.early_stopping_rounds):
         raise ConfigError(
-            f"labels = {c.labels!r}: nothing is trained, the density is the detector; leave out model, audit and "
-            "early_stopping_rounds"
+            f"labels = {c.labels!r}, model = {c.model!r}: nothing is trained, the density is the detector; leave out "
+            "other models, audit and early_stopping_rounds"
         )
 
 

@@ -37,7 +37,7 @@ def build_model(config: Config) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        if config.labels == "none":
+        if config.density_alone:
             return Density(config.num_features)
         if config.model == FOREST:
             return ThreatForest(config.forest_trees, config.forest_depth)

@@ -253,6 +253,27 @@ def test_a_run_that_is_resumed_keeps_its_density_without_asking_again() -> None:
     assert not any(line.answers(Kind.STATISTICS) for line in lines.values())
 
 
+def test_as_the_whole_detector_it_alerts_at_a_rate_and_trains_nobody() -> None:
+    config = parse_config(KEYS | {"model": "density", "num_features": 6, "data_skewness": 0.8, "alert_min_score": 0.0})
+    lines = {name: Tapped(tenant) for name, tenant in make_tenants(config).items()}
+    with contextlib.closing(opened(config, lines)) as run:
+        run.coordinator.run()
+        assert run.write_report() is not None
+    assert not any(line.answers(Kind.TRAIN) for line in lines.values())
+    bundle = ModelBundle.load(run.folder.path)
+    detector = bundle.build_detector()
+    assert isinstance(detector, Density)
+    rows = bundle.preprocessing.apply(load_validation_data(config))
+    scores = attack_scores(predict_probabilities(detector, rows.features))[rows.labels == 0]
+    assert (scores > bundle.threshold.required()).mean() == pytest.approx(0.01, abs=0.005)
+    expected = Density.of(pooled(config))
+    assert torch.equal(detector.precision, expected.precision)
+    assert torch.equal(detector.mean, expected.mean)
+    evaluation = read_run(run.folder.path).evaluation
+    assert evaluation is not None
+    assert evaluation.threshold == bundle.threshold.score
+
+
 # Without labels
 
 UNLABELLED: dict[str, Any] = {"labels": "none", "num_features": 6, **KEYS}

@@ -182,7 +182,7 @@ def evaluate_final(
         test: rows that decide nothing.
         benign: what the density beside the model is made from; None where there is none.
     """
-    if benign is not None and config.labels != "none":
+    if benign is not None and not config.density_alone:
         density = Density.of(benign)
         fusion = Fusion.of(model, density, validation, config.alert_rate)
         both = evaluate_final(config, fusion.detector(model, density), validation, test)
