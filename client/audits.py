@@ -10,6 +10,7 @@ asks for the proofs that it missed.
 import json
 import logging
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from client.auditing import Accepted, AuditError, Fault, Place, Verified, verify
@@ -22,10 +23,12 @@ from shared.exchange import MORE, VERIFIED, WANTED, Model, Value, Values
 from shared.identity import digest_arrays
 from shared.learner import digest_state
 from shared.private_files import make_private_folder
+from shared.roster import Roster
 from shared.strict_json import parse_strict_json
 from shared.sum_proof import proof_name
 
 _STATE = "known.json"
+_ENTERED = "entered.roster.json"
 _MOST_STATE_BYTES = 1 << 16
 _FIXED_BYTES = 1 << 16  # of a vector and of the head, beside their values
 _SIGNED_BYTES = 256  # a tenant's box for another, its advert, its confirm
@@ -59,6 +62,7 @@ class Audits:
     def __init__(self, config: Config, client_id: str, log: logging.Logger) -> None:
         self._config, self._client_id, self._log = config, client_id, log
         self._folder = audit_folder(config, client_id)
+        self._roster = Roster.of(config)
 
     def check_start(self, run: str, model: Model, round_number: int) -> None:
         """Before it trains a model: it is the one that the last sum led to.
@@ -75,10 +79,22 @@ class Audits:
                 "the model differs from the one that the last proven sum led to; expected a proof of each round "
                 "(audit: true on the server)",
             )
+        entered = self._folder / run / _ENTERED
+        if entered.exists():
+            entered.replace(entered.with_name(roster_name(round_number)))
         if not known.places:
             if round_number > 1:
                 self._log.warning("I begin with the model of round %d, and have no proof of it", round_number - 1)
             self._remember(run, replace(known, places=(Place(given, ""),)))
+
+    def enter(self, run: str) -> None:
+        """Before it enters a masked sum: by which roster. Who is revoked or exchanged after that was in it by right.
+
+        Raises:
+            EnrolmentError: there is no roster to go by.
+        """
+        make_private_folder(self._folder / run)
+        replace_file(self._folder / run / _ENTERED, self._roster.read().to_json())
 
     def take(self, run: str, asked: Values, most_bytes: int, accepted: Accepted) -> dict[str, Value]:
         """One piece of a proof; with the last the sum is checked.
@@ -131,7 +147,7 @@ class Audits:
 
     def _check(self, run: str, number: int, path: Path, accepted: Accepted) -> Verified:
         known = self._known(run)
-        verified = verify(path, self._config, Enrolment.load(self._config.enrolled_clients), accepted)
+        verified = verify(path, self._config, roster_of_round(path) or self._roster.read().ever(), accepted)
         proof = verified.proof
         if (proof.run, proof.round_number) != (run, number):
             raise AuditError(Fault.FORM, f"it is of round {proof.round_number} of run {proof.run!r:.40}")
@@ -159,6 +175,25 @@ class Audits:
     def _remember(self, run: str, known: Known) -> None:
         make_private_folder(self._folder / run)
         replace_file(self._folder / run / _STATE, json.dumps(asdict(known)).encode())
+
+
+def roster_name(round_number: int) -> str:
+    """The file's name of the roster that a tenant went by in a round, beside the round's proof."""
+    return Path(proof_name(round_number)).with_suffix(".roster.json").name
+
+
+def roster_of_round(proof: Path) -> Enrolment | None:
+    """The roster that this tenant went by when it entered the round of a proof; None: it was not in that round.
+
+    Raises:
+        EnrolmentError: the file beside the proof is damaged.
+    """
+    path = proof.with_suffix(".roster.json")
+    if not path.exists():
+        return None
+    # On that day, or the one before: tenants may have entered on their last day, just before it ended.
+    entered = datetime.fromtimestamp(path.stat().st_mtime, UTC).date()
+    return Enrolment.load(path).as_of(entered - timedelta(days=1))
 
 
 def audit_folder(config: Config, client_id: str) -> Path:

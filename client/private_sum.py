@@ -4,6 +4,7 @@ A masked part keeps `shared/masking`'s rules between the stages of a sum. The or
 orchestrator says is judged in `shared/masking/client.py`.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,14 +12,14 @@ from typing import Any, Protocol
 from client.ledger import Ledger
 from client.request_values import data, integer, text
 from shared.config import Config
-from shared.enrolment import Enrolment
 from shared.errors import ConfigError, RoundRefusedError
 from shared.exchange import Kind
 from shared.frames import decode_values, encode_values
 from shared.he.scheme import Encrypted, MaskablePublic, Progress, PublicScheme, Vector
-from shared.identity import ClientIdentity
+from shared.identity import ClientIdentity, client_number
 from shared.masking import ClientRound, RoundTerms, VectorPlan
 from shared.private_files import make_private_folder
+from shared.roster import Roster
 from shared.task import Task
 
 _UNLIKE = (
@@ -166,7 +167,8 @@ class MaskedPart:
         self._round: ClientRound | None = None
         self._round_number, self._bucket = 0, ""
         self._modulus = 0
-        Enrolment.load(config.enrolled_clients)  # a missing or malformed list is told at the start
+        self._roster = Roster.of(config, logging.getLogger(f"client.{client_number(identity.client_id)}"))
+        self._roster.read()  # a missing or malformed list is told at the start
 
     def close(self) -> None:
         """Give the memory's file back to the next process of this client."""
@@ -212,7 +214,7 @@ class MaskedPart:
         c, identity = self._config, self._identity
         plan = VectorPlan(self._bucket, self._modulus, ciphertexts, c.fewest_contributors)
         # Read anew each round: who was enrolled or revoked meanwhile counts from now on.
-        peers = Enrolment.load(c.enrolled_clients).public_keys()
+        peers = self._roster.read().public_keys()
         return ClientRound(identity.client_id, identity.signing_key, peers, plan, self._memory)
 
     def answer(self, kind: Kind, payload: bytes) -> bytes:

@@ -208,6 +208,8 @@ class Tenant:
     def _advertise(self, request: Request) -> Reply:
         """Stage 0 of a masked sum, of one of the vectors that this tenant has."""
         sizes = {**self._learning.sizes, EVALUATION: self._evaluation.size, **self._rows.sizes}
+        if self._audits is not None:
+            self._audits.enter(self._run)
         return Reply(self._part.enter(data(request.values, "payload"), self._scheme(request.values), sizes))
 
     def _later_stage(self, request: Request) -> Reply:

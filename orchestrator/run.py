@@ -28,6 +28,7 @@ from shared.errors import ConfigError
 from shared.he.scheme import MaskablePublic, PrivateScheme
 from shared.he_utils import make_keys
 from shared.model import flatten
+from shared.roster import Roster
 
 _log = logging.getLogger("orchestrator")
 AnyTransport = TypeVar("AnyTransport", bound=Transport)
@@ -91,7 +92,7 @@ def open_run(
     """
     # Names this start of the server: what was recorded before it is of another session, and refused.
     session = secrets.token_hex(16)
-    admission = Admission(config.enrolled_clients, session) if config.enrolled_clients else None
+    admission = Admission(Roster.of(config, _log), session) if config.enrolled_clients else None
     folder = RunFolder.create(config) if resume is None else RunFolder.find(config, resume)
     folder.lock()
     try:

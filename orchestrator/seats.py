@@ -107,7 +107,7 @@ class Seats:
         return list(present)
 
     def cut_off_revoked(self, line: Line) -> None:
-        """End the connection of every tenant that is no longer enrolled; called before each request to tenants.
+        """End the connection of every tenant that may no longer take part; called before each request to tenants.
 
         Raises:
             EnrolmentError: the enrolled list can't be read.
@@ -117,10 +117,10 @@ class Seats:
         enrolled = self._admission.public_keys()
         for tenant, node in self.tenants().items():
             if identity_name(tenant) not in enrolled:
-                _log.warning("client %s is revoked: its connection ends", tenant)
+                reason = self._admission.why_not(tenant)
+                _log.warning("the connection of client %s ends: %s", tenant, reason)
                 self.leave(node)
                 # In a thread: who is revoked must not hold the others up.
-                reason = f"client {tenant} was revoked"
                 threading.Thread(target=self._refuse, args=(node, line, reason), name="revoked", daemon=True).start()
 
     def greet(self, node: str, line: Line) -> None:

@@ -91,6 +91,7 @@ class Config(BaseModel):
     tls_key: str = setting("", "PEM file of its private key; for the server alone")
     allow_insecure_network: bool = setting(False, "use addresses other than loopback without TLS")
     enrolled_clients: str = setting("", "enrolled.json; updates must be signed by a client in it")
+    roster_signer: str = setting("", "public key that must have signed enrolled.json, in hex")
     client_identity: str = setting("", "a client's private key file; {client_id} is filled in")
     pinned_key_fingerprint: str = setting("", "public key that clients insist on, SHA-256 in hex")
 

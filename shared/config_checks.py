@@ -42,6 +42,11 @@ def check_combinations(c: "Config") -> None:
             f"pinned_key_fingerprint = {c.pinned_key_fingerprint!r}: expected 64 lower-case hex digits, as "
             "`orchestrator/keys.py show` prints them"
         )
+    if c.roster_signer and not re.fullmatch("[0-9a-f]{64}", c.roster_signer):
+        raise ConfigError(
+            f"roster_signer = {c.roster_signer!r}: expected 64 lower-case hex digits, as orchestrator/provision.py "
+            "prints them"
+        )
     for key in ("min_available_clients", "min_fit_clients", "min_evaluate_clients", "min_contributors"):
         if getattr(c, key) > c.num_clients:
             raise ConfigError(f"{key} = {getattr(c, key)}: at most num_clients, which is {c.num_clients}")

@@ -169,12 +169,28 @@ class EnrolmentError(OrchestratorError):
     """The list of enrolled clients is missing or malformed, or the change asked of it can't be made."""
 
 
+class RosterSignatureError(EnrolmentError):
+    """The list of enrolled clients is not signed, or by somebody else than the one that this side goes by."""
+
+
+class RosterRolledBackError(EnrolmentError):
+    """The list of enrolled clients is older than one that this side has seen, or another one of the same number."""
+
+
+class EnrolmentRequestError(EnrolmentError):
+    """A tenant's request to be enrolled, renewed or given another key is malformed, forged, or not of this roster."""
+
+
 class NotEnrolledError(UpdateRejectedError):
     """The client's id is not in the list of enrolled clients."""
 
 
 class RevokedClientError(UpdateRejectedError):
     """The client was enrolled, and its identity was revoked."""
+
+
+class ExpiredClientError(UpdateRejectedError):
+    """The client's enrolment has ended."""
 
 
 class BadSignatureError(UpdateRejectedError):

@@ -35,6 +35,8 @@ SENTENCES = {
     "RepeatedAdvertError": "one identity or key stands for two tenants",
     "RepeatedStageError": "a stage of the round is asked for twice",
     "ReplayedMessageError": "a message is of another session, round, bucket or of other terms",
+    "RosterRolledBackError": "its list of enrolled tenants is older than one that it has seen",
+    "RosterSignatureError": "its list of enrolled tenants is not signed by whom it goes by",
     "RoundMemoryError": "its memory of earlier rounds can't be read or written",
     "RoundOverError": "it has refused this round before",
     "RoundRefusedError": "what is asked does not fit its own settings; its own log says which",

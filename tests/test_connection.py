@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from client import connection
+from client import channel, connection
 from tests.conftest import Start
 from tests.processes import ROOT, free_port, write_config
 
@@ -28,19 +28,19 @@ def test_no_proxy_is_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch, add
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "example.org")
     for _ in range(2):
-        assert connection._mind_proxy(address) == ""
-        assert os.environ[connection._SPARED] == f"example.org,{address[:-2]}"
+        assert channel.mind_proxy(address) == ""
+        assert os.environ[channel._SPARED] == f"example.org,{address[:-2]}"
 
 
 def test_a_proxy_for_another_machine_is_used_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     address = "server.example:1"
-    assert connection._mind_proxy(address) == ""
+    assert channel.mind_proxy(address) == ""
     monkeypatch.setenv("http_proxy", "http://user:secret@127.0.0.1:9")
-    words = connection._mind_proxy(address)
+    words = channel.mind_proxy(address)
     assert words == "the proxy of http_proxy; name server.example in no_proxy to go without"
-    assert connection._SPARED not in os.environ
+    assert channel._SPARED not in os.environ
     monkeypatch.setenv("no_proxy", "other.example,server.example")
-    assert connection._mind_proxy(address) == ""
+    assert channel.mind_proxy(address) == ""
 
 
 @pytest.mark.long
