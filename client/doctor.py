@@ -4,7 +4,8 @@ python client/doctor.py --config config/secure.yaml --client_id 2
 python client/doctor.py --config config/secure.yaml --client_id 2 --json
 ssh SERVER python orchestrator/doctor.py --json | python client/doctor.py --client_id 2 --against -   # both ends
 
-It reads, connects to the server once, and changes nothing. The exit code is 1 if a line says FAIL.
+It reads, connects to the server, and changes nothing but its notes in `<log_dir>/state`. The exit code is 1
+if a line says FAIL.
 """
 
 import argparse
