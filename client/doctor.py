@@ -4,7 +4,8 @@ python client/doctor.py --config config/secure.yaml --client_id 2
 python client/doctor.py --config config/secure.yaml --client_id 2 --json
 ssh SERVER python orchestrator/doctor.py --json | python client/doctor.py --client_id 2 --against -   # both ends
 
-It reads, connects to the server once, and changes nothing. The exit code is 1 if a line says FAIL.
+It reads, connects to the server, and changes nothing but its notes in `<log_dir>/state`. The exit code is 1
+if a line says FAIL.
 """
 
 import argparse
@@ -12,9 +13,11 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, time
+from pathlib import Path
 from typing import Final
 
 from client.channel import check_channel, proxy_for
+from client.policy import Policy, PolicyKeeper, Sum
 from shared import cli
 from shared.addresses import split_address
 from shared.config import Config, load_config
@@ -22,7 +25,7 @@ from shared.data_utils import load_client_data
 from shared.doctor import checks
 from shared.doctor.findings import Finding, Level, Report, compare, read_facts
 from shared.enrolment import Enrolment
-from shared.errors import EnrolmentError
+from shared.errors import EnrolmentError, PolicyError
 from shared.identity import ClientIdentity, identity_name
 from shared.roster import SOON_DAYS, Roster
 
@@ -55,6 +58,8 @@ def examine(path: str, overrides: Sequence[str], client_id: int, against: str = 
         report.look("identity", lambda: _identity(config, client_id, report, signed))
     if config.tls_ca:
         report.look("certificate", lambda: _certificate(config, signed))
+    if config.tenant_policy:
+        report.look("policy", lambda: _policy(config, client_id))
     report.look("clock", lambda: checks.check_clock(signed))
     report.look("proxy", lambda: _proxy(config))
     report.look("port", lambda: _port(config))
@@ -99,6 +104,23 @@ def _own_entry(roster: Enrolment, identity: ClientIdentity) -> Iterator[Finding]
         yield Finding("enrolment", Level.WARN, f"{name}: ends in {days} days", "run: client/enrol.py renew")
     else:
         yield Finding("enrolment", Level.OK, f"{name}: enrolled until {listed.expires}")
+
+
+def _policy(config: Config, client_id: int) -> Iterator[Finding]:
+    path = config.tenant_policy.replace("{client_id}", str(client_id))
+    rules = Policy.load(Path(path)).model_dump(exclude_defaults=True)
+    from shared.model import build_model, get_parameters  # PyTorch is seconds to load
+
+    keeper = PolicyKeeper.of(config, client_id, sum(p.size for p in get_parameters(build_model(config))))
+    for kind in (Sum.TRAINING, *((Sum.EVALUATION,) if config.fraction_evaluate else ()), Sum.STATISTICS):
+        try:
+            keeper.check(kind, config.fewest_contributors)
+            if config.pinned_key_fingerprint:
+                keeper.check_key(config.pinned_key_fingerprint)
+        except PolicyError as error:
+            remedy = f"change the settings, or {path}; as it is this tenant stays out"
+            yield Finding("policy", Level.FAIL, f"{kind}: {error}", remedy)
+    yield Finding("policy", Level.OK, f"{path}: {', '.join(rules) or 'no rules'}")
 
 
 def _certificate(config: Config, signed: list[datetime]) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from client.auditing import Accepted
 from client.audits import Audits, most_bytes
 from client.budget import Budget
 from client.learning import Learning, make_learning
+from client.policy import PolicyKeeper, Sum
 from client.private_sum import make_part
 from client.private_training import NoisyGradients
 from client.request_values import check_training, data, integer, text
@@ -37,7 +38,7 @@ from shared.frames import decode_values, encode_values
 from shared.he.scheme import Encrypted, Progress, PublicScheme, Vector, no_progress
 from shared.he_utils import public_scheme
 from shared.identity import ClientIdentity, UpdateStatement, digest_model
-from shared.masking import EVALUATION
+from shared.masking import EVALUATION, RoundTerms
 from shared.metrics import evaluate
 from shared.model import build_model, get_parameters, set_parameters
 from shared.refusals import code_of
@@ -88,7 +89,8 @@ class Tenant:
             log_file: whether its lines go to the run's folder as well.
 
         Raises:
-            ConfigError, EnrolmentError, KeyFileError, RoundMemoryError: masked, and what that needs is not to be had.
+            ConfigError: its policy is not to be had.
+            EnrolmentError, KeyFileError, RoundMemoryError: masked, and what that needs is not to be had.
         """
         self.config = config
         self.client_id = client_id
@@ -101,6 +103,7 @@ class Tenant:
         self._audits = Audits(config, identity.client_id, self.log) if config.audit and identity is not None else None
         self._session = ""
         self.model = build_model(config)
+        self._policy = PolicyKeeper.of(config, client_id, sum(p.size for p in get_parameters(self.model)))
         self._budget = Budget(config, f"client-{client_id}", self._rows.digest) if config.privacy != "none" else None
         self._learning: Learning = (
             make_learning(config, client_id, self.model, self._rows)
@@ -192,7 +195,7 @@ class Tenant:
         """What this tenant adds to a sum over its features, encrypted."""
         asked = request.values
         statistic, scaler = text(asked, "statistic"), data(asked, "scaler")
-        self._check_cohort(asked)
+        self._check_cohort(asked, Sum.STATISTICS)
         scheme = self._scheme(asked)
         about = self._rows.about(statistic, text(asked, "schema"), scaler)
         noise = self._rows.noise(statistic, self._budget, self._part.sharers)
@@ -208,9 +211,18 @@ class Tenant:
     def _advertise(self, request: Request) -> Reply:
         """Stage 0 of a masked sum, of one of the vectors that this tenant has."""
         sizes = {**self._learning.sizes, EVALUATION: self._evaluation.size, **self._rows.sizes}
+        announcement, scheme = data(request.values, "payload"), self._scheme(request.values)
+        if self.config.masked:  # out of the sum before it began, so that the others need no shares for this tenant
+            terms = RoundTerms.decode(announcement)
+            self._policy.check(self._kind(terms.bucket), terms.n_min)
         if self._audits is not None:
             self._audits.enter(self._run)
-        return Reply(self._part.enter(data(request.values, "payload"), self._scheme(request.values), sizes))
+        return Reply(self._part.enter(announcement, scheme, sizes))
+
+    def _kind(self, bucket: str) -> Sum:
+        if bucket == EVALUATION:
+            return Sum.EVALUATION
+        return Sum.STATISTICS if bucket in self._rows.sizes else Sum.TRAINING
 
     def _later_stage(self, request: Request) -> Reply:
         return Reply(self._part.answer(request.kind, data(request.values, "payload")))
@@ -219,7 +231,7 @@ class Tenant:
         """Steps 4 to 7: the encrypted vector, and the seconds that it took where they may be known."""
         asked, round_number = request.values, integer(request.values, "round")
         check_training(asked, self.config)
-        self._check_cohort(asked)
+        self._check_cohort(asked, Sum.TRAINING)
         scaler = data(asked, "scaler")
         self._load(request.model)
         if self._audits is not None:
@@ -268,7 +280,7 @@ class Tenant:
             raise EvaluationOffError("this client evaluates no model (fraction_evaluate: 0)")
         if self.refusal:
             raise EvaluationOffError("this client refused the round, so it does not evaluate its model either")
-        self._check_cohort(asked)
+        self._check_cohort(asked, Sum.EVALUATION)
         scheme, scaler = self._scheme(asked), data(asked, "scaler")
         self._load(request.model)
         _, holdout = self._rows.scaled(scaler)
@@ -325,14 +337,16 @@ class Tenant:
         progress: Progress = no_progress,
     ) -> _Sealed:
         """Mask, encrypt, pickle and sign a vector, in answer to a request."""
+        self._policy.count(self._kind(task.bucket))
         round_number = integer(asked, "round")
         encrypted = self._part.encrypt(scheme, vector, round_number, asked.get("boxes"), progress, task, work)
         payload = _pickled(scheme, encrypted, round_number, len(vector), task.bucket)
         return _Sealed(payload, encrypted.saturated, self._sign(asked, round_number, task, payload))
 
-    def _check_cohort(self, asked: Values) -> None:
-        """Refuse to be in a sum of too few."""
+    def _check_cohort(self, asked: Values, kind: Sum) -> None:
+        """Refuse to be in a sum of too few, or of what this tenant's policy is against."""
         cohort = integer(asked, "cohort")
+        self._policy.check(kind, cohort)
         if cohort < self.config.fewest_contributors:
             raise RoundRefusedError(
                 f"the server asks {cohort} clients in this round; with fewer than {self.config.fewest_contributors} "
@@ -366,6 +380,7 @@ class Tenant:
                     f"{scheme.encoding_name!r}; the he_ settings must be the same on both sides"
                 )
             check_pin(self.config, scheme)
+            self._policy.check_key(scheme.fingerprint())
             # A proof is some 55,000 bytes: once it is checked, all that is kept is for which key.
             self._key_proof, self._proven = b"", hashlib.sha256(public_key).hexdigest()
             self._public_scheme, self._public_key = scheme, public_key

@@ -4,7 +4,8 @@ python orchestrator/doctor.py --config config/secure.yaml
 python orchestrator/doctor.py --config config/secure.yaml --json            # for client/doctor.py --against, too
 python orchestrator/doctor.py --config config/secure.yaml --against tenant.json
 
-It reads, asks for the port once, and changes nothing. The exit code is 1 if a line says FAIL.
+It reads, asks for the port, and changes nothing but its notes in `<log_dir>/state`. The exit code is 1
+if a line says FAIL.
 """
 
 import argparse

@@ -93,6 +93,7 @@ class Config(BaseModel):
     enrolled_clients: str = setting("", "enrolled.json; updates must be signed by a client in it")
     roster_signer: str = setting("", "public key that must have signed enrolled.json, in hex")
     client_identity: str = setting("", "a client's private key file; {client_id} is filled in")
+    tenant_policy: str = setting("", "file of a tenant's own rules; {client_id} is filled in")
     pinned_key_fingerprint: str = setting("", "public key that clients insist on, SHA-256 in hex")
 
     # Local training

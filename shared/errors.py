@@ -125,6 +125,18 @@ class SettingsMismatchError(RoundRefusedError):
     """The server asks for a training with other settings than the client's own."""
 
 
+class PolicyError(RoundRefusedError):
+    """A rule of the tenant's own policy is against what it is asked.
+
+    Attributes:
+        code: what a masked tenant says, `policy: <rule>`, a code of `shared/refusals.py`.
+    """
+
+    def __init__(self, rule: str, asked: str) -> None:
+        super().__init__(f"the rule {rule} of this tenant's policy is against {asked}")
+        self.code = f"policy: {rule}"
+
+
 class EvaluationOffError(RoundRefusedError):
     """The client's own settings, or its refusal of this server's rounds, keep it out of evaluations."""
 

@@ -4,21 +4,16 @@ What was seen is remembered in `<log_dir>/state/rosters.jsonl`, a line for each 
 secret. Whoever deletes it forgets which rosters were there, and believes the next one if `roster_signer` is empty.
 """
 
-import fcntl
-import json
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.bounded_files import read_bounded
 from shared.config import Config
 from shared.enrolment import Enrolment
 from shared.errors import EnrolmentError, RosterRolledBackError, RosterSignatureError
-from shared.private_files import make_private_folder
+from shared.line_memory import locked_lines
 
 SOON_DAYS = 30  # before an end, when both sides begin to say so
-_MOST_BYTES = 1 << 26
 _log = logging.getLogger("roster")
 
 
@@ -79,20 +74,12 @@ class Roster:
             _check_follows(self._path, self._seen, now, "start anew to go by another")
             return
         try:
-            make_private_folder(self._memory.parent)
-            file = os.open(self._memory, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)  # server and tenants of one machine may share the file
-                data = read_bounded(self._memory, _MOST_BYTES)
-                whole = data[: data.rfind(b"\n") + 1]
-                os.ftruncate(file, len(whole))  # a line that a crash cut off
-                before = _last(whole, now.path)
+            with locked_lines(self._memory) as lines:  # server and tenants of one machine may share the file
+                seen = [_Seen(**record) for record in lines.records]
+                before = next((one for one in reversed(seen) if one.path == now.path), None)
                 _check_follows(self._path, before, now, f"if the federation was made anew, delete {self._memory}")
                 if now != before:
-                    os.write(file, json.dumps(vars(now)).encode() + b"\n")
-                    os.fdatasync(file)
-            finally:
-                os.close(file)
+                    lines.add(vars(now))
         except OSError as error:
             raise EnrolmentError(f"{self._memory}: {error.strerror or error}; check the disk and its owner") from None
         except (ValueError, TypeError) as error:
@@ -112,11 +99,6 @@ class Roster:
 def days_left(enrolment: Enrolment) -> dict[str, int]:
     """Days until each client's last one, 0 on that day; of those that may take part."""
     return {name: (enrolment.clients[name].expires - enrolment.today).days for name in enrolment.public_keys()}
-
-
-def _last(lines: bytes, path: str) -> _Seen | None:
-    seen = [_Seen(**json.loads(line)) for line in lines.splitlines()]
-    return next((one for one in reversed(seen) if one.path == path), None)
 
 
 def _check_follows(path: Path, before: _Seen | None, now: _Seen, advice: str) -> None:

@@ -282,6 +282,16 @@ def proxy(w: World) -> None:
     w.settings["client"]["server_address"] = "server.invalid:8443"
 
 
+def policy(rules: str, mode: int = 0o600) -> Callable[[World], None]:
+    def plant(w: World) -> None:
+        path = w.home / "policy.yaml"
+        path.write_text(rules)
+        path.chmod(mode)
+        w.settings["client"]["tenant_policy"] = str(path)
+
+    return plant
+
+
 def other_end(**facts: str) -> Callable[[World], None]:
     return lambda w: w.report_of_the_server(**facts)
 
@@ -355,6 +365,9 @@ FAULTS: dict[str, tuple[str, Callable[[World], object], str, str, str]] = {
     "nowhere to write": ("client", not_a_folder, "files", "can't be written", "log_dir"),
     "a full disk": ("client", full_disk, "disk", "0.0 GiB free", "make room"),
     "too few descriptors": ("server", few_descriptors, "descriptors", "128 files may be open", "ulimit -n"),
+    "a policy against the settings": ("client", policy("local_epochs: 1"), "policy", "local_epochs", "change the"),
+    "a policy that others can loosen": ("client", policy("statistics: true", 0o666), "policy", "mode 0666", "chmod"),
+    "a policy with a misspelt rule": ("client", policy("local_epoch: 1"), "policy", "local_epoch", "expected"),
     "another version on the other end": ("client", other_end(version="9.9"), "version", "9.9", "same version"),
     "another schema on the other end": ("client", other_end(schema="ab" * 32), "schema", "abab", "data_source"),
     "other settings on the other end": ("client", other_end(settings="ab" * 32), "settings", "abab", "both sides"),

@@ -165,3 +165,42 @@ def test_a_key_file_that_others_can_read_is_refused(start: Start, tmp_path: Path
     end = start(SERVER, "--config", str(write_config(tmp_path, **secure(folder)))).finish()
     assert end.code == 1
     assert "chmod" in end.output
+
+
+def test_a_run_with_keys_made_at_home_under_passphrases_and_with_a_policy(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the commands that operating.md gives, each in a process of its own."""
+
+    def done(script: str, *arguments: str) -> str:
+        end = Running(script, *arguments).finish()
+        assert end.code == 0, end.output
+        return end.output
+
+    monkeypatch.setenv("TENANT_KEY_PASSPHRASE", "correct horse battery staple")
+    folder, homes = tmp_path / "pki", tmp_path / "homes"
+    made = done("orchestrator/provision.py", "--clients", "0", "--out", str(folder))
+    done("orchestrator/keys.py", "new", "--key_length", "2048", "--out", str(folder / "paillier.json"))
+    signer = re.search("signer +([0-9a-f]{64})", made)
+    assert signer, made
+    for number in ("0", "1", "2"):
+        common = ("--client_id", number, "--enrolled", str(folder / "enrolled.json"), "--out", str(homes))
+        told = re.search("^  ([0-9a-f]{64})$", done("client/enrol.py", "new", *common), re.M)
+        assert told
+        request = str(homes / f"client-{number}.request.json")
+        done("orchestrator/provision.py", "--sign", request, "--out", str(folder), "--fingerprint", told[1])
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("masked_required: true\nleast_cohort: 3\nprivacy_budget: 100\n")
+    policy.chmod(0o600)
+    identity = str(homes / "client-{client_id}.key")
+    settings = secure(folder, client_identity=identity, roster_signer=signer[1], audit=True, tenant_policy=str(policy))
+    config = str(write_config(tmp_path, **settings))
+    looked = done("orchestrator/doctor.py", "--config", config)
+    assert "roster 4, 3 tenants may take part" in looked
+    server, clients = start(SERVER, "--config", config), start(CLIENTS, "--config", config)
+    ends = [server.finish(), clients.finish()]
+    assert [e.code for e in ends] == [0, 0], ends[0].output + ends[1].output
+    assert [r["contributors"] for r in read_metrics(tmp_path)] == [3, 3]
+    told_by = re.findall("fingerprint ([0-9a-f]{64})", ends[0].output + ends[1].output)
+    assert len(told_by) >= 4
+    assert len(set(told_by)) == 1, "server and tenants show one roster"

@@ -152,7 +152,9 @@ def scripted(folder: Path, caplog: pytest.LogCaptureFixture, over: Any, scheme: 
     ]
     lines = [record.getMessage() for record in caplog.records if record.name == "orchestrator"]
     lines = [line for line in lines if not line.startswith("waiting for")]  # only a network makes one wait
-    yield sorted(re.sub(r"[\d.]+ s|run \S+, files in \S+|[0-9a-f]{16}…", "#", line) for line in lines)
+    yield sorted(
+        re.sub(r"[\d.]+ s|run \S+, files in \S+|[0-9a-f]{16}…|fingerprint [0-9a-f]{64}", "#", line) for line in lines
+    )
 
 
 @pytest.mark.parametrize("scheme", ["paillier", "kahe"])
