@@ -328,10 +328,10 @@ def _tail(value: Any) -> Tail:
     value = _exact(value, ("points", "tails", "spread"), "density tail")
     count = len(value["points"]) if isinstance(value["points"], list) else 0
     points = _numbers(value["points"], (count,), "density points")
-    tails = _numbers(value["tails"], (count + 1,), "density tails")
+    tails = _numbers(value["tails"], (count,), "density tails")
     spread = _numbers(value["spread"], (), "density spread")
-    if not count or (np.diff(points) < 0).any() or (np.diff(tails) < 0).any() or tails[0] < 0 or not spread > 0:
-        raise ValueError("density tail: expected points and tails that ascend, and a spread above 0")
+    if count < 2 or (np.diff(points) <= 0).any() or (np.diff(tails) < 0).any() or tails[0] < 0 or not spread > 0:
+        raise ValueError("density tail: expected 2 points or more and tails, both ascending, and a spread above 0")
     return Tail.of_points(points, tails, float(spread))
 
 

@@ -91,13 +91,14 @@ def judge(density: Density, validation: Dataset) -> Gate:
 
 
 class Tail(nn.Module):
-    """-log p of scores by one sample of benign rows' scores, which it keeps at `_POINTS` ranks.
+    """-log p of scores by one sample of benign rows' scores, which it keeps at about `_POINTS` ranks.
 
-    Beyond the highest of the sample it goes on growing, so that records keep their order there; p then means nothing.
+    Between these it is a straight line, so that a score's last bit makes no step. Beyond the highest of the sample it
+    goes on growing, so that records keep their order there; p then means nothing.
 
     Attributes:
-        points: some of the sample's scores, ascending, float32, (points,).
-        tails: -log p of a score above the first 0, 1, ... of them, float32, (points + 1,).
+        points: some of the sample's scores, and one below all, ascending, no two alike, float32, (points,).
+        tails: -log p at each, ascending from 0, float32, (points,).
         spread: from the middle of the sample to its highest score, above 0, float32, (1,).
     """
 
@@ -108,19 +109,20 @@ class Tail(nn.Module):
     def __init__(self, points: int) -> None:
         super().__init__()
         self.register_buffer("points", torch.zeros(points))
-        self.register_buffer("tails", torch.zeros(points + 1))
+        self.register_buffer("tails", torch.zeros(points))
         self.register_buffer("spread", torch.ones(1))
 
     @classmethod
     def of(cls, scores: NDArray[np.float64]) -> "Tail":
         """Of a sample, (rows,), at least one."""
-        falling = np.sort(scores)[::-1].astype(np.float32)
-        count = len(falling)
-        ranks = np.unique(np.append(np.arange(_EXACT), np.geomspace(1, count, _POINTS).round() - 1).clip(max=count - 1))
-        ranks = ranks.astype(np.int64)  # from the highest, 0
-        above = np.append(ranks[::-1] + 1, 0)  # of the sample, at least as high as each point, and beyond all
-        spread = max(float(falling[0] - falling[count // 2]), 1e-6)
-        return cls.of_points(falling[ranks][::-1].astype(np.float64), -np.log((1 + above) / (1 + count)), spread)
+        rising = np.sort(scores).astype(np.float32)
+        count = len(rising)
+        ranks = np.append(np.arange(_EXACT), np.geomspace(1, count, _POINTS).round() - 1).clip(max=count - 1)
+        points = np.unique(rising[count - 1 - ranks.astype(np.int64)])
+        at_least = count - np.searchsorted(rising, points, side="left")  # of the sample, by point
+        tails = np.append(0.0, -np.log((1 + at_least) / (1 + count)))
+        spread = max(float(rising[-1] - rising[count // 2]), 1e-6)
+        return cls.of_points(np.append(points[0] - 1.0, points).astype(np.float64), tails, spread)
 
     @classmethod
     def of_points(cls, points: NDArray[np.float64], tails: NDArray[np.float64], spread: float) -> "Tail":
@@ -133,9 +135,11 @@ class Tail(nn.Module):
 
     def forward(self, scores: Tensor) -> Tensor:
         """Scores, (B,), to tail scores, (B,)."""
-        below = (scores[:, None] > self.points).sum(dim=1)  # (B,)
+        right = (scores[:, None] > self.points).sum(dim=1).clamp(1, len(self.points) - 1)  # (B,)
+        low, high = self.points[right - 1], self.points[right]
+        share = ((scores - low) / (high - low)).clamp(0, 1)
         beyond = ((scores - self.points[-1]) / self.spread).clamp(min=0)
-        return self.tails[below] + torch.log1p(beyond)
+        return torch.lerp(self.tails[right - 1], self.tails[right], share) + torch.log1p(beyond)
 
 
 class FusedDetector(nn.Module):

@@ -147,22 +147,31 @@ def test_a_sum_beyond_what_travels_is_refused_on_both_sides() -> None:
         code.decode_density(vector)
 
 
-def test_the_tail_is_the_conformal_p_value_of_the_definition() -> None:
-    sample = np.random.default_rng(3).normal(size=1000)
-    tail = Tail.of(sample)
-    new = np.sort(np.random.default_rng(4).normal(size=500) * 1.5)
+def tails(tail: Tail, scores: np.ndarray) -> np.ndarray:
     with torch.no_grad():
-        found = tail(torch.from_numpy(new)).numpy()
-    p = (1 + (sample[None, :] >= new[:, None]).sum(axis=1)) / 1001
-    exact = (p <= 60 / 1001) & (new <= sample.max())
-    assert exact.sum() > 20
-    np.testing.assert_allclose(found[exact], -np.log(p[exact]), rtol=1e-5)
-    rough = new <= sample.max()
-    assert np.abs(found[rough] + np.log(p[rough])).max() < 0.1
-    assert (np.diff(found) >= 0).all()
-    beyond = found[new > sample.max()]
-    assert len(beyond) > 3
+        return np.asarray(tail(torch.from_numpy(scores.astype(np.float32))).numpy())
+
+
+def test_the_tail_is_the_conformal_p_value_of_the_definition() -> None:
+    sample = np.random.default_rng(3).normal(size=1000).astype(np.float32)
+    tail = Tail.of(sample.astype(np.float64))
+    rising = np.sort(sample)
+    p = (1 + np.arange(1000, 0, -1)) / 1001  # of each by the definition
+    found = tails(tail, rising)
+    np.testing.assert_allclose(found[-60:], -np.log(p[-60:]), rtol=1e-5)
+    assert np.abs(found + np.log(p)).max() < 0.03
+    between = tails(tail, (rising[1:] + rising[:-1]) / 2)
+    assert (between >= found[:-1]).all()
+    assert (between <= found[1:]).all()
+    beyond = tails(tail, rising[-1] + np.arange(5, dtype=np.float32))
     assert (np.diff(beyond) > 0).all()  # their order is kept where the sample has nothing to say
+    assert tails(tail, rising[:1] - 5) == pytest.approx(0, abs=1e-6)
+
+
+def test_equal_scores_have_one_p_value() -> None:
+    tail = Tail.of(np.array([0.0] * 90 + [1.0] * 9 + [2.0]))
+    np.testing.assert_allclose(tails(tail, np.array([0.0, 1.0, 2.0])), -np.log([1.0, 11 / 101, 2 / 101]), atol=1e-5)
+    assert np.isfinite(tails(Tail.of(np.array([3.0])), np.array([2.0, 3.0, 4.0]))).all()
 
 
 class Says(torch.nn.Module):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from client.onnx_model import RawScorer
+from client.onnx_model import export_onnx
 from client.scaled_rows import ScaledRows
 from client.scoring import score_files
 from client.tenant import Tenant
@@ -25,6 +25,7 @@ from shared import feature_statistics
 from shared.bundle import ModelBundle
 from shared.config import Config, parse_config
 from shared.data_sources.dataset import ClientData, Dataset
+from shared.data_sources.schema import Features
 from shared.data_utils import load_client_data, load_schema, load_test_data, load_validation_data
 from shared.density import BenignSums, Density
 from shared.errors import AlertRateError, StatisticsError
@@ -178,6 +179,14 @@ def fused(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, RunFolder]:
     return config, RunFolder(run.folder)
 
 
+def by_onnx(bundle: ModelBundle, raw: Features) -> np.ndarray:
+    path = Path("model.onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    export_onnx(bundle, path)
+    (scores,) = runtime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"features": raw})
+    return np.asarray(scores)
+
+
 def test_an_open_gate_makes_one_detector_of_model_and_density(fused: tuple[Config, RunFolder]) -> None:
     config, folder = fused
     bundle = ModelBundle.load(folder.path)
@@ -195,9 +204,7 @@ def test_an_open_gate_makes_one_detector_of_model_and_density(fused: tuple[Confi
     assert evaluation.threshold == threshold
     assert evaluation.true_positives == int(((scores > threshold) & (test.labels == 1)).sum())
     # What is exported scores as the bundle does.
-    with torch.no_grad():
-        raw = RawScorer(detector, bundle.preprocessing.scaler)(torch.from_numpy(test.features)).numpy()
-    np.testing.assert_allclose(raw, scores, atol=1e-6)
+    np.testing.assert_allclose(by_onnx(bundle, test.features), scores, atol=1e-5)
 
 
 def test_log_and_report_say_what_the_gate_decided(fused: tuple[Config, RunFolder]) -> None:
@@ -272,6 +279,9 @@ def test_as_the_whole_detector_it_alerts_at_a_rate_and_trains_nobody() -> None:
     evaluation = read_run(run.folder.path).evaluation
     assert evaluation is not None
     assert evaluation.threshold == bundle.threshold.score
+    test = load_test_data(config).features
+    by_torch = attack_scores(predict_probabilities(detector, bundle.preprocessing.scaler.transform(test)))
+    np.testing.assert_allclose(by_onnx(bundle, test), by_torch, atol=1e-5)
 
 
 # Without labels

@@ -135,6 +135,8 @@ def _seen_of_statistics(run: Run) -> str:
     if c.he_scheme == "none":
         return "each client's, by the orchestrator, in the clear"
     text = "by the orchestrator: their sums over all clients; by each client: the mean and variance of all rows"
+    if c.makes_density:
+        text += "; mean and covariance of benign rows: by the orchestrator, and whoever has the bundle"
     return text if c.masked else f"{text}. Had its code been changed, the orchestrator could have opened each client's"
 
 
