@@ -23,7 +23,7 @@ demo: $(VENV)/installed $(DEMO_PKI)/enrolled.json $(DEMO_FLOWS)/public.csv  ## t
 	@echo 'score new flows: $(PY) client/score.py --model logs/latest --input $(DEMO_FLOWS)/today.csv --output logs/alerts.jsonl'
 
 $(DEMO_PKI)/enrolled.json: | $(VENV)/installed
-	@$(PY) orchestrator/provision.py --clients 3 --out $(DEMO_PKI) >/dev/null
+	@$(PY) orchestrator/provision.py --clients 3 --days 3650 --out $(DEMO_PKI) >/dev/null
 
 $(DEMO_FLOWS)/public.csv: benchmarks/example_flows.py | $(VENV)/installed
 	@$(PY) benchmarks/example_flows.py --out $(DEMO_FLOWS) >/dev/null
@@ -32,7 +32,7 @@ simulate: $(VENV)/installed-simulation $(SIMULATION_PKI)/enrolled.json  ## N ten
 	@$(PY) benchmarks/simulate.py --tenants $(N) --pki $(SIMULATION_PKI)
 
 $(SIMULATION_PKI)/enrolled.json: | $(VENV)/installed
-	@$(PY) orchestrator/provision.py --clients $(N) --out $(SIMULATION_PKI) >/dev/null
+	@$(PY) orchestrator/provision.py --clients $(N) --days 3650 --out $(SIMULATION_PKI) >/dev/null
 
 peek: $(VENV)/installed  ## play an orchestrator that tries to open one client's update, without masks and with them
 	@$(PY) benchmarks/peek.py

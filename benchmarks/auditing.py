@@ -7,12 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.measuring import Passes, seconds
-from client.auditing import verify
+from client.auditing import Accepted, verify
 from orchestrator.provision import provision
 from orchestrator.run import open_run
 from orchestrator.simulation import make_tenants
 from orchestrator.transport import MemoryTransport
 from shared.config import parse_config
+from shared.data_utils import load_schema
 from shared.enrolment import Enrolment
 from shared.he_utils import public_scheme
 from shared.masking import WEIGHTS
@@ -78,11 +79,14 @@ def audit_cost(
             public, layout = known, known.layout(parameters)
             header = Header(public.name, 1, public.fingerprint(), parameters, vector_encoding(public, WEIGHTS))
             product = public.from_bytes(*load_update(next(contributions).payload, header, layout))
+        schema = load_schema(config)
         roots, checks = [], []
         for _ in passes:
             # Of one tenant's ciphertexts, which are as many numbers of the same size as the product.
             roots.append(seconds(partial(run.coordinator._rounds._aggregator._keys.roots, product)))
-            checks.append(seconds(partial(verify, path, config, enrolment, lambda _key, _most: known)))
+            checks.append(
+                seconds(partial(verify, path, config, enrolment, Accepted(lambda _key, _most: known, schema)))
+            )
         run.close()
         for tenant in tenants.values():
             tenant.close()

@@ -13,7 +13,6 @@ from unittest import mock
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from orchestrator.admission import identity_name
 from orchestrator.aggregator import Aggregator, RoundSum
 from orchestrator.coordinator import Coordinator
 from orchestrator.masked_sum import MaskedSum, explained
@@ -28,6 +27,7 @@ from shared.feature_statistics import HISTOGRAM, MOMENTS
 from shared.he.paillier import PaillierPrivate
 from shared.he.scheme import PrivateScheme, Unmask, Vector
 from shared.he_utils import make_keys
+from shared.identity import identity_name
 from shared.masking import WEIGHTS, ServerRound, agreement
 from shared.masking.errors import RoundAbandonedError
 from shared.masking.messages import RevealRequest, encode_survivors

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from client.auditing import Fault
-from orchestrator.admission import identity_name
 from orchestrator.publishing import Publisher
 from orchestrator.run import OpenRun, open_run
 from orchestrator.simulation import make_tenants
@@ -22,12 +21,11 @@ from shared.config import Config
 from shared.enrolment import Enrolment
 from shared.he import openings
 from shared.he.paillier import PaillierPrivate
-from shared.identity import digest_arrays
+from shared.identity import digest_arrays, identity_name
+from shared.learners import make_learner
 from shared.masking.opened import OpenedMasks
-from shared.model import flatten, set_parameters, unflatten
-from shared.server_optimizer import ServerOptimizer
+from shared.model import build_model, flatten, get_parameters, set_parameters
 from shared.sum_proof import Contribution, SumProof, append_contribution, open_proof, proof_name, write_proof
-from shared.weighting import Limits, average
 from shared.wire import Header, dump_update, load_update, vector_encoding
 
 VICTIM = "1"
@@ -120,10 +118,12 @@ class LyingPublisher(Publisher):
         vector = self._keys.public.encoding.unpack(
             masks.take_off(proof.plaintexts), flatten(proof.before).size, len(masks.seeds)
         )
-        optimizer = ServerOptimizer(self._config.server_momentum)
-        optimizer.velocity = proof.velocity
-        mean = average(vector, count, self._config.weighting, Limits.of(self._config))
-        after = unflatten(optimizer.step(flatten(proof.before), mean), like=proof.before)
+        model = build_model(self._config)
+        set_parameters(model, proof.before)
+        learner = make_learner(self._config, model)
+        learner.restore(proof.state)
+        learner.step(vector, ["0"] * count)
+        after = get_parameters(model)
         return replace(proof, after=self._move(proof, after))
 
     def numbers(self, contribution: Contribution, proof: SumProof) -> list[int]:

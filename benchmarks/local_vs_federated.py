@@ -4,8 +4,10 @@
 
 For simulations, where all clients' rows are on this machine: in a real federation nobody could do it. Each model has
 the run's settings, starts from the same weights, takes rows scaled as the federation scales them, and sees its rows as
-often as a client of the run did: `local_epochs` for each round that was run. It is judged on the run's test rows, at a
-threshold from the run's validation rows. The result goes into the run's folder and its report.
+often as a client of the run did: `local_epochs` for each round that was run; a forest is grown whole. It is judged on
+the run's test rows, at a threshold from the run's validation rows. Beside them stand detectors of other kinds
+(`benchmarks/methods.py`): forest, density, and gradient boosting of all rows. The result goes into the run's folder and
+its report, which says in words which one to use.
 """
 
 import argparse
@@ -15,21 +17,33 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
+from torch import nn
 
+from benchmarks.methods import Methods
 from benchmarks.simulation import concatenated
 from client.training import TrainingSettings, train
 from orchestrator.report.evaluation import Evaluation, evaluate_final
+from orchestrator.report.figures import which_to_use
 from orchestrator.report.page import write_report
+from orchestrator.report.ranking import rank
 from orchestrator.report.run_data import Comparison, Rival, read_run, write_json
 from orchestrator.run_folder import RunFolder
-from shared.config import Config
+from shared.bundle import ModelBundle
+from shared.config import FOREST, Config
 from shared.console import console, setup_logging, track
+from shared.data_sources import nsl_kdd
 from shared.data_sources.dataset import Dataset
+from shared.data_sources.scaling import Quantiles
 from shared.data_utils import load_client_data, load_test_data, load_validation_data
+from shared.density import BenignSums, Density
 from shared.errors import DataError, OrchestratorError, ReportError
+from shared.forest.plan import ForestPlan
+from shared.forest.pooled import grow_pooled
 from shared.model import build_model
 from shared.plugins import check_named
 from shared.preprocessing import Preprocessing
@@ -54,17 +68,58 @@ def compare(config: Config, epochs: int) -> Comparison:
     preprocessing = Preprocessing.pooled(clients[0].schema, [client.train for client in clients], config.scaling)
     parts = [preprocessing.apply(client.train) for client in clients]
     validation, test = (preprocessing.apply(rows) for rows in (load_validation_data(config), load_test_data(config)))
+    unseen = unseen_attacks(config, test, parts)
+
+    def judged(name: str, rows: Dataset, model: nn.Module) -> Rival:
+        return Rival(name, len(rows), evaluate_final(config, model, validation, test), rank(model, test, unseen))
 
     def rival(name: str, rows: Dataset, stream: int) -> Rival:
+        if config.density_alone:
+            return judged(name, rows, Density.of(BenignSums.of(rows.features[rows.labels == 0])))
+        if isinstance(preprocessing.scaler, Quantiles) and config.model == FOREST:
+            forest = grow_pooled(ForestPlan.of(config), rows, preprocessing.scaler)
+            return judged(name, rows, forest)
         model = build_model(config)
         settings = replace(TrainingSettings.of(config), local_epochs=epochs, proximal_mu=0.0)
         # FedProx pulls towards the global model of a round; a model that is trained alone has none
         with track(_log, f"training {name}", epochs) as on_epoch:
             train(model, rows, settings, (config.seed, stream), on_epoch)
-        return Rival(name, len(rows), evaluate_final(config, model, validation, test))
+        return judged(name, rows, model)
 
     alone = [rival(f"client {client_id} alone", rows, client_id) for client_id, rows in enumerate(parts)]
     return Comparison(epochs, rival("pooled", concatenated(parts), config.num_clients), alone)
+
+
+def with_other_kinds(comparison: Comparison, config: Config, bundle: ModelBundle) -> Comparison:
+    """The same with the run's own detector ranked, and detectors of other kinds where the settings allow them.
+
+    Args:
+        comparison: as `compare` makes it.
+        config: of the run.
+        bundle: that the run left.
+
+    Raises:
+        DataError: not all clients' rows are on this machine.
+    """
+    trains = [load_client_data(config, client_id).train for client_id in range(config.num_clients)]
+    test = bundle.preprocessing.apply(load_test_data(config))
+    unseen = unseen_attacks(config, test, trains)
+    comparison = replace(comparison, federated=rank(bundle.build_detector(), test, unseen))
+    if config.labels == "none" or config.num_classes != 2:
+        return comparison
+    methods = Methods(config, bundle.build_model(), unseen)
+    return replace(comparison, others=list(methods.federated()), references=list(methods.pooled()))
+
+
+def unseen_attacks(config: Config, test: Dataset, trains: Sequence[Dataset]) -> NDArray[np.bool_]:
+    """Which test rows are attacks of kinds that no client trains on, (rows,).
+
+    By family; of NSL-KDD, whose families all have been trained on, by the attacks' own names.
+    """
+    if config.data_source == "nsl_kdd":
+        return nsl_kdd.unseen_attacks(config)
+    known = np.unique(np.concatenate([train.families for train in trains]))
+    return np.asarray((test.labels != 0) & ~np.isin(test.families, known) & (config.labels != "none"))
 
 
 def _table(federated: Evaluation, comparison: Comparison) -> Table:
@@ -120,9 +175,12 @@ def main(argv: list[str] | None = None) -> int:
         check_named("model", run.config.model, "--model_class", args.model_class)
         check_named("data_source", run.config.data_source, "--data_source", args.data_source)
         comparison = compare(run.config, len(run.rounds) * run.config.local_epochs)
+        comparison = with_other_kinds(comparison, run.config, ModelBundle.load(args.run, args.model_class))
         write_json(RunFolder(args.run).comparison, comparison)
         console.print(_table(run.evaluation, comparison))
         console.print(_story(run.evaluation, comparison))
+        if advice := which_to_use(run.evaluation, comparison):
+            console.print(advice)
         console.print(f"open {write_report(args.run)}", soft_wrap=True)
     except (OrchestratorError, OSError) as error:
         _log.error("%s", error)

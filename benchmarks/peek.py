@@ -26,7 +26,6 @@ from benchmarks.dishonest import CLIENTS, REVEALED, VICTIM, Attack, Loot, far_sc
 from benchmarks.liars import FOUND, Lie, who_finds
 from benchmarks.liars import TITLES as LIES_TOLD
 from client.training import TrainingSettings, train
-from orchestrator.admission import identity_name
 from orchestrator.provision import provision
 from orchestrator.server import run_server
 from shared.config import Config, parse_config
@@ -39,6 +38,7 @@ from shared.evaluation_sum import EvaluationCode, EvaluationSums
 from shared.feature_statistics import HISTOGRAM, MOMENTS, StatisticsCode
 from shared.he.packing import PackingLayout
 from shared.he.scheme import Vector
+from shared.identity import identity_name
 from shared.masking import EVALUATION, WEIGHTS
 from shared.metrics import evaluate
 from shared.model import build_model, flatten, get_parameters, set_parameters

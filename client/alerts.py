@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from client import rule_findings
-from client.explain import Driver
+from client.explain import DENSITY, MODEL, Driver
 from client.tactics import ATTACK_VERSION, tactics_of
 from shared.bundle import ModelBundle
 from shared.data_sources.schema import buckets
@@ -76,7 +76,13 @@ class Findings:
         return [hit for hit in hits if hit.rule.at_least(self._rule_level)]
 
     def finding(
-        self, source: Mapping[str, Any], score: float, drivers: Sequence[Driver], created: int, place: str = ""
+        self,
+        source: Mapping[str, Any],
+        score: float,
+        drivers: Sequence[Driver],
+        created: int,
+        place: str = "",
+        detector: str = MODEL,
     ) -> dict[str, Any]:
         """One alert, or one record of a ranking.
 
@@ -86,6 +92,7 @@ class Findings:
             drivers: of the score, the largest first.
             created: now, in milliseconds since 1970.
             place: in the ranking, in words.
+            detector: whose score it is, and whose drivers: `MODEL` or `DENSITY`.
         """
         source = {name: _plain(value) for name, value in source.items()}
         # They are not of the record: other rules, or more logs before it, make it no other record.
@@ -99,7 +106,7 @@ class Findings:
         )
         uid = self._uid(source)
         apis = source["apis"] if self._kind == "cloudtrail" else []
-        scored = f"{self._subject(source)}: attack score {score:.4f}"
+        scored = f"{self._subject(source)}: {'anomaly' if detector == DENSITY else 'attack'} score {score:.4f}"
         reasons = [f"above the threshold of {self._threshold:.4f}"] if by_model else []
         reasons += [rule_findings.in_words(by_rules)] if by_rules else []
         analytics = [self._analytic, *map(rule_findings.analytic, hits)]
@@ -146,6 +153,7 @@ class Findings:
             "unmapped": {
                 "raised_by": ["model"] * by_model + ["rules"] * bool(by_rules),
                 "score": score,
+                "scored_by": detector,
                 "threshold": self._threshold,
                 "model": self._model,
                 "drivers": [_shown(driver, self._kind, source, self._bundle.schema.hash_width) for driver in drivers],

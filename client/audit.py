@@ -14,7 +14,7 @@ from pathlib import Path
 from shared import cli
 from shared.config import Config, load_config
 from shared.console import setup_logging
-from shared.errors import DataError
+from shared.errors import DataError, RosterSignatureError
 
 _log = logging.getLogger("audit")
 
@@ -36,8 +36,10 @@ def _audit(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.set)
     path = Path(args.proof) if args.proof else find_proof(config, args.run, args.round)
     # PyTorch is seconds to load: not for a mistyped setting.
-    from client.auditing import verify
+    from client.auditing import Accepted, verify
+    from client.audits import roster_of_round
     from client.tenant import check_pin
+    from shared.data_utils import load_schema
     from shared.enrolment import Enrolment
     from shared.he.scheme import PublicScheme
     from shared.he_utils import public_scheme
@@ -49,7 +51,10 @@ def _audit(args: argparse.Namespace) -> None:
         return scheme
 
     start = time.perf_counter()
-    verified = verify(path, config, Enrolment.load(config.enrolled_clients), scheme_of)
+    enrolment = roster_of_round(path) or Enrolment.load(config.enrolled_clients).ever()
+    if config.roster_signer not in ("", enrolment.signer):
+        raise RosterSignatureError(f"{config.enrolled_clients}: not signed by {config.roster_signer} (roster_signer)")
+    verified = verify(path, config, enrolment, Accepted(scheme_of, load_schema(config)))
     seconds, proof = time.perf_counter() - start, verified.proof
     _log.info("round %d of run %s, by the proof %s", proof.round_number, proof.run, path)
     _log.info("in the sum, each once and signed for this very task: %s", ", ".join(verified.contributors))

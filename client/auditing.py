@@ -7,7 +7,7 @@ enrolled tenants:
 2. Each of these, and nobody else, contributed exactly one vector, signed for this session, round, request and task.
 3. The product of their ciphertexts holds the plaintexts that the orchestrator says it does: n-th roots prove it.
 4. The masks that come off are those that the tenants committed to, and what is left is a sum of so many vectors.
-5. Its average and the server's optimiser lead from the model that the round began with to the next, to the last bit.
+5. It leads from the model that the round began with to the next, to the last bit.
 
 So a contribution that was dropped, doubled, altered or invented, a false decryption and a false model are each found.
 It does not say that a tenant's vector is an honest one.
@@ -17,14 +17,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gmpy2 import mpz
 
 from shared.config import Config
+from shared.data_sources.scaling import read_scaler
+from shared.data_sources.schema import FeatureSchema
 from shared.enrolment import Enrolment
 from shared.errors import (
     ConfigError,
+    DataError,
     EncodingError,
     FrameError,
     KeyMaterialError,
@@ -34,20 +37,16 @@ from shared.errors import (
     RoundRefusedError,
     UpdateRejectedError,
 )
-from shared.exchange import Model
 from shared.he.openings import imbalance
-from shared.he.scheme import MaskablePublic, PublicScheme, Vector
-from shared.identity import UpdateStatement, digest_arrays, digest_model
-from shared.masking import WEIGHTS
+from shared.he.scheme import MaskablePublic, PublicScheme
+from shared.identity import UpdateStatement, client_number, digest_arrays, digest_model
+from shared.learner import Wanted, digest_state
+from shared.learners import make_learner
 from shared.masking.opened import OpenedMasks, SumMasks
-from shared.model import flatten, unflatten
-from shared.server_optimizer import ServerOptimizer
+from shared.model import build_model, get_parameters, set_parameters
 from shared.sum_proof import Contribution, SumProof, open_proof
 from shared.task import Task, training_settings
-from shared.weighting import Limits, average, encrypted_size
 from shared.wire import Header, load_update, vector_encoding
-
-SchemeOf = Callable[[bytes, int], PublicScheme[Any]]  # of a public key, and the most vectors of a sum
 
 
 class Fault(StrEnum):
@@ -80,6 +79,25 @@ class AuditError(OrchestratorError):
         return f"audit: {self.fault}"
 
 
+class Place(NamedTuple):
+    """Where a run is: digests of the global model and of the learner's state."""
+
+    model: str
+    state: str
+
+
+class Accepted(NamedTuple):
+    """What a tenant goes by, beside its settings.
+
+    Attributes:
+        scheme_of: makes the scheme under a public key, for the most vectors of a sum, if it is a key that it accepts.
+        schema: of its raw features.
+    """
+
+    scheme_of: Callable[[bytes, int], PublicScheme[Any]]
+    schema: FeatureSchema
+
+
 @dataclass(frozen=True)
 class Verified:
     """A sum that was made truly.
@@ -87,29 +105,31 @@ class Verified:
     Attributes:
         proof: of it.
         contributors: who is in it, by their names in the enrolled list, ascending.
-        velocity: of the server's optimiser after its step; None of no momentum.
+        after: where it led.
+        skipped: where a round without a sum leads from there.
     """
 
     proof: SumProof
     contributors: list[str]
-    velocity: Vector | None
+    after: Place
+    skipped: Place
 
 
-def verify(path: Path, config: Config, enrolment: Enrolment, scheme_of: SchemeOf) -> Verified:
+def verify(path: Path, config: Config, enrolment: Enrolment, accepted: Accepted) -> Verified:
     """Check a proof; time and bytes grow with the contributions, memory does not.
 
     Args:
         path: the file.
         config: the tenant's own settings.
         enrolment: its own list.
-        scheme_of: makes the scheme under a public key, if it is one that this tenant accepts.
+        accepted: what else it goes by.
 
     Raises:
         AuditError: what is wrong with the sum.
     """
     try:
         with open_proof(path) as (proof, contributions):
-            return _verify(path, proof, contributions, config, enrolment, scheme_of)
+            return _verify(path, proof, contributions, config, enrolment, accepted)
     except FrameError as error:
         raise AuditError(Fault.FORM, str(error)) from None
     except OSError as error:
@@ -122,19 +142,19 @@ def _verify(
     contributions: Iterator[Contribution],
     config: Config,
     enrolment: Enrolment,
-    scheme_of: SchemeOf,
+    accepted: Accepted,
 ) -> Verified:
     try:
-        scheme = scheme_of(proof.public_key, proof.max_contributors)
+        scheme = accepted.scheme_of(proof.public_key, proof.max_contributors)
     except (KeyMaterialError, ConfigError, EncodingError) as error:
         raise AuditError(Fault.FORM, f"no key that this tenant accepts: {error}") from None
     if not isinstance(scheme, MaskablePublic):
         raise AuditError(Fault.FORM, f"he_scheme {scheme.name}: its sums can't be proven")
-    checked = _Checked(proof, config, enrolment, scheme)
+    checked = _Checked(proof, config, enrolment, scheme, accepted.schema)
     total = checked.add(contributions)
     checked.check_opening(total, path)
-    velocity = checked.check_model(total)
-    return Verified(proof, sorted(checked.masks.seeds), velocity)
+    after, skipped = checked.check_model(total)
+    return Verified(proof, sorted(checked.masks.seeds), after, skipped)
 
 
 class _Checked:
@@ -144,15 +164,38 @@ class _Checked:
         masks: that were in the sum.
     """
 
-    def __init__(self, proof: SumProof, config: Config, enrolment: Enrolment, scheme: MaskablePublic[Any]) -> None:
+    def __init__(
+        self,
+        proof: SumProof,
+        config: Config,
+        enrolment: Enrolment,
+        scheme: MaskablePublic[Any],
+        schema: FeatureSchema,
+    ) -> None:
         self._proof, self._config, self._enrolment, self._scheme = proof, config, enrolment, scheme
-        self._size = encrypted_size(flatten(proof.before).size, config.weighting)
+        self._model = build_model(config)
+        self._learner = make_learner(config, self._model)
+        wanted = self._start(schema)
+        self._size = wanted.size
+        if wanted.bucket != proof.bucket:
+            raise AuditError(Fault.FORM, f"a sum of {proof.bucket!r:.40}, where {wanted.bucket!r} comes next")
         self.masks = self._check_masks()
         self._task = self._check_task()
         self._header = Header(
             scheme=scheme.name, round=proof.round_number, key=scheme.fingerprint(), size=self._size,
-            encoding=vector_encoding(scheme, WEIGHTS),
+            encoding=vector_encoding(scheme, proof.bucket),
         )  # fmt: skip
+
+    def _start(self, schema: FeatureSchema) -> Wanted:
+        """Put model and learner where the round began; the sum that they ask for."""
+        proof = self._proof
+        try:
+            set_parameters(self._model, proof.before)
+            self._learner.scale_by(read_scaler(self._config.scaling, proof.scaler, schema), schema)
+            self._learner.restore(proof.state)
+            return self._learner.wanted()
+        except (RuntimeError, ValueError, KeyError, IndexError, TypeError, DataError, ConfigError) as error:
+            raise AuditError(Fault.FORM, f"the round began with no model of mine: {error}") from None
 
     def _check_masks(self) -> SumMasks:
         try:
@@ -165,10 +208,10 @@ class _Checked:
         """The round is about what the proof shows, and this tenant would train so, too."""
         proof, terms, c = self._proof, self.masks.terms, self._config
         said = (terms.session.hex(), terms.round_number, terms.bucket)
-        if said != (proof.session, proof.round_number, WEIGHTS):
+        if said != (proof.session, proof.round_number, proof.bucket):
             raise AuditError(Fault.FORM, f"the masks are of session, round and vector {said}, not of this round's")
         task = Task(
-            WEIGHTS, digest_model(proof.before, proof.scaler), self._scheme.fingerprint(), proof.max_contributors,
+            proof.bucket, digest_model(proof.before, proof.scaler), self._scheme.fingerprint(), proof.max_contributors,
             training_settings(c),
         ).digest()  # fmt: skip
         if task != terms.task:
@@ -231,26 +274,23 @@ class _Checked:
                     raise AuditError(Fault.DOUBLED, f"what was decrypted is the sum with {contribution.client} twice")
         raise AuditError(Fault.DECRYPTION, "the product of the contributions does not hold what is said to be in it")
 
-    def check_model(self, total: Any) -> Vector | None:
-        """Steps 10 to 12 of the flow once more; the velocity of the server's optimiser."""
-        proof, c = self._proof, self._config
-        count = len(self.masks.seeds)
+    def check_model(self, total: Any) -> tuple[Place, Place]:
+        """Steps 10 to 12 of the flow once more: where the sum led, and where a round without a sum leads from there."""
         try:
-            plaintexts = self.masks.take_off(proof.plaintexts)
-            vector = self._scheme.decode_sum(total, plaintexts, self._size, count, self._task)
-            mean = average(vector, count, c.weighting, Limits.of(c))
+            plaintexts = self.masks.take_off(self._proof.plaintexts)
+            vector = self._scheme.decode_sum(total, plaintexts, self._size, len(self.masks.seeds), self._task)
+            self._learner.step(vector, sorted(map(client_number, self.masks.seeds), key=int))
         except EncodingError as error:
             raise AuditError(Fault.MODEL, f"the sum is none that leads to a model: {error}") from None
-        optimizer = ServerOptimizer(c.server_momentum)
-        optimizer.velocity = proof.velocity
-        before = flatten(proof.before)
-        if proof.velocity is not None and proof.velocity.shape != before.shape:
-            raise AuditError(Fault.FORM, f"a velocity of {proof.velocity.size} values; expected {before.size}")
-        after: Model = unflatten(optimizer.step(before, mean), like=proof.before)
-        if digest_arrays(after) != proof.after:
+        after = self._place()
+        if after.model != self._proof.after:
             raise AuditError(
                 Fault.MODEL,
-                "the sum and the server's optimiser lead to another model than the next one; if server_momentum or "
-                "weighting differ between the two sides, make them the same",
+                "the sum leads to another model than the next one; if settings of the training differ between the two "
+                "sides, make them the same",
             )
-        return optimizer.velocity
+        self._learner.skip()
+        return after, self._place()
+
+    def _place(self) -> Place:
+        return Place(digest_arrays(get_parameters(self._model)), digest_state(self._learner.state()))

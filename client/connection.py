@@ -1,20 +1,16 @@
 """A client's connection: look for the server, serve it until the run is over, and say what is wrong when it isn't."""
 
-import os
-import socket
-import ssl
 import threading
 import time
 
 import grpc
 from flwr.client import start_client
 
+from client.channel import check_channel, mind_proxy
 from client.flower_client import FlowerClient
-from shared.addresses import is_loopback, split_address
 from shared.bounded_files import MAX_CERTIFICATE_BYTES, read_bounded
 from shared.config import Config
 from shared.errors import (
-    ChannelError,
     ConfigError,
     OrchestratorError,
     RefusedByServerError,
@@ -23,8 +19,6 @@ from shared.errors import (
 
 MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's own limit
 _RETRY_SECONDS = 0.5
-_PROBE_SECONDS = 5.0
-_SPARED = "no_grpc_proxy"  # gRPC's own; it stands in place of `no_proxy`
 
 
 def run_client(client: FlowerClient) -> None:
@@ -37,7 +31,7 @@ def run_client(client: FlowerClient) -> None:
     """
     config = client.tenant.config
     certificates = _read_ca(config)
-    proxy = _mind_proxy(config.server_address)
+    proxy = mind_proxy(config.server_address)
     _quieten_channel_watcher()
     alone_since = time.monotonic()
     while True:
@@ -67,46 +61,6 @@ def run_client(client: FlowerClient) -> None:
         time.sleep(_RETRY_SECONDS)
 
 
-def check_channel(config: Config) -> None:
-    """Find out, by a handshake of its own, whether TLS is why a connection failed: gRPC's words help nobody.
-
-    Raises:
-        ChannelError: the server's certificate is not to be trusted, or one side speaks TLS and the other doesn't.
-    """
-    host, port = split_address(config.server_address)
-    context = ssl.create_default_context(cafile=config.tls_ca or None)
-    context.set_alpn_protocols(["h2"])
-    if not config.tls_ca:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    try:
-        raw = socket.create_connection((host, port), timeout=_PROBE_SECONDS)
-        with raw, context.wrap_socket(raw, server_hostname=host):
-            pass
-    except ssl.SSLCertVerificationError as error:
-        if "mismatch" in error.verify_message:
-            raise ChannelError(
-                f"the server's certificate is not for {host!r} ({error.verify_message}); connect to a name that it "
-                "has, or make it with orchestrator/provision.py --host"
-            ) from None
-        raise ChannelError(
-            f"the server's certificate is not signed by the CA in {config.tls_ca} ({error.verify_message}); get ca.pem "
-            "from whoever runs the server; if you have it, you may be talking to somebody else"
-        ) from None
-    except ssl.SSLError:
-        if config.tls_ca:
-            raise ChannelError(
-                f"the server at {config.server_address} does not speak TLS; set tls_certificate and tls_key there"
-            ) from None
-    except OSError:
-        pass  # nobody listens, or the server is just being restarted
-    else:
-        if not config.tls_ca:
-            raise ChannelError(
-                f"the server at {config.server_address} speaks TLS and this client does not; set tls_ca to its ca.pem"
-            )
-
-
 def _read_ca(config: Config) -> bytes | None:
     if not config.tls_ca:
         return None
@@ -116,22 +70,6 @@ def _read_ca(config: Config) -> bytes | None:
         raise ConfigError(
             f"tls_ca = {config.tls_ca!r}: {error.strerror}; get ca.pem from whoever runs the server"
         ) from None
-
-
-def _mind_proxy(address: str) -> str:
-    """Keep gRPC from asking a proxy for this very machine, and say which one it asks for another; empty for none.
-
-    gRPC goes by the way that the environment names, for loopback addresses, too, where no proxy can know the server.
-    """
-    host, _ = split_address(address)
-    spared = os.environ.get(_SPARED) or os.environ.get("no_proxy", "")
-    if host in spared.split(","):
-        return ""
-    if is_loopback(host):
-        os.environ[_SPARED] = ",".join(filter(None, (spared, host)))
-        return ""
-    name = next((name for name in ("grpc_proxy", "https_proxy", "http_proxy") if os.environ.get(name)), "")
-    return f"the proxy of {name}; name {host} in no_proxy to go without" if name else ""
 
 
 def _quieten_channel_watcher() -> None:

@@ -1,11 +1,23 @@
-"""Which features drove a score: integrated gradients of the log odds of attack, from the average training record.
+"""Which features drove a score, as parts of the log odds of an attack.
+
+Of a network by integrated gradients, from the average training record:
 
     contribution_j = (x_j - mean_j) * average over the straight path from mean to x of d logodds / d x_j
 
-after Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks", ICML 2017, by the midpoint rule. What it
-is: an account of the model, whose contributions add up to how much more the record's log odds are than those of the
-average training record. What it is not: a cause, a rule, or what would have to change for the alert to go away; and of
-two features that always go together, it may name either.
+after Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks", ICML 2017, by the midpoint rule. Of a
+forest by the paths that the record takes: from node to node the value changes, and that change is the part of the
+column that was split by (Saabas, "Interpreting random forests", 2014).
+
+Of a density by the parts of the distance, each in units of the expected distance of a benign row:
+
+    contribution_j = (x_j - m_j) * sum over k of precision_jk * (x_k - m_k) / expected
+
+Where model and density are one detector, each record is explained by the one that finds it more suspicious.
+
+What it is: an account of the model, whose contributions add up to how much more the record's log odds are than those of
+the average training record, or than the values of a forest's roots; those of a density add up to the distance. What it
+is not: a cause, a rule, or what would have to change for the alert to go away; and of two features that always go
+together, it may name either.
 """
 
 from dataclasses import dataclass
@@ -16,8 +28,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shared.data_sources.schema import Column, Features, FeatureSchema
+from shared.density import Density
+from shared.forest.model import ThreatForest
+from shared.fusion import FusedDetector
 from shared.preprocessing import BIN_EDGES, Preprocessing
 
+MODEL, DENSITY = "model", "density"  # what a score may come from
 STEPS = 16
 _BATCH_ROWS = 256
 
@@ -30,7 +46,8 @@ class Driver:
         name: of the feature; of a field that became several columns, the field.
         value: as a person knows it: counts and amounts as such, not their logarithms; None for a field of names whose
             value is in none of its columns.
-        contribution: to the log odds of attack, in nats; negative where it speaks for a benign record.
+        contribution: to the log odds of attack, in nats, or to the distance of a density; negative where it speaks for
+            a benign record.
     """
 
     name: str
@@ -42,7 +59,7 @@ class Explainer:
     """Explains scores of one model."""
 
     def __init__(self, model: nn.Module, preprocessing: Preprocessing) -> None:
-        self._model = model
+        self._model, self._preprocessing = model, preprocessing
         self._schema = preprocessing.schema
         self._baseline = torch.from_numpy(average_record(preprocessing))  # (F,)
         self._fields, self._field_of = _fields(self._schema)
@@ -51,10 +68,37 @@ class Explainer:
 
     def contributions(self, scaled: Features) -> NDArray[np.float64]:
         """Of each feature of scaled records, (rows, features)."""
-        parts = [self._batch(scaled[start : start + _BATCH_ROWS]) for start in range(0, len(scaled), _BATCH_ROWS)]
+        if isinstance(self._model, FusedDetector):
+            by_model = Explainer(self._model.model, self._preprocessing).contributions(scaled)
+            far = np.array(self.detectors(scaled)) == DENSITY  # (rows,)
+            return np.where(far[:, None], _parts(self._model.density, scaled), by_model)
+        if isinstance(self._model, Density):
+            return _parts(self._model, scaled)
+        batch = self._paths if isinstance(self._model, ThreatForest) else self._gradients
+        parts = [batch(scaled[start : start + _BATCH_ROWS]) for start in range(0, len(scaled), _BATCH_ROWS)]
         return np.concatenate(parts)
 
-    def _batch(self, scaled: Features) -> NDArray[np.float64]:
+    def detectors(self, scaled: Features) -> list[str]:
+        """Of each scaled record, (rows, features), whose score it has: `MODEL` or `DENSITY`."""
+        if not isinstance(self._model, FusedDetector):
+            return [DENSITY if isinstance(self._model, Density) else MODEL] * len(scaled)
+        with torch.no_grad():
+            tails = self._model.tail_scores(torch.from_numpy(scaled))  # (rows, 2)
+        return [(MODEL, DENSITY)[which] for which in tails.argmax(dim=1).tolist()]
+
+    def _paths(self, scaled: Features) -> NDArray[np.float64]:
+        forest = self._model
+        assert isinstance(forest, ThreatForest)  # noqa: S101 - `contributions` asks before
+        features, parts = torch.from_numpy(scaled), torch.zeros(scaled.shape, dtype=torch.float64)
+        node = forest.nodes(features, 0)  # (B, trees)
+        for _ in range(forest.depth):
+            after = forest.next_nodes(features, node)
+            # A leaf has no column; its change is 0, whichever it is noted for.
+            parts.scatter_add_(1, forest.columns_at(node), (forest.values_at(after) - forest.values_at(node)).double())
+            node = after
+        return parts.numpy()
+
+    def _gradients(self, scaled: Features) -> NDArray[np.float64]:
         difference = torch.from_numpy(scaled) - self._baseline  # (B, F)
         along = (torch.arange(STEPS) + 0.5) / STEPS  # midpoints, (S,)
         points = self._baseline + along[:, None, None] * difference  # (S, B, F)
@@ -89,6 +133,11 @@ class Explainer:
             return _natural(first, float(raw[columns[0]]))
         present = [self._schema.columns[column].value for column in columns if raw[column]]
         return present[0] if present else None
+
+
+def _parts(density: Density, scaled: Features) -> NDArray[np.float64]:
+    with torch.no_grad():
+        return np.asarray((density.parts(torch.from_numpy(scaled)) / density.expected).double().numpy())
 
 
 def log_odds(logits: Tensor) -> Tensor:

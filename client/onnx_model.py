@@ -89,7 +89,7 @@ def export_onnx(bundle: ModelBundle, path: Path) -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(f'{error.name} is not installed: pip install -e ".[onnx]"') from None
-    scorer = RawScorer(bundle.build_model(), bundle.preprocessing.scaler).eval()
+    scorer = RawScorer(bundle.build_detector(), bundle.preprocessing.scaler).eval()
     example = torch.zeros(2, len(bundle.schema))
     try:
         with warnings.catch_warnings():

@@ -4,6 +4,7 @@ A masked part keeps `shared/masking`'s rules between the stages of a sum. The or
 orchestrator says is judged in `shared/masking/client.py`.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,14 +12,14 @@ from typing import Any, Protocol
 from client.ledger import Ledger
 from client.request_values import data, integer, text
 from shared.config import Config
-from shared.enrolment import Enrolment
 from shared.errors import ConfigError, RoundRefusedError
 from shared.exchange import Kind
 from shared.frames import decode_values, encode_values
 from shared.he.scheme import Encrypted, MaskablePublic, Progress, PublicScheme, Vector
-from shared.identity import ClientIdentity
+from shared.identity import ClientIdentity, client_number
 from shared.masking import ClientRound, RoundTerms, VectorPlan
 from shared.private_files import make_private_folder
+from shared.roster import Roster
 from shared.task import Task
 
 _UNLIKE = (
@@ -75,6 +76,13 @@ class Part(Protocol):
             OrchestratorError: the tenant refuses.
         """
 
+    def sharers(self) -> int:
+        """How many honest tenants are sure to be in the masked sum that is under way: who shares its noise.
+
+        Raises:
+            RoundRefusedError: it is in none.
+        """
+
     def close(self) -> None:
         """Give back what no other process may have open meanwhile; twice is fine."""
 
@@ -91,6 +99,9 @@ class Part(Protocol):
 
 class PlainPart:
     """Nothing but ciphertexts: the holder of the private key could open each of them."""
+
+    def sharers(self) -> int:
+        raise RoundRefusedError("no sum without masks is sure to have any honest tenant in it")
 
     def close(self) -> None:
         """There is nothing to give back."""
@@ -156,7 +167,8 @@ class MaskedPart:
         self._round: ClientRound | None = None
         self._round_number, self._bucket = 0, ""
         self._modulus = 0
-        Enrolment.load(config.enrolled_clients)  # a missing or malformed list is told at the start
+        self._roster = Roster.of(config, logging.getLogger(f"client.{client_number(identity.client_id)}"))
+        self._roster.read()  # a missing or malformed list is told at the start
 
     def close(self) -> None:
         """Give the memory's file back to the next process of this client."""
@@ -195,11 +207,14 @@ class MaskedPart:
         self._round = self._new_round(scheme.layout(sizes[terms.bucket]).ciphertexts)
         return self._round.advertise(announcement)
 
+    def sharers(self) -> int:
+        return self._current().sharers
+
     def _new_round(self, ciphertexts: int) -> ClientRound:
         c, identity = self._config, self._identity
         plan = VectorPlan(self._bucket, self._modulus, ciphertexts, c.fewest_contributors)
         # Read anew each round: who was enrolled or revoked meanwhile counts from now on.
-        peers = Enrolment.load(c.enrolled_clients).public_keys()
+        peers = self._roster.read().public_keys()
         return ClientRound(identity.client_id, identity.signing_key, peers, plan, self._memory)
 
     def answer(self, kind: Kind, payload: bytes) -> bytes:

@@ -3,7 +3,7 @@
 from shared.config import Config
 from shared.errors import RoundRefusedError, SettingsMismatchError
 from shared.exchange import Values
-from shared.task import TRAINING
+from shared.task import training_settings
 
 
 def integer(config: Values, key: str) -> int:
@@ -51,7 +51,7 @@ def check_training(asked: Values, own: Config) -> None:
     Raises:
         SettingsMismatchError: naming each setting that differs.
     """
-    differing = [name for name in TRAINING if asked.get(name) != getattr(own, name)]
+    differing = [name for name, value in training_settings(own).items() if asked.get(name) != value]
     if differing:
         shown = ", ".join(f"{name} = {asked.get(name)!r:.80} (mine: {getattr(own, name)!r})" for name in differing)
         raise SettingsMismatchError(

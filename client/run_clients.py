@@ -12,7 +12,7 @@ from pathlib import Path
 
 from client.processes import run_processes
 from shared import cli
-from shared.config import MLP, Config, load_config
+from shared.config import Config, load_config
 from shared.console import announce_protection, setup_logging
 from shared.errors import ConfigError
 
@@ -45,7 +45,7 @@ def _launch(args: argparse.Namespace) -> int:
     if args.agent:
         return _run_agent(config, client_ids, args)
     _log.info("starting %d clients (%s each) for %s", len(client_ids), args.executor, config.server_address)
-    if config.model != MLP or "." in config.data_source:
+    if ":" in config.model or "." in config.data_source:
         _check_own_code(config)
     if args.executor == "process":
         lost = run_processes(config, client_ids)

@@ -3,15 +3,21 @@
 Free of Flower.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
+import numpy as np
+
+from client.budget import Budget
 from shared.config import Config
 from shared.data_sources.dataset import ClientData, Dataset
 from shared.data_sources.scaling import AnyScaler, FeatureSums, read_scaler
 from shared.data_sources.schema import FeatureSchema
+from shared.density import BenignSums
+from shared.dp import skellam
+from shared.dp.plan import release_of_counts
 from shared.errors import DataError, RoundRefusedError
-from shared.feature_statistics import HISTOGRAM, MOMENTS, StatisticsCode
+from shared.feature_statistics import DENSITY, HISTOGRAM, MOMENTS, StatisticsCode
 from shared.he.scheme import Vector
 from shared.identity import digest_arrays
 from shared.preprocessing import FeatureCounts, FeatureHistogram
@@ -26,7 +32,7 @@ class ScaledRows:
     """
 
     def __init__(self, config: Config, data: ClientData) -> None:
-        self._data, self._scaling = data, config.scaling
+        self._config, self._data, self._scaling = config, data, config.scaling
         self._code = StatisticsCode(config, data.schema)
         self._scaler = b"none yet"
         self._scaled: tuple[Dataset, Dataset]
@@ -58,7 +64,7 @@ class ScaledRows:
         Args:
             statistic: one of `sizes`.
             schema: of the server's features, as JSON.
-            scaler: of the histogram's features, as `Scaler.to_bytes` makes it; empty for the others.
+            scaler: of the histogram's or the density's features, as `Scaler.to_bytes` makes it; else empty.
 
         Raises:
             RoundRefusedError: the server's features are others, or it asks for something else.
@@ -72,9 +78,9 @@ class ScaledRows:
         if statistic not in self.sizes:
             raise RoundRefusedError(
                 f"the server asks for a statistic {statistic!r:.80}, and this client gives {', '.join(self.sizes)}; "
-                "the setting scaling must be the same on both sides"
+                "the settings scaling, density and labels must be the same on both sides"
             )
-        return self._code.digest(statistic, self._scaler_of(scaler) if statistic == HISTOGRAM else None)
+        return self._code.digest(statistic, self._scaler_of(scaler) if statistic in (HISTOGRAM, DENSITY) else None)
 
     def vector(self, statistic: str, scaler: bytes) -> Vector:
         """What this client adds to a sum that it takes part in; arguments as in `about`.
@@ -85,9 +91,25 @@ class ScaledRows:
         rows = self._data.train.features
         if statistic == MOMENTS:
             return self._code.encode_moments(FeatureSums.of(rows, self.schema))
+        if statistic == DENSITY:
+            benign = rows[self._data.train.labels == 0]
+            return self._code.encode_density(BenignSums.of(self._scaler_of(scaler).transform(benign)))
         if statistic != HISTOGRAM:
             return self._code.encode_quantiles(FeatureCounts.of(rows, self.schema))
         return self._code.encode_histogram(FeatureHistogram.of(self._scaler_of(scaler).transform(rows)))
+
+    def noise(self, statistic: str, budget: Budget | None, sharers: Callable[[], int]) -> Vector:
+        """This client's share of a statistic's noise, (size,); zeros without a budget.
+
+        Raises:
+            PrivacyBudgetError: the rows' budget has not enough left.
+        """
+        size = self.sizes[statistic]
+        if budget is None:
+            return np.zeros(size)
+        release = release_of_counts(self._config, len(self.schema))
+        budget.pay(release.rdp())
+        return self._code.in_steps(skellam.draw(release.variance / sharers(), size))
 
     def scaled(self, scaler: bytes) -> tuple[Dataset, Dataset]:
         """The rows to train on and the held-out ones, scaled; kept until another scaler comes.

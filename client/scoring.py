@@ -133,7 +133,7 @@ class _Scorer:
         self._bundle = bundle
         self._threshold, self._top, self._rules = threshold, top, rules
         self._ranked: list[_Ranked] = []  # a heap, the lowest score first
-        self._model = bundle.build_model()
+        self._model = bundle.build_detector()
         self._explainer = Explainer(self._model, bundle.preprocessing)
         self._findings = Findings(bundle, threshold, rule_level)
         self.summary = Summary(FeatureHistogram(np.zeros((len(bundle.schema), BINS), dtype=np.int64)))
@@ -156,10 +156,11 @@ class _Scorer:
                 self._rank(np.where(by_rules, -np.inf, scores), meta, scaled, raw)
             for rows in _parts(alerts):
                 drivers = self._explainer.drivers(scaled[rows], raw[rows], DRIVERS)
+                detectors = self._explainer.detectors(scaled[rows])
                 sources = meta.iloc[rows].to_dict("records")
                 created = time.time_ns() // 1_000_000
-                for source, row, own in zip(sources, rows, drivers, strict=True):
-                    finding = self._findings.finding(source, float(scores[row]), own, created)
+                for source, row, own, by in zip(sources, rows, drivers, detectors, strict=True):
+                    finding = self._findings.finding(source, float(scores[row]), own, created, detector=by)
                     stream.write(json.dumps(finding, allow_nan=False) + "\n")
             stream.flush()
         self.summary.lines += broken.lines
@@ -194,8 +195,9 @@ class _Scorer:
         of = self.summary.records - self.summary.alerts
         for place, (score, _, source, scaled, raw) in enumerate(sorted(self._ranked, key=_order), start=1):
             (drivers,) = self._explainer.drivers(scaled, raw, DRIVERS)
+            (by,) = self._explainer.detectors(scaled)
             told = f"number {place} of {of:,} by its score, in a ranking without a threshold"
-            finding = self._findings.finding(source, score, drivers, time.time_ns() // 1_000_000, told)
+            finding = self._findings.finding(source, score, drivers, time.time_ns() // 1_000_000, told, by)
             stream.write(json.dumps(finding, allow_nan=False) + "\n")
 
 

@@ -7,22 +7,24 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from client.auditing import Accepted
 from client.audits import Audits, most_bytes
+from client.budget import Budget
+from client.learning import Learning, make_learning
 from client.private_sum import make_part
+from client.private_training import NoisyGradients
 from client.request_values import check_training, data, integer, text
 from client.scaled_rows import ScaledRows
-from client.training import TrainingSettings, train
 from shared.config import Config
 from shared.console import add_log_file, check_run_name, track
 from shared.data_sources.dataset import ClientData
 from shared.errors import (
-    EncodingError,
     EvaluationOffError,
     KeyMaterialError,
     OrchestratorError,
@@ -30,16 +32,16 @@ from shared.errors import (
 )
 from shared.evaluation_sum import EvaluationCode, EvaluationSums
 from shared.exchange import OFF, Kind, Model, Refusal, Reply, Request, Value, Values
+from shared.feature_statistics import WORKS
 from shared.frames import decode_values, encode_values
 from shared.he.scheme import Encrypted, Progress, PublicScheme, Vector, no_progress
 from shared.he_utils import public_scheme
 from shared.identity import ClientIdentity, UpdateStatement, digest_model
-from shared.masking import EVALUATION, WEIGHTS
+from shared.masking import EVALUATION
 from shared.metrics import evaluate
-from shared.model import build_model, flatten, get_parameters, set_parameters
+from shared.model import build_model, get_parameters, set_parameters
 from shared.refusals import code_of
 from shared.task import Task, training_settings
-from shared.weighting import encrypted_size, weigh
 from shared.wire import Header, dump_update, vector_encoding
 
 Schemes = Callable[[Config, bytes, int, Value | None], PublicScheme[Any]]
@@ -99,6 +101,12 @@ class Tenant:
         self._audits = Audits(config, identity.client_id, self.log) if config.audit and identity is not None else None
         self._session = ""
         self.model = build_model(config)
+        self._budget = Budget(config, f"client-{client_id}", self._rows.digest) if config.privacy != "none" else None
+        self._learning: Learning = (
+            make_learning(config, client_id, self.model, self._rows)
+            if self._budget is None
+            else NoisyGradients(config, self.model, self._rows, self._budget, self._part.sharers)
+        )
         self._evaluation = EvaluationCode(config)
         self._run = ""
         self._schemes, self._log_file = schemes or checked_scheme, log_file
@@ -187,23 +195,28 @@ class Tenant:
         self._check_cohort(asked)
         scheme = self._scheme(asked)
         about = self._rows.about(statistic, text(asked, "schema"), scaler)
-        vector = self._or_zeros(lambda: self._rows.vector(statistic, scaler), np.zeros(self._rows.sizes[statistic]))
+        noise = self._rows.noise(statistic, self._budget, self._part.sharers)
+        vector = self._or_zeros(lambda: self._rows.vector(statistic, scaler) + noise, noise)
         task = Task(statistic, about, scheme.fingerprint(), integer(asked, "max_contributors"))
+        bucket = WORKS.get(statistic, statistic)
         # A statistic of the same rows under another scaler is no other statistic: a difference would show as much.
-        sealed = self._seal(asked, scheme, vector, task, task.work(self._rows.digest, fixed_about=True))
+        work = replace(task, bucket=bucket).work(self._rows.digest, fixed_about=True)
+        sealed = self._seal(asked, scheme, vector, task, work)
         self.log.info("sending my features' %s, encrypted: %s bytes", statistic, f"{len(sealed.payload):,}")
         return Reply(sealed.payload, sealed.signature)
 
     def _advertise(self, request: Request) -> Reply:
         """Stage 0 of a masked sum, of one of the vectors that this tenant has."""
-        sizes = {WEIGHTS: self._update_size, EVALUATION: self._evaluation.size, **self._rows.sizes}
+        sizes = {**self._learning.sizes, EVALUATION: self._evaluation.size, **self._rows.sizes}
+        if self._audits is not None:
+            self._audits.enter(self._run)
         return Reply(self._part.enter(data(request.values, "payload"), self._scheme(request.values), sizes))
 
     def _later_stage(self, request: Request) -> Reply:
         return Reply(self._part.answer(request.kind, data(request.values, "payload")))
 
     def _train(self, request: Request) -> Reply:
-        """Steps 4 to 7: the encrypted delta, and the seconds that it took where they may be known."""
+        """Steps 4 to 7: the encrypted vector, and the seconds that it took where they may be known."""
         asked, round_number = request.values, integer(request.values, "round")
         check_training(asked, self.config)
         self._check_cohort(asked)
@@ -211,39 +224,35 @@ class Tenant:
         self._load(request.model)
         if self._audits is not None:
             self._audits.check_start(self._run, request.model, round_number)
-        rows, _ = self._rows.scaled(scaler)
         scheme = self._scheme(asked)
-        scheme.prepare(self._update_size)  # what the encryption needs and the delta doesn't is made during the training
-        self.log.info("round %d: training, local epochs: %d", round_number, self.config.local_epochs)
-        before, start = flatten(request.model), time.perf_counter()
+        mine = self._learning.contribution(round_number, request.model, scaler, scheme)
+        size = mine.nothing.size
+        scheme.prepare(size)  # what the encryption needs and the vector doesn't is made during the training
+        self.log.info("round %d: training, %s", round_number, mine.title)
+        start = time.perf_counter()
 
-        def train_and_weigh() -> Vector:
-            with track(self.log, "local epochs", self.config.local_epochs) as on_epoch:
-                seed = (self.config.seed, self.client_id, round_number)
-                train(self.model, rows, TrainingSettings.of(self.config), seed, on_epoch)
-            delta = flatten(get_parameters(self.model)) - before  # (size,)
-            if not np.isfinite(delta).all():
-                raise EncodingError(
-                    "the delta holds NaN or infinity: local training diverged; lower learning_rate or check the data"
-                )
-            return weigh(delta, self._rows.examples, self.config, scheme)
+        def compute() -> Vector:
+            with track(self.log, mine.title.partition(":")[0], mine.epochs) as on_epoch:
+                return mine.compute(on_epoch)
 
-        vector = self._or_zeros(train_and_weigh, weigh(np.zeros(before.size), 0, self.config, scheme))
+        vector = self._or_zeros(compute, mine.nothing)
         trained = time.perf_counter()
         task = Task(
-            WEIGHTS, digest_model(request.model, scaler), scheme.fingerprint(), integer(asked, "max_contributors"),
+            mine.bucket, digest_model(request.model, scaler), scheme.fingerprint(), integer(asked, "max_contributors"),
             training_settings(self.config),
         )  # fmt: skip
-        with track(self.log, "encrypting", scheme.layout(self._update_size).ciphertexts) as progress:
-            sealed = self._seal(asked, scheme, vector, task, task.work(self._rows.digest), progress)
+        bucket, about = mine.work or (task.bucket, task.about)
+        work = replace(task, bucket=bucket, about=about).work(self._rows.digest)
+        with track(self.log, "encrypting", scheme.layout(size).ciphertexts) as progress:
+            sealed = self._seal(asked, scheme, vector, task, work, progress)
         encrypted = time.perf_counter()
         if sealed.saturated:
-            self.log.warning("round %d: %d values of the delta saturated", round_number, sealed.saturated)
+            self.log.warning("round %d: %d values of the vector saturated", round_number, sealed.saturated)
         self.log.info(
             "round %d: trained in %.2f s, encrypted in %.2f s, sending %s bytes",
             round_number, trained - start, encrypted - trained, f"{len(sealed.payload):,}",
         )  # fmt: skip
-        scheme.prepare(self._update_size)  # for the next round, while the orchestrator works on this one
+        scheme.prepare(size)  # for the next round, while the orchestrator works on this one
         self.answered, self.refusal = self.answered + 1, ""
         figures: dict[str, Value] = {}
         if not self.config.masked:  # figures of this one tenant, which masks are there to hide
@@ -280,8 +289,9 @@ class Tenant:
         """A piece of the proof of a round's sum."""
         if self._audits is None:
             return Reply(b"", {"verdict": OFF})
-        most = most_bytes(self.config, self._update_size)
-        return Reply(b"", self._audits.take(self._run, request.values, most, self._scheme_of))
+        most = most_bytes(self.config, max(self._learning.sizes.values()), get_parameters(self.model))
+        said = self._audits.take(self._run, request.values, most, Accepted(self._scheme_of, self._rows.schema))
+        return Reply(b"", said)
 
     def _scheme_of(self, public_key: bytes, max_contributors: int) -> PublicScheme[Any]:
         """The scheme of a sum that others may have encrypted for. That the key is sound they had proven to them."""
@@ -290,10 +300,6 @@ class Tenant:
         scheme = self._schemes(self.config, public_key, max_contributors, None)
         check_pin(self.config, scheme)
         return scheme
-
-    @property
-    def _update_size(self) -> int:
-        return encrypted_size(sum(p.size for p in get_parameters(self.model)), self.config.weighting)
 
     def _or_zeros(self, compute: Callable[[], Vector], nothing: Vector) -> Vector:
         """What this tenant computes from its rows. If that fails, a masked tenant sends nothing's vector instead.

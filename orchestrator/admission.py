@@ -4,36 +4,39 @@ Free of Flower. Without an enrolled list anyone who can connect takes part, and 
 """
 
 import secrets
-from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from shared.enrolment import Enrolment
-from shared.errors import BadSignatureError
-from shared.identity import NONCE_BYTES, UpdateStatement
-
-
-def identity_name(client_id: str) -> str:
-    """The name that `orchestrator/provision.py` gives to the client that the launcher numbers `client_id`."""
-    return f"client-{client_id}"
+from shared.errors import BadSignatureError, UpdateRejectedError
+from shared.identity import NONCE_BYTES, UpdateStatement, identity_name
+from shared.roster import Roster
 
 
 class Admission:
     """The enrolled list of a run.
 
     Args:
-        enrolled: path of `enrolled.json`. It is read anew each round, so that a revocation takes effect in the next.
+        roster: who is enrolled. It is read anew each round, so that a revocation takes effect in the next.
         session: names this start of the server, so that nothing recorded before it is ever accepted.
     """
 
-    def __init__(self, enrolled: str | Path, session: str) -> None:
-        self._enrolled = enrolled
+    def __init__(self, roster: Roster, session: str) -> None:
+        self._roster = roster
         self.session = session
-        Enrolment.load(enrolled)  # a missing or malformed list is told at the start
+        roster.read()  # a missing or malformed list is told at the start
 
     def public_keys(self) -> dict[str, Ed25519PublicKey]:
         """The keys of all clients that may take part now, by their names in the list."""
-        return Enrolment.load(self._enrolled).public_keys()
+        return self._roster.read().public_keys()
+
+    def why_not(self, client_id: str) -> str:
+        """Why this client may not take part now; empty if it may."""
+        try:
+            self._roster.read().public_key(identity_name(client_id))
+        except UpdateRejectedError as error:
+            return str(error)
+        return ""
 
     def greeting_nonce(self) -> bytes:
         """A fresh challenge for a connection that says who it is."""
@@ -45,11 +48,11 @@ class Admission:
         Raises:
             UpdateRejectedError: not enrolled, revoked, or not signed by it.
         """
-        Enrolment.load(self._enrolled).verify_greeting(identity_name(client_id), self.session, nonce, signature)
+        self._roster.read().verify_greeting(identity_name(client_id), self.session, nonce, signature)
 
     def open_round(self, round_number: int, key_fingerprint: str, task_sha256: str) -> "RoundAdmission":
         """The checks of one round."""
-        return RoundAdmission(Enrolment.load(self._enrolled), self.session, round_number, key_fingerprint, task_sha256)
+        return RoundAdmission(self._roster.read(), self.session, round_number, key_fingerprint, task_sha256)
 
 
 class RoundAdmission:

@@ -21,14 +21,15 @@ from shared.config import Config, load_config
 from shared.errors import ResumeError
 from shared.identity import digest_arrays
 
-_ROUNDS, _LOG_SHA256, _VELOCITY = "server/rounds", "server/log_sha256", "server/velocity"
+_SERVER = "server/"
+_ROUNDS, _LOG_SHA256 = _SERVER + "rounds", _SERVER + "log_sha256"
 _BEST, _PREPROCESSING = "best/", "preprocessing/"
 _RECORDS = "server/records"  # of an earlier version
 # Settings that a resumed run may change: they decide neither what is trained nor who can read it.
 _FREE_TO_CHANGE = {
     "server_address", "num_rounds", "client_wait_timeout", "server_wait_timeout", "round_timeout", "stage_timeout",
     "log_dir", "tls_ca", "tls_certificate", "tls_key", "allow_insecure_network", "enrolled_clients", "client_identity",
-    "he_key_file", "pinned_key_fingerprint",
+    "he_key_file", "pinned_key_fingerprint", "roster_signer",
 }  # fmt: skip
 
 
@@ -39,14 +40,14 @@ class Checkpoint:
     Attributes:
         parameters: the global model, by the names of its tensors.
         finished: the rounds that this state is the outcome of.
-        velocity: of the server's momentum, float64, (size,); None where there is none.
+        learner: `Learner.state`, such as the velocity of the server's momentum.
         best_parameters: the model of the best round under early stopping; None where there is none.
         preprocessing: `Preprocessing.arrays`; None before the clients' statistics are added up.
     """
 
     parameters: dict[str, NDArray[np.float32]]
     finished: LoggedRounds = field(default_factory=LoggedRounds)
-    velocity: NDArray[np.float64] | None = None
+    learner: dict[str, NDArray[np.generic]] = field(default_factory=dict)
     best_parameters: dict[str, NDArray[np.float32]] | None = None
     preprocessing: dict[str, NDArray[np.generic]] | None = None
 
@@ -79,15 +80,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
             for name in list(tensors)
             if name.startswith(_PREPROCESSING)
         }
-        if not all(array.dtype == np.float32 for name, array in tensors.items() if name != _VELOCITY):
+        learner = {name.removeprefix(_SERVER): tensors.pop(name) for name in list(tensors) if name.startswith(_SERVER)}
+        if not all(array.dtype == np.float32 for array in tensors.values()):
             raise ValueError("the model is not of float32 numbers")
     except FileNotFoundError:
         raise ResumeError(f"{path}: no checkpoint; start the run without --resume") from None
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         raise ResumeError(f"{path}: not a checkpoint of this version ({error}); start a run without --resume") from None
-    velocity = tensors.pop(_VELOCITY, None)
     best = {name.removeprefix(_BEST): tensors.pop(name) for name in list(tensors) if name.startswith(_BEST)}
-    return Checkpoint(tensors, finished, velocity, best or None, preprocessing or None)
+    return Checkpoint(tensors, finished, learner, best or None, preprocessing or None)
 
 
 def content_sha256(tensors: dict[str, NDArray[np.generic]]) -> str:
@@ -103,8 +104,7 @@ def _tensors(checkpoint: Checkpoint) -> dict[str, NDArray[np.generic]]:
         _ROUNDS: np.array([checkpoint.finished.count], np.int64),
         _LOG_SHA256: np.frombuffer(checkpoint.finished.sha256, np.uint8),
     }
-    if checkpoint.velocity is not None:
-        tensors[_VELOCITY] = checkpoint.velocity
+    tensors |= {_SERVER + name: array for name, array in checkpoint.learner.items()}
     tensors |= {_BEST + name: array for name, array in (checkpoint.best_parameters or {}).items()}
     return tensors | {_PREPROCESSING + name: array for name, array in (checkpoint.preprocessing or {}).items()}
 

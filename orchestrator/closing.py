@@ -15,7 +15,7 @@ from orchestrator.report.run_data import read_verdicts
 from orchestrator.report.words import count
 from orchestrator.run import OpenRun
 from orchestrator.run_folder import RoundRecord
-from shared.config import MLP, Config
+from shared.config import Config
 from shared.console import console
 from shared.errors import NoSumError
 from shared.metrics import too_few_rows
@@ -100,7 +100,7 @@ def _result(records: list[RoundRecord], kept: int) -> str:
 
 
 def _next(config: Config, folder: Path) -> str:
-    of, own = shlex.quote(str(folder)), f" --model_class {config.model}" if config.model != MLP else ""
+    of, own = shlex.quote(str(folder)), f" --model_class {config.model}" if ":" in config.model else ""
     if config.data_source == "synthetic":  # these rows come in no files that could be scored
         return f"python benchmarks/local_vs_federated.py{_JOINT}--run {of}{own}"
     if "." in config.data_source:  # the operator's own source reads no new records

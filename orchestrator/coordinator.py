@@ -5,9 +5,10 @@ Flower's strategy and server (`orchestrator/strategy.py`) drive the same generat
 """
 
 import logging
+import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from orchestrator.checkpoint import save_checkpoint
 from orchestrator.cohorts import choose, choose_masked
@@ -24,22 +25,23 @@ from shared.errors import (
     EnrolmentError,
     NoSumError,
     OrchestratorError,
+    PrivacyBudgetError,
+    RolledBackError,
     TooFewContributorsError,
 )
 from shared.evaluation_sum import EvaluationCode
-from shared.exchange import Kind, Steps, Value, Values, drive
-from shared.he.scheme import Vector
+from shared.exchange import Kind, Steps, Values, drive
 from shared.identity import digest_arrays, digest_model
-from shared.masking import EVALUATION, WEIGHTS
+from shared.learner import State
+from shared.masking import EVALUATION, WEIGHTS, least_honest, minimum_threshold
 from shared.masking.errors import RoundAbandonedError
-from shared.model import flatten
 from shared.sum_proof import SumProof
-from shared.task import Settings, training_settings
-from shared.weighting import Limits, average, encrypted_size
+from shared.task import training_settings
 
+_FIRST_SUMS, _LEAST_SIGNAL = 5, 0.1
 ROUNDS_WITHOUT_SUM = 3  # in a row, and the run stops
 _MOST = 1e12  # no client's seconds or saturated values are more
-_NO_SUM = (TooFewContributorsError, EncodingError, RoundAbandonedError, EnrolmentError)
+_NO_SUM = (TooFewContributorsError, EncodingError, RoundAbandonedError, EnrolmentError, RolledBackError)
 
 _log = logging.getLogger("orchestrator")
 
@@ -79,6 +81,8 @@ class Coordinator:
         self._evaluation = EvaluationCode(config)
         self._started = 0.0  # when the round began, seconds of `time.perf_counter`
         self.records = records
+        self._plan = model.privacy_plan
+        self._accepted_loss: float | None = None  # on the validation rows, of the model as it is
         self._publisher = publisher
         self.record = RoundRecord(round=0)
 
@@ -122,7 +126,7 @@ class Coordinator:
         first = len(self.records) + 1
         for number in range(first, self._config.num_rounds + 1):
             if self.model.finished:
-                _log.info("no lower validation loss for %d rounds: stopping", self._config.early_stopping_rounds)
+                _log.info("%s: stopping", self.model.finished)
                 break
             yield number
             self._check_progress(first)
@@ -130,23 +134,34 @@ class Coordinator:
             _log.info("the model that is kept is that of round %d, by validation loss", self.model.best_round)
 
     def train(self, number: int) -> Steps[None]:
-        """Steps 2 to 12: choose tenants, have them train, and move the global model by their average delta."""
+        """Steps 2 to 12: choose tenants, have them train, and move the global model by the sum of what they send.
+
+        Where the density is the detector nothing is trained: one round measures it, which was made before.
+        """
         c = self._config
         self._started = time.perf_counter()
         record = self.record = RoundRecord(round=number)
         cohort: list[str] = []
+        if c.density_alone:
+            record.contributor_ids, record.contributors = self._scaling.contributors, len(self._scaling.contributors)
+            self.model.learner.skip()
+            return
         try:
             yield from self.publish()  # to who came since the last round
             self._seats.cut_off_revoked(self._transport)
+            job = self._training(number)
             cohort = self._choose(c.fraction_fit, max(c.min_fit_clients, c.fewest_contributors), number, WEIGHTS)
-            job = self._job(Kind.TRAIN, WEIGHTS, number, training_settings(c))
+            if job.whom is not None:
+                cohort = sorted(job.whom.intersection(cohort))
+            state = self.model.learner.state()
             result = yield from self._rounds.steps(job, cohort, self._note_failure, self._publisher)
-            velocity = self.model.velocity
-            self.model.step(average(result.total, len(result.contributors), c.weighting, Limits.of(c)))
+            self.model.learner.step(result.total, result.contributors)
+            self._judge(job, state)
         except _NO_SUM as error:
             self._skip(error, len(cohort))
             return
-        self._write_proof(job, result, velocity)
+        self._write_proof(job, result, state)
+        self._note_privacy(result, len(cohort))
         record.contributor_ids, record.contributors = result.contributors, len(result.contributors)
         record.failures = len(cohort) - record.contributors
         # Who was lost after its update had arrived is in the model all the same.
@@ -166,10 +181,11 @@ class Coordinator:
     def evaluate(self, number: int) -> Steps[None]:
         """Ask tenants for the global model's figures on their own held-out rows, in one encrypted sum.
 
-        None if too few are there, or if the round left the model as it was: then there is nothing new to ask.
+        None if too few are there, or if there is nothing to ask: the round left the model as it was, or nothing is
+        trained.
         """
         c, start = self._config, time.perf_counter()
-        if c.fraction_evaluate == 0 or self.record.skipped is not None:
+        if c.fraction_evaluate == 0 or self.record.skipped is not None or c.density_alone:
             return
         needed = max(c.min_evaluate_clients, c.fewest_contributors)
         try:
@@ -177,7 +193,7 @@ class Coordinator:
             if len(self._seats.tenants()) < needed:
                 raise TooFewContributorsError(f"{len(self._seats.tenants())} clients are left, {needed} are needed")
             cohort = self._choose(c.fraction_evaluate, needed, number, EVALUATION)
-            job = self._job(Kind.EVALUATE, EVALUATION, number)
+            job = self._job(Kind.EVALUATE, EVALUATION, number, self._evaluation.size)
             result = yield from self._rounds.steps(job, cohort, self._note_silence)
             sums = self._evaluation.decode(result.total)
         except _NO_SUM as error:
@@ -207,12 +223,60 @@ class Coordinator:
             record.round, loss, accuracy, area, record.round_seconds,
         )  # fmt: skip
 
+    def _judge(self, job: Job, state: State) -> None:
+        """Undo the round if its sum makes the model worse by more than `gate_loss`: somebody's vector is a bad one.
+
+        Raises:
+            RolledBackError: it was undone.
+        """
+        limit = self._config.gate_loss
+        if not limit:
+            return
+        if self._accepted_loss is None:  # the first round since the server's start
+            after = self.model.parameters, self.model.learner.state()
+            self.model.roll_back(job.model, state)
+            self._accepted_loss = self.model.validation_loss()
+            self.model.roll_back(*after)
+        loss = self.model.validation_loss()
+        if loss <= self._accepted_loss + limit:
+            self._accepted_loss = loss
+            return
+        self.model.roll_back(job.model, state)
+        raise RolledBackError(
+            f"rolled back: the loss on the validation rows rose from {self._accepted_loss:.3f} to {loss:.3f}, by more "
+            f"than gate_loss, which is {limit:g}"
+        )
+
+    def _note_privacy(self, result: Sum, cohort: int) -> None:
+        """What the round cost, and how much of its sum is noise.
+
+        Raises:
+            PrivacyBudgetError: the first sums of the run are next to nothing but noise.
+        """
+        if self._plan is None:
+            return
+        c, record, count = self._config, self.record, len(result.contributors)
+        sharers = least_honest(max(minimum_threshold(cohort), c.fewest_contributors), cohort)
+        record.epsilon = self._plan.spent(record.round)
+        record.signal_to_noise = self._plan.signal_to_noise(result.total, count, sharers)
+        _log.info(
+            "round %d: epsilon %.3f of %g, delta %g; signal to noise %.2f",
+            record.round, record.epsilon, c.dp_target_epsilon, c.dp_delta, record.signal_to_noise,
+        )  # fmt: skip
+        heard = [r.signal_to_noise for r in (*self.records, record) if r.signal_to_noise is not None]
+        signal = math.sqrt(sum(ratio * ratio for ratio in heard) / len(heard))
+        if len(heard) == _FIRST_SUMS and signal < _LEAST_SIGNAL and not c.dp_force:
+            raise PrivacyBudgetError(
+                f"the first {_FIRST_SUMS} sums are noise, with a signal of {signal:.2f} of its length; raise "
+                "dp_target_epsilon or dp_sampling_rate, lower num_rounds, or go on all the same with dp_force: true"
+            )
+
     def publish(self) -> Steps[None]:
         """Show the proof of the last finished sum to the tenants that have not seen it."""
         if self._publisher is not None:
             yield from self._publisher.steps(len(self.records))
 
-    def _write_proof(self, job: Job, result: Sum, velocity: Vector | None) -> None:
+    def _write_proof(self, job: Job, result: Sum, state: State) -> None:
         if self._publisher is None or result.opened is None:
             return
         opened = result.opened
@@ -220,7 +284,8 @@ class Coordinator:
             SumProof(
                 run=self._folder.name, session=self._seats.session, round_number=job.number,
                 public_key=self._rounds.public_key, max_contributors=self._config.num_clients, scaler=self.model.scaler,
-                before=job.model, velocity=velocity, after=digest_arrays(self.model.parameters), masks=opened.masks,
+                before=job.model, bucket=job.bucket, state=state, after=digest_arrays(self.model.parameters),
+                masks=opened.masks,
                 plaintexts=opened.plaintexts, roots=opened.roots, contributions=len(result.contributors),
             )
         )  # fmt: skip
@@ -240,21 +305,17 @@ class Coordinator:
                 self._folder.name,
             )
 
-    def _job(self, kind: Kind, bucket: str, number: int, settings: Settings | None = None) -> Job:
+    def _training(self, number: int) -> Job:
+        """The sum that the model learns by in this round."""
+        scaler, settings, wanted = self.model.scaler, training_settings(self._config), self.model.learner.wanted()
+        job = self._job(Kind.TRAIN, wanted.bucket, number, wanted.size)
+        return replace(job, values={**settings, "scaler": scaler}, settings=settings, whom=wanted.whom)
+
+    def _job(self, kind: Kind, bucket: str, number: int, size: int) -> Job:
         """A sum over what the tenants make of the present global model."""
         parameters, scaler = self.model.parameters, self.model.scaler
-        size = encrypted_size(flatten(parameters).size, self._config.weighting)
-        values: dict[str, Value] = {**(settings or {}), "scaler": scaler}
-        return Job(
-            kind=kind,
-            bucket=bucket,
-            number=number,
-            size=size if bucket == WEIGHTS else self._evaluation.size,
-            about=digest_model(parameters, scaler),
-            values=values,
-            model=parameters,
-            settings=settings or {},
-        )
+        about = digest_model(parameters, scaler)
+        return Job(kind, bucket, number, size, about, {"scaler": scaler}, model=parameters)
 
     def _choose(self, fraction: float, at_least: int, number: int, bucket: str) -> list[str]:
         """A reproducible choice among the connected tenants, at most as many as a sum may hold.
@@ -284,6 +345,7 @@ class Coordinator:
     def _skip(self, error: OrchestratorError, failures: int) -> None:
         """End the round without a new global model."""
         self.record.skipped, self.record.failures = str(error), failures
+        self.model.learner.skip()
         _log.warning("round %d skipped, the global model stays: %s", self.record.round, error)
 
     def _note_failure(self, tenant: str, reason: str) -> None:

@@ -1,8 +1,9 @@
-"""The global model: what the average delta makes of it, how good it is, and the state that the next round needs.
+"""The global model: what it learns by, how good it is, and the state that the next round needs.
 
 Free of Flower, and of whatever is encrypted.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -16,14 +17,18 @@ from orchestrator.run_folder import LoggedRounds, RoundRecord
 from shared.config import Config
 from shared.data_sources.dataset import Dataset
 from shared.data_sources.schema import FeatureSchema
-from shared.errors import DataError, EncodingError, ResumeError, StatisticsError
+from shared.density import Density
+from shared.dp.plan import PrivacyPlan
+from shared.errors import DataError, ResumeError, StatisticsError
 from shared.exchange import Model
-from shared.he.scheme import Vector
+from shared.fusion import Gate, judge
+from shared.learner import State
+from shared.learners import make_learner
 from shared.metrics import attack_thresholds, evaluate, predict_probabilities, score
-from shared.model import build_model, flatten, get_parameters, set_parameters, unflatten
+from shared.model import build_model, get_parameters, set_parameters
 from shared.preprocessing import Preprocessing
-from shared.server_optimizer import ServerOptimizer
 
+_log = logging.getLogger("orchestrator")
 Named = dict[str, NDArray[np.float32]]
 
 
@@ -37,16 +42,24 @@ class GlobalModel:
 
     Attributes:
         validation_data: see above.
+        learner: moves the model by the sums over the tenants.
         preprocessing: how features are scaled; None before the tenants' statistics are added up.
+        privacy_plan: what the sums cost; None where they have no noise.
+        gate: whether the density of benign rows takes part in alerts; None where there is none.
     """
 
     def __init__(self, config: Config, validation_data: Dataset, test_data: Dataset) -> None:
         self._config = config
         self.validation_data, self._test_data = validation_data, test_data
         self._model = build_model(config)
-        self._optimizer = ServerOptimizer(config.server_momentum)
+        self.learner = make_learner(config, self._model)
         self._early_stopping = EarlyStopping(config.early_stopping_rounds)
         self.preprocessing: Preprocessing | None = None
+        parameters = sum(p.size for p in self.parameters)
+        self.privacy_plan = (
+            PrivacyPlan.of(config, parameters, config.num_features) if config.privacy == "records" else None
+        )
+        self.gate: Gate | None = None
 
     @property
     def parameters(self) -> Model:
@@ -59,11 +72,6 @@ class GlobalModel:
         return dict(zip(self._model.state_dict(), self.parameters, strict=True))
 
     @property
-    def velocity(self) -> Vector | None:
-        """Of the server's optimiser, (size,); None: it has none."""
-        return self._optimizer.velocity
-
-    @property
     def final(self) -> Named:
         """The model that the run would leave if it ended now: the best one under early stopping, else the last."""
         return self._early_stopping.final(self.named)
@@ -74,9 +82,12 @@ class GlobalModel:
         return self._early_stopping.best_round
 
     @property
-    def finished(self) -> bool:
-        """Whether early stopping ends the run."""
-        return self._early_stopping.exhausted
+    def finished(self) -> str:
+        """Why no further round would help; empty while one may."""
+        if self.learner.finished:
+            return "the density is whole" if isinstance(self._model, Density) else "all trees are grown"
+        patience = self._config.early_stopping_rounds
+        return f"no lower validation loss for {patience} rounds" if self._early_stopping.exhausted else ""
 
     @property
     def scaler(self) -> bytes:
@@ -92,21 +103,25 @@ class GlobalModel:
     def scale_by(self, preprocessing: Preprocessing) -> None:
         """Scale the orchestrator's own rows, once, and have the tenants scale theirs alike."""
         self.preprocessing = preprocessing
+        self.learner.scale_by(preprocessing.scaler, preprocessing.schema)
         self.validation_data = preprocessing.apply(self.validation_data)
         self._test_data = preprocessing.apply(self._test_data)
+        if preprocessing.benign is None:
+            return
+        if isinstance(self._model, Density):
+            self._model.fill(preprocessing.benign)
+            return
+        self.gate = judge(Density.of(preprocessing.benign), self.validation_data)
+        _log.info("%s", self.gate.in_words())
 
-    def step(self, average_delta: Vector) -> None:
-        """Steps 11 to 12: move by the average delta, (size,).
+    def validation_loss(self) -> float:
+        """Of the present model, on the orchestrator's own rows."""
+        return score(predict_probabilities(self._model, self.validation_data.features), self.validation_data).loss
 
-        Raises:
-            EncodingError: it leads to no float32 model; or, where updates are masked, it is nothing.
-        """
-        if not (np.abs(average_delta) < np.finfo(np.float32).max).all():  # NaN compares False, too
-            raise EncodingError("the average delta is beyond float32: a client's training diverged, or it lies")
-        if self._config.masked and not average_delta.any():  # where failures look like answers
-            raise EncodingError("no client has moved the model at all: see their logs for what keeps them from it")
-        before = self.parameters
-        set_parameters(self._model, unflatten(self._optimizer.step(flatten(before), average_delta), like=before))
+    def roll_back(self, parameters: Model, state: State) -> None:
+        """Be again where a round began."""
+        set_parameters(self._model, parameters)
+        self.learner.restore(state)
 
     def score(self, record: RoundRecord) -> None:
         """Measure the model on the orchestrator's own rows; thresholds and early stopping go by validation alone."""
@@ -122,14 +137,16 @@ class GlobalModel:
     def final_evaluation(self) -> Evaluation:
         """What the report shows of the model that the run leaves: curves, and each family at the alert threshold."""
         set_parameters(self._model, list(self.final.values()))
-        return evaluate_final(self._config, self._model, self.validation_data, self._test_data)
+        preprocessing = self.preprocessing
+        benign = preprocessing.benign if preprocessing else None
+        return evaluate_final(self._config, self._model, self.validation_data, self._test_data, benign)
 
     def checkpoint(self, finished: LoggedRounds) -> Checkpoint:
         """All that the next round depends on, after these rounds."""
         return Checkpoint(
             self.named,
             finished,
-            self._optimizer.velocity,
+            self.learner.state(),
             self._early_stopping.best_parameters,
             self.preprocessing.arrays() if self.preprocessing else None,
         )
@@ -150,7 +167,6 @@ class GlobalModel:
             if {name: array.shape for name, array in model.items()} != shapes:
                 raise ResumeError("the checkpoint's model has other shapes than the settings say; start a new run")
         set_parameters(self._model, [checkpoint.parameters[name] for name in shapes])
-        self._optimizer.velocity = checkpoint.velocity
         best = checkpoint.best_parameters  # a file keeps its tensors by name; what they are put into keeps an order
         self._early_stopping.restore(records, best and {name: best[name] for name in shapes})
         if checkpoint.preprocessing is not None:
@@ -158,3 +174,7 @@ class GlobalModel:
                 self.scale_by(Preprocessing.from_arrays(schema, checkpoint.preprocessing))
             except DataError as error:
                 raise ResumeError(f"the checkpoint does not fit the features: {error}; start a new run") from None
+        try:
+            self.learner.restore(checkpoint.learner)
+        except (KeyError, ValueError) as error:
+            raise ResumeError(f"the checkpoint does not say how to go on: {error}; start a new run") from None

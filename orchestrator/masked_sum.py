@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from orchestrator.admission import Admission, identity_name
+from orchestrator.admission import Admission
 from shared.config import Config
 from shared.errors import UpdateRejectedError
 from shared.exchange import Exchange, Kind, Lost, Outcome, Refusal, Request, Steps, Value, Values
+from shared.feature_statistics import STATISTICS
 from shared.he.scheme import MaskablePublic, Unmask
-from shared.masking import EVALUATION, WEIGHTS, RoundTerms, ServerRound, minimum_threshold, modulus_digest
+from shared.identity import identity_name
+from shared.masking import EVALUATION, RoundTerms, ServerRound, minimum_threshold, modulus_digest
 from shared.refusals import spelt_out
 
 Extras = Mapping[str, Values]  # tenant -> what the request for its vector holds in addition
@@ -54,9 +56,9 @@ class Opening:
     @property
     def title(self) -> str:
         """For the log."""
-        if self.bucket == WEIGHTS:
-            return f"round {self.round_number}"
-        return f"round {self.round_number}, evaluation" if self.bucket == EVALUATION else f"feature {self.bucket}"
+        if self.bucket in STATISTICS:
+            return f"feature {self.bucket}"
+        return f"round {self.round_number}{', evaluation' if self.bucket == EVALUATION else ''}"
 
 
 def explained(failure: Refusal | Lost) -> str:

@@ -1,48 +1,71 @@
-"""Make the keys and certificates of a federation, enrol more clients, revoke one.
+"""Make the certificates of a federation, and enrol, renew and revoke its tenants: whoever runs this signs the roster.
 
-python orchestrator/provision.py --clients 3 --out config/pki --host orchestrator.example.org
-python orchestrator/provision.py --add 2 --out config/pki
+python orchestrator/provision.py --clients 0 --out config/pki --host orchestrator.example.org   # tenants make keys
+python orchestrator/provision.py --sign client-2.request.json --out config/pki                  # of client/enrol.py
 python orchestrator/provision.py --revoke client-1 --out config/pki
+python orchestrator/provision.py --renew_server --out config/pki   # the server's certificate, before it ends
+python orchestrator/provision.py --upgrade --out config/pki        # sign a list of an earlier version
+
+python orchestrator/provision.py --clients 3 --out config/pki      # for a demo: all tenants' keys in one place
+python orchestrator/provision.py --add 2 --out config/pki
 python orchestrator/provision.py --node_keys --out config/pki      # for Flower's SuperNodes, see docs/deployment.md
+
+With the environment variable ORCHESTRATOR_KEY_PASSPHRASE set, the key that signs the roster is encrypted.
 """
 
 import argparse
 import contextlib
 import fcntl
-import ipaddress
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
-from orchestrator.node_keys import NODES, node_key_files
+from orchestrator.certificates import (
+    SERVER_VALIDITY,
+    ca_certificate,
+    server_certificate,
+    subject_alternative_names,
+)
 from shared import cli
-from shared.enrolment import Enrolment
-from shared.errors import ConfigError, KeyFileError
-from shared.private_files import PRIVATE_MODE, PUBLIC_MODE, create_file, make_private_folder, replace_file
+from shared.bounded_files import MAX_CERTIFICATE_BYTES, read_bounded
+from shared.enrolment import MAX_ENROLMENT_BYTES, Enrolment, parse_unsigned
+from shared.enrolment_request import EnrolmentRequest
+from shared.errors import ConfigError, EnrolmentError, KeyFileError, KeyMaterialError
+from shared.identity_files import encode_identity, load_identity_key
+from shared.key_files import PASSPHRASE_VARIABLE
+from shared.node_keys import NODES, node_key_files
+from shared.passphrases import passphrase_in
+from shared.private_files import (
+    PRIVATE_MODE,
+    PUBLIC_MODE,
+    create_file,
+    make_private_folder,
+    read_private_file,
+    replace_file,
+)
 
-CA_VALIDITY: Final = timedelta(days=3650)
-SERVER_VALIDITY: Final = timedelta(days=825)  # the longest that common TLS libraries accept of a private CA
-CLOCK_SKEW: Final = timedelta(hours=1)  # a client whose clock is slow must not find the certificate "not yet valid"
 LOCAL_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 MAX_CLIENTS: Final = 10_000
+MOST_DAYS: Final = 3650
+DEFAULT_DAYS: Final = 365  # that an identity counts, before it is renewed
 ENROLLED: Final = "enrolled.json"
-
-_DNS_LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-# The last label holds a letter: "10.0.0.256" is a mistyped address and not a name.
-_DNS_NAME: Final = re.compile(rf"(?:{_DNS_LABEL}\.)*(?=[a-z0-9-]*[a-z]){_DNS_LABEL}")
+ROSTER_KEY: Final = "roster.key"
 
 
 @dataclass(frozen=True)
@@ -54,13 +77,14 @@ class NewFile:
     mode: int
 
 
-def provision(folder: Path, num_clients: int, hosts: Sequence[str]) -> list[NewFile]:
-    """Make a federation's CA, server certificate, client identities and enrolled list. Returns what was made.
+def provision(folder: Path, num_clients: int, hosts: Sequence[str], days: int = DEFAULT_DAYS) -> list[NewFile]:
+    """Make a federation: its CA, server certificate and roster, and identities. Returns what was made.
 
     Args:
         folder: where the files go; made if it is missing.
-        num_clients: identities to make.
+        num_clients: identities to make here; 0 where the tenants make their own.
         hosts: DNS names or IP addresses, beside those of this machine, under which clients reach the server.
+        days: that the identities count.
 
     Raises:
         ConfigError: a host is neither a DNS name nor an IP address.
@@ -69,16 +93,18 @@ def provision(folder: Path, num_clients: int, hosts: Sequence[str]) -> list[NewF
     names = subject_alternative_names([*LOCAL_HOSTS, *hosts])
     now = datetime.now(UTC).replace(microsecond=0)
     ca_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    ca = _ca_certificate(ca_key, now)
-    server = _server_certificate(server_key.public_key(), names, ca, ca_key, now)
-    enrolment, identities = _new_identities(Enrolment(MappingProxyType({})), num_clients)
+    ca = ca_certificate(ca_key, now)
+    server = server_certificate(server_key.public_key(), names, ca, ca_key, now)
+    roster_key = Ed25519PrivateKey.generate()
+    listed, identities = _new_identities(Enrolment(MappingProxyType({})), num_clients, last_day(days))
     files = [
         NewFile("ca.key", _pem(ca_key), PRIVATE_MODE),
         NewFile("ca.pem", ca.public_bytes(Encoding.PEM), PUBLIC_MODE),
         NewFile("server.key", _pem(server_key), PRIVATE_MODE),
         NewFile("server.pem", server.public_bytes(Encoding.PEM), PUBLIC_MODE),
+        NewFile(ROSTER_KEY, encode_identity("roster", roster_key, passphrase_in(PASSPHRASE_VARIABLE)), PRIVATE_MODE),
         *identities,
-        NewFile(ENROLLED, enrolment.to_json(), PUBLIC_MODE),
+        NewFile(ENROLLED, listed.signed(roster_key)[1], PUBLIC_MODE),
     ]
     make_private_folder(folder)
     with _locked(folder):
@@ -86,31 +112,122 @@ def provision(folder: Path, num_clients: int, hosts: Sequence[str]) -> list[NewF
     return files
 
 
-def add_clients(folder: Path, num_clients: int) -> list[NewFile]:
+def last_day(days: int) -> date:
+    """The last day, UTC, of what counts for so many days from now."""
+    return datetime.now(UTC).date() + timedelta(days=days)
+
+
+def add_clients(folder: Path, num_clients: int, days: int = DEFAULT_DAYS) -> list[NewFile]:
     """Make identities for more clients and enrol them. Returns the identities' files.
 
     Raises:
-        EnrolmentError: the folder has no well-formed list of enrolled clients.
-        KeyFileError: a file can't be written; nobody is enrolled then.
+        EnrolmentError: the folder has no well-formed roster.
+        KeyFileError, KeyMaterialError: a file can't be written, or the roster's key can't be used; nobody is enrolled
+            then.
     """
     with _locked(folder):
-        enrolment, identities = _new_identities(Enrolment.load(folder / ENROLLED), num_clients)
+        listed, identities = _new_identities(Enrolment.load(folder / ENROLLED), num_clients, last_day(days))
+        key = _roster_key(folder)
         # The list comes last: a client that is enrolled always has its file.
         _create_all(folder, identities, "it is of a client that is not in the list; remove it and repeat")
-        replace_file(folder / ENROLLED, enrolment.to_json(), mode=PUBLIC_MODE)
+        replace_file(folder / ENROLLED, listed.signed(key)[1], mode=PUBLIC_MODE)
     return identities
 
 
-def revoke_client(folder: Path, client_id: str) -> None:
-    """Mark one client as revoked in the enrolled list.
+def revoke_client(folder: Path, client_id: str) -> Enrolment:
+    """Mark one client as revoked in the roster.
 
     Raises:
-        EnrolmentError: there is no such client, it is revoked already, or the list is missing or malformed.
-        KeyFileError: the list can't be written.
+        EnrolmentError: there is no such client, it is revoked already, or the roster is missing or malformed.
+        KeyFileError, KeyMaterialError: the roster can't be written, or its key can't be used.
+    """
+    return _change(folder, lambda roster: roster.without(client_id))
+
+
+def sign_request(folder: Path, request: EnrolmentRequest, days: int = DEFAULT_DAYS, fingerprint: str = "") -> Enrolment:
+    """Enrol a tenant by its own request, or renew it, or give it the new key that it asks for.
+
+    Args:
+        folder: of the federation.
+        request: what the tenant sent; its signatures are checked when it is read.
+        days: that it counts, from today.
+        fingerprint: what the tenant said on another way; empty: it is not compared.
+
+    Raises:
+        EnrolmentRequestError: for another federation, too old, for another state of the roster than the present one,
+            or with another fingerprint.
+        EnrolmentError: the name or the key is taken, or the roster is missing or malformed.
+        UpdateRejectedError: the tenant is revoked, or its enrolment has ended.
+        KeyFileError, KeyMaterialError: the roster can't be written, or its key can't be used.
+    """
+
+    def change(roster: Enrolment) -> Enrolment:
+        request.check(roster, datetime.now(UTC).date(), fingerprint)
+        if request.of is None:
+            return roster.with_client(request.client_id, request.public_key, roster.today, last_day(days))
+        return roster.renewed(request.client_id, request.public_key, last_day(days))
+
+    return _change(folder, change)
+
+
+def upgrade(folder: Path, days: int = DEFAULT_DAYS) -> Enrolment:
+    """Sign a list of an earlier version as the first roster, with a new key.
+
+    Raises:
+        EnrolmentError: there is no such list.
+        KeyFileError: a file can't be read or written.
     """
     with _locked(folder):
-        enrolment = Enrolment.load(folder / ENROLLED).without(client_id)
-        replace_file(folder / ENROLLED, enrolment.to_json(), mode=PUBLIC_MODE)
+        try:
+            data = read_bounded(folder / ENROLLED, MAX_ENROLMENT_BYTES)
+        except OSError as error:
+            raise EnrolmentError(f"{folder / ENROLLED}: can't be read: {error.strerror}") from None
+        listed = parse_unsigned(data, last_day(days))
+        key = Ed25519PrivateKey.generate()
+        made, content = listed.signed(key)
+        secret = encode_identity("roster", key, passphrase_in(PASSPHRASE_VARIABLE))
+        _create_all(folder, [NewFile(ROSTER_KEY, secret, PRIVATE_MODE)], "it signs the roster; remove nothing of it")
+        replace_file(folder / ENROLLED, content, mode=PUBLIC_MODE)
+    return made
+
+
+def renew_server(folder: Path) -> datetime:
+    """Make the server a new key and certificate, for the same names. Returns when it ends.
+
+    Raises:
+        KeyFileError, KeyMaterialError: `ca.key`, `ca.pem` or `server.pem` is missing or malformed, or can't be written.
+    """
+    with _locked(folder):
+        ca_key = load_pem_private_key(read_private_file(folder / "ca.key", "it is kept offline; bring it here"), None)
+        try:
+            ca, old = (
+                x509.load_pem_x509_certificate(read_bounded(folder / name, MAX_CERTIFICATE_BYTES))
+                for name in ("ca.pem", "server.pem")
+            )
+            names = list(old.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+        except (OSError, ValueError, x509.ExtensionNotFound) as error:
+            raise KeyMaterialError(f"{folder}: ca.pem or server.pem can't be used: {error}") from None
+        if not isinstance(ca_key, ec.EllipticCurvePrivateKey) or ca_key.public_key() != ca.public_key():
+            raise KeyMaterialError(f"{folder / 'ca.key'}: not the key of ca.pem; bring the one of this federation")
+        key = ec.generate_private_key(ec.SECP256R1())
+        now = datetime.now(UTC).replace(microsecond=0)
+        made = server_certificate(key.public_key(), names, ca, ca_key, now)
+        replace_file(folder / "server.key", _pem(key), mode=PRIVATE_MODE)
+        replace_file(folder / "server.pem", made.public_bytes(Encoding.PEM), mode=PUBLIC_MODE)
+    return made.not_valid_after_utc
+
+
+def _roster_key(folder: Path) -> Ed25519PrivateKey:
+    advice = "it signs the roster: bring it here from where it is kept, or make it with --upgrade for an earlier list"
+    return load_identity_key(folder / ROSTER_KEY, "roster", advice, PASSPHRASE_VARIABLE)
+
+
+def _change(folder: Path, change: Callable[[Enrolment], Enrolment]) -> Enrolment:
+    with _locked(folder):
+        changed = change(Enrolment.load(folder / ENROLLED))
+        made, content = changed.signed(_roster_key(folder))
+        replace_file(folder / ENROLLED, content, mode=PUBLIC_MODE)
+    return made
 
 
 def add_node_keys(folder: Path) -> list[NewFile]:
@@ -132,95 +249,7 @@ def add_node_keys(folder: Path) -> list[NewFile]:
     return files
 
 
-def subject_alternative_names(hosts: Sequence[str]) -> list[x509.GeneralName]:
-    """The names that a server certificate is valid for, each once.
-
-    Raises:
-        ConfigError: neither a DNS name nor an IP address; wildcards count as neither.
-    """
-    names: list[x509.GeneralName] = []
-    for host in hosts:
-        name: x509.GeneralName
-        try:
-            name = x509.IPAddress(ipaddress.ip_address(host))
-        except ValueError:
-            dns = host.lower()
-            if len(dns) > 253 or not _DNS_NAME.fullmatch(dns):
-                raise ConfigError(
-                    f"--host {host!r}: expected a DNS name such as orchestrator.example.org or an IP address, "
-                    "without port (an international name in its xn-- form)"
-                ) from None
-            name = x509.DNSName(dns)
-        if name not in names:
-            names.append(name)
-    return names
-
-
-def _ca_certificate(key: ec.EllipticCurvePrivateKey, now: datetime) -> x509.Certificate:
-    """RFC 5280, section 4.2.1: what a CA certificate must carry. Path length 0: it signs servers and no other CA."""
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Cloud Security Orchestrator CA")])
-    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    builder = _certificate(name, name, key.public_key(), now, CA_VALIDITY)
-    return (
-        builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(key_cert_sign=True), critical=True)
-        .add_extension(identifier, critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-
-
-def _server_certificate(
-    key: ec.EllipticCurvePublicKey,
-    names: Sequence[x509.GeneralName],
-    ca: x509.Certificate,
-    ca_key: ec.EllipticCurvePrivateKey,
-    now: datetime,
-) -> x509.Certificate:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Cloud Security Orchestrator server")])
-    issuer = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    builder = _certificate(subject, ca.subject, key, now, SERVER_VALIDITY)
-    return (
-        builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(key_cert_sign=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer), critical=False)
-        .sign(ca_key, hashes.SHA256())
-    )
-
-
-def _certificate(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, validity: timedelta
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - CLOCK_SKEW)
-        .not_valid_after(now + validity)
-    )
-
-
-def _key_usage(*, key_cert_sign: bool) -> x509.KeyUsage:
-    """A CA signs certificates and revocation lists, a server signs its part of the TLS handshake; neither the other."""
-    return x509.KeyUsage(
-        digital_signature=not key_cert_sign,
-        key_cert_sign=key_cert_sign,
-        crl_sign=key_cert_sign,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _new_identities(enrolment: Enrolment, num_clients: int) -> tuple[Enrolment, list[NewFile]]:
+def _new_identities(enrolment: Enrolment, num_clients: int, expires: date) -> tuple[Enrolment, list[NewFile]]:
     """The list with `num_clients` clients more, and the file of each.
 
     The first client is client-0; numbers go on from the highest ever given out.
@@ -231,7 +260,7 @@ def _new_identities(enrolment: Enrolment, num_clients: int) -> tuple[Enrolment, 
     for number in range(first, first + num_clients):
         key = Ed25519PrivateKey.generate()
         public_key = key.public_key().public_bytes_raw().hex()
-        enrolment = enrolment.with_client(f"client-{number}", public_key, datetime.now(UTC).date())
+        enrolment = enrolment.with_client(f"client-{number}", public_key, datetime.now(UTC).date(), expires)
         files.append(NewFile(f"clients/client-{number}.key", _pem(key), PRIVATE_MODE))
     return enrolment, files
 
@@ -278,12 +307,28 @@ def _create_all(folder: Path, files: Sequence[NewFile], advice: str) -> None:
 
 
 def _describe_clients(identities: Sequence[NewFile]) -> list[str]:
+    if not identities:
+        return [
+            f"  each client     ca.pem and {ENROLLED}; it makes its own key and a request: client/enrol.py new",
+            "Enrol each by its request: orchestrator/provision.py --sign client-N.request.json",
+        ]
     keys = [file.name for file in identities]
     shown = keys if len(keys) <= 5 else [*keys[:2], "...", keys[-1]]
     return [
         f"  each client     its own key, ca.pem and {ENROLLED}, which lists the public keys of its peers:",
         *(f"                  {key}" for key in shown),
         "Hand each key to its one client over a channel you trust, and to nobody else.",
+        "For more than a demo let the tenants make their keys themselves: --clients 0, and client/enrol.py.",
+    ]
+
+
+def _describe_roster(folder: Path) -> list[str]:
+    """What both sides compare."""
+    roster = Enrolment.load(folder / ENROLLED)
+    return [
+        f"Roster {roster.number}, {len(roster.public_keys())} tenants may take part.",
+        f"  fingerprint {roster.fingerprint}",
+        f"  signer      {roster.signer}   (roster_signer, told to the tenants on another way)",
     ]
 
 
@@ -302,34 +347,57 @@ def _run(args: argparse.Namespace) -> list[str]:
     """Do what the command line asks, and say what was done."""
     folder: Path = args.out
     if args.host and args.clients is None:
-        raise ConfigError("--host: the certificate is made once, with --clients; leave it out here")
+        raise ConfigError("--host: the certificate's names are given once, with --clients; leave it out here")
+    if args.fingerprint and args.sign is None:
+        raise ConfigError("--fingerprint: it is compared with that of a request, --sign; leave it out here")
+    copy = f"Copy {folder / ENROLLED} to the server and to every client."
     if args.revoke is not None:
         revoke_client(folder, args.revoke)
-        return [f"Revoked {args.revoke}. Copy {folder / ENROLLED} to the server and to every client."]
+        return [f"Revoked {args.revoke}. {copy}", *_describe_roster(folder)]
+    if args.sign is not None:
+        request = EnrolmentRequest.load(args.sign)
+        made = sign_request(folder, request, args.days, args.fingerprint)
+        return [
+            f"{request.title} until {made.clients[request.client_id].expires}. {copy}",
+            f"  request     {request.fingerprint()}",
+            *([] if args.fingerprint else ["  Ask the tenant, on another way, whether it has that fingerprint."]),
+            *_describe_roster(folder),
+        ]
+    if args.upgrade:
+        upgrade(folder, args.days)
+        return [f"Signed the list in {folder}. {copy}", *_describe_roster(folder)]
+    if args.renew_server:
+        until = renew_server(folder).date()
+        return [f"Made {folder / 'server.pem'} and its key anew, valid until {until}. Restart the server with them."]
     if args.node_keys:
         return _describe_node_keys(folder, add_node_keys(folder))
     if args.add is not None:
-        added = add_clients(folder, args.add)
+        added = add_clients(folder, args.add, args.days)
         return [
             f"Enrolled {len(added)} more in {folder}. Copy {ENROLLED} to the server and to the present clients too.",
             *_describe_clients(added),
+            *_describe_roster(folder),
         ]
-    files = provision(folder, args.clients, args.host)
+    files = provision(folder, args.clients, args.host, args.days)
     until = (datetime.now(UTC) + SERVER_VALIDITY).date()
     return [
         f"Made a CA, a server certificate and identities ({args.clients}) in {folder}.",
         f"The certificate is for {', '.join(dict.fromkeys([*LOCAL_HOSTS, *args.host]))}; valid until {until}.",
         "Who gets what:",
-        "  you, offline    ca.key: it signs certificates, and a running server never needs it",
+        "  you, offline    ca.key and roster.key: they sign certificates and the roster; no running server needs them",
         f"  the server      server.pem, server.key, {ENROLLED}",
         *_describe_clients([file for file in files if file.name.startswith("clients/")]),
+        *_describe_roster(folder),
     ]
 
 
-def _count(text: str) -> int:
-    if not re.fullmatch(r"[1-9]\d{0,4}", text, re.ASCII) or int(text) > MAX_CLIENTS:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 to {MAX_CLIENTS}")
-    return int(text)
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"\d{1,5}", text, re.ASCII) or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -339,11 +407,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=summary, epilog=commands, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--clients", type=_count, metavar="N", help="make a new federation of N clients")
-    action.add_argument("--add", type=_count, metavar="N", help="enrol N more clients")
+    action.add_argument(
+        "--clients",
+        type=_whole(0, MAX_CLIENTS),
+        metavar="N",
+        help="make a new federation, with N clients' keys; 0: the clients make their own",
+    )
+    action.add_argument("--sign", type=Path, metavar="REQUEST", help="enrol or renew by a request of client/enrol.py")
+    action.add_argument("--add", type=_whole(1, MAX_CLIENTS), metavar="N", help="make N more clients' keys, and enrol")
+    action.add_argument("--upgrade", action="store_true", help="sign an enrolled.json of an earlier version")
+    action.add_argument("--renew_server", action="store_true", help="make the server's key and certificate anew")
     action.add_argument("--node_keys", action="store_true", help="make keys for the Flower nodes of all clients")
     action.add_argument("--revoke", metavar="ID", help="revoke one client, such as client-1")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the federation's folder")
+    parser.add_argument(
+        "--days", type=_whole(1, MOST_DAYS), default=DEFAULT_DAYS, help="that an identity counts (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--fingerprint",
+        default="",
+        metavar="HEX",
+        help="with --sign: of the request, as the tenant told it",
+    )
     parser.add_argument(
         "--host",
         nargs="+",

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from orchestrator.admission import identity_name
 from orchestrator.run_folder import RunFolder
 from orchestrator.seats import Seats
 from shared.exchange import OFF, VERIFIED, Exchange, Kind, Lost, Outcome, Refusal, Request, Steps, Value
+from shared.identity import identity_name
 from shared.refusals import spelt_out
 from shared.sum_proof import Contribution, SumProof, append_contribution, proof_name, write_proof
 

@@ -15,7 +15,7 @@ from orchestrator.masked_sum import Masking, Opening, explained
 from orchestrator.publishing import Publisher
 from shared.config import Config
 from shared.console import wait_for
-from shared.errors import UpdateRejectedError
+from shared.errors import TooFewContributorsError, UpdateRejectedError
 from shared.exchange import Exchange, Kind, Lost, Model, Outcome, Refusal, Request, Steps, Values
 from shared.he.scheme import Unmask, Vector
 from shared.task import Settings, Task
@@ -36,6 +36,7 @@ class Job:
         values: what each request holds beside what every sum needs.
         model: the global model; empty where it plays no part.
         settings: of the training; empty for other vectors.
+        whom: the tenants that the sum has to be over, all of them and no others; None: whoever sends a vector.
     """
 
     kind: Kind
@@ -46,6 +47,7 @@ class Job:
     values: Values
     model: Model = field(default_factory=list)
     settings: Settings = field(default_factory=dict)
+    whom: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ class SumRounds:
             EncodingError: the sum is beyond what honest vectors add up to.
             EnrolmentError: the enrolled list can't be read.
         """
+        _check_whom(job, cohort)
         c, public = self._config, self._aggregator.public
         task = Task(job.bucket, job.about, public.fingerprint(), c.num_clients, job.settings).digest()
         running = self._aggregator.open_round(job.number, job.size, task.hex(), job.bucket)
@@ -167,6 +170,7 @@ class SumRounds:
         with self._shown(job, len(requests)) as arrived:
             yield Exchange(job.kind, requests, c.round_timeout, "round_timeout", add)
         waited = time.perf_counter() - asked
+        _check_whom(job, running.contributors)
         unmask = yield from self._masking.close(running.contributors)
         start = time.perf_counter()
         plaintexts: list[int] = []
@@ -192,3 +196,8 @@ def _noting(unmask: Unmask, plaintexts: list[int]) -> Unmask:
         return unmask(masked)
 
     return noted
+
+
+def _check_whom(job: Job, tenants: Sequence[str]) -> None:
+    if missing := sorted((job.whom or frozenset()).difference(tenants)):
+        raise TooFewContributorsError(f"this sum goes on from one with client {', '.join(missing)} in it")

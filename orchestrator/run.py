@@ -28,7 +28,7 @@ from shared.errors import ConfigError
 from shared.he.scheme import MaskablePublic, PrivateScheme
 from shared.he_utils import make_keys
 from shared.model import flatten
-from shared.weighting import encrypted_size
+from shared.roster import Roster
 
 _log = logging.getLogger("orchestrator")
 AnyTransport = TypeVar("AnyTransport", bound=Transport)
@@ -92,7 +92,7 @@ def open_run(
     """
     # Names this start of the server: what was recorded before it is of another session, and refused.
     session = secrets.token_hex(16)
-    admission = Admission(config.enrolled_clients, session) if config.enrolled_clients else None
+    admission = Admission(Roster.of(config, _log), session) if config.enrolled_clients else None
     folder = RunFolder.create(config) if resume is None else RunFolder.find(config, resume)
     folder.lock()
     try:
@@ -140,9 +140,8 @@ def _assemble(
     folder.publish()
     transport = make_transport(seats)
     size = flatten(model.parameters).size
-    vectors = [aggregator.update_bytes(encrypted_size(size, config.weighting))]
-    vectors += [aggregator.update_bytes(length, name) for name, length in scaling.code.sizes.items()]
-    longest = max(4 * size, *vectors)
+    sizes = {**model.learner.sizes(schema), **scaling.code.sizes}
+    longest = max(4 * size, *(aggregator.update_bytes(length, name) for name, length in sizes.items()))
     publisher = Publisher(folder, seats, config.round_timeout, longest) if config.audit else None
     coordinator = Coordinator(config, rounds, transport, model, scaling, folder, records, publisher)
     coordinator.write_results()  # of a run that was killed between the checkpoint and these files

@@ -57,6 +57,8 @@ class RoundRecord:
         client_loss, client_accuracy: mean over all rows that the clients hold out, from an encrypted sum.
         client_rows: how many rows those are.
         evaluate_seconds: scoring the new global model, here and then by the clients.
+        epsilon: of the run so far, where it is differentially private.
+        signal_to_noise: of the round's sum, the same.
     """
 
     round: int
@@ -89,6 +91,8 @@ class RoundRecord:
     class_recall: dict[str, float] = field(default_factory=dict)
     client_rows: int | None = None
     evaluate_seconds: float | None = None
+    epsilon: float | None = None
+    signal_to_noise: float | None = None
 
 
 def read_record(raw: object, number: int) -> RoundRecord:

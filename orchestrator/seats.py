@@ -10,9 +10,10 @@ import time
 from collections.abc import Mapping
 from typing import Protocol
 
-from orchestrator.admission import Admission, identity_name
+from orchestrator.admission import Admission
 from shared.errors import TooFewClientsError, UpdateRejectedError
 from shared.exchange import Kind, Outcome, Reply, Request, Value
+from shared.identity import identity_name
 from shared.printable import printable
 
 GREETING_SECONDS = 30.0  # for one answer; it costs a client one signature
@@ -106,7 +107,7 @@ class Seats:
         return list(present)
 
     def cut_off_revoked(self, line: Line) -> None:
-        """End the connection of every tenant that is no longer enrolled; called before each request to tenants.
+        """End the connection of every tenant that may no longer take part; called before each request to tenants.
 
         Raises:
             EnrolmentError: the enrolled list can't be read.
@@ -116,10 +117,10 @@ class Seats:
         enrolled = self._admission.public_keys()
         for tenant, node in self.tenants().items():
             if identity_name(tenant) not in enrolled:
-                _log.warning("client %s is revoked: its connection ends", tenant)
+                reason = self._admission.why_not(tenant)
+                _log.warning("the connection of client %s ends: %s", tenant, reason)
                 self.leave(node)
                 # In a thread: who is revoked must not hold the others up.
-                reason = f"client {tenant} was revoked"
                 threading.Thread(target=self._refuse, args=(node, line, reason), name="revoked", daemon=True).start()
 
     def greet(self, node: str, line: Line) -> None:

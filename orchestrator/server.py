@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 from types import FrameType
@@ -13,14 +12,14 @@ from flwr.server import History, Server, ServerConfig, start_server
 from orchestrator.closing import conclude
 from orchestrator.coordinator import Coordinator
 from orchestrator.flower_transport import FlowerTransport
+from orchestrator.ports import check_port_free
 from orchestrator.run import open_run
 from orchestrator.run_folder import RoundRecord
 from orchestrator.strategy import EncryptedFedAvg
-from shared.addresses import split_address
 from shared.bounded_files import MAX_CERTIFICATE_BYTES, read_bounded
 from shared.config import Config
 from shared.console import console, show_cursor
-from shared.errors import AddressInUseError, ConfigError, NoSumError
+from shared.errors import ConfigError, NoSumError
 from shared.exchange import drive
 from shared.private_files import keep_files_private, read_private_file
 
@@ -46,7 +45,7 @@ def run_server(config: Config, resume: str | None = None, go_on: str = "") -> li
             several rounds in a row came to no sum.
     """
     keep_files_private()  # clients' names and failures, and what the models learned from them
-    _check_port_free(config)
+    check_port_free(config)
     certificates = _read_certificates(config)
     run = open_run(config, FlowerTransport, resume)
     server = OrchestratorServer(run.coordinator, run.transport, go_on)
@@ -115,22 +114,6 @@ def _read_certificates(config: Config) -> tuple[bytes, bytes, bytes] | None:
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}; make it with orchestrator/provision.py") from None
     return ca, certificate, read_private_file(Path(config.tls_key), "make it with orchestrator/provision.py")
-
-
-def _check_port_free(config: Config) -> None:
-    """gRPC shares a port between servers without a word, so ask for it alone first."""
-    host, port = split_address(config.server_address)
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
-            probe.bind(address)
-            probe.listen(1)
-    except OSError as error:
-        raise AddressInUseError(
-            f"can't listen on {config.server_address}: {error.strerror or error}; "
-            "stop the other server or choose another server_address"
-        ) from None
 
 
 def _exit_at_signals(go_on: str) -> None:

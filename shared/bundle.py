@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,15 @@ from torch import nn
 
 from shared.atomic import replace_file
 from shared.bounded_files import read_bounded
-from shared.config import MLP, Config, parse_config
+from shared.config import DENSITY, FOREST, MLP, Config, parse_config
 from shared.config_checks import FILE_SOURCES
 from shared.data_sources.dataset import Dataset
 from shared.data_sources.scaling import GRID, AnyScaler, Quantiles, Scaler
 from shared.data_sources.schema import FeatureSchema
+from shared.density import BenignSums, Density
 from shared.errors import AlertRateError, BundleError, ConfigError, DataError
+from shared.forest.model import flaw_of
+from shared.fusion import Fusion, Gate, Tail
 from shared.model import build_model, set_parameters
 from shared.plugins import check_named
 from shared.preprocessing import BINS, FeatureHistogram, Preprocessing
@@ -38,10 +41,11 @@ from shared.threshold import AlertThreshold, choose_threshold
 
 _log = logging.getLogger("bundle")
 
-FORMAT = 4
+FORMAT = 5
 BUNDLE_FILE, MODEL_FILE = "bundle.json", "model.safetensors"
 # What building the model and reading new files go by. A setting that either comes to need belongs here.
 _MODEL_SETTINGS = ("model", "num_features", "num_hidden_units", "num_classes")
+_FOREST_SETTINGS = ("model", "num_features", "num_classes", "forest_trees", "forest_parallel", "forest_depth")
 _READING_SETTINGS = (
     "data_source", "csv_label_column", "csv_benign_values", "csv_family_column", "csv_drop_columns",
     "csv_categorical_columns", "label_path", "label_field", "label_patterns", "labels", "rules_path",
@@ -49,7 +53,7 @@ _READING_SETTINGS = (
 )  # fmt: skip
 _ENTRIES = {
     "format", "run", "round", "model", "schema", "schema_sha256", "scaler", "histogram", "settings", "threshold",
-    "metrics", "sha256",
+    "metrics", "density", "sha256",
 }  # fmt: skip
 _MOST_BYTES = 1 << 30
 _NO_PATH = "-"  # never read: the files to score are named when they are
@@ -69,6 +73,7 @@ class ModelBundle:
         threshold: records whose attack score is above `threshold.score` alert; without a score they are ranked.
         metrics: the record of that round, as in `metrics.jsonl`.
         model_sha256: of the bytes of `model.safetensors`, 64 hex digits.
+        fusion: what the density beside the model is worth; None where there is none.
     """
 
     run: str
@@ -79,6 +84,7 @@ class ModelBundle:
     threshold: AlertThreshold
     metrics: dict[str, Any]
     model_sha256: str
+    fusion: Fusion | None = None
 
     @property
     def schema(self) -> FeatureSchema:
@@ -91,9 +97,38 @@ class ModelBundle:
         set_parameters(model, list(self.parameters.values()))
         return model.eval()
 
+    def build_detector(self) -> nn.Module:
+        """What scores records: the model, and the density beside it where its gate is open."""
+        model, benign = self.build_model(), self.preprocessing.benign
+        if self.fusion is None or benign is None:
+            return model
+        return self.fusion.detector(model, Density.of(benign))
+
     def save(self, folder: Path) -> None:
         """Write `bundle.json`, whole or not at all. `model.safetensors` must hold `parameters` already."""
         replace_file(folder / BUNDLE_FILE, self._to_json())
+
+    def _density(self) -> dict[str, Any] | None:
+        benign, fusion = self.preprocessing.benign, self.fusion
+        if benign is None or fusion is None:  # without labels the density is the model itself
+            return None
+        names = ("model", "density")
+        return {
+            "rows": benign.rows,
+            "total": benign.total.tolist(),
+            "products": benign.products.tolist(),
+            "gate": asdict(fusion.gate),
+            "rate": fusion.rate,
+            "tails": fusion.tails
+            and {
+                name: {
+                    "points": tail.points.tolist(),
+                    "tails": tail.tails.tolist(),
+                    "spread": float(tail.spread),
+                }
+                for name, tail in zip(names, fusion.tails, strict=True)
+            },
+        }
 
     @classmethod
     def load(cls, path: str | Path, model_class: str = "") -> "ModelBundle":
@@ -119,14 +154,16 @@ class ModelBundle:
     def _to_json(self) -> bytes:
         arrays = self.preprocessing.arrays()
         histogram = arrays.pop("counts").tolist()
+        arrays = {name: array for name, array in arrays.items() if not name.startswith("benign_")}
         settings = {name: getattr(self.config, name) for name in _READING_SETTINGS}
         # That labels came from a file is kept, because the schema left out features for it. Where it lay is not.
         settings |= {name: settings[name] and _NO_PATH for name in ("label_path", "rules_path")}
+        names = _model_settings(self.config.model)
         values: dict[str, Any] = {
             "format": FORMAT,
             "run": self.run,
             "round": self.round,
-            "model": {name: getattr(self.config, name) for name in _MODEL_SETTINGS} | {"sha256": self.model_sha256},
+            "model": {name: getattr(self.config, name) for name in names} | {"sha256": self.model_sha256},
             "schema": json.loads(self.schema.to_json()),
             "schema_sha256": self.schema.hash(),
             "scaler": {name: array.tolist() for name, array in arrays.items()},
@@ -134,6 +171,7 @@ class ModelBundle:
             "settings": settings,
             "threshold": asdict(self.threshold),
             "metrics": self.metrics,
+            "density": self._density(),
         }
         return json.dumps(values | {"sha256": _digest(values)}, indent=1, allow_nan=False).encode() + b"\n"
 
@@ -163,15 +201,21 @@ def save_bundle(
     """
     model = build_model(config)
     set_parameters(model, list(parameters.values()))
+    fusion, detector = None, model
+    if preprocessing.benign is not None and not config.density_alone:
+        density = Density.of(preprocessing.benign)
+        fusion = Fusion.of(model, density, validation, config.alert_rate)
+        detector = fusion.detector(model, density)
     bundle = ModelBundle(
         run=run,
         round=int(record["round"]),
         config=config,
         preprocessing=preprocessing,
         parameters=dict(parameters),
-        threshold=choose_threshold(config, model, validation),
+        threshold=choose_threshold(config, detector, validation),
         metrics=dict(record),
         model_sha256=hashlib.sha256(save(dict(parameters))).hexdigest(),
+        fusion=fusion,
     )
     if not (folder / BUNDLE_FILE).exists():
         try:
@@ -199,7 +243,7 @@ def _parse(raw: bytes, model_bytes: bytes, model_class: str) -> ModelBundle:
         values = parse_strict_json(raw)
         _check_form(values)
         config = _config(values)
-        preprocessing = _preprocessing(values)
+        preprocessing, fusion = _with_density(_preprocessing(values), values["density"])
         run, number, metrics = values["run"], values["round"], values["metrics"]
         if not isinstance(run, str) or type(number) is not int or number < 1 or not isinstance(metrics, dict):
             raise ValueError(f"run = {run!r:.80}, round = {number!r:.80}: expected a text and a number from 1")
@@ -215,7 +259,7 @@ def _parse(raw: bytes, model_bytes: bytes, model_class: str) -> ModelBundle:
         )
     check_named("model", config.model, "--model_class", model_class)
     parameters = _parameters(config, model_bytes)
-    return ModelBundle(run, number, config, preprocessing, parameters, threshold, metrics, model_sha256)
+    return ModelBundle(run, number, config, preprocessing, parameters, threshold, metrics, model_sha256, fusion)
 
 
 def _check_form(values: Any) -> None:
@@ -230,9 +274,14 @@ def _check_form(values: Any) -> None:
         raise ValueError("its content was changed or damaged: its SHA-256 differs")
 
 
+def _model_settings(model: object) -> tuple[str, ...]:
+    return _FOREST_SETTINGS if model == FOREST else _MODEL_SETTINGS
+
+
 def _config(values: dict[str, Any]) -> Config:
     settings = _exact(values["settings"], _READING_SETTINGS, "settings")
-    widths = _exact(values["model"], (*_MODEL_SETTINGS, "sha256"), "model")
+    named = values["model"].get("model") if isinstance(values["model"], dict) else None
+    widths = _exact(values["model"], (*_model_settings(named), "sha256"), "model")
     path = "" if settings["data_source"] == "synthetic" else _NO_PATH
     widths = {name: width for name, width in widths.items() if name != "sha256"}
     return parse_config({**settings, **widths, "data_path": path})
@@ -249,6 +298,41 @@ def _preprocessing(values: dict[str, Any]) -> Preprocessing:
     if (counts < 0).any() or (counts != np.floor(counts)).any() or len(np.unique(counts.sum(axis=1))) != 1:
         raise ValueError("histogram: expected counts that add up to one number of rows for every feature")
     return Preprocessing(scaler, FeatureHistogram(counts.astype(np.int64)))
+
+
+def _with_density(preprocessing: Preprocessing, value: Any) -> tuple[Preprocessing, Fusion | None]:
+    if value is None:
+        return preprocessing, None
+    value = _exact(value, ("rows", "total", "products", "gate", "rate", "tails"), "density")
+    width = len(preprocessing.schema)
+    shapes = {"rows": (), "total": (width,), "products": (width * (width + 1) // 2,)}
+    rows, total, products = (_numbers(value[name], shape, f"density {name}") for name, shape in shapes.items())
+    if not all(((array == np.floor(array)) & (np.abs(array) < 2**53)).all() for array in (rows, total, products)):
+        raise ValueError("density: expected whole numbers")
+    benign = BenignSums(int(rows), total.astype(np.int64), products.astype(np.int64))
+    benign.check()
+    gate = Gate.from_json(value["gate"])
+    rate = float(_numbers(value["rate"], (), "density rate"))
+    if not 0 < rate <= 1:
+        raise ValueError(f"density rate = {rate}: expected above 0, up to 1")
+    if (value["tails"] is not None) != gate.open:
+        raise ValueError("density: expected tails where the gate is open, and none where it is shut")
+    tails = None
+    if gate.open:
+        both = _exact(value["tails"], ("model", "density"), "density tails")
+        tails = _tail(both["model"]), _tail(both["density"])
+    return replace(preprocessing, benign=benign), Fusion(gate, rate, tails)
+
+
+def _tail(value: Any) -> Tail:
+    value = _exact(value, ("points", "tails", "spread"), "density tail")
+    count = len(value["points"]) if isinstance(value["points"], list) else 0
+    points = _numbers(value["points"], (count,), "density points")
+    tails = _numbers(value["tails"], (count + 1,), "density tails")
+    spread = _numbers(value["spread"], (), "density spread")
+    if not count or (np.diff(points) < 0).any() or (np.diff(tails) < 0).any() or tails[0] < 0 or not spread > 0:
+        raise ValueError("density tail: expected points and tails that ascend, and a spread above 0")
+    return Tail.of_points(points, tails, float(spread))
 
 
 def _scaler(schema: FeatureSchema, value: Any) -> AnyScaler:
@@ -273,7 +357,7 @@ def _parameters(config: Config, data: bytes) -> dict[str, NDArray[np.float32]]:
         raise BundleError(f"{MODEL_FILE}: not a safetensors file: {error}") from None
     # Shapes without memory: widths in a file of 1 kB may stand for gigabytes. A class of a person's own may compute
     # with values as it is made, and that device has none.
-    with torch.device("meta") if config.model == MLP else nullcontext():
+    with torch.device("meta") if config.model in (MLP, FOREST, DENSITY) else nullcontext():
         expected = {name: tuple(tensor.shape) for name, tensor in build_model(config).state_dict().items()}
     shapes = {name: array.shape for name, array in tensors.items()}
     if shapes != expected:
@@ -281,6 +365,8 @@ def _parameters(config: Config, data: bytes) -> dict[str, NDArray[np.float32]]:
     for name, array in tensors.items():
         if array.dtype != np.float32 or not np.isfinite(array).all():
             raise BundleError(f"{MODEL_FILE}: tensor {name} is not of finite float32 numbers")
+    if config.model == FOREST and (flaw := flaw_of(tensors, config.num_features)):
+        raise BundleError(f"{MODEL_FILE}: {flaw}")
     return {name: tensors[name] for name in expected}
 
 

@@ -24,7 +24,11 @@ MIN_CONTRIBUTORS = 2  # a sum of one update is that update
 _MOST_BYTES = 1 << 20  # of a file; all settings with their explanations are some kilobytes
 ClassBalance = Literal["none", "inverse"]
 CLASS_BALANCES: tuple[str, ...] = get_args(ClassBalance)
-MLP = "mlp"  # the model of `shared/model.py`; every other name is a class of the operator's own
+MLP, FOREST, DENSITY = (
+    "mlp",
+    "forest",
+    "density",
+)  # the models of `shared/model.py`; other names are classes of the operator's own
 
 
 def _listed(value: Any) -> Any:
@@ -87,6 +91,7 @@ class Config(BaseModel):
     tls_key: str = setting("", "PEM file of its private key; for the server alone")
     allow_insecure_network: bool = setting(False, "use addresses other than loopback without TLS")
     enrolled_clients: str = setting("", "enrolled.json; updates must be signed by a client in it")
+    roster_signer: str = setting("", "public key that must have signed enrolled.json, in hex")
     client_identity: str = setting("", "a client's private key file; {client_id} is filled in")
     pinned_key_fingerprint: str = setting("", "public key that clients insist on, SHA-256 in hex")
 
@@ -99,10 +104,22 @@ class Config(BaseModel):
     class_balance: ClassBalance = setting("none", "how rare classes weigh in a client's loss")
 
     # The model
-    model: Literal["mlp"] | OwnClass = setting(MLP, "mlp, or a class of your own as package.module:Class")
+    model: Literal["mlp", "forest", "density"] | OwnClass = setting(
+        MLP, "or a class of your own as package.module:Class"
+    )
     num_features: int = setting(20, "width of the input", low=1, high=1_000_000)
     num_hidden_units: Widths = setting((16,), "mlp: width of each hidden layer")
     num_classes: int = setting(2, "classes; class 0 is benign", low=2, high=10_000)
+
+    # The forest
+    forest_trees: int = setting(36, "trees in all", low=1, high=10_000)
+    forest_parallel: int = setting(6, "trees that are grown at once", low=1, high=1_000)
+    forest_depth: int = setting(5, "levels of splits", low=1, high=8)
+    forest_bins: int = setting(16, "bins of a numeric column", low=2, high=64)
+    forest_columns: float = setting(0.3, "share of the columns that one tree may split by", low=0.001, high=1.0)
+    forest_learning_rate: float = setting(1.0, "share of each batch's Newton step", low=1e-3, high=1.0)
+    forest_min_rows: int = setting(20, "rows of all clients on either side of a split", low=1, high=10**9)
+    forest_min_hessian: float = setting(5.0, "sum of hessians on either side of a split", low=0.0, high=1e9)
 
     # The data
     data_source: Literal["synthetic", "nsl_kdd", "csv", "cloudtrail", "vpc_flow"] | OwnModule = setting(
@@ -137,7 +154,10 @@ class Config(BaseModel):
     label_field: str = setting("", "logs: field that tells an attack")
     label_patterns: Texts = setting((), "logs: patterns of `label_field` that mean attack")
     label_ignored: Texts = setting((), "cloudtrail: rules field=pattern & … for records of neither class")
-    labels: Literal["", "rules"] = setting("", "cloudtrail: rules = hits of Sigma rules are the labels")
+    labels: Literal["", "rules", "none"] = setting(
+        "",
+        "cloudtrail: rules = hits of Sigma rules are the labels; none = no label is used, the density is the detector",
+    )
     rules_path: str = setting("", "cloudtrail: folder of Sigma rules, for `labels: rules`")
     window_minutes: int = setting(5, "logs: length of the window that makes one row", low=1, high=1440)
     vpc_fields: str = setting("", "vpc_flow: fields of a line; empty: by the header line, else the default format")
@@ -152,6 +172,8 @@ class Config(BaseModel):
         0.0, "deviation of noise that is added to scaled features in training", low=0.0, high=10.0
     )
 
+    density: bool = setting(False, "a density of benign rows, from one sum, beside the model where it is good enough")
+
     # Homomorphic encryption
     he_scheme: Literal["paillier", "kahe", "none"] = setting("paillier", "HE scheme")
     he_key_length: int = setting(3072, "bits of n", low=128, high=16_384)
@@ -163,9 +185,18 @@ class Config(BaseModel):
 
     # Aggregation
     secure_aggregation: Literal["", "masked", "none"] = setting("", "who can open a single update")
+    privacy: Literal["none", "records"] = setting("none", "whether the sums hide single records, by noise")
+    dp_target_epsilon: float = setting(4.0, "epsilon of a whole run", low=0.01, high=1000.0)
+    dp_delta: float = setting(1e-6, "delta of a whole run", low=1e-11, high=0.01)
+    dp_sampling_rate: float = setting(0.01, "chance of each record to be in a round", low=1e-6, high=1.0)
+    dp_clip: float = setting(1.0, "L2 norm that a record's gradient is cut to", low=1e-6, high=1e6)
+    dp_rows: int = setting(0, "rows of all clients together, by a public estimate", low=0, high=10**12)
+    dp_statistics_share: float = setting(0.1, "share of epsilon for the features' counts", low=0.001, high=0.9)
+    dp_force: bool = setting(False, "go on where the noise drowns the first sums")
     audit: bool = setting(False, "each tenant checks the proof of each round's sum")
     weighting: Literal["uniform", "examples"] = setting("uniform", "how much a client counts")
     max_examples: int = setting(100_000, "rows that give the full weight under `examples`", low=1, high=10**12)
+    gate_loss: float = setting(0.0, "rise of the validation loss that undoes a round; 0: off", low=0.0, high=1e6)
     server_momentum: float = setting(0.0, "FedAvgM: share of the last step in the next one", low=0.0, high=0.99)
     early_stopping_rounds: int = setting(0, "rounds without a better validation loss; 0: off", low=0, high=100_000)
 
@@ -198,6 +229,16 @@ class Config(BaseModel):
             ConfigError: at the first setting that can't work.
         """
         return Config(**(dict(self) | changes))
+
+    @property
+    def makes_density(self) -> bool:
+        """Whether the tenants add up what a density of their benign rows is made from."""
+        return self.density or self.density_alone
+
+    @property
+    def density_alone(self) -> bool:
+        """Whether that is the whole detector, and nothing is trained."""
+        return self.model == DENSITY or self.labels == "none"
 
     @property
     def masked(self) -> bool:

@@ -16,6 +16,8 @@ MIN_MASKED_COHORT = 3  # what `shared/masking` asks for: of a sum of two, each o
 CLIENT_ID = "{client_id}"  # stands for the client's number in a path
 MASKABLE = ("paillier", "kahe")  # schemes whose ciphertexts are Paillier's, which masks are made for
 FILE_SOURCES = ("csv", "cloudtrail", "vpc_flow")
+MAX_DENSITY_FEATURES = 1000  # half a million numbers from each tenant
+MIN_NODE_ROWS, MIN_NODE_HESSIAN = 10, 1.0  # of a forest: what smaller nodes would show is in docs/privacy.md
 
 
 def check_combinations(c: "Config") -> None:
@@ -39,6 +41,11 @@ def check_combinations(c: "Config") -> None:
         raise ConfigError(
             f"pinned_key_fingerprint = {c.pinned_key_fingerprint!r}: expected 64 lower-case hex digits, as "
             "`orchestrator/keys.py show` prints them"
+        )
+    if c.roster_signer and not re.fullmatch("[0-9a-f]{64}", c.roster_signer):
+        raise ConfigError(
+            f"roster_signer = {c.roster_signer!r}: expected 64 lower-case hex digits, as orchestrator/provision.py "
+            "prints them"
         )
     for key in ("min_available_clients", "min_fit_clients", "min_evaluate_clients", "min_contributors"):
         if getattr(c, key) > c.num_clients:
@@ -84,7 +91,90 @@ def check_combinations(c: "Config") -> None:
             f"alerts_per_day = {c.alerts_per_day:g}, records_per_day = {c.records_per_day:g}: give both or none; their "
             "ratio is the share of records that may alert, expected 1e-07 to 0.5"
         )
+    if c.model == "forest":
+        _check_forest(c)
+    if c.privacy == "records":
+        _check_privacy(c)
+    if c.makes_density:
+        _check_density(c)
     _check_data(c)
+
+
+def _check_forest(c: "Config") -> None:
+    if c.forest_min_rows < MIN_NODE_ROWS or c.forest_min_hessian < MIN_NODE_HESSIAN:
+        raise ConfigError(
+            f"forest_min_rows = {c.forest_min_rows}, forest_min_hessian = {c.forest_min_hessian:g}: expected at least "
+            f"{MIN_NODE_ROWS} and {MIN_NODE_HESSIAN:g}; the sums of a node of few rows show what these rows are"
+        )
+    if c.fraction_fit < 1:
+        raise ConfigError(
+            f"fraction_fit = {c.fraction_fit:g}: model forest needs 1; the sums of a tree are over the same clients "
+            "from its root to its leaves, as the difference of two would show who changed"
+        )
+    if c.forest_trees % c.forest_parallel:
+        raise ConfigError(
+            f"forest_trees = {c.forest_trees}: expected a multiple of forest_parallel, which is {c.forest_parallel}"
+        )
+    if c.scaling != "quantile" or c.num_classes != 2:
+        raise ConfigError(
+            f"scaling = {c.scaling!r}, num_classes = {c.num_classes}: model forest takes its bins from quantile "
+            "scaling, and knows 2 classes, benign and attack"
+        )
+    if c.weighting != "uniform" or c.class_balance != "none" or c.server_momentum:
+        raise ConfigError(
+            f"weighting = {c.weighting!r}, class_balance = {c.class_balance!r}, server_momentum = "
+            f"{c.server_momentum:g}: model forest has no deltas to weigh and no steps to carry on; leave all three out"
+        )
+
+
+def _check_privacy(c: "Config") -> None:
+    if not c.masked:
+        raise ConfigError(
+            "privacy = 'records': each client adds a share of the noise, which is too little to hide its own records; "
+            "set secure_aggregation: masked, with enrolled_clients and client_identity, so that sums alone are opened"
+        )
+    if c.fraction_evaluate:
+        raise ConfigError(
+            f"fraction_evaluate = {c.fraction_evaluate:g}: figures of clients' held-out rows have no noise; expected 0 "
+            "with privacy: records"
+        )
+    for name, value, only in (
+        ("weighting", c.weighting, "uniform"),
+        ("class_balance", c.class_balance, "none"),
+        ("scaling", c.scaling, "quantile"),
+        ("proximal_mu", c.proximal_mu, 0.0),
+        ("input_noise", c.input_noise, 0.0),
+    ):
+        if value != only:
+            raise ConfigError(f"{name} = {value!r}: expected {only!r} with privacy: records")
+    if c.model == "forest":
+        raise ConfigError("model = 'forest': privacy: records is for models that are trained by gradients")
+    if not c.dp_rows:
+        raise ConfigError(
+            "dp_rows = 0: privacy: records divides its sums by the rows that are expected in them; set it to about how "
+            "many rows all clients have together, by a figure that may be known to all"
+        )
+    if c.makes_density:
+        raise ConfigError("density = True: privacy: records has no noise for the sums that it is made of; leave it out")
+
+
+def _check_density(c: "Config") -> None:
+    asked = f"labels = {c.labels!r}, density = {c.density}"
+    if c.scaling != "quantile" or c.num_classes != 2:
+        raise ConfigError(
+            f"{asked}: a density takes scaling: quantile, which bounds each value, and num_classes: 2, benign and "
+            f"attack; found {c.scaling} and {c.num_classes}"
+        )
+    if c.num_features > MAX_DENSITY_FEATURES:
+        raise ConfigError(
+            f"{asked}: num_features = {c.num_features}, expected at most {MAX_DENSITY_FEATURES}; the sum grows with "
+            "its square"
+        )
+    if c.density_alone and (c.audit or c.model not in ("mlp", "density") or c.early_stopping_rounds):
+        raise ConfigError(
+            f"labels = {c.labels!r}, model = {c.model!r}: nothing is trained, the density is the detector; leave out "
+            "other models, audit and early_stopping_rounds"
+        )
 
 
 def _check_data(c: "Config") -> None:
@@ -98,7 +188,9 @@ def _check_data(c: "Config") -> None:
                 f"num_features = {c.num_features}, num_classes = {c.num_classes}: "
                 "data_source nsl_kdd has 122 features and 2 classes"
             )
-    if (c.labels or c.rules_path) and (c.data_source != "cloudtrail" or not c.labels or not c.rules_path):
+    if (c.labels == "rules" or c.rules_path) and (
+        c.data_source != "cloudtrail" or c.labels != "rules" or not c.rules_path
+    ):
         raise ConfigError(
             f"labels = {c.labels!r}, rules_path = {c.rules_path!r}: give both or none, and with data_source cloudtrail "
             "alone; for alerts rules are an option of client/score.py, --rules_path"
@@ -137,10 +229,10 @@ def _check_file_source(c: "Config") -> None:
                 "'userAgent=*HashiCorp*'"
             )
     if c.data_source == "csv":
-        if not c.csv_label_column or not c.csv_benign_values:
+        if c.labels != "none" and (not c.csv_label_column or not c.csv_benign_values):
             raise ConfigError(
                 f"csv_label_column = {c.csv_label_column!r}, csv_benign_values = {list(c.csv_benign_values)}: "
-                "data_source csv needs the column of the label, and which of its values mean benign"
+                "data_source csv needs the column of the label, and which of its values mean benign; or labels: none"
             )
     elif c.labels:
         if c.label_path or c.label_field or c.label_patterns:
@@ -152,7 +244,7 @@ def _check_file_source(c: "Config") -> None:
         raise ConfigError(
             f"label_path = {c.label_path!r}, label_field = {c.label_field!r}, label_patterns = "
             f"{list(c.label_patterns)}: data_source {c.data_source} needs a file of labels, or else a field and its "
-            "patterns; cloudtrail can do with labels: rules"
+            "patterns; cloudtrail can do with labels: rules, both with labels: none"
         )
 
 

@@ -49,8 +49,8 @@ def load_client_data(config: Config, client_id: int) -> ClientData:
     held_out = min(max(round(len(rows) * config.holdout_fraction), 1), len(rows) - 1)
     data = ClientData(
         schema=source.schema(config, client_id),
-        train=rows.take(shuffled[held_out:]),
-        holdout=rows.take(shuffled[:held_out]),
+        train=_as_used(config, rows.take(shuffled[held_out:])),
+        holdout=_as_used(config, rows.take(shuffled[:held_out])),
     )
     if config.data_source in FILE_SOURCES:
         what = (
@@ -79,13 +79,18 @@ def load_validation_data(config: Config) -> Dataset:
     Raises:
         DataError: the files are missing or malformed.
     """
-    rows = find_source(config).validation_rows(config)
+    rows = _as_used(config, find_source(config).validation_rows(config))
     _tell_odd_rows(config, "validation rows", rows)
     return rows
 
 
+def _as_used(config: Config, rows: Dataset) -> Dataset:
+    """With `labels: none` all rows count as benign: whatever a source knows of them plays no part."""
+    return rows.unlabelled() if config.labels == "none" else rows
+
+
 def _tell_odd_rows(config: Config, whose: str, rows: Dataset) -> None:
-    if config.data_source in FILE_SOURCES:
+    if config.data_source in FILE_SOURCES and config.labels != "none":
         tell_classes(whose, rows)
 
 

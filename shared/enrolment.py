@@ -1,41 +1,84 @@
-"""The clients that the operator enrolled (`enrolled.json`), and the check of what they sign against them."""
+"""The clients that the operator enrolled: the roster (`enrolled.json`), and the check of what they sign against it.
 
+    {"version": 2, "number": 7, "signer": "<hex>", "signature": "<hex>", "clients": {"client-0": {"public_key": "<hex>",
+     "added": "2026-01-31", "expires": "2027-01-31", "revoked": false, "former": []}, ...}}
+
+`number` counts the rosters of a federation. The signature, Ed25519 by `signer`, is over all the rest in one spelling.
+Whom to believe, and that no older roster comes back, is for `shared/roster.py`.
+"""
+
+import hashlib
 import json
 import os
 import re
 import stat
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from shared.bounded_files import open_regular, read_at_most
-from shared.errors import BadSignatureError, EnrolmentError, NotEnrolledError, RevokedClientError
+from shared.errors import (
+    BadSignatureError,
+    EnrolmentError,
+    ExpiredClientError,
+    NotEnrolledError,
+    RevokedClientError,
+    RosterSignatureError,
+)
 from shared.identity import NAME, UpdateStatement, greeting_bytes
 from shared.strict_json import parse_strict_json
 
-ENROLMENT_VERSION: Final = 1
-MAX_ENROLMENT_BYTES: Final = 1 << 24  # 16 MiB: a hundred thousand clients
+ENROLMENT_VERSION: Final = 2
+MAX_ENROLMENT_BYTES: Final = 1 << 24  # 16 MiB: fifty thousand clients
+# As in `shared/identity.py`: whatever a key signs begins with a prefix of its own.
+ROSTER_PREFIX: Final = b"cloud-security-orchestrator roster v1\0"
+_KEY: Final = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class EnrolledClient:
-    """One line of the list: the public key (64 hex digits), the date it was added, and whether it still counts."""
+    """One line of the roster.
+
+    Attributes:
+        public_key: Ed25519, 64 hex digits.
+        added: the day on which it was enrolled, UTC.
+        expires: the last day on which it counts, UTC.
+        revoked: whether it counts no more, whatever the day.
+        former: keys that it had before; nobody may have one of them again.
+    """
 
     public_key: str
     added: date
+    expires: date
     revoked: bool = False
+    former: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Enrolment:
-    """The clients that the operator enrolled: {client id: `EnrolledClient`}. Immutable; a change makes a new one."""
+    """The clients that the operator enrolled. Immutable; a change makes a new one.
+
+    Attributes:
+        clients: {client id: `EnrolledClient`}.
+        number: of the roster, from 1; 0: none was signed yet.
+        signer: the public key that signed it, 64 hex digits; empty: none.
+        signature: of `signer` over all the rest, 128 hex digits.
+        fingerprint: SHA-256 in hex of what was signed. Two sides that show one fingerprint have one roster.
+        day: the day to judge by, UTC; None: the present one.
+    """
 
     clients: MappingProxyType[str, EnrolledClient]
+    number: int = 0
+    signer: str = ""
+    signature: str = ""
+    fingerprint: str = ""
+    day: date | None = None
 
     @classmethod
     def load(cls, path: str | Path) -> "Enrolment":
@@ -47,6 +90,7 @@ class Enrolment:
         Raises:
             EnrolmentError: missing, unreadable, another user's, open to others' writing, or malformed; two clients with
                 one key count as malformed.
+            RosterSignatureError: not signed by the key that it names. Whether to believe that one, the caller knows.
         """
         try:
             with open_regular(path) as file:
@@ -57,32 +101,59 @@ class Enrolment:
         except OSError as error:
             raise EnrolmentError(f"{path}: can't be read: {error.strerror}; check the path and its mode") from None
         try:
-            return cls(MappingProxyType(_parse_enrolment(parse_strict_json(data))))
+            raw = parse_strict_json(data)
+            if isinstance(raw, dict) and raw.get("version") == 1 and raw.keys() == {"version", "clients"}:
+                raise RosterSignatureError(
+                    f"{path}: an unsigned list of an earlier version; whoever made it runs: "
+                    "orchestrator/provision.py --upgrade --out FOLDER"
+                )
+            return _parse_roster(raw, str(path))
         except ValueError as error:
             raise EnrolmentError(
                 f"{path}: not a list of enrolled clients: {error}; restore the file that provision.py wrote"
             ) from None
 
+    def as_of(self, day: date) -> "Enrolment":
+        """The same roster, judged by another day."""
+        return replace(self, day=day)
+
+    def ever(self) -> "Enrolment":
+        """The same roster, in which whoever was ever enrolled counts: for rounds of before."""
+        clients = {name: replace(client, revoked=False) for name, client in self.clients.items()}
+        return replace(self, clients=MappingProxyType(clients), day=date.min)
+
+    @property
+    def today(self) -> date:
+        """The day that ends are judged by, UTC."""
+        return self.day or datetime.now(UTC).date()
+
     def public_key(self, client_id: str) -> Ed25519PublicKey:
-        """The key of a client that is enrolled and not revoked.
+        """The key of a client that is enrolled, not revoked and not expired.
 
         Raises:
-            NotEnrolledError, RevokedClientError: it is not.
+            NotEnrolledError, RevokedClientError, ExpiredClientError: it is not.
         """
         client = self.clients.get(client_id)
         if client is None:
             raise NotEnrolledError(
-                f"client {client_id[:64]!r} is not enrolled; the operator adds it with orchestrator/provision.py --add"
+                f"client {client_id[:64]!r} is not enrolled; the operator enrols it with orchestrator/provision.py"
             )
         if client.revoked:
             raise RevokedClientError(
-                f"client {client_id!r} is revoked; the operator may add a new one with orchestrator/provision.py --add"
+                f"client {client_id!r} is revoked; the operator may enrol a new one with orchestrator/provision.py"
+            )
+        if client.expires < self.today:
+            raise ExpiredClientError(
+                f"client {client_id!r}: its enrolment ended on {client.expires}; the operator may enrol a new one with "
+                "orchestrator/provision.py (before an end, client/enrol.py renew asks for more)"
             )
         return Ed25519PublicKey.from_public_bytes(bytes.fromhex(client.public_key))
 
     def public_keys(self) -> dict[str, Ed25519PublicKey]:
-        """The keys of all clients that are enrolled and not revoked, by id."""
-        return {client_id: self.public_key(client_id) for client_id, c in self.clients.items() if not c.revoked}
+        """The keys of all clients that are enrolled, not revoked and not expired, by id."""
+        today = self.today
+        counts = (name for name, client in self.clients.items() if not client.revoked and client.expires >= today)
+        return {client_id: self.public_key(client_id) for client_id in counts}
 
     def verify(self, client_id: str, expected: UpdateStatement, signature: object) -> None:
         """Accept that a client stands for an update, or say why not.
@@ -93,7 +164,7 @@ class Enrolment:
             signature: whatever the client sent beside the payload, `ClientIdentity.sign`.
 
         Raises:
-            NotEnrolledError, RevokedClientError, BadSignatureError: it is not signed by a client that may take part.
+            UpdateRejectedError: it is not signed by a client that may take part.
         """
         key = self.public_key(client_id)
         hint = (
@@ -112,21 +183,37 @@ class Enrolment:
             signature: whatever the client sent, `ClientIdentity.sign_greeting`.
 
         Raises:
-            NotEnrolledError, RevokedClientError, BadSignatureError: it is not signed by a client that may take part.
+            UpdateRejectedError: it is not signed by a client that may take part.
         """
         key = self.public_key(client_id)
         hint = "for this greeting; check that the client has the identity file that was made for this id"
         _verify_signature(key, signature, greeting_bytes(session, nonce, client_id), client_id, hint)
 
-    def with_client(self, client_id: str, public_key: str, added: date) -> "Enrolment":
+    def with_client(self, client_id: str, public_key: str, added: date, expires: date) -> "Enrolment":
         """A list with one client more.
 
         Raises:
-            EnrolmentError: the id was given out before, revoked ids included.
+            EnrolmentError: the id was given out before, revoked ids included, or the key belongs to another.
         """
         if client_id in self.clients:
             raise EnrolmentError(f"client {client_id!r} is in the list already; an id is given out once, take another")
-        return Enrolment(MappingProxyType({**self.clients, client_id: EnrolledClient(public_key, added)}))
+        self._check_unused(public_key)
+        return self._with(client_id, EnrolledClient(public_key, added, expires))
+
+    def renewed(self, client_id: str, public_key: str, expires: date) -> "Enrolment":
+        """A list in which this client counts for longer, and may have another key.
+
+        Raises:
+            EnrolmentError: the key belongs to another, or belonged to anybody before.
+            UpdateRejectedError: the client is not enrolled, is revoked or has expired.
+        """
+        self.public_key(client_id)
+        client = self.clients[client_id]
+        if public_key == client.public_key:
+            return self._with(client_id, replace(client, expires=expires))
+        self._check_unused(public_key)
+        former = (*client.former, client.public_key)
+        return self._with(client_id, replace(client, public_key=public_key, expires=expires, former=former))
 
     def without(self, client_id: str) -> "Enrolment":
         """A list in which this client is revoked. It stays listed, so that its id is never given out again.
@@ -138,12 +225,74 @@ class Enrolment:
         if client is None or client.revoked:
             state = "not in the list" if client is None else "revoked already"
             raise EnrolmentError(f"client {client_id!r} is {state}; enrolled.json lists every client and its state")
-        return Enrolment(MappingProxyType({**self.clients, client_id: replace(client, revoked=True)}))
+        return self._with(client_id, replace(client, revoked=True))
+
+    def _with(self, client_id: str, client: EnrolledClient) -> "Enrolment":
+        return replace(self, clients=MappingProxyType({**self.clients, client_id: client}))
+
+    def _check_unused(self, public_key: str) -> None:
+        for name, client in self.clients.items():
+            if public_key in (client.public_key, *client.former):
+                raise EnrolmentError(f"client {name!r} has or had this public key; make another")
+
+    def signed(self, key: Ed25519PrivateKey) -> tuple["Enrolment", bytes]:
+        """The next roster of the federation, with the content of its `enrolled.json`.
+
+        Raises:
+            RosterSignatureError: the one before it was signed by another key.
+        """
+        signer = key.public_key().public_bytes_raw().hex()
+        if self.signer not in ("", signer):
+            raise RosterSignatureError(
+                f"the roster was signed by {self.signer[:16]}…, this key is {signer[:16]}…; use its roster.key"
+            )
+        unsigned = replace(self, number=self.number + 1, signer=signer)
+        message = _signed_bytes(unsigned._raw())
+        made = replace(unsigned, signature=key.sign(message).hex(), fingerprint=hashlib.sha256(message).hexdigest())
+        return made, made.to_json()
 
     def to_json(self) -> bytes:
-        """The content of `enrolled.json`, which `load` reads back to an equal list."""
-        clients = {name: {**asdict(c), "added": c.added.isoformat()} for name, c in self.clients.items()}
-        return json.dumps({"version": ENROLMENT_VERSION, "clients": clients}, indent=2).encode() + b"\n"
+        """The content of its `enrolled.json`, which `load` reads back to an equal roster."""
+        return json.dumps(self._raw(), indent=2).encode() + b"\n"
+
+    def _raw(self) -> dict[str, Any]:
+        clients = {
+            name: {**asdict(c), "added": c.added.isoformat(), "expires": c.expires.isoformat()}
+            for name, c in self.clients.items()
+        }
+        return {
+            "version": ENROLMENT_VERSION, "number": self.number, "signer": self.signer, "clients": clients,
+            "signature": self.signature,
+        }  # fmt: skip
+
+
+def _signed_bytes(raw: Mapping[str, Any]) -> bytes:
+    """What the signature is over: the prefix, and all but the signature in one spelling."""
+    rest = {name: value for name, value in raw.items() if name != "signature"}
+    return ROSTER_PREFIX + json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()
+
+
+def parse_unsigned(data: bytes, expires: date) -> Enrolment:
+    """A list of version 1, which nobody signed, to be signed by whoever made it.
+
+    Args:
+        data: the content of `enrolled.json`.
+        expires: the last day of all its clients.
+
+    Raises:
+        EnrolmentError: it is none.
+    """
+    try:
+        raw = parse_strict_json(data)
+        if not isinstance(raw, dict) or raw.keys() != {"version", "clients"} or raw["version"] != 1:
+            raise ValueError("expected version 1")
+        clients = {
+            name: {**entry, "expires": expires.isoformat(), "former": []} if isinstance(entry, dict) else entry
+            for name, entry in dict(raw["clients"]).items()
+        }
+        return Enrolment(MappingProxyType(_parse_clients(clients)))
+    except (ValueError, TypeError) as error:
+        raise EnrolmentError(f"not a list of the earlier version: {error}; there is nothing to upgrade") from None
 
 
 def _check_owner(path: str | Path, status: os.stat_result) -> None:
@@ -168,28 +317,62 @@ def _verify_signature(key: Ed25519PublicKey, signature: object, message: bytes, 
         raise BadSignatureError(f"not signed by the enrolled key of client {client_id!r} {hint}") from None
 
 
-def _parse_enrolment(raw: Any) -> dict[str, EnrolledClient]:
-    """The checked list; a `ValueError` says what is wrong."""
-    if not isinstance(raw, dict) or raw.keys() != {"version", "clients"} or not isinstance(raw["clients"], dict):
-        raise ValueError("expected the keys 'version' and 'clients'")
-    if raw["version"] != ENROLMENT_VERSION:
+def _parse_roster(raw: Any, name: str) -> Enrolment:
+    """The checked roster; a `ValueError` says what is wrong.
+
+    Raises:
+        RosterSignatureError: the signature does not hold.
+    """
+    fields = {"version", "number", "signer", "clients", "signature"}
+    if not isinstance(raw, dict) or raw.get("version") != ENROLMENT_VERSION:
         raise ValueError(f"expected version {ENROLMENT_VERSION}")
+    if raw.keys() != fields or not isinstance(raw["clients"], dict):
+        raise ValueError(f"expected the keys {', '.join(sorted(fields))}")
+    number, signer, signature = raw["number"], raw["signer"], raw["signature"]
+    if type(number) is not int or not 1 <= number < 1 << 53:
+        raise ValueError("expected 'number' to be a whole number from 1")
+    if not _is_key(signer):
+        raise ValueError("expected 'signer' to be a public key of 64 lower-case hex digits")
+    if not isinstance(signature, str) or not re.fullmatch("[0-9a-f]{128}", signature):
+        raise ValueError("expected 'signature' to be 128 lower-case hex digits")
+    clients = _parse_clients(raw["clients"])
+    message = _signed_bytes(raw)
+    try:
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(signer)).verify(bytes.fromhex(signature), message)
+    except (InvalidSignature, ValueError):
+        raise RosterSignatureError(
+            f"{name}: altered after it was signed, or not signed by the key that it names; get enrolled.json anew from "
+            "whoever runs the federation"
+        ) from None
+    return Enrolment(MappingProxyType(clients), number, signer, signature, hashlib.sha256(message).hexdigest())
+
+
+def _is_key(value: object) -> bool:
+    return isinstance(value, str) and _KEY.fullmatch(value) is not None
+
+
+def _parse_clients(raw: Mapping[str, Any]) -> dict[str, EnrolledClient]:
     clients: dict[str, EnrolledClient] = {}
     owners: dict[str, str] = {}
-    for client_id, entry in raw["clients"].items():
+    for client_id, entry in raw.items():
         if not NAME.fullmatch(client_id):
             raise ValueError(f"client id {client_id[:64]!r} is not 1 to 64 letters, digits, '.', '_' or '-'")
-        if not isinstance(entry, dict) or entry.keys() != {"public_key", "added", "revoked"}:
-            raise ValueError(f"client {client_id!r}: expected the keys 'public_key', 'added' and 'revoked'")
-        public_key, added, revoked = entry["public_key"], entry["added"], entry["revoked"]
-        if not isinstance(public_key, str) or not re.fullmatch("[0-9a-f]{64}", public_key):
+        if not isinstance(entry, dict) or entry.keys() != {"public_key", "added", "expires", "revoked", "former"}:
+            raise ValueError(
+                f"client {client_id!r}: expected the keys 'public_key', 'added', 'expires', 'revoked' and 'former'"
+            )
+        public_key, former, revoked = entry["public_key"], entry["former"], entry["revoked"]
+        if not isinstance(former, list) or not all(map(_is_key, [public_key, *former])):
             raise ValueError(f"client {client_id!r}: expected a public key of 64 lower-case hex digits")
         if type(revoked) is not bool:
             raise ValueError(f"client {client_id!r}: expected 'revoked' to be true or false")
-        if not isinstance(added, str) or not re.fullmatch(r"\d{4}-\d\d-\d\d", added, re.ASCII):
-            raise ValueError(f"client {client_id!r}: expected 'added' as a date such as 2026-01-31")
-        if public_key in owners:  # one tenant would count as two contributors, and see the other's share of a sum
-            raise ValueError(f"clients {owners[public_key]!r} and {client_id!r} have the same public key")
-        owners[public_key] = client_id
-        clients[client_id] = EnrolledClient(public_key, date.fromisoformat(added), revoked)
+        for name in ("added", "expires"):
+            if not isinstance(entry[name], str) or not re.fullmatch(r"\d{4}-\d\d-\d\d", entry[name], re.ASCII):
+                raise ValueError(f"client {client_id!r}: expected {name!r} as a date such as 2026-01-31")
+        for key in (public_key, *former):
+            if key in owners:  # one tenant would count as two contributors, and see the other's share of a sum
+                raise ValueError(f"clients {owners[key]!r} and {client_id!r} have the same public key")
+            owners[key] = client_id
+        added, expires = (date.fromisoformat(entry[name]) for name in ("added", "expires"))
+        clients[client_id] = EnrolledClient(public_key, added, expires, revoked, tuple(former))
     return clients

@@ -61,6 +61,14 @@ class StatisticsError(OrchestratorError):
     """The clients' feature statistics could not be added up, so there is nothing to scale by."""
 
 
+class PrivacyBudgetError(OrchestratorError):
+    """What is asked for would take more of the rows' privacy budget than there is."""
+
+
+class RolledBackError(OrchestratorError):
+    """The orchestrator's validation rows speak against what a sum made of the model."""
+
+
 class FrameError(OrchestratorError):
     """Bytes from another process are no request or answer of this project."""
 
@@ -161,12 +169,28 @@ class EnrolmentError(OrchestratorError):
     """The list of enrolled clients is missing or malformed, or the change asked of it can't be made."""
 
 
+class RosterSignatureError(EnrolmentError):
+    """The list of enrolled clients is not signed, or by somebody else than the one that this side goes by."""
+
+
+class RosterRolledBackError(EnrolmentError):
+    """The list of enrolled clients is older than one that this side has seen, or another one of the same number."""
+
+
+class EnrolmentRequestError(EnrolmentError):
+    """A tenant's request to be enrolled, renewed or given another key is malformed, forged, or not of this roster."""
+
+
 class NotEnrolledError(UpdateRejectedError):
     """The client's id is not in the list of enrolled clients."""
 
 
 class RevokedClientError(UpdateRejectedError):
     """The client was enrolled, and its identity was revoked."""
+
+
+class ExpiredClientError(UpdateRejectedError):
+    """The client's enrolment has ended."""
 
 
 class BadSignatureError(UpdateRejectedError):

@@ -8,7 +8,6 @@ of another or made from another model is refused: what was signed is another sta
 A greeting, signed when a client joins, proves who it is before it has anything to send.
 """
 
-import contextlib
 import hashlib
 import re
 from collections.abc import Iterable
@@ -17,13 +16,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from numpy.typing import NDArray
 
-from shared.errors import KeyMaterialError, RoundRefusedError
-from shared.private_files import read_private_file
+from shared.errors import RoundRefusedError
+from shared.identity_files import load_identity_key
 
 NONCE_BYTES: Final = 32
 # A prefix separates its signatures from every other use of the same key, now or later; the version is part of it.
@@ -32,6 +29,19 @@ GREETING_PREFIX: Final = b"cloud-security-orchestrator greeting v1\0"
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # also safe as a file name and in a log line
 _SHA256_HEX: Final = re.compile(r"[0-9a-f]{64}")
+
+
+_NAME_PREFIX: Final = "client-"
+
+
+def identity_name(client_id: str) -> str:
+    """The name that `orchestrator/provision.py` gives to the client that the launcher numbers `client_id`."""
+    return f"{_NAME_PREFIX}{client_id}"
+
+
+def client_number(name: str) -> str:
+    """The inverse of `identity_name`."""
+    return name.removeprefix(_NAME_PREFIX)
 
 
 def digest_arrays(arrays: Iterable[NDArray[Any]]) -> str:
@@ -162,22 +172,15 @@ class ClientIdentity:
 
     @classmethod
     def load(cls, path: str | Path, client_id: str) -> "ClientIdentity":
-        """Read the PEM file that `orchestrator/provision.py` made for this client.
+        """Read the file that `client/enrol.py` or `orchestrator/provision.py` made for this client.
 
         Raises:
-            KeyFileError: the file is missing, or open to other users.
-            KeyMaterialError: it holds no unencrypted Ed25519 private key.
+            KeyFileError: the file is missing, another user's, or open to other users.
+            PassphraseError: it is encrypted, and TENANT_KEY_PASSPHRASE does not open it.
+            KeyMaterialError: it holds no Ed25519 private key, or another client's.
         """
-        pem = read_private_file(Path(path), "ask the operator for this client's identity (orchestrator/provision.py)")
-        key: object = None
-        with contextlib.suppress(ValueError, TypeError, UnsupportedAlgorithm):
-            key = load_pem_private_key(pem, password=None)
-        if not isinstance(key, Ed25519PrivateKey):
-            raise KeyMaterialError(
-                f"{path}: expected an unencrypted Ed25519 private key in PEM (PKCS8), found something else; "
-                "give the .key file that orchestrator/provision.py made for this client"
-            )
-        return cls(client_id, key)
+        advice = "make it with client/enrol.py new, or ask whoever runs orchestrator/provision.py"
+        return cls(client_id, load_identity_key(Path(path), client_id, advice))
 
     @property
     def public_key_hex(self) -> str:

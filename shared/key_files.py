@@ -12,22 +12,17 @@ ciphertext of that object in hex. All else in the file is its associated data, s
 
 import contextlib
 import json
-import os
 import re
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
-
 from shared.errors import KeyMaterialError, PassphraseError
 from shared.he import modulus_proof
 from shared.he.keys import PrivateKeyMaterial, PublicKeyMaterial
+from shared.passphrases import opened, passphrase_in, read_blob, sealed
 from shared.private_files import PRIVATE_MODE, create_file, read_private_file, replace_file
 from shared.strict_json import parse_strict_json
 
@@ -37,15 +32,6 @@ VERSION: Final = 2
 KIND: Final = "blum"
 WITHDRAWN_KIND: Final = "subgroup"
 MAX_KEY_BITS: Final = 16_384
-
-# scrypt at 128 MiB and about half a second a guess (OWASP's first choice). The numbers are part of the version: a file
-# that states others is refused, or it could ask for all memory there is.
-SCRYPT_N: Final = 1 << 17
-SCRYPT_R: Final = 8
-SCRYPT_P: Final = 1
-_PROTECTION: Final = {"kdf": "scrypt", "n": SCRYPT_N, "r": SCRYPT_R, "p": SCRYPT_P, "cipher": "chacha20-poly1305"}
-SALT_BYTES: Final = 16
-NONCE_BYTES: Final = 12
 
 _HEADER_FIELDS: Final = {
     "format",
@@ -108,10 +94,7 @@ def passphrase_from_environment() -> str | None:
     Raises:
         PassphraseError: it is set and empty, which is a slip rather than a wish for no protection.
     """
-    passphrase = os.environ.get(PASSPHRASE_VARIABLE)
-    if passphrase == "":
-        raise PassphraseError(f"{PASSPHRASE_VARIABLE} is set but empty; give it a passphrase, or unset it")
-    return passphrase
+    return passphrase_in(PASSPHRASE_VARIABLE)
 
 
 def save_key(path: str | Path, key: PaillierKey, passphrase: str | None) -> None:
@@ -147,7 +130,9 @@ def load_key(path: str | Path, passphrase: str | None) -> PaillierKey:
     with _errors_of(path):
         raw = _parse(data)
         header, public = _check_header(raw)
-        private = _check_secret(_open(raw, passphrase) if header.protected else raw["secret"], public)
+        private = _check_secret(
+            json.loads(opened(raw, passphrase, PASSPHRASE_VARIABLE)) if header.protected else raw["secret"], public
+        )
         proof = _check_proof(raw, public) or modulus_proof.prove(private.private_key.p, private.private_key.q)
     return PaillierKey(public, private, header.created, proof)
 
@@ -233,7 +218,7 @@ def _check_proof(raw: dict[str, Any], public: PublicKeyMaterial) -> bytes:
     """The stored proof that the public key is sound; empty in a file of version 1."""
     if "proof" not in raw:
         return b""
-    proof = _blob(raw["proof"], None)
+    proof = read_blob(raw["proof"])
     modulus_proof.verify(public.public_key.n, proof)
     return proof
 
@@ -272,45 +257,5 @@ def _encode(key: PaillierKey, passphrase: str | None) -> bytes:
     _check_secret(secret, checked)
     _check_proof(raw, checked)
     if passphrase is not None:
-        # A fresh salt makes a fresh key, so no nonce can ever meet the same key twice.
-        salt, nonce = secrets.token_bytes(SALT_BYTES), secrets.token_bytes(NONCE_BYTES)
-        raw["protection"] = _PROTECTION | {"salt": salt.hex(), "nonce": nonce.hex()}
-        cipher = _cipher(passphrase, salt)
-        raw["secret"] = cipher.encrypt(nonce, json.dumps(secret).encode(), _associated_data(raw)).hex()
+        raw = sealed(raw, json.dumps(secret).encode(), passphrase)
     return json.dumps(raw, indent=2).encode() + b"\n"
-
-
-def _open(raw: dict[str, Any], passphrase: str | None) -> Any:
-    """Decrypt the secret part of an encrypted file."""
-    if passphrase is None:
-        raise PassphraseError(f"the key is encrypted; set the environment variable {PASSPHRASE_VARIABLE}")
-    protection, secret = raw["protection"], raw["secret"]
-    known = isinstance(protection, dict) and {k: protection.get(k) for k in _PROTECTION} == _PROTECTION
-    _refuse(not known, "an unknown protection; expected the scrypt parameters and the cipher that new files have")
-    _refuse(protection.keys() != _PROTECTION.keys() | {"salt", "nonce"}, "the protection has missing or unknown fields")
-    salt, nonce = _blob(protection["salt"], SALT_BYTES), _blob(protection["nonce"], NONCE_BYTES)
-    try:
-        plain = _cipher(passphrase, salt).decrypt(nonce, _blob(secret, None), _associated_data(raw))
-    except InvalidTag:
-        raise PassphraseError(
-            f"the passphrase does not open this file, or the file was changed; check {PASSPHRASE_VARIABLE}"
-        ) from None
-    return json.loads(plain)
-
-
-def _blob(value: Any, length: int | None) -> bytes:
-    form = isinstance(value, str) and re.fullmatch("([0-9a-f]{2})*", value)
-    _refuse(not form or length not in (None, len(value) // 2), "a field of bytes is malformed; expected lower-case hex")
-    return bytes.fromhex(value)
-
-
-def _cipher(passphrase: str, salt: bytes) -> ChaCha20Poly1305:
-    # fsencode: the exact bytes of the environment variable, also where they are not UTF-8.
-    derive = Scrypt(salt=salt, length=32, n=SCRYPT_N, r=SCRYPT_R, p=SCRYPT_P)
-    return ChaCha20Poly1305(derive.derive(os.fsencode(passphrase)))
-
-
-def _associated_data(raw: dict[str, Any]) -> bytes:
-    """All of the file but the secret, in one spelling."""
-    header = {name: value for name, value in raw.items() if name != "secret"}
-    return json.dumps(header, sort_keys=True, separators=(",", ":")).encode()

@@ -1,4 +1,4 @@
-"""The detector: a multilayer perceptron, or a class of a person's own; and its parameters as one flat vector."""
+"""The detector: a perceptron, a forest, a class of a person's own, or a density; and its parameters as one vector."""
 
 import itertools
 
@@ -7,7 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from shared.config import MLP, Config
+from shared.config import FOREST, MLP, Config
+from shared.density import Density
+from shared.forest.model import ThreatForest
 from shared.own_model import make_own_model
 
 
@@ -35,6 +37,10 @@ def build_model(config: Config) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
+        if config.density_alone:
+            return Density(config.num_features)
+        if config.model == FOREST:
+            return ThreatForest(config.forest_trees, config.forest_depth)
         if config.model != MLP:
             return make_own_model(config.model, config.num_features, config.num_classes)
         return ThreatDetector(config.num_features, config.num_hidden_units, config.num_classes)

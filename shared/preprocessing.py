@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from shared.data_sources.dataset import Dataset
 from shared.data_sources.scaling import GRID, AnyScaler, FeatureSums, Quantiles, Scaler, Scaling, grid_counts
 from shared.data_sources.schema import Features, FeatureSchema
+from shared.density import BenignSums
 from shared.errors import DataError
 
 # Of scaled features: in standard deviations for numeric columns, where quantiles have none beyond 1.73; a category's 0
@@ -103,10 +104,12 @@ class Preprocessing:
     Attributes:
         scaler: with the schema of the raw features.
         histogram: of the scaled rows that all clients train on.
+        benign: what the density of benign rows is made from; None where the settings ask for none, or no sum came.
     """
 
     scaler: AnyScaler
     histogram: FeatureHistogram
+    benign: BenignSums | None = None
 
     def __post_init__(self) -> None:
         if len(self.histogram.counts) != len(self.schema):
@@ -151,7 +154,8 @@ class Preprocessing:
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """What it holds beside the schema, by name: the histogram's `counts`, and what its kind of scaler is made of.
 
-        That is `ranks`, uint16, (numeric features, GRID), or `mean` and `variance`, float64, (numeric features,).
+        That is `ranks`, uint16, (numeric features, GRID), or `mean` and `variance`, float64, (numeric features,). With
+        a density also `benign_rows`, `benign_total` and `benign_products`, int64, as in `BenignSums`.
         """
         scaler = self.scaler
         learned: dict[str, NDArray[np.generic]] = (
@@ -159,7 +163,11 @@ class Preprocessing:
             if isinstance(scaler, Quantiles)
             else {"mean": scaler.mean, "variance": scaler.variance}
         )
-        return learned | {"counts": self.histogram.counts}
+        learned |= {"counts": self.histogram.counts}
+        if self.benign is not None:
+            learned["benign_rows"] = np.array([self.benign.rows], dtype=np.int64)
+            learned |= {"benign_total": self.benign.total, "benign_products": self.benign.products}
+        return learned
 
     @classmethod
     def from_arrays(cls, schema: FeatureSchema, arrays: Mapping[str, NDArray[np.generic]]) -> "Preprocessing":
@@ -175,15 +183,27 @@ class Preprocessing:
             if quantiles
             else {"mean": (np.dtype(np.float64), (numeric,)), "variance": (np.dtype(np.float64), (numeric,))}
         )
-        expected["counts"] = (np.dtype(np.int64), (len(schema), BINS))
+        width, whole = len(schema), np.dtype(np.int64)
+        expected["counts"] = (whole, (width, BINS))
+        if "benign_rows" in arrays:
+            expected |= {"benign_rows": (whole, (1,)), "benign_total": (whole, (width,))}
+            expected["benign_products"] = (whole, (width * (width + 1) // 2,))
         found = {name: (array.dtype, array.shape) for name, array in arrays.items()}
         if found != expected:
             raise DataError(f"preprocessing of {found}; expected {expected} for {len(schema)} features")
         counts: NDArray[np.int64] = arrays["counts"].astype(np.int64)
         if (counts < 0).any():
             raise DataError("a histogram with a count below 0")
+        benign = None
+        if "benign_rows" in arrays:
+            rows, total, products = (
+                arrays[f"benign_{name}"].astype(np.int64) for name in ("rows", "total", "products")
+            )
+            benign = BenignSums(int(rows[0]), total, products)
+            benign.check()
         if quantiles:
-            return cls(Quantiles.of_ranks(arrays["ranks"].astype(np.uint16), schema), FeatureHistogram(counts))
+            scaling = Quantiles.of_ranks(arrays["ranks"].astype(np.uint16), schema)
+            return cls(scaling, FeatureHistogram(counts), benign)
         scaler = np.concatenate([arrays["mean"], arrays["variance"]]).astype("<f8").tobytes()
         return cls(Scaler.from_bytes(scaler, schema), FeatureHistogram(counts))
 

@@ -20,15 +20,19 @@ def read_private_file(path: Path, advice: str) -> bytes:
     """The bytes of a file that only its owner may read.
 
     Args:
-        path: the file; a symbolic link is followed, as secret stores mount their files as links.
+        path: the file; a symbolic link of this user's or of root is followed, as secret stores mount theirs as links.
         advice: what to do when it is missing, for the error.
 
     Raises:
-        KeyFileError: missing, unreadable, not a regular file, too large, or open to the group or to others.
+        KeyFileError: missing, unreadable, not a regular file, too large, another user's, reached by another user's
+            link, or open to the group or to others.
     """
     try:
+        _check_owner(path, path.lstat())
         with open_regular(path) as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            status = os.fstat(file.fileno())
+            _check_owner(path, status)
+            mode = stat.S_IMODE(status.st_mode)
             if mode & 0o077:
                 raise KeyFileError(
                     f"{path}: mode {mode:04o} lets other users at a private key, expected {PRIVATE_MODE:04o}; "
@@ -41,6 +45,16 @@ def read_private_file(path: Path, advice: str) -> bytes:
         raise KeyFileError(
             f"{path}: can't be read: {error.strerror}; give the path of the key file itself, as the user who owns it"
         ) from None
+
+
+def _check_owner(path: Path, status: os.stat_result) -> None:
+    """Whoever owns a key's file, or the link to it, could exchange the key for one that they know."""
+    if status.st_uid not in (0, os.geteuid()):
+        what = "a symbolic link of" if stat.S_ISLNK(status.st_mode) else "belongs to"
+        raise KeyFileError(
+            f"{path}: {what} another user (id {status.st_uid}), who could exchange the key; remove it, and put a file "
+            "of your own there"
+        )
 
 
 def keep_files_private() -> None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from shared.bounded_files import open_regular
 from shared.errors import FrameError
@@ -26,7 +27,7 @@ from shared.frames import (
     receive_frame,
     send_frame,
 )
-from shared.he.scheme import Vector
+from shared.learner import State
 
 SUFFIX = ".proof"
 
@@ -48,7 +49,8 @@ class SumProof:
         max_contributors: the most vectors that the sum might hold.
         scaler: as it went to the tenants.
         before: the global model that the tenants trained.
-        velocity: of the server's optimiser before its step, (size,); None: of no momentum, or at its first step.
+        bucket: which vector it is a sum of.
+        state: of the learner before its step; see `shared/learner.py`.
         after: `digest_arrays` of the global model that it led to.
         masks: `OpenedMasks` of the sum.
         plaintexts: that the product of the contributions' ciphertexts is said to hold.
@@ -63,7 +65,8 @@ class SumProof:
     max_contributors: int
     scaler: bytes
     before: Model
-    velocity: Vector | None
+    bucket: str
+    state: State
     after: str
     masks: bytes
     plaintexts: list[int]
@@ -108,15 +111,14 @@ def write_proof(path: Path, proof: SumProof, contributions: Path) -> None:
     width = max(((number.bit_length() + 7) // 8 for number in (*proof.plaintexts, *proof.roots)), default=1)
     values: dict[str, Value] = {
         "run": proof.run, "session": proof.session, "round": proof.round_number, "public_key": proof.public_key,
-        "max_contributors": proof.max_contributors, "scaler": proof.scaler, "after": proof.after, "width": width,
-        "contributions": proof.contributions,
+        "max_contributors": proof.max_contributors, "scaler": proof.scaler, "after": proof.after,
+        "bucket": proof.bucket, "width": width, "contributions": proof.contributions,
     }  # fmt: skip
-    velocity = b"" if proof.velocity is None else proof.velocity.astype("<f8").tobytes()
     opening = b"".join(number.to_bytes(width) for number in (*proof.plaintexts, *proof.roots))
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
         send_frame(_File(file), encode_request(Request(Kind.AUDIT, values, proof.before)))
-        for data in (velocity, proof.masks, opening):
+        for data in (save(proof.state), proof.masks, opening):
             send_frame(_File(file), encode_answer(Reply(data)))
         with contributions.open("rb") as source:
             shutil.copyfileobj(source, file)
@@ -133,19 +135,18 @@ def open_proof(path: Path) -> Iterator[tuple[SumProof, Iterator[Contribution]]]:
     """
     with open_regular(path) as file:
         request = decode_request(*receive_frame(_File(file)))
-        velocity, masks, opening = (_answer(file).payload for _ in range(3))
+        state, masks, opening = (_answer(file).payload for _ in range(3))
         match request.values:
             case {
                 "run": str(run), "session": str(session), "round": int(number), "public_key": bytes(key),
-                "max_contributors": int(most), "scaler": bytes(scaler), "after": str(after), "width": int(width),
-                "contributions": int(count), **rest,
-            } if not rest and 1 <= width <= len(opening) and len(velocity) % 8 == 0:  # fmt: skip
+                "max_contributors": int(most), "scaler": bytes(scaler), "after": str(after), "bucket": str(bucket),
+                "width": int(width), "contributions": int(count), **rest,
+            } if not rest and 1 <= width <= len(opening):  # fmt: skip
                 numbers = [int.from_bytes(opening[i : i + width]) for i in range(0, len(opening), width)]
                 half = len(numbers) // 2
                 proof = SumProof(
-                    run, session, number, key, most, scaler, request.model,
-                    np.frombuffer(velocity, "<f8").astype(np.float64) if velocity else None,
-                    after, masks, numbers[:half], numbers[half:], count,
+                    run, session, number, key, most, scaler, request.model, bucket, _state(state), after, masks,
+                    numbers[:half], numbers[half:], count,
                 )  # fmt: skip
             case _:
                 raise FrameError("a proof's head is not of its form")
@@ -169,3 +170,10 @@ def _answer(file: BinaryIO) -> Reply:
     if not isinstance(reply, Reply):
         raise FrameError(f"a proof holds {reply.reason!r:.80} where it should hold data")
     return reply
+
+
+def _state(data: bytes) -> State:
+    try:
+        return dict(load(data))
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise FrameError(f"a proof's state of the learner is none: {error}") from None

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from shared.config import Config
+from shared.config import FOREST, Config
 
 Settings = Mapping[str, int | float | str]
 
@@ -19,11 +19,22 @@ TRAINING = (
     "model", "local_epochs", "batch_size", "optimizer", "learning_rate", "proximal_mu", "class_balance", "input_noise",
     "weighting", "max_examples",
 )  # fmt: skip
+FOREST_TRAINING = (
+    "model", "forest_trees", "forest_parallel", "forest_depth", "forest_bins", "forest_columns",
+    "forest_learning_rate", "forest_min_rows", "forest_min_hessian", "seed",
+)  # fmt: skip
+PRIVATE_TRAINING = (
+    "model", "privacy", "num_rounds", "dp_target_epsilon", "dp_delta", "dp_sampling_rate", "dp_clip",
+    "dp_statistics_share", "he_precision_bits", "he_integer_bits",
+)  # fmt: skip
 
 
 def training_settings(config: Config) -> dict[str, int | float | str]:
     """The settings that decide what a tenant computes from a model and its rows."""
-    return {name: getattr(config, name) for name in TRAINING}
+    names = FOREST_TRAINING if config.model == FOREST else TRAINING
+    if config.privacy != "none":  # each tenant's share of the noise follows from all of these
+        names = PRIVATE_TRAINING
+    return {name: getattr(config, name) for name in names}
 
 
 @dataclass(frozen=True)

@@ -74,10 +74,11 @@ def choose_threshold(config: Config, model: nn.Module, validation: Dataset) -> A
 
     Args:
         config: with the rate, and the least score of an alert.
-        model: the trained model.
+        model: the detector.
         validation: scaled rows that no client trains on and that are not of the test set.
     """
-    benign = validation.features[validation.labels == 0]
+    # Without labels no validation row is known to be benign.
+    benign = validation.features[validation.labels == 0] if config.labels != "none" else validation.features[:0]
     if len(benign) < rows_for_rate(config.alert_rate):
         return AlertThreshold(None, config.alert_rate, None, len(benign), None)
     scores = attack_scores(predict_probabilities(model, benign))

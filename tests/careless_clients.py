@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import shared.masking.client
 from benchmarks.dishonest import CLIENTS
+from client import learning
 from client import tenant as tenant_module
 from client.run_clients import main
 from client.tenant import Tenant
@@ -96,7 +97,7 @@ def settings_as_told() -> None:
         train(model, rows, replace(settings, learning_rate=told.learning_rate), *rest)
 
     setattr(tenant_module, "check_training", check)  # noqa: B010
-    setattr(tenant_module, "train", obey)  # noqa: B010
+    setattr(learning, "train", obey)  # noqa: B010
 
 
 def no_task() -> None:

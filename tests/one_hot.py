@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from torch import nn
 
-from client import tenant as tenant_module
+from client import learning
 from client.connection import run_client
 from client.flower_client import FlowerClient
 from client.tenant import Tenant
@@ -148,7 +148,7 @@ def run_clients(config_path: str, faults: dict[int, tuple[str, int]], pause: flo
     config = load_config(config_path)
     if address:
         config = config.replace(server_address=address)
-    mock.patch.object(tenant_module, "train", functools.partial(_train_one_hot, config, pause)).start()
+    mock.patch.object(learning, "train", functools.partial(_train_one_hot, config, pause)).start()
     finished: set[int] = set()
 
     def serve(client_id: int) -> None:

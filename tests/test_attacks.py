@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from client import learning
 from client import tenant as tenant_module
 from client.tenant import Tenant
 from client.training import TrainingSettings, train
@@ -88,11 +89,11 @@ class Orchestrator:
 
     def moments(self) -> FeatureSums:
         """The sum of the tenants' feature statistics."""
-        return self.scaling.code.decode_moments(drive(self.scaling._sum(MOMENTS, None), self.transport.ask))
+        return self.scaling.code.decode_moments(drive(self.scaling._sum(MOMENTS, None), self.transport.ask).total)
 
     def quantiles(self) -> FeatureCounts:
         """The same of tenants that count."""
-        return self.scaling.code.decode_quantiles(drive(self.scaling._sum(QUANTILES, None), self.transport.ask))
+        return self.scaling.code.decode_quantiles(drive(self.scaling._sum(QUANTILES, None), self.transport.ask).total)
 
     def refusals(self) -> set[str]:
         """All reasons that tenants gave so far."""
@@ -172,7 +173,7 @@ def test_tenants_that_train_as_they_are_told_give_the_victim_away(
         train(model, rows, replace(settings, learning_rate=told[-1]), seed, on_epoch)
 
     monkeypatch.setattr(tenant_module, "check_training", lambda asked, _own: told.append(asked["learning_rate"]))
-    monkeypatch.setattr(tenant_module, "train", obedient)
+    monkeypatch.setattr(learning, "train", obedient)
     tenants = Tenants(tmp_path)
     assert opens(Orchestrator(tenants).round(alter=rate_of_almost_nothing), true_delta(tenants, VICTIM))
 

@@ -13,12 +13,13 @@ import pytest
 
 from benchmarks.liars import FOUND, VICTIM, Lie, LyingPublisher
 from client import auditing, audits
-from client.auditing import AuditError, Fault, verify
+from client.auditing import Accepted, AuditError, Fault, Place, verify
 from client.audits import audit_folder
 from orchestrator.publishing import Verdicts
 from orchestrator.report.privacy import of_audits
 from orchestrator.run import OpenRun
 from shared.config import Config
+from shared.data_utils import load_schema
 from shared.enrolment import Enrolment
 from shared.errors import ConfigError
 from shared.exchange import Kind, Request
@@ -72,6 +73,23 @@ def test_an_honest_run_is_verified_by_every_tenant(tmp_path: Path, more: dict[st
             assert copy.read_bytes() == (run.folder.audit / proof_name(number)).read_bytes()
 
 
+def test_a_forest_is_verified_over_a_level_that_came_to_no_sum(tmp_path: Path) -> None:
+    config = settings(
+        tmp_path, num_rounds=3, model="forest", forest_trees=4, forest_parallel=2, forest_depth=3, forest_bins=8,
+        num_samples_per_client=300, num_features=6,
+    )  # fmt: skip
+
+    def lost(node: str, request: Request) -> bool:
+        return (request.kind, node, request.values.get("round")) == LOSE_1
+
+    run = open_in_memory(config, make_tenants(config), lost=lost)
+    run.coordinator.run()
+    assert [record.skipped is None for record in run.coordinator.records] == [True, False, True]
+    assert [(v["round"], v["verified"], v["failed"]) for v in verdicts(run)] == [
+        (n, ["0", "1", "2", "3"], {}) for n in (1, 3)
+    ]
+
+
 def lie_to(config: Config, lie: Lie) -> OpenRun[Any]:
     run = open_in_memory(config, make_tenants(config))
     run.coordinator._publisher = LyingPublisher(run, lie)
@@ -108,7 +126,9 @@ CARELESS: dict[Lie, Callable[[pytest.MonkeyPatch], None]] = {
     Lie.DECRYPT: lambda patch: patch.setattr(auditing, "imbalance", lambda *_: SimpleNamespace(none=True)),
     Lie.ALTER: lambda patch: patch.setattr(Enrolment, "verify", accept_all),
     Lie.GO_ON: lambda patch: patch.setattr(audits.Audits, "check_start", accept_all),
-    Lie.STEP: lambda patch: patch.setattr(auditing._Checked, "check_model", accept_all),
+    Lie.STEP: lambda patch: patch.setattr(
+        auditing._Checked, "check_model", lambda checked, _: (Place(checked._proof.after, ""),) * 2
+    ),
     Lie.SILENCE: lambda patch: patch.setattr(audits.Audits, "check_start", accept_all),
 }
 
@@ -202,7 +222,12 @@ class Honest:
     def verify(self, path: Path | None = None, config: Config | None = None) -> auditing.Verified:
         own = config or self.config
         enrolled = Enrolment.load(own.enrolled_clients)
-        return verify(path or self.path, own, enrolled, lambda key, most: public_scheme(own, key, most))
+        return verify(
+            path or self.path,
+            own,
+            enrolled,
+            Accepted(lambda key, most: public_scheme(own, key, most), load_schema(own)),
+        )
 
 
 @pytest.fixture(scope="module")

@@ -217,6 +217,7 @@ def test_everything_of_a_run_is_its_owners_alone(finished: tuple[Path, Path]) ->
         assert path.stat().st_mode & 0o077 == 0, path
 
 
+@pytest.mark.long
 def test_a_finished_run_is_repaired_and_ends_at_once(start: Start, finished: tuple[Path, Path]) -> None:
     """Killed in its last round: after the checkpoint and before the model, or in a round that had no checkpoint yet."""
     config, run = finished
@@ -252,6 +253,7 @@ def test_nothing_to_resume_is_one_line(start: Start, tmp_path: Path) -> None:
     assert "no run to resume; start one without --resume" in end.output
 
 
+@pytest.mark.long
 def test_a_start_that_fails_hides_no_run(start: Start, finished: tuple[Path, Path], tmp_path: Path) -> None:
     """`latest` moves, and a run can be resumed, from its first checkpoint on."""
     config, run = finished
@@ -284,6 +286,7 @@ def test_the_newest_run_with_a_checkpoint_is_resumed_wherever_the_link_points(tm
         assert (tmp_path / "logs" / "latest").resolve().name == names[1]
 
 
+@pytest.mark.long
 def test_two_servers_cannot_write_one_run(start: Start, tmp_path: Path) -> None:
     config = write_config(tmp_path)
     server = start(SERVER, "--config", str(config))

@@ -31,6 +31,7 @@ sys.exit(code)
     [
         ("client.run_clients", ["--help"], 0),
         ("client.score", ["--help"], 0),
+        ("client.enrol", ["--help"], 0),
         ("client.export", ["--help"], 0),
         ("orchestrator.run_server", ["--help"], 0),
         ("orchestrator.make_report", ["--help"], 0),

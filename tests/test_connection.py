@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from client import connection
+from client import channel, connection
 from tests.conftest import Start
 from tests.processes import ROOT, free_port, write_config
 
@@ -28,21 +28,22 @@ def test_no_proxy_is_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch, add
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "example.org")
     for _ in range(2):
-        assert connection._mind_proxy(address) == ""
-        assert os.environ[connection._SPARED] == f"example.org,{address[:-2]}"
+        assert channel.mind_proxy(address) == ""
+        assert os.environ[channel._SPARED] == f"example.org,{address[:-2]}"
 
 
 def test_a_proxy_for_another_machine_is_used_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     address = "server.example:1"
-    assert connection._mind_proxy(address) == ""
+    assert channel.mind_proxy(address) == ""
     monkeypatch.setenv("http_proxy", "http://user:secret@127.0.0.1:9")
-    words = connection._mind_proxy(address)
+    words = channel.mind_proxy(address)
     assert words == "the proxy of http_proxy; name server.example in no_proxy to go without"
-    assert connection._SPARED not in os.environ
+    assert channel._SPARED not in os.environ
     monkeypatch.setenv("no_proxy", "other.example,server.example")
-    assert connection._mind_proxy(address) == ""
+    assert channel.mind_proxy(address) == ""
 
 
+@pytest.mark.long
 def test_a_run_on_one_machine_needs_no_proxy(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No client reached even 127.0.0.1 where http_proxy was set."""
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
@@ -52,6 +53,7 @@ def test_a_run_on_one_machine_needs_no_proxy(start: Start, tmp_path: Path, monke
     assert (client_end.code, server_end.code) == (0, 0), client_end.output + server_end.output
 
 
+@pytest.mark.long
 def test_an_import_changes_nothing_of_the_process() -> None:
     code = (
         "import threading; before = threading.excepthook; import client.connection;"

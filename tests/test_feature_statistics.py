@@ -253,7 +253,7 @@ def test_a_client_with_other_features_refuses_and_says_how_they_differ() -> None
     with pytest.raises(RoundRefusedError, match=r"'quantiles', and this client gives moments, histogram; the setting"):
         data.about(QUANTILES, SCHEMA.to_json(), b"")
     counts = ScaledRows(Config(num_features=4), generated()[0])
-    with pytest.raises(RoundRefusedError, match=r"'moments', and this client gives quantiles; the setting scaling"):
+    with pytest.raises(RoundRefusedError, match=r"'moments', and this client gives quantiles; the settings scaling"):
         counts.about(MOMENTS, SCHEMA.to_json(), b"")
 
 

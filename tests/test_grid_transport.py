@@ -138,6 +138,7 @@ def test_who_leaves_has_no_seat_and_who_comes_back_has_one(make: Make) -> None:
     assert isinstance(ask(transport)["1"], Reply)
 
 
+@pytest.mark.long
 def test_a_second_node_of_a_tenant_is_sent_away_and_not_asked_again_at_once(make: Make) -> None:
     transport, _, sockets = make(3)
     sockets.tenants[2] = 1

@@ -63,14 +63,15 @@ STATEMENT = UpdateStatement(
 )
 KEYS = {name: Ed25519PrivateKey.generate() for name in ("client-1", "client-2", "client-3")}
 IDENTITIES = {name: ClientIdentity(name, key) for name, key in KEYS.items()}
-ENROLMENT = Enrolment(
+SIGNER = Ed25519PrivateKey.generate()
+ENROLMENT, GOOD_JSON = Enrolment(
     MappingProxyType(
         {
-            name: EnrolledClient(identity.public_key_hex, date(2026, 1, 31), revoked=name == "client-3")
+            name: EnrolledClient(identity.public_key_hex, date(2026, 1, 31), date.max, revoked=name == "client-3")
             for name, identity in IDENTITIES.items()
         }
     )
-)
+).signed(SIGNER)
 
 
 def pem(key: Any, encryption: KeySerializationEncryption | None = None) -> bytes:
@@ -181,7 +182,7 @@ def test_a_link_is_judged_by_the_file_it_leads_to(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_a_folder_and_a_pipe_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(KeyFileError, match="no such file; ask the operator"):
+    with pytest.raises(KeyFileError, match="no such file; make it with client/enrol"):
         ClientIdentity.load(tmp_path / "none", "client-1")
     with pytest.raises(KeyFileError, match="not a regular file"):
         ClientIdentity.load(tmp_path, "client-1")
@@ -316,12 +317,12 @@ def test_what_is_no_signature_is_refused() -> None:
 
 
 def test_the_list_survives_its_file(tmp_path: Path) -> None:
-    path = write(tmp_path / "enrolled.json", ENROLMENT.to_json())
+    path = write(tmp_path / "enrolled.json", GOOD_JSON)
     assert Enrolment.load(path) == ENROLMENT
 
 
 def test_a_list_is_never_changed_in_place() -> None:
-    longer = ENROLMENT.with_client("client-4", digest("a key"), date(2026, 2, 1))
+    longer = ENROLMENT.with_client("client-4", digest("a key"), date(2026, 2, 1), date.max)
     assert set(longer.clients) - set(ENROLMENT.clients) == {"client-4"}
     assert longer.without("client-4").clients["client-4"].revoked
     assert not longer.clients["client-4"].revoked
@@ -330,10 +331,10 @@ def test_a_list_is_never_changed_in_place() -> None:
 def test_an_id_is_given_out_once() -> None:
     for taken in ("client-1", "client-3"):  # client-3 is revoked
         with pytest.raises(EnrolmentError, match="given out once"):
-            ENROLMENT.with_client(taken, digest("a key"), date(2026, 2, 1))
+            ENROLMENT.with_client(taken, digest("a key"), date(2026, 2, 1), date.max)
 
 
-GOOD_LIST = ENROLMENT.to_json().decode()
+GOOD_LIST = GOOD_JSON.decode()
 FIRST_KEY = ENROLMENT.clients["client-1"].public_key
 
 
@@ -343,9 +344,13 @@ FIRST_KEY = ENROLMENT.clients["client-1"].public_key
         ("", "not JSON"),
         (GOOD_LIST[:-20], "not JSON"),
         ("[" * 100_000, "nested too deeply"),
-        ("[]", "expected the keys"),
-        ("{}", "expected the keys"),
-        (GOOD_LIST.replace('"version": 1', '"version": 2'), "expected version 1"),
+        ("[]", "expected version 2"),
+        ("{}", "expected version 2"),
+        ('{"version": 2}', "expected the keys"),
+        (GOOD_LIST.replace('"version": 2', '"version": 3'), "expected version 2"),
+        (GOOD_LIST.replace('"number": 1', '"number": 0'), "whole number from 1"),
+        (GOOD_LIST.replace('"signer": "', '"signer": "x'), "expected 'signer'"),
+        (GOOD_LIST.replace('"signature": "', '"signature": "0'), "expected 'signature'"),
         (GOOD_LIST.replace('"client-2"', '"client-1"'), "given twice"),
         (GOOD_LIST.replace('"client-1"', '"../client"'), "client id"),
         (GOOD_LIST.replace('"revoked": true', '"revoked": 0'), "true or false"),

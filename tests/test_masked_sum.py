@@ -27,6 +27,7 @@ from shared.he_utils import make_keys
 from shared.identity import ClientIdentity, UpdateStatement
 from shared.masking import WEIGHTS
 from shared.masking.errors import RoundAbandonedError
+from shared.roster import Roster
 from shared.task import Task
 from shared.wire import Header, dump_update
 from tests.federations import masked_settings
@@ -114,7 +115,7 @@ class Federation:
         assert isinstance(keys.public, MaskablePublic)
         self.keys: Any = keys
         self.folder = folder
-        admission = Admission(self.config.enrolled_clients, SESSION)
+        admission = Admission(Roster(self.config.enrolled_clients), SESSION)
         self.masking = MaskedSum(self.config, keys.public, admission)
         aggregator = Aggregator(keys, self.config.fewest_contributors, CLIENTS, admission)
         self._rounds = SumRounds(self.config, aggregator, self.masking)

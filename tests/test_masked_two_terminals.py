@@ -75,8 +75,8 @@ def test_a_client_lost_at_each_stage(start: Start, tmp_path: Path) -> None:
             min_available_clients=4,
             min_fit_clients=4,  # each round waits until whoever was lost is back
             fraction_evaluate=0.0,
-            stage_timeout=5.0,
-            round_timeout=8.0,
+            stage_timeout=12.0,
+            round_timeout=20.0,
             **enrol(tmp_path, 4),
         )
     )

@@ -21,7 +21,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store
 
 from orchestrator import provision
-from orchestrator.provision import add_clients, main, revoke_client, subject_alternative_names
+from orchestrator.certificates import subject_alternative_names
+from orchestrator.provision import add_clients, main, revoke_client
 from shared.enrolment import Enrolment
 from shared.errors import ConfigError, EnrolmentError, KeyFileError
 from shared.identity import ClientIdentity
@@ -69,7 +70,14 @@ def files_of(folder: Path) -> set[str]:
 
 
 def test_the_federation_is_complete_and_its_keys_are_private(pki: Path) -> None:
-    private = {"ca.key", "server.key", "clients/client-0.key", "clients/client-1.key", "clients/client-2.key"}
+    private = {
+        "ca.key",
+        "server.key",
+        "roster.key",
+        "clients/client-0.key",
+        "clients/client-1.key",
+        "clients/client-2.key",
+    }
     assert files_of(pki) == private | {"ca.pem", "server.pem", "enrolled.json"}
     for name in files_of(pki):
         assert stat.S_IMODE((pki / name).stat().st_mode) & 0o077 == (0 if name in private else 0o044)
@@ -93,7 +101,7 @@ def test_private_keys_are_private_from_the_start(tmp_path: Path, monkeypatch: py
     finally:
         os.umask(before)
     keys = {name: how for name, how in created.items() if ".key." in name}
-    assert len(keys) == 3
+    assert len(keys) == 4
     assert set(keys.values()) == {(0o600, os.O_EXCL)}
 
 
@@ -354,7 +362,7 @@ def test_many_clients_make_a_short_report(tmp_path: Path, capsys: pytest.Capture
     "arguments",
     [
         [],
-        ["--clients", "0"],
+        ["--clients", "-1"],
         ["--clients", "many"],
         ["--clients", "10001"],
         ["--clients", "1", "--add", "1"],
@@ -371,7 +379,7 @@ def test_a_wrong_command_line_is_a_usage_error(tmp_path: Path, arguments: list[s
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--add", "1", "--host", "a.example"], 2, "--host: the certificate is made once"),
+        (["--add", "1", "--host", "a.example"], 2, "--host: the certificate's names are given once"),
         (["--clients", "1", "--host", "a b"], 2, "expected a DNS name"),
         (["--revoke", "a\nb"], 1, "no such file"),
     ],

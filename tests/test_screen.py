@@ -73,6 +73,7 @@ def test_letters_of_an_eight_bit_reader_stay() -> None:
     assert "key ab12... \ufffd3 of caf\ufffd" in draw(PYTHONIOENCODING="latin-1")
 
 
+@pytest.mark.long
 def test_a_whole_run_without_unicode(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     monkeypatch.setenv("COLUMNS", "80")
@@ -124,6 +125,7 @@ def terminal(script: str, *arguments: str, folder: Path = ROOT) -> Iterator[Term
         opened.kill()
 
 
+@pytest.mark.long
 def test_a_run_in_a_terminal_of_80_columns_ends_with_a_box_whose_command_works(start: Start, tmp_path: Path) -> None:
     for name in ("benchmarks", "client", "orchestrator", "shared"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -150,6 +152,7 @@ def test_a_run_in_a_terminal_of_80_columns_ends_with_a_box_whose_command_works(s
     assert re.search(r"^ROC-AUC: alone \d\.\d\d, together \d\.\d\d; with all rows in one place", end.stdout, re.M)
 
 
+@pytest.mark.long
 def test_ctrl_c_leaves_a_cursor_and_a_command_that_goes_on(start: Start, tmp_path: Path) -> None:
     config = str(write_config(tmp_path, num_rounds=1, local_epochs=200, num_samples_per_client=1000))
     with terminal(SERVER, "--config", config) as server, terminal(CLIENTS, "--config", config) as clients:
@@ -173,6 +176,7 @@ def test_ctrl_c_leaves_a_cursor_and_a_command_that_goes_on(start: Start, tmp_pat
     assert len(list((tmp_path / "logs").glob("2*"))) == 1, "another run instead of the one that was interrupted"
 
 
+@pytest.mark.long
 def test_ctrl_c_before_there_is_anything_to_go_on_with(start: Start, tmp_path: Path) -> None:
     config = str(write_config(tmp_path, he_key_length=8192))  # many seconds to make
     server = start(SERVER, "--config", config)

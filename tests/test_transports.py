@@ -178,6 +178,25 @@ def test_a_scripted_federation_is_the_same_over_each_transport(
     assert [record["client_rows"] is None for record in records] == [number == 7 for number in range(1, ROUNDS + 1)]
 
 
+def test_a_forest_is_the_same_over_each_transport(tmp_path: Path) -> None:
+    """With a tenant's statistics lost once, as in the script above."""
+    results = []
+    for over in (over_memory, over_flower, over_grid):
+        folder = tmp_path / over.__name__
+        folder.mkdir()
+        settings = masked_settings(
+            folder, 4, model="forest", forest_trees=4, forest_parallel=2, forest_depth=2, forest_bins=8,
+            forest_columns=0.5, num_rounds=4, num_features=4, num_samples_per_client=200, min_available_clients=4,
+            min_fit_clients=3,
+        )  # fmt: skip
+        coordinator = over(settings, make_tenants(settings))
+        assert [record.contributors for record in coordinator.records] == [4] * 4
+        results.append({name: array.tobytes() for name, array in coordinator.model.named.items()})
+        assert (coordinator.model.named["column"] >= 0).sum() > 5
+    assert results[1] == results[0]
+    assert results[2] == results[0]
+
+
 def test_what_flower_has_fields_for_says_nothing_of_a_tenant() -> None:
     for rows in (10, 20):
         tenant: Any = SimpleNamespace(answer=lambda _request, rows=rows: Reply(bytes(rows)))

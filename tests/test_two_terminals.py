@@ -54,6 +54,7 @@ def test_both_commands_end_by_themselves(start: Start, tmp_path: Path, executor:
     assert load_file(run / "model.safetensors")["layers.0.weight"].shape == (3, 6)
 
 
+@pytest.mark.long
 def test_encrypted_and_plain_runs_give_the_same_model(start: Start, tmp_path: Path) -> None:
     models = []
     for scheme in ("paillier", "none"):
@@ -73,9 +74,10 @@ def test_encrypted_and_plain_runs_give_the_same_model(start: Start, tmp_path: Pa
         assert np.any(encrypted[name] != tensor) or tensor.size == 1, "a twin that sends the same thing tests nothing"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", ["raise", "exit", pytest.param("hang", marks=pytest.mark.long)])
 def test_one_client_lost_in_round_two_of_three(start: Start, tmp_path: Path, fault: str) -> None:
-    config = str(write_config(tmp_path, num_rounds=3, min_fit_clients=2, round_timeout=6.0))
+    config = str(write_config(tmp_path, num_rounds=3, min_fit_clients=2, round_timeout=15.0))
     server = start(SERVER, "--config", config)
     good = start(CLIENTS, "--config", config, "--client_ids", "0,1")
     start(FAULTY, config, "2", fault, "2")
@@ -91,6 +93,7 @@ def test_one_client_lost_in_round_two_of_three(start: Start, tmp_path: Path, fau
         assert rounds[1]["failed"]["2"] == "AttributeError", "an exception's text could quote the tenant's data"
 
 
+@pytest.mark.long
 def test_too_few_clients_is_an_error_that_counts_them(start: Start, tmp_path: Path) -> None:
     config = str(write_config(tmp_path, client_wait_timeout=12.0, server_wait_timeout=3.0))
     server = start(SERVER, "--config", config)
@@ -126,6 +129,7 @@ def test_a_wrong_setting_is_one_line(start: Start, tmp_path: Path) -> None:
         assert "local_epoch: unknown key (value 3); did you mean 'local_epochs'?" in end.output
 
 
+@pytest.mark.long
 def test_overrides_reach_the_run_and_an_older_run_is_resumed_by_its_name(start: Start, tmp_path: Path) -> None:
     config = str(write_config(tmp_path, num_rounds=9))
     names: list[str] = []
@@ -157,6 +161,7 @@ def test_wrong_overrides_and_runs_are_one_line(start: Start, tmp_path: Path) -> 
     assert end.output.endswith("--run names the run to go on with: give it together with --resume\n")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("executor", ["thread", "process"])
 def test_ctrl_c_ends_server_and_clients_at_once(start: Start, tmp_path: Path, executor: str) -> None:
     config = str(write_config(tmp_path, num_rounds=10_000, num_samples_per_client=2000, local_epochs=50))
@@ -175,6 +180,7 @@ def of_process(pid: int, name: str) -> str:
     return Path(f"/proc/{pid}/{name}").read_text(encoding="utf-8", errors="replace")
 
 
+@pytest.mark.long
 def test_processes_are_forked_from_one_in_which_nothing_is_at_work(start: Start, tmp_path: Path) -> None:
     """A thread would not survive the fork, and a lock that it holds would stay locked."""
     config = str(write_config(tmp_path, num_rounds=10_000))
@@ -202,6 +208,7 @@ def test_processes_are_forked_from_one_in_which_nothing_is_at_work(start: Start,
     server.kill()
 
 
+@pytest.mark.long
 def test_an_id_that_is_taken_is_refused_and_the_run_goes_on(start: Start, tmp_path: Path) -> None:
     config = str(write_config(tmp_path, server_wait_timeout=3.0))
     server = start(SERVER, "--config", config)

@@ -4,7 +4,8 @@ The threshold comes from validation rows, everything else from test rows. A reco
 1 - P(benign), is above the threshold.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +14,17 @@ from torch import nn
 
 from shared.config import Config
 from shared.data_sources.dataset import Dataset
+from shared.density import BenignSums, Density
 from shared.errors import AlertRateError
+from shared.fusion import Fusion
 from shared.metrics import (
+    Metrics,
     attack_scores,
     attack_thresholds,
     predict_probabilities,
     rows_for_rate,
     score,
+    threshold_at,
     too_few_rows,
 )
 from shared.threshold import choose_threshold
@@ -72,6 +77,25 @@ class ClassFigures:
 
 
 @dataclass(frozen=True)
+class DensityFigures:
+    """What the density of benign rows is worth beside the model.
+
+    Attributes:
+        open: whether alerts go by it, too; every other figure of the evaluation is then of both as one detector.
+        gate: why, in words.
+        density_roc_auc, model_roc_auc: on the test set, each alone; None where the rows are too few.
+        density_at, model_at: at the thresholds of each alone for `FALSE_POSITIVE_RATES`, as `Evaluation.at_rates`.
+    """
+
+    open: bool
+    gate: str
+    density_roc_auc: float | None
+    model_roc_auc: float | None
+    density_at: dict[str, AtRate]
+    model_at: dict[str, AtRate]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One model on the test set; `evaluation.json` holds it for the model that a run leaves.
 
@@ -88,6 +112,7 @@ class Evaluation:
         classes: by number, beginning with benign.
         confusion: rows of the test set by their class, and in it by the class that they are taken for,
             [num_classes][num_classes]; empty for more than `MOST_CONFUSED` classes.
+        density: of benign rows, where the run has one beside its model.
     """
 
     threshold: float
@@ -111,6 +136,7 @@ class Evaluation:
     at_rates: dict[str, AtRate]
     classes: list[ClassFigures]
     confusion: list[list[int]]
+    density: DensityFigures | None = None
 
     @property
     def attacks(self) -> int:
@@ -144,15 +170,23 @@ class Evaluation:
         return self.true_positives / alerts if alerts else None
 
 
-def evaluate_final(config: Config, model: nn.Module, validation: Dataset, test: Dataset) -> Evaluation:
-    """Judge a model on scaled rows, at the threshold that its bundle has.
+def evaluate_final(
+    config: Config, model: nn.Module, validation: Dataset, test: Dataset, benign: BenignSums | None = None
+) -> Evaluation:
+    """Judge a model on scaled rows, at the threshold that its bundle has; with the density where its gate is open.
 
     Args:
         config: says how many benign rows may be alerts.
         model: any that `shared/model.py` builds.
         validation: rows that thresholds may be chosen by.
         test: rows that decide nothing.
+        benign: what the density beside the model is made from; None where there is none.
     """
+    if benign is not None and not config.density_alone:
+        density = Density.of(benign)
+        fusion = Fusion.of(model, density, validation, config.alert_rate)
+        both = evaluate_final(config, fusion.detector(model, density), validation, test)
+        return replace(both, density=_density_figures(fusion, model, density, validation, test))
     scores = attack_scores(predict_probabilities(model, validation.features))[validation.labels == 0]
     thresholds = attack_thresholds(scores)
     chosen = choose_threshold(config, model, validation)
@@ -163,9 +197,12 @@ def evaluate_final(config: Config, model: nn.Module, validation: Dataset, test: 
         if threshold == config.alert_min_score:
             rule = f"the least score of an alert (alert_min_score); {rule}"
     except AlertRateError:
-        threshold = MIDDLE
+        threshold = threshold_at(scores, config.alert_rate) if config.labels == "none" else MIDDLE
         rule = (
-            f"the middle of the scale, for these figures alone: {share} false alarms take "
+            f"the score that {share} of the validation rows exceed, for these figures alone: without labels no row is "
+            "known to be benign; so records are ranked, and none alerts"
+            if config.labels == "none"
+            else f"the middle of the scale, for these figures alone: {share} false alarms take "
             f"{rows_for_rate(chosen.target_rate):,} benign validation rows, and there are {chosen.benign_rows:,}; so "
             "records are ranked, and none alerts"
         )
@@ -196,13 +233,31 @@ def evaluate_final(config: Config, model: nn.Module, validation: Dataset, test: 
             str(family): Family(int((test.families == family).sum()), float(alert[test.families == family].mean()))
             for family in np.unique(test.families[is_attack])
         },
-        at_rates={
-            rate: AtRate(thresholds[rate], metrics.recall_at_fpr[rate], metrics.fpr_at_threshold[rate])
-            for rate in metrics.recall_at_fpr
-        },
+        at_rates=_at_rates(thresholds, metrics),
         classes=_classes(test, probabilities),
         confusion=_confusion(test, probabilities),
     )
+
+
+def _density_figures(
+    fusion: Fusion, model: nn.Module, density: Density, validation: Dataset, test: Dataset
+) -> DensityFigures:
+    areas: list[float | None] = []
+    at: list[dict[str, AtRate]] = []
+    for part in (density, model):
+        known, new = (predict_probabilities(part, rows.features) for rows in (validation, test))
+        thresholds = attack_thresholds(attack_scores(known)[validation.labels == 0])
+        metrics = score(new, test, thresholds)
+        areas.append(metrics.roc_auc)
+        at.append(_at_rates(thresholds, metrics))
+    return DensityFigures(fusion.gate.open, fusion.gate.in_words(), areas[0], areas[1], at[0], at[1])
+
+
+def _at_rates(thresholds: Mapping[str, float], metrics: Metrics) -> dict[str, AtRate]:
+    return {
+        rate: AtRate(thresholds[rate], metrics.recall_at_fpr[rate], metrics.fpr_at_threshold[rate])
+        for rate in metrics.recall_at_fpr
+    }
 
 
 def _classes(test: Dataset, probabilities: NDArray[np.float64]) -> list[ClassFigures]:

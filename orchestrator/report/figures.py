@@ -4,6 +4,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from statistics import fmean
 
+from orchestrator.report import ranking
 from orchestrator.report.evaluation import Evaluation
 from orchestrator.report.run_data import Comparison, Run
 from orchestrator.report.words import client_order, count, figure, final_round, numbers, rate_text, seconds, share, size
@@ -138,6 +139,17 @@ def compared(e: Evaluation, comparison: Comparison) -> str:
     )
 
 
+def which_to_use(e: Evaluation, comparison: Comparison) -> str:
+    """Which of the detectors that were compared a person should use."""
+    if comparison.federated is None:
+        return ""
+    ours = {rival.name: (rival.evaluation, rival.ranking) for rival in comparison.others if rival.ranking}
+    references = {rival.name: rival.ranking for rival in comparison.references if rival.ranking}
+    if comparison.pooled.ranking:
+        references["a model of the same kind"] = comparison.pooled.ranking
+    return ranking.advice({"this run's detector": (e, comparison.federated), **ours}, references)
+
+
 def _apart(mine: float, other: float) -> str:
     difference = round(mine - other, 3)
     if difference == 0:
@@ -151,12 +163,17 @@ def caveats(run: Run) -> list[str]:
     c, done = run.config, [r for r in run.rounds if not r.skipped]
     if c.data_source == "synthetic":
         notes.append("The data was generated, and is easy on purpose: this shows that the machinery works, no more.")
-    if c.labels:
+    if c.labels == "none":
+        notes.append(
+            "No label was used: records are ranked by how far they are from all clients' records together, attacks "
+            "among them included, and what is rare need be no attack."
+        )
+    if c.labels == "rules":
         notes.append(
             "What is called an attack here is a hit of a Sigma rule: all figures say how well the model agrees with "
             "the rules, and none how many attacks it finds."
         )
-    if len(run.rounds) < c.num_rounds:
+    if len(run.rounds) < c.num_rounds and not c.density_alone:
         ended = "early stopping, or it was interrupted" if c.early_stopping_rounds else "it was interrupted"
         notes.append(f"{len(run.rounds)} of {count(c.num_rounds, 'round')} were run: {ended}.")
     if len(done) < len(run.rounds):

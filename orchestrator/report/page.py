@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from orchestrator.report import drawings, figures, privacy, words
 from orchestrator.report.evaluation import Evaluation
+from orchestrator.report.ranking import Ranking, real_rate
 from orchestrator.report.run_data import Run, began, read_run
 from orchestrator.run_folder import RunFolder
 from shared.atomic import replace_file
@@ -41,6 +42,25 @@ class Contender:
     rows: str
     evaluation: Evaluation
     kind: str  # "federated", "pooled" or "alone"
+
+
+@dataclass(frozen=True)
+class Detector:
+    """One detector, of whatever kind, for the table that says which to use.
+
+    Attributes:
+        name: of it.
+        needs: what a federation does not have; empty where it needs nothing of the kind.
+        evaluation: at its own thresholds.
+        ranking: without any.
+        real: share of benign records above the threshold that was made for 1 %.
+    """
+
+    name: str
+    needs: str
+    evaluation: Evaluation
+    ranking: Ranking
+    real: float | None
 
 
 def write_report(folder: Path) -> Path:
@@ -84,6 +104,8 @@ def render(run: Run) -> str:
         quality_drawings=drawings.of_quality(run.evaluation) if run.evaluation else [],
         contenders=contenders,
         shown_contenders=_picked(contenders),
+        detectors=_detectors(run),
+        advice=figures.which_to_use(run.evaluation, run.comparison) if run.evaluation and run.comparison else "",
         compared=figures.compared(run.evaluation, run.comparison) if run.evaluation and run.comparison else "",
         time_drawing=drawings.of_time(run.rounds),
         time_totals=list(zip(figures.TIME_PARTS, totals, strict=False)),
@@ -123,6 +145,18 @@ def _contenders(run: Run) -> list[Contender]:
         Contender(pooled.name, f"{pooled.rows:,}", pooled.evaluation, "pooled"),
         *(Contender(printable(rival.name), f"{rival.rows:,}", rival.evaluation, "alone") for rival in alone),
     ]
+
+
+def _detectors(run: Run) -> list[Detector]:
+    """All that the comparison ranked, in the order of what they need."""
+    if run.evaluation is None or run.comparison is None or run.comparison.federated is None:
+        return []
+    c = run.comparison
+    ours = ("this run", "", run.evaluation, c.federated)
+    listed = [(r.name, need, r.evaluation, r.ranking) for need, rivals in (
+        ("", c.others), ("all rows in one place", [c.pooled, *c.references]), ("its own rows", c.alone)
+    ) for r in rivals]  # fmt: skip
+    return [Detector(printable(n), need, e, r, real_rate(e)) for n, need, e, r in (ours, *listed) if r is not None]
 
 
 def _picked(contenders: list[Contender]) -> list[Contender]:

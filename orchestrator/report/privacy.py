@@ -22,9 +22,10 @@ def in_one_sentence(c: Config, *, simulated: bool = False) -> str:
     if c.he_scheme == "none":
         return "Encryption was off: the orchestrator received every client's update in the clear."
     if c.masked:
+        records = " Noise in the sums hides single records." if c.privacy == "records" else ""
         return (
             f"Updates were encrypted and masked: the orchestrator could open sums of at least {c.fewest_contributors} "
-            "clients over one task, and no update by itself, even had its code been changed."
+            f"clients over one task, and no update by itself, even had its code been changed.{records}"
         )
     return (
         f"Updates were encrypted, and the orchestrator held the key: that it opened only sums of at least "
@@ -97,6 +98,9 @@ def key_and_channel(run: Run) -> list[Statement]:
     if prints:
         facts.append(("Public key, SHA-256" if len(prints) == 1 else "Public keys, SHA-256", ", ".join(prints)))
         facts.append(("Private key", "kept in a file" if c.he_key_file else "made for this run, never written down"))
+    spent = [record.epsilon for record in run.rounds if record.epsilon is not None]
+    if spent:
+        facts.append(("Differential privacy", f"of single records: epsilon {spent[-1]:.3g}, delta {c.dp_delta:g}"))
     if run.verdicts:
         facts.append(("Sums", of_audits(run.verdicts)))
     facts.append(("Channel", "TLS" if c.tls_ca else f"no TLS, at {c.server_address}"))

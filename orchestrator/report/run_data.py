@@ -16,6 +16,8 @@ from safetensors.numpy import load
 
 from orchestrator.publishing import Verdicts
 from orchestrator.report.evaluation import Evaluation
+from orchestrator.report.forest import Trees, trees_of
+from orchestrator.report.ranking import Ranking
 from orchestrator.run_folder import RoundRecord, RunFolder, read_record
 from shared.atomic import replace_file
 from shared.bounded_files import read_bounded
@@ -59,26 +61,34 @@ class Rival:
         name: as the report shows it.
         rows: that it was trained on.
         evaluation: on the same rows as the federated model, with thresholds chosen in the same way.
+        ranking: on the same rows, without thresholds; None where they are too few.
     """
 
     name: str
     rows: int
     evaluation: Evaluation
+    ranking: Ranking | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models of the same shape, trained with the same settings without a federation.
+    """Models of the same shape, trained with the same settings without a federation; and detectors of other kinds.
 
     Attributes:
         epochs: passes over its rows of each, as many as the federation made.
         pooled: of all clients' rows in one place.
         alone: one for each client, of its own rows alone.
+        federated: the run's own detector, without thresholds; None where the test rows are too few.
+        others: detectors of other kinds that a federation can have.
+        references: such as need all rows in one place.
     """
 
     epochs: int
     pooled: Rival
     alone: list[Rival]
+    federated: Ranking | None = None
+    others: list[Rival] = field(default_factory=list)
+    references: list[Rival] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,7 @@ class Run:
     comparison: Comparison | None
     model_bytes: int | None  # of the global model's tensors, as it is sent to each client
     verdicts: list[Verdicts] = field(default_factory=list)  # what clients said to the proofs of its sums
+    trees: Trees | None = None  # of a forest
 
 
 def read_run(path: Path) -> Run:
@@ -105,15 +116,17 @@ def read_run(path: Path) -> Run:
     folder = RunFolder(path.resolve())  # `latest` is a link, and the run's name is that of the folder
     if not folder.settings.is_file():
         raise ReportError(f"{folder.path}: no config.yaml in it; expected the folder of a run, such as logs/latest")
+    config = load_config(folder.settings)
     return Run(
         name=folder.name,
-        config=load_config(folder.settings),
+        config=config,
         rounds=_lines(folder.metrics, read_record),
         starts=_lines(folder.starts, lambda raw, _: from_plain(Start, raw)),
         evaluation=_whole(folder.evaluation, Evaluation),
         comparison=_whole(folder.comparison, Comparison),
         model_bytes=_model_bytes(folder.path / MODEL_FILE),
         verdicts=read_verdicts(folder),
+        trees=trees_of(folder.path, config),
     )
 
 

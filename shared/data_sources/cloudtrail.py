@@ -84,7 +84,7 @@ def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: Broken
     """
     broken = broken or BrokenLines(inputs.path, config.max_broken_share)
     frames = _frames(config, inputs, broken)
-    by_rules = inputs.labelled and bool(config.labels)
+    by_rules = inputs.labelled and config.labels == "rules"
     given = load_label_rules(config, inputs.label_path) if inputs.labelled and not by_rules else None
     memory = cloudtrail_features.Memory()
     tally = LabelTally()

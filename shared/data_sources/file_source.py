@@ -210,7 +210,7 @@ class FileSource:
         watched = [*self.reader.files(inputs.path), *([inputs.label_path] if inputs.label_path else [])]
         # Several client threads ask at once: `lru_cache` alone would let each of them read the files.
         with _LOCK:
-            if config.labels:
+            if config.labels == "rules":
                 # Imported on demand: rules take pySigma to read.
                 from shared.rules.folder import load_rules
 
@@ -222,7 +222,9 @@ class FileSource:
 
 def _inputs(config: Config, path: str, owner: str) -> Inputs:
     label_path = Path(config.label_path.replace(CLIENT_ID, owner)) if config.label_path else None
-    return Inputs(Path(path.replace(CLIENT_ID, owner)), label_path)
+    # Labels that a CSV file has all the same tell what the test set's alerts are worth.
+    labelled = config.labels != "none" or bool(config.csv_label_column)
+    return Inputs(Path(path.replace(CLIENT_ID, owner)), label_path, labelled)
 
 
 def _state(file: Path) -> tuple[int, int]:
@@ -249,10 +251,14 @@ def _read(source: FileSource, config: Config, inputs: Inputs, own: bool, _states
     return Table(
         schema,
         np.concatenate([chunk.features for chunk in chunks]),
-        np.concatenate([chunk.families for chunk in chunks]),
+        np.concatenate([chunk.families if inputs.labelled else _benign(chunk) for chunk in chunks]),
         np.concatenate([chunk.groups for chunk in chunks]),
         starts,
     )
+
+
+def _benign(chunk: Chunk) -> NDArray[np.str_]:
+    return np.full(len(chunk.features), "benign")
 
 
 def check_width(config: Config, schema: FeatureSchema) -> None:

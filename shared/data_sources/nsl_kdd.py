@@ -105,6 +105,16 @@ def test_rows(config: Config) -> Dataset:
     return _encode(test, np.arange(len(test.families)))
 
 
+def unseen_attacks(config: Config) -> NDArray[np.bool_]:
+    """Which rows of KDDTest+, in the file's order, are attacks of types that KDDTrain+ does not have, (rows,).
+
+    Raises:
+        DataError: a file is missing or malformed.
+    """
+    names = [_read_table(Path(config.data_path) / file)[ATTACK_NAME] for file in (TRAIN_FILE, TEST_FILE)]
+    return ~np.isin(names[1].to_numpy(dtype=str), np.unique(names[0].to_numpy(dtype=str)))
+
+
 def validation_rows(config: Config) -> Dataset:
     """The rows of KDDTrain+ that no client has.
 

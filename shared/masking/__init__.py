@@ -11,6 +11,7 @@ from shared.masking.messages import (
     SESSION_BYTES,
     WEIGHTS,
     RoundTerms,
+    least_honest,
     minimum_threshold,
     modulus_digest,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "RoundTerms",
     "ServerRound",
     "VectorPlan",
+    "least_honest",
     "minimum_threshold",
     "modulus_digest",
 ]

@@ -53,6 +53,7 @@ from shared.masking.messages import (
     RevealRequest,
     RoundTerms,
     ShareBody,
+    least_honest,
     modulus_digest,
     parse_boxes,
     parse_survivors,
@@ -329,6 +330,18 @@ class ClientRound:
         ).encode()
         self._state = Done()
         return sign(Kind.REVEAL, masked.context, self._id, body, self._signing_key)
+
+    @property
+    def sharers(self) -> int:
+        """How many honest clients are sure to be in the sum, if it opens: max(t, n_min) less a third of the cohort.
+
+        Raises:
+            OutOfOrderError: the cohort is not known yet, or no longer of use.
+        """
+        state = self._state
+        if not isinstance(state, Shared):
+            raise OutOfOrderError("this comes between the stages 'share' and 'mask'")
+        return least_honest(state.terms.required, len(state.roster.ids))
 
     def suspend(self) -> bytes:
         """Take the state out of this object, as bytes for `resume`; they hold this round's secrets."""

@@ -39,6 +39,11 @@ def minimum_threshold(clients: int) -> int:
     return 2 * clients // 3 + 1
 
 
+def least_honest(required: int, cohort: int) -> int:
+    """Of how many honest clients a sum is sure, if it opens: of `required` at least, less a third of the cohort."""
+    return max(1, required - (cohort - 1) // 3)
+
+
 def modulus_digest(modulus: int) -> bytes:
     """H(n): SHA-256 of the Paillier modulus, 32 bytes."""
     return hashlib.sha256(b"Paillier modulus\0" + modulus.to_bytes((modulus.bit_length() + 7) // 8)).digest()

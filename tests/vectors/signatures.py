@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.admission import identity_name
-from shared.identity import STATEMENT_PREFIX, UpdateStatement, greeting_bytes
+from shared.identity import STATEMENT_PREFIX, UpdateStatement, greeting_bytes, identity_name
 from shared.wire import dump_update
 from tests.vectors.world import (
     ATTACKER,
+    EXPIRED,
     FOREIGN,
     HONEST,
     REVOKED,
@@ -170,6 +170,7 @@ def replays() -> Iterator[HostileUpdate]:
     for name, about, error, who in (
         ("foreign", "an honest update of a client that was never enrolled", "NotEnrolledError", FOREIGN),
         ("revoked", "an honest update of a revoked client", "RevokedClientError", REVOKED),
+        ("expired", "an honest update of a client whose enrolment has ended", "ExpiredClientError", EXPIRED),
         ("unasked", "an honest update of a client that was not asked", bad, "7"),
     ):
         payload = dump_update(header(), blobs(encrypt(who)))

@@ -22,14 +22,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gmpy2 import mpz
 from phe import paillier
 
-from orchestrator.admission import Admission, identity_name
+from orchestrator.admission import Admission
 from orchestrator.aggregator import Aggregator, RoundSum
 from shared.enrolment import EnrolledClient, Enrolment
 from shared.he.fixed_point import FixedPoint
 from shared.he.keys import PrivateKeyMaterial, PublicKeyMaterial
 from shared.he.paillier import PaillierPrivate, PaillierPublic
 from shared.he.scheme import Vector
-from shared.identity import ClientIdentity, UpdateStatement
+from shared.identity import ClientIdentity, UpdateStatement, identity_name
+from shared.roster import Roster
 from shared.wire import Header, dump_update, unwrap_tensor, wrap_array
 
 FOLDER = Path(__file__).parent
@@ -42,8 +43,9 @@ TASK = hashlib.sha256(b"the global model of round 3").hexdigest()
 HONEST = ("0", "2", "4")  # as many as a sum may hold
 ATTACKER = "1"  # enrolled: an insider, who may sign whatever it likes
 REVOKED = "3"
+EXPIRED = "5"
 FOREIGN = "9"  # asked by mistake, never enrolled
-ENROLLED = (*HONEST, ATTACKER, REVOKED)
+ENROLLED = (*HONEST, ATTACKER, REVOKED, EXPIRED)
 
 Scalar = bool | bytes | float | int | str | None  # what Flower delivers, and None for what is not there
 
@@ -151,12 +153,14 @@ def open_round(folder: Path) -> RoundSum:
     """The round that every vector is thrown at: an aggregator with a real enrolled list, written to `folder`."""
     day = date(2026, 1, 31)
     clients = {
-        identity_name(c): EnrolledClient(identity(c).public_key().public_bytes_raw().hex(), day, c == REVOKED)
+        identity_name(c): EnrolledClient(
+            identity(c).public_key().public_bytes_raw().hex(), day, day if c == EXPIRED else date.max, c == REVOKED
+        )
         for c in ENROLLED
     }
     path = folder / "enrolled.json"
-    path.write_bytes(Enrolment(MappingProxyType(clients)).to_json())
-    aggregator = Aggregator(keys(), 2, len(HONEST), admission=Admission(path, SESSION))
+    path.write_bytes(Enrolment(MappingProxyType(clients)).signed(Ed25519PrivateKey.generate())[1])
+    aggregator = Aggregator(keys(), 2, len(HONEST), admission=Admission(Roster(path), SESSION))
     round_sum = aggregator.open_round(ROUND, SIZE, TASK)
     asked = (*ENROLLED, FOREIGN)
     with mock.patch("orchestrator.admission.secrets.token_bytes", side_effect=[nonce(c) for c in asked]):

@@ -1,0 +1,158 @@
+"""Look for what would keep a tenant out of a run, and say what to do about it, a line each.
+
+python client/doctor.py --config config/secure.yaml --client_id 2
+python client/doctor.py --config config/secure.yaml --client_id 2 --json
+ssh SERVER python orchestrator/doctor.py --json | python client/doctor.py --client_id 2 --against -   # both ends
+
+It reads, connects to the server once, and changes nothing. The exit code is 1 if a line says FAIL.
+"""
+
+import argparse
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, time
+from typing import Final
+
+from client.channel import check_channel, proxy_for
+from shared import cli
+from shared.addresses import split_address
+from shared.config import Config, load_config
+from shared.data_utils import load_client_data
+from shared.doctor import checks
+from shared.doctor.findings import Finding, Level, Report, compare, read_facts
+from shared.enrolment import Enrolment
+from shared.errors import EnrolmentError
+from shared.identity import ClientIdentity, identity_name
+from shared.roster import SOON_DAYS, Roster
+
+_PROBE_SECONDS: Final = 5.0
+
+
+def examine(path: str, overrides: Sequence[str], client_id: int, against: str = "") -> Report:
+    """All that can be found on a tenant's side.
+
+    Args:
+        path: of the YAML file.
+        overrides: `key=value`, as `--set` takes them.
+        client_id: the tenant's number.
+        against: what the server's doctor printed with `--json`; empty: nothing is compared.
+    """
+    report = Report(identity_name(str(client_id)))
+    loaded: list[Config] = []
+
+    def settings() -> Iterator[Finding]:
+        loaded.append(load_config(path, overrides))
+        yield Finding("settings", Level.OK, f"{path}: {loaded[0].num_clients} tenants, {loaded[0].server_address}")
+
+    report.look("settings", settings)
+    report.look("version", checks.check_versions)
+    if not loaded:
+        return report
+    config, signed = loaded[0], [datetime.min.replace(tzinfo=UTC)]
+    report.facts |= checks.facts_of(config, datetime.now(UTC))
+    if config.client_identity:
+        report.look("identity", lambda: _identity(config, client_id, report, signed))
+    if config.tls_ca:
+        report.look("certificate", lambda: _certificate(config, signed))
+    report.look("clock", lambda: checks.check_clock(signed))
+    report.look("proxy", lambda: _proxy(config))
+    report.look("port", lambda: _port(config))
+    report.look("data", lambda: _data(config, client_id, report))
+    report.look("files", lambda: checks.check_folder(config))
+    report.look("descriptors", lambda: checks.check_descriptors(16))
+    if config.pinned_key_fingerprint:
+        report.facts["public_key"] = config.pinned_key_fingerprint
+    if against:
+        report.look("against", lambda: compare(report.facts, read_facts(against), datetime.now(UTC)))
+    return report
+
+
+def _identity(config: Config, client_id: int, report: Report, signed: list[datetime]) -> Iterator[Finding]:
+    name = identity_name(str(client_id))
+    path = config.client_identity.replace("{client_id}", str(client_id))
+    identity = ClientIdentity.load(path, name)
+    yield Finding("identity", Level.OK, f"{path}: public key {identity.public_key_hex[:16]}…")
+    if not config.enrolled_clients:
+        return
+    roster = Roster.of(config).read()
+    report.facts["roster"] = roster.fingerprint
+    signed += [datetime.combine(client.added, time(), UTC) for client in roster.clients.values()]
+    yield from checks.check_roster(roster, config.fewest_contributors)
+    if not config.roster_signer:
+        remedy = f"ask the operator on another way whether it is {roster.signer}, and set roster_signer to it"
+        yield Finding("roster", Level.WARN, "roster_signer is not set: the first signer is believed", remedy)
+    yield from _own_entry(roster, identity)
+
+
+def _own_entry(roster: Enrolment, identity: ClientIdentity) -> Iterator[Finding]:
+    name = identity.client_id
+    roster.public_key(name)
+    listed = roster.clients[name]
+    if listed.public_key != identity.public_key_hex:
+        raise EnrolmentError(
+            f"the roster lists another key for {name}; get the newest enrolled.json, or after a rotation run: "
+            "client/enrol.py activate"
+        )
+    days = (listed.expires - roster.today).days
+    if days < SOON_DAYS:
+        yield Finding("enrolment", Level.WARN, f"{name}: ends in {days} days", "run: client/enrol.py renew")
+    else:
+        yield Finding("enrolment", Level.OK, f"{name}: enrolled until {listed.expires}")
+
+
+def _certificate(config: Config, signed: list[datetime]) -> Iterator[Finding]:
+    certificate = checks.read_certificate(config.tls_ca)
+    signed.append(certificate.not_valid_before_utc)
+    yield from checks.check_end(certificate, config.tls_ca, "get the ca.pem of a federation that was made anew")
+
+
+def _proxy(config: Config) -> Iterator[Finding]:
+    host, _ = split_address(config.server_address)
+    name = proxy_for(config.server_address)
+    if name:
+        yield Finding("proxy", Level.WARN, f"{name} sends gRPC by way of a proxy", f"if it can't pass: no_proxy={host}")
+    else:
+        yield Finding("proxy", Level.OK, "none for the server")
+
+
+def _port(config: Config) -> Iterator[Finding]:
+    host, port = split_address(config.server_address)
+    try:
+        socket.create_connection((host, port), timeout=_PROBE_SECONDS).close()
+    except OSError as error:
+        said = f"{config.server_address}: {error.strerror or error}"
+        remedy = "start orchestrator/run_server.py, or open the way to it: address, firewall, name"
+        yield Finding("port", Level.FAIL, said, remedy)
+        return
+    check_channel(config)
+    yield Finding("port", Level.OK, f"{config.server_address} answers, TLS {'on' if config.tls_ca else 'off'}")
+
+
+def _data(config: Config, client_id: int, report: Report) -> Iterator[Finding]:
+    rows = load_client_data(config, client_id)
+    yield from checks.check_data({"training": rows.train, "held-out": rows.holdout}, config, report.facts)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit status."""
+    summary, _, commands = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=commands, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    cli.add_settings(parser)
+    parser.add_argument("--client_id", type=int, required=True, metavar="N", help="this tenant's number")
+    parser.add_argument("--against", default="", metavar="FILE", help="the server's --json, or - for stdin")
+    parser.add_argument("--json", action="store_true", help="for programs, and for --against on the other side")
+    args = parser.parse_args(argv)
+
+    def work() -> int:
+        report = examine(args.config, args.set, args.client_id, args.against)
+        print(report.to_json() if args.json else "\n".join(finding.line() for finding in report.findings))
+        return 0 if report.healthy else cli.FAILED
+
+    return cli.run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""A tenant's part in a round of differentially private training: `privacy: records`.
+
+Each round is one step of DP-SGD over the rows of all tenants (Abadi et al., "Deep Learning with Differential Privacy",
+CCS 2016, algorithm 1). A tenant draws each of its rows with probability q, clips each row's gradient, adds them up, and
+adds its share of the noise, in whole steps of the fixed point and before the masks. The noise of all together is that
+of one central trainer, and nobody ever sees the sum without it.
+
+**Each share is sized for the honest tenants that the sum is sure to have**: t of the cohort are in every sum that
+opens, and up to a third may side with the orchestrator. So drop-outs and such tenants leave no less noise than is
+accounted.
+What a tenant draws, rows and noise, it draws from a generator that the system seeds; `seed` is known to others.
+"""
+
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
+
+from client.budget import Budget
+from client.learning import Contribution, OnEpoch
+from client.scaled_rows import ScaledRows
+from shared.config import Config
+from shared.data_sources.dataset import Dataset
+from shared.dp import skellam
+from shared.dp.plan import PrivacyPlan
+from shared.exchange import Model
+from shared.he.scheme import PublicScheme, Vector
+from shared.masking import WEIGHTS
+from shared.model import get_parameters
+
+_CHUNK = 128  # rows whose gradients are in memory at once
+_SEED_BITS = 256
+
+
+class NoisyGradients:
+    """Steps 4 to 6 of the flow, for `privacy: records`.
+
+    Args:
+        config: the settings.
+        model: of the tenant; it holds the global parameters when a round begins.
+        rows: its own.
+        budget: of these rows.
+        sharers: of the sum that is under way, how many honest tenants are sure to be in it.
+    """
+
+    def __init__(
+        self, config: Config, model: nn.Module, rows: ScaledRows, budget: Budget, sharers: Callable[[], int]
+    ) -> None:
+        self._config, self._model, self._rows, self._budget, self._sharers = config, model, rows, budget, sharers
+        self._size = sum(p.size for p in get_parameters(model))
+        self._plan = PrivacyPlan.of(config, self._size, len(rows.schema))
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        return {WEIGHTS: self._size}
+
+    def contribution(self, round_number: int, given: Model, scaler: bytes, scheme: PublicScheme[Any]) -> Contribution:
+        """See `client/learning.py`.
+
+        Raises:
+            PrivacyBudgetError: the rows' budget has not enough left for a round.
+        """
+        rows, _ = self._rows.scaled(scaler)
+        plan, release = self._plan, self._plan.gradients
+        # Paid before anything is drawn: a round that comes to nothing, or is asked for again, is paid all the same.
+        spent = self._budget.pay(release.rdp())
+        noise = skellam.draw(release.variance / self._sharers(), self._size)
+
+        def add_up(on_epoch: OnEpoch) -> Vector:
+            total = clipped_sum(self._model, sampled(rows, release.rate), plan.clip)
+            on_epoch(1)
+            steps = np.rint(np.clip(total, -plan.most, plan.most) * plan.unit).astype(np.int64)
+            return self._in_steps(steps + noise)
+
+        title = f"one private step: epsilon {spent:.3f} of {plan.epsilon:g} when it is done"
+        # A tenant whose rows fail sends its noise all the same: the others count on it.
+        return Contribution(title, 1, WEIGHTS, self._in_steps(noise), add_up)
+
+    def _in_steps(self, integers: NDArray[np.int64]) -> Vector:
+        return integers / self._plan.unit
+
+
+def sampled(rows: Dataset, rate: float) -> Dataset:
+    """Each row by itself with this probability (Poisson sampling), by a generator that the system seeds."""
+    generator = np.random.Generator(np.random.PCG64DXSM(secrets.randbits(_SEED_BITS)))
+    chosen = generator.random(len(rows)) < rate
+    return Dataset(rows.features[chosen], rows.labels[chosen], rows.families[chosen])
+
+
+def clipped_sum(model: nn.Module, rows: Dataset, clip: float) -> Vector:
+    """The sum of the rows' gradients of the cross-entropy, each at most `clip` long, (size,) float64.
+
+    In the order of the model's `state_dict`; what is not trained has 0.
+
+    Args:
+        model: in which no row's output depends on other rows.
+        rows: any number.
+        clip: the longest that one may be, in the L2 norm.
+    """
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    buffers = {name: b.detach() for name, b in model.named_buffers()}
+    total = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
+
+    def loss(at: dict[str, Tensor], features: Tensor, label: Tensor) -> Tensor:
+        logits = functional_call(model, {**at, **buffers}, (features.unsqueeze(0),))
+        return F.cross_entropy(logits, label.unsqueeze(0))
+
+    of_each = vmap(grad(loss), in_dims=(None, 0, 0))
+    model.eval()  # a layer that draws, or looks at other rows, would make gradients that are not of one row
+    for start in range(0, len(rows), _CHUNK):
+        features = torch.from_numpy(rows.features[start : start + _CHUNK])
+        labels = torch.from_numpy(rows.labels[start : start + _CHUNK])
+        gradients = {name: g.double() for name, g in of_each(parameters, features, labels).items()}  # (B, ...)
+        norms = torch.stack([g.flatten(1).square().sum(1) for g in gradients.values()]).sum(0).sqrt()  # (B,)
+        # A gradient that is no number shows nothing and moves nothing.
+        scale = torch.nan_to_num(torch.clamp(clip / norms, max=1.0), nan=0.0)
+        scale[~torch.isfinite(norms)] = 0.0
+        for name, g in gradients.items():
+            total[name] += torch.tensordot(scale, torch.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0), dims=1)
+    parts = [
+        total[name].numpy().ravel() if name in total else np.zeros(tensor.numel())
+        for name, tensor in model.state_dict().items()
+    ]
+    return np.concatenate(parts)

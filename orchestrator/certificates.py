@@ -1,0 +1,110 @@
+"""The certificates of a federation: a CA of its own, and the server's, which the tenants' TLS checks."""
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from shared.errors import ConfigError
+
+CA_VALIDITY: Final = timedelta(days=3650)
+SERVER_VALIDITY: Final = timedelta(days=825)  # the longest that common TLS libraries accept of a private CA
+CLOCK_SKEW: Final = timedelta(hours=1)  # a client whose clock is slow must not find the certificate "not yet valid"
+
+_DNS_LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+# The last label holds a letter: "10.0.0.256" is a mistyped address and not a name.
+_DNS_NAME: Final = re.compile(rf"(?:{_DNS_LABEL}\.)*(?=[a-z0-9-]*[a-z]){_DNS_LABEL}")
+
+
+def subject_alternative_names(hosts: Sequence[str]) -> list[x509.GeneralName]:
+    """The names that a server certificate is valid for, each once.
+
+    Raises:
+        ConfigError: neither a DNS name nor an IP address; wildcards count as neither.
+    """
+    names: list[x509.GeneralName] = []
+    for host in hosts:
+        name: x509.GeneralName
+        try:
+            name = x509.IPAddress(ipaddress.ip_address(host))
+        except ValueError:
+            dns = host.lower()
+            if len(dns) > 253 or not _DNS_NAME.fullmatch(dns):
+                raise ConfigError(
+                    f"--host {host!r}: expected a DNS name such as orchestrator.example.org or an IP address, "
+                    "without port (an international name in its xn-- form)"
+                ) from None
+            name = x509.DNSName(dns)
+        if name not in names:
+            names.append(name)
+    return names
+
+
+def ca_certificate(key: ec.EllipticCurvePrivateKey, now: datetime) -> x509.Certificate:
+    """RFC 5280, section 4.2.1: what a CA certificate must carry. Path length 0: it signs servers and no other CA."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Cloud Security Orchestrator CA")])
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    builder = _certificate(name, name, key.public_key(), now, CA_VALIDITY)
+    return (
+        builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(key_cert_sign=True), critical=True)
+        .add_extension(identifier, critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+
+
+def server_certificate(
+    key: ec.EllipticCurvePublicKey,
+    names: Sequence[x509.GeneralName],
+    ca: x509.Certificate,
+    ca_key: ec.EllipticCurvePrivateKey,
+    now: datetime,
+) -> x509.Certificate:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Cloud Security Orchestrator server")])
+    issuer = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    builder = _certificate(subject, ca.subject, key, now, SERVER_VALIDITY)
+    return (
+        builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(key_cert_sign=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer), critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+
+
+def _certificate(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, validity: timedelta
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_after(now + validity)
+    )
+
+
+def _key_usage(*, key_cert_sign: bool) -> x509.KeyUsage:
+    """A CA signs certificates and revocation lists, a server signs its part of the TLS handshake; neither the other."""
+    return x509.KeyUsage(
+        digital_signature=not key_cert_sign,
+        key_cert_sign=key_cert_sign,
+        crl_sign=key_cert_sign,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )

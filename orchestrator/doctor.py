@@ -1,0 +1,171 @@
+"""Look for what would keep the server from a run, and say what to do about it, a line each.
+
+python orchestrator/doctor.py --config config/secure.yaml
+python orchestrator/doctor.py --config config/secure.yaml --json            # for client/doctor.py --against, too
+python orchestrator/doctor.py --config config/secure.yaml --against tenant.json
+
+It reads, asks for the port once, and changes nothing. The exit code is 1 if a line says FAIL.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, time
+from ipaddress import ip_address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from orchestrator.ports import check_port_free
+from shared import cli
+from shared.addresses import split_address
+from shared.config import Config, load_config
+from shared.data_utils import load_test_data, load_validation_data
+from shared.doctor import checks
+from shared.doctor.findings import Finding, Level, Report, compare, read_facts
+from shared.errors import ChannelError, KeyMaterialError
+from shared.key_files import load_key, passphrase_from_environment
+from shared.private_files import read_private_file
+from shared.roster import Roster
+
+_RENEW = "run where ca.key is: orchestrator/provision.py --renew_server --out FOLDER"
+
+
+def examine(path: str, overrides: Sequence[str], against: str = "") -> Report:
+    """All that can be found on the server's side.
+
+    Args:
+        path: of the YAML file.
+        overrides: `key=value`, as `--set` takes them.
+        against: what a tenant's doctor printed with `--json`; empty: nothing is compared.
+    """
+    report = Report("server")
+    loaded: list[Config] = []
+
+    def settings() -> Iterator[Finding]:
+        loaded.append(load_config(path, overrides))
+        yield Finding("settings", Level.OK, f"{path}: {loaded[0].num_clients} tenants, {loaded[0].server_address}")
+
+    report.look("settings", settings)
+    report.look("version", checks.check_versions)
+    if not loaded:
+        return report
+    config, signed = loaded[0], [datetime.min.replace(tzinfo=UTC)]
+    report.facts |= checks.facts_of(config, datetime.now(UTC))
+    if config.enrolled_clients:
+        report.look("roster", lambda: _roster(config, report, signed))
+    if config.tls_certificate:
+        report.look("certificate", lambda: _certificates(config, signed))
+    if config.he_key_file:
+        report.look("key", lambda: _key(config, report))
+    report.look("clock", lambda: checks.check_clock(signed))
+    report.look("port", lambda: _port(config))
+    report.look("data", lambda: _data(config, report))
+    report.look("files", lambda: checks.check_folder(config))
+    # A client's socket, what gRPC holds beside it, and newcomers that have not said who they are.
+    report.look("descriptors", lambda: checks.check_descriptors(2 * config.num_clients + 256))
+    if against:
+        report.look("against", lambda: compare(report.facts, read_facts(against), datetime.now(UTC)))
+    return report
+
+
+def _roster(config: Config, report: Report, signed: list[datetime]) -> Iterator[Finding]:
+    roster = Roster.of(config).read()
+    report.facts["roster"] = roster.fingerprint
+    signed += [datetime.combine(client.added, time(), UTC) for client in roster.clients.values()]
+    yield from checks.check_roster(roster, config.min_available_clients)
+    for name in ("roster.key", "ca.key"):
+        beside = Path(config.enrolled_clients).with_name(name)
+        if beside.exists():
+            said = f"{beside}: no running server needs it, and whoever takes it can enrol or pose as a server"
+            yield Finding("files", Level.WARN, said, "move it off this machine")
+
+
+def _certificates(config: Config, signed: list[datetime]) -> Iterator[Finding]:
+    ca, own = checks.read_certificate(config.tls_ca), checks.read_certificate(config.tls_certificate)
+    signed.append(own.not_valid_before_utc)
+    yield from checks.check_end(ca, config.tls_ca, "make the federation anew, with a CA of its own")
+    yield from checks.check_end(own, config.tls_certificate, _RENEW)
+    try:
+        own.verify_directly_issued_by(ca)
+    except (ValueError, TypeError, InvalidSignature):
+        raise ChannelError(
+            f"{config.tls_certificate}: not signed by the CA in {config.tls_ca}, which clients trust; take both from "
+            "one folder of orchestrator/provision.py"
+        ) from None
+    try:
+        pem = read_private_file(Path(config.tls_key), "make it with orchestrator/provision.py")
+        key = load_pem_private_key(pem, None)
+    except (ValueError, TypeError):
+        raise KeyMaterialError(f"{config.tls_key}: no private key in PEM; take server.key of provision.py") from None
+    if key.public_key() != own.public_key():
+        raise KeyMaterialError(
+            f"{config.tls_key}: not the key of {config.tls_certificate}; take both from one folder of "
+            "orchestrator/provision.py"
+        )
+    host, _ = split_address(config.server_address)
+    if host not in ("0.0.0.0", "::") and not _is_for(own, host):  # noqa: S104 (no address to bind to here)
+        remedy = "make the federation with --host, or have server_address name one of them"
+        yield Finding("certificate", Level.FAIL, f"{config.tls_certificate}: not for {host!r}", remedy)
+
+
+def _is_for(certificate: x509.Certificate, host: str) -> bool:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return False
+    try:
+        return ip_address(host) in names.get_values_for_type(x509.IPAddress)
+    except ValueError:
+        return host.lower() in names.get_values_for_type(x509.DNSName)
+
+
+def _key(config: Config, report: Report) -> Iterator[Finding]:
+    key = load_key(config.he_key_file, passphrase_from_environment())
+    fingerprint = report.facts["public_key"] = key.public.fingerprint()
+    if key.key_length != config.he_key_length:
+        raise KeyMaterialError(
+            f"{config.he_key_file}: {key.key_length} bits, he_key_length says {config.he_key_length}; set it to "
+            "the key's"
+        )
+    if config.pinned_key_fingerprint not in ("", fingerprint):
+        raise KeyMaterialError(
+            f"{config.he_key_file}: fingerprint {fingerprint}, tenants with this file insist on "
+            f"{config.pinned_key_fingerprint}; set pinned_key_fingerprint to the key's"
+        )
+    yield Finding("key", Level.OK, f"{config.he_key_file}: {key.key_length} bits, fingerprint {fingerprint}")
+
+
+def _port(config: Config) -> Iterator[Finding]:
+    check_port_free(config)
+    yield Finding("port", Level.OK, f"{config.server_address} is free")
+
+
+def _data(config: Config, report: Report) -> Iterator[Finding]:
+    rows = {"validation": load_validation_data(config), "test": load_test_data(config)}
+    yield from checks.check_data(rows, config, report.facts)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit status."""
+    summary, _, commands = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=commands, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    cli.add_settings(parser)
+    parser.add_argument("--against", default="", metavar="FILE", help="what a tenant's doctor prints with --json; or -")
+    parser.add_argument("--json", action="store_true", help="for programs, and for --against on the other side")
+    args = parser.parse_args(argv)
+
+    def work() -> int:
+        report = examine(args.config, args.set, args.against)
+        print(report.to_json() if args.json else "\n".join(finding.line() for finding in report.findings))
+        return 0 if report.healthy else cli.FAILED
+
+    return cli.run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

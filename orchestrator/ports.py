@@ -1,0 +1,27 @@
+"""The port that the server listens on."""
+
+import socket
+
+from shared.addresses import split_address
+from shared.config import Config
+from shared.errors import AddressInUseError
+
+
+def check_port_free(config: Config) -> None:
+    """gRPC shares a port between servers without a word, so ask for it alone first.
+
+    Raises:
+        AddressInUseError: the server can't listen on `server_address`.
+    """
+    host, port = split_address(config.server_address)
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        raise AddressInUseError(
+            f"can't listen on {config.server_address}: {error.strerror or error}; "
+            "stop the other server or choose another server_address"
+        ) from None
