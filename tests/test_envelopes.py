@@ -184,6 +184,13 @@ def test_a_file_is_found_by_what_is_in_it(tmp_path: Path, name: str) -> None:
     assert read(tmp_path)[1].lines == len(some_records())
 
 
+@pytest.mark.parametrize("name", ["a time before each", "syslog", "Athena CSV", "Splunk", "UTF-16 without a mark"])
+def test_records_are_found_in_a_file_without_a_suffix(tmp_path: Path, name: str) -> None:
+    (tmp_path / "000000").write_bytes(FORMS[name](some_records()))
+    (tmp_path / "labels.csv").write_text("event_id,label\nx,y\n")
+    assert read(tmp_path)[1].lines == len(some_records())
+
+
 def test_a_folder_without_records_names_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "report.pdf").write_bytes(b"%PDF")
     with pytest.raises(DataError, match=r"files that end in .json.*it has report\.pdf"):
