@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from shared.data_sources import cloudtrail
+from shared.data_sources import cloudtrail, json_values
 from shared.data_sources.cloudtrail_records import canonical, other_kind
 from shared.data_sources.envelopes import CONTROL, records
 from shared.data_sources.file_source import Inputs
@@ -162,8 +162,12 @@ FORMS: dict[str, Form] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("whole", [json_values.WHOLE, 300], ids=["at once", "item by item"])
 @pytest.mark.parametrize("name", FORMS)
-def test_every_carrier_gives_the_same_rows(tmp_path: Path, name: str) -> None:
+def test_every_carrier_gives_the_same_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, whole: int
+) -> None:
+    monkeypatch.setattr(json_values, "WHOLE", whole)
     expected, _ = read(write(tmp_path / "expected.json", some_records()))
     path = tmp_path / "found.json"
     path.write_bytes(FORMS[name](some_records()))
@@ -302,8 +306,6 @@ def test_carriers_in_carriers_end_somewhere(tmp_path: Path) -> None:
 def test_wherever_a_piece_of_the_text_ends_the_values_are_the_same(
     monkeypatch: pytest.MonkeyPatch, size: int, indent: int | None
 ) -> None:
-    from shared.data_sources import json_values
-
     monkeypatch.setattr(json_values, "_READ", size)
     monkeypatch.setattr(json_values, "WHOLE", 40)
     values = [{"a": number, "s": 'x"}]' * (number % 5), "n": [1, -2.5e3, {"q": None}]} for number in range(40)]
