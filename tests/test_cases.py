@@ -19,10 +19,20 @@ from shared.data_sources.file_source import Chunk, FileSource, Inputs
 from shared.data_sources.files import BrokenLines
 from shared.data_utils import load_client_data, load_test_data, stream_features
 from shared.errors import DataError
+from tests.processes import ROOT
 
-CASES = Path(os.environ.get("CASES", "/work/shared/cases"))
+CASES = Path(os.environ.get("CASES", ROOT.parent / "shared" / "cases"))
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason=f"no folder of cases at {CASES}")
 _READERS = {"csv": csv, "cloudtrail": cloudtrail, "vpc_flow": vpc_flow}
+
+
+# What is no file to read has its test where the code is.
+ELSEWHERE = {"fed-http-proxy": "test_connection.py", "ops-logdir-unwritable": "test_run_folder.py"}
+
+
+def test_every_case_is_named_by_a_test() -> None:
+    told = Path(__file__).read_text(encoding="utf-8")
+    assert [folder.name for folder in sorted(CASES.iterdir()) if f'"{folder.name}"' not in told] == []
 
 
 def settings(source: str, path: Path, **changes: object) -> Config:

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from shared.data_sources import cloudtrail
+from shared.data_sources import cloudtrail, json_values
 from shared.data_sources.cloudtrail_records import canonical, other_kind
 from shared.data_sources.envelopes import CONTROL, records
 from shared.data_sources.file_source import Inputs
@@ -162,8 +162,12 @@ FORMS: dict[str, Form] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("whole", [json_values.WHOLE, 300], ids=["at once", "item by item"])
 @pytest.mark.parametrize("name", FORMS)
-def test_every_carrier_gives_the_same_rows(tmp_path: Path, name: str) -> None:
+def test_every_carrier_gives_the_same_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, whole: int
+) -> None:
+    monkeypatch.setattr(json_values, "WHOLE", whole)
     expected, _ = read(write(tmp_path / "expected.json", some_records()))
     path = tmp_path / "found.json"
     path.write_bytes(FORMS[name](some_records()))
@@ -181,6 +185,13 @@ def test_a_file_is_found_by_what_is_in_it(tmp_path: Path, name: str) -> None:
     (tmp_path / "notes.md").write_text("# notes")
     (tmp_path / "_SUCCESS").touch()
     (tmp_path / ".hidden.json").write_text("{}")
+    assert read(tmp_path)[1].lines == len(some_records())
+
+
+@pytest.mark.parametrize("name", ["a time before each", "syslog", "Athena CSV", "Splunk", "UTF-16 without a mark"])
+def test_records_are_found_in_a_file_without_a_suffix(tmp_path: Path, name: str) -> None:
+    (tmp_path / "000000").write_bytes(FORMS[name](some_records()))
+    (tmp_path / "labels.csv").write_text("event_id,label\nx,y\n")
     assert read(tmp_path)[1].lines == len(some_records())
 
 
@@ -295,8 +306,6 @@ def test_carriers_in_carriers_end_somewhere(tmp_path: Path) -> None:
 def test_wherever_a_piece_of_the_text_ends_the_values_are_the_same(
     monkeypatch: pytest.MonkeyPatch, size: int, indent: int | None
 ) -> None:
-    from shared.data_sources import json_values
-
     monkeypatch.setattr(json_values, "_READ", size)
     monkeypatch.setattr(json_values, "WHOLE", 40)
     values = [{"a": number, "s": 'x"}]' * (number % 5), "n": [1, -2.5e3, {"q": None}]} for number in range(40)]

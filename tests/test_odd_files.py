@@ -233,6 +233,15 @@ def test_a_column_to_drop_may_be_that_of_one_file(tmp_path: Path, names: tuple[s
     assert len(table(strict(tmp_path, csv_drop_columns=("Flow ID",)))) == 60
 
 
+def test_a_column_to_drop_may_be_nearly_called_like_a_feature_of_another_tenant(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = [line.replace("dur", "Dst IAT") for line in PLAIN]
+    config = strict(write(tmp_path / "a.csv", lines), csv_drop_columns=("Src IAT", "Dst ID"))
+    assert len(table(config)) == 60
+    assert "no column 'Src IAT' here" in caplog.text
+
+
 def test_a_column_of_a_later_file_alone_is_no_feature_and_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -52,7 +52,8 @@ def files(path: Path) -> list[Path]:
 
 
 def _is_cloudtrail(head: str) -> bool:
-    return is_csv(head) or begins_as_json(head)
+    # Or a time before each record, as CloudWatch Logs export, or a line of syslog.
+    return is_csv(head) or begins_as_json(head) or ("{" in head and "eventsource" in head.casefold())
 
 
 def schema(config: Config, inputs: Inputs) -> FeatureSchema:

@@ -12,10 +12,9 @@ cell counts as 0; an infinite one, as CIC-IDS has for rates over no time, as a v
 repeated and a row of separators alone are no records.
 """
 
-import difflib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +27,15 @@ from numpy.typing import NDArray
 from shared.config import Config
 from shared.data_sources import files as data_files
 from shared.data_sources.cells import holds_names, is_separated, numbers, separated_number, texts
+from shared.data_sources.csv_columns import (
+    UNNAMED,
+    check_dropped,
+    no_header,
+    refuse_repeated,
+    require,
+    tell_new_columns,
+    tell_once,
+)
 from shared.data_sources.csv_layout import looks_like_data
 from shared.data_sources.file_source import Chunk, Inputs
 from shared.data_sources.files import BrokenLines
@@ -47,8 +55,6 @@ from shared.errors import DataError, OddFileError
 
 _log = logging.getLogger("data")
 REPEATED_HEADER, BLANK_ROW = "repeated header lines", "rows without a value"
-# What pandas calls an index that it wrote without a name: https://pandas.pydata.org/docs/user_guide/io.html
-_UNNAMED = re.compile(r"(Unnamed: \d+(_level_\d+)?|__index_level_\d+__|)(\.\d+)?")
 
 
 def files(path: Path) -> list[Path]:
@@ -80,12 +86,12 @@ def schema(config: Config, inputs: Inputs) -> FeatureSchema:
     """
     table = _first_table(config, inputs.path)
     special = {config.csv_label_column, config.csv_family_column} - {""}
-    _require(table, [*sorted(special), *config.csv_categorical_columns], config)
-    _refuse_repeated(table, special)
-    _check_dropped(config, inputs.path, table)
+    require(table, [*sorted(special), *config.csv_categorical_columns], config)
+    refuse_repeated(table, special)
+    check_dropped(config, inputs.path, table, files(inputs.path))
     used = [name for name in table.names if name not in special and name not in config.csv_drop_columns]
-    if unnamed := [name for name in used if _UNNAMED.fullmatch(name)]:
-        _tell(
+    if unnamed := [name for name in used if UNNAMED.fullmatch(name)]:
+        tell_once(
             f"{table.path}: a column without a name ({', '.join(map(repr, unnamed))}) is no feature; it may be an index"
         )
         used = [name for name in used if name not in unnamed]
@@ -126,32 +132,6 @@ def _first_batch(table: Table, used: Sequence[str]) -> Batch | None:
         return None
 
 
-@lru_cache(maxsize=256)  # a schema is asked for some times
-def _tell(text: str) -> None:
-    _log.warning("%s", text)
-
-
-def _check_dropped(config: Config, path: Path, table: Table) -> None:
-    """A column to drop may be that of another file or tenant; one that is nearly called like a feature is misspelt."""
-    there = set(table.names)
-    missing = [name for name in config.csv_drop_columns if name not in there]
-    if missing:
-        for file in files(path):
-            try:
-                there |= set(table_of(file, config.csv_column_names).names)
-            except OddFileError:
-                continue
-    for name in missing:
-        if name in there:
-            continue
-        near = difflib.get_close_matches(name, there - set(config.csv_drop_columns), n=1)
-        if near:
-            raise DataError(
-                f"{path}: csv_drop_columns: no column {name!r} among {len(there)}; did you mean {near[0]!r}?"
-            )
-        _tell(f"{path}: csv_drop_columns: no column {name!r} here, so nothing is dropped by that name")
-
-
 def schema_like(config: Config, path: Path, learned: FeatureSchema) -> FeatureSchema:
     """The columns of `learned` that the first file has, in the order of `learned`: a numeric one whose first rows hold
     texts becomes a category. Columns that no feature is made of don't matter.
@@ -164,7 +144,7 @@ def schema_like(config: Config, path: Path, learned: FeatureSchema) -> FeatureSc
     used = [column for column in kinds if column in set(table.names)]
     if not used:
         if looks_like_data(table.names):
-            raise _no_header(table)
+            raise no_header(table)
         raise DataError(f"{table.path}: none of the columns that the model learned from, such as {next(iter(kinds))!r}")
     rows = _first_batch(table, used)
     found: list[Column] = []
@@ -226,12 +206,12 @@ def _of_file(
     if inputs.labelled:
         label_columns = (config.csv_label_column, config.csv_family_column, config.partition_column)
         needed = list(dict.fromkeys([*needed, *(name for name in label_columns if name)]))
-        _refuse_repeated(table, label_columns)
-        _tell_new_columns(config, table, needed)
-    _require(table, needed, config)
+        refuse_repeated(table, label_columns)
+        tell_new_columns(config, table, needed)
+    require(table, needed, config)
     if not inputs.labelled:
         told = {config.csv_label_column, config.csv_family_column, *needed}
-        needed += [name for name in table.names if name not in told and not _UNNAMED.fullmatch(name)]
+        needed += [name for name in table.names if name not in told and not UNNAMED.fullmatch(name)]
     for batch in batches(table, needed, broken):
         chunk, good = _chunk(config, inputs, schema, table, batch, broken)
         if inputs.labelled:
@@ -239,13 +219,6 @@ def _of_file(
             labels.add(texts(batch.columns[config.csv_label_column])[good], attacks)
             indexes.add({name: numbers(batch.columns[name])[0] for name in indexes.candidates}, batch.rows)
         yield chunk
-
-
-def _tell_new_columns(config: Config, table: Table, needed: Sequence[str]) -> None:
-    known = {*needed, *config.csv_drop_columns}
-    if new := [name for name in table.names if name not in known and not _UNNAMED.fullmatch(name)]:
-        more = f" and {len(new) - 5} more" if len(new) > 5 else ""
-        _tell(f"{table.path}: columns that the first file has not are no features: {', '.join(new[:5])}{more}")
 
 
 def _chunk(
@@ -358,35 +331,3 @@ def _fields(schema: FeatureSchema) -> dict[str, int]:
     for index, column in enumerate(schema.columns):
         first.setdefault(column.field, index)
     return first
-
-
-def _require(table: Table, wanted: Sequence[str], config: Config) -> None:
-    there = set(table.names)
-    for name in wanted:
-        if name not in there:
-            if looks_like_data(table.names):
-                raise _no_header(table)
-            near = difflib.get_close_matches(name, table.names, n=1)
-            advice = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(table.names[:8])}, ..."
-            named = [
-                setting
-                for setting in ("csv_label_column", "csv_family_column", "csv_categorical_columns", "partition_column")
-                if name in (getattr(config, setting), *getattr(config, setting))
-            ]
-            by = f" ({named[0]} names it)" if named else ""
-            raise DataError(f"{table.path}: no column {name!r} among {len(table.names)}; {advice}{by}")
-
-
-def _no_header(table: Table) -> DataError:
-    return DataError(
-        f"{table.path}: its first line looks like data and not like a header with the names of its {len(table.names)} "
-        "columns; name them in csv_column_names, in their order"
-    )
-
-
-def _refuse_repeated(table: Table, special: Iterable[str]) -> None:
-    for name in special:
-        if name and f"{name}.1" in table.names:
-            raise DataError(
-                f"{table.path}: two columns are called {name!r}, and the settings name it; rename or remove one of them"
-            )

@@ -25,6 +25,7 @@ FEWEST_OF_A_CLASS = 10  # with fewer of either class some column of many is as g
 _FEWEST_ROWS_OF_AN_INDEX = 20  # fewer may count up by chance
 MOST_ROWS = 20_000  # that are looked at
 _MOST_VALUES = 1_000  # distinct ones that are counted
+_LONGEST_VALUE = 60  # characters of each that are kept
 _NAMED = 8
 
 
@@ -38,7 +39,7 @@ class LabelTally:
 
     def add(self, values: Iterable[object], attacks: int) -> None:
         """Some records: the value of each, and how many of them are attacks."""
-        counted = Counter(map(str, values))
+        counted = Counter(str(value)[:_LONGEST_VALUE] for value in values)
         self.records += counted.total()
         self.attacks += attacks
         for value, count in counted.items():
@@ -49,7 +50,7 @@ class LabelTally:
     def there(self) -> str:
         """The most frequent values with their numbers, for a person."""
         more = f" and {len(self._values) - _NAMED} more" if len(self._values) > _NAMED else ""
-        return ", ".join(f"{value[:60]!r} {count}" for value, count in self._values.most_common(_NAMED)) + more
+        return ", ".join(f"{value!r} {count}" for value, count in self._values.most_common(_NAMED)) + more
 
     def check_table(self, path: Path, column: str, benign: Sequence[str]) -> None:
         """For a column whose values mean benign or an attack.
