@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,12 @@ from shared.config_checks import FILE_SOURCES
 from shared.data_sources.dataset import Dataset
 from shared.data_sources.scaling import GRID, AnyScaler, Quantiles, Scaler
 from shared.data_sources.schema import FeatureSchema
-from shared.density import BenignSums, Density
+from shared.density import Density
 from shared.errors import AlertRateError, BundleError, ConfigError, DataError
 from shared.forest.model import flaw_of
-from shared.fusion import Fusion, Gate, Tail
+from shared.fusion import Fusion
+from shared.fusion_json import density_to_plain, with_density
+from shared.json_values import exact, numbers
 from shared.model import build_model, set_parameters
 from shared.plugins import check_named
 from shared.preprocessing import BINS, FeatureHistogram, Preprocessing
@@ -108,28 +110,6 @@ class ModelBundle:
         """Write `bundle.json`, whole or not at all. `model.safetensors` must hold `parameters` already."""
         replace_file(folder / BUNDLE_FILE, self._to_json())
 
-    def _density(self) -> dict[str, Any] | None:
-        benign, fusion = self.preprocessing.benign, self.fusion
-        if benign is None or fusion is None:  # without labels the density is the model itself
-            return None
-        names = ("model", "density")
-        return {
-            "rows": benign.rows,
-            "total": benign.total.tolist(),
-            "products": benign.products.tolist(),
-            "gate": asdict(fusion.gate),
-            "rate": fusion.rate,
-            "tails": fusion.tails
-            and {
-                name: {
-                    "points": tail.points.tolist(),
-                    "tails": tail.tails.tolist(),
-                    "spread": float(tail.spread),
-                }
-                for name, tail in zip(names, fusion.tails, strict=True)
-            },
-        }
-
     @classmethod
     def load(cls, path: str | Path, model_class: str = "") -> "ModelBundle":
         """Read both files from the folder of a run, such as `logs/latest`.
@@ -171,7 +151,7 @@ class ModelBundle:
             "settings": settings,
             "threshold": asdict(self.threshold),
             "metrics": self.metrics,
-            "density": self._density(),
+            "density": density_to_plain(self.preprocessing.benign, self.fusion),
         }
         return json.dumps(values | {"sha256": _digest(values)}, indent=1, allow_nan=False).encode() + b"\n"
 
@@ -243,7 +223,7 @@ def _parse(raw: bytes, model_bytes: bytes, model_class: str) -> ModelBundle:
         values = parse_strict_json(raw)
         _check_form(values)
         config = _config(values)
-        preprocessing, fusion = _with_density(_preprocessing(values), values["density"])
+        preprocessing, fusion = with_density(_preprocessing(values), values["density"])
         run, number, metrics = values["run"], values["round"], values["metrics"]
         if not isinstance(run, str) or type(number) is not int or number < 1 or not isinstance(metrics, dict):
             raise ValueError(f"run = {run!r:.80}, round = {number!r:.80}: expected a text and a number from 1")
@@ -279,9 +259,9 @@ def _model_settings(model: object) -> tuple[str, ...]:
 
 
 def _config(values: dict[str, Any]) -> Config:
-    settings = _exact(values["settings"], _READING_SETTINGS, "settings")
+    settings = exact(values["settings"], _READING_SETTINGS, "settings")
     named = values["model"].get("model") if isinstance(values["model"], dict) else None
-    widths = _exact(values["model"], (*_model_settings(named), "sha256"), "model")
+    widths = exact(values["model"], (*_model_settings(named), "sha256"), "model")
     path = "" if settings["data_source"] == "synthetic" else _NO_PATH
     widths = {name: width for name, width in widths.items() if name != "sha256"}
     return parse_config({**settings, **widths, "data_path": path})
@@ -294,56 +274,21 @@ def _preprocessing(values: dict[str, Any]) -> Preprocessing:
     if schema.source != values["settings"]["data_source"]:
         raise ValueError(f"a schema of {schema.source!r} with settings for {values['settings']['data_source']!r}")
     scaler = _scaler(schema, values["scaler"])
-    counts = _numbers(values["histogram"], (len(schema), BINS), "histogram")
+    counts = numbers(values["histogram"], (len(schema), BINS), "histogram")
     if (counts < 0).any() or (counts != np.floor(counts)).any() or len(np.unique(counts.sum(axis=1))) != 1:
         raise ValueError("histogram: expected counts that add up to one number of rows for every feature")
     return Preprocessing(scaler, FeatureHistogram(counts.astype(np.int64)))
 
 
-def _with_density(preprocessing: Preprocessing, value: Any) -> tuple[Preprocessing, Fusion | None]:
-    if value is None:
-        return preprocessing, None
-    value = _exact(value, ("rows", "total", "products", "gate", "rate", "tails"), "density")
-    width = len(preprocessing.schema)
-    shapes = {"rows": (), "total": (width,), "products": (width * (width + 1) // 2,)}
-    rows, total, products = (_numbers(value[name], shape, f"density {name}") for name, shape in shapes.items())
-    if not all(((array == np.floor(array)) & (np.abs(array) < 2**53)).all() for array in (rows, total, products)):
-        raise ValueError("density: expected whole numbers")
-    benign = BenignSums(int(rows), total.astype(np.int64), products.astype(np.int64))
-    benign.check()
-    gate = Gate.from_json(value["gate"])
-    rate = float(_numbers(value["rate"], (), "density rate"))
-    if not 0 < rate <= 1:
-        raise ValueError(f"density rate = {rate}: expected above 0, up to 1")
-    if (value["tails"] is not None) != gate.open:
-        raise ValueError("density: expected tails where the gate is open, and none where it is shut")
-    tails = None
-    if gate.open:
-        both = _exact(value["tails"], ("model", "density"), "density tails")
-        tails = _tail(both["model"]), _tail(both["density"])
-    return replace(preprocessing, benign=benign), Fusion(gate, rate, tails)
-
-
-def _tail(value: Any) -> Tail:
-    value = _exact(value, ("points", "tails", "spread"), "density tail")
-    count = len(value["points"]) if isinstance(value["points"], list) else 0
-    points = _numbers(value["points"], (count,), "density points")
-    tails = _numbers(value["tails"], (count,), "density tails")
-    spread = _numbers(value["spread"], (), "density spread")
-    if count < 2 or (np.diff(points) <= 0).any() or (np.diff(tails) < 0).any() or tails[0] < 0 or not spread > 0:
-        raise ValueError("density tail: expected 2 points or more and tails, both ascending, and a spread above 0")
-    return Tail.of_points(points, tails, float(spread))
-
-
 def _scaler(schema: FeatureSchema, value: Any) -> AnyScaler:
     numeric = int(schema.numeric.sum())
     if isinstance(value, dict) and "ranks" in value:
-        ranks = _numbers(_exact(value, ("ranks",), "scaler")["ranks"], (numeric, GRID), "scaler ranks")
+        ranks = numbers(exact(value, ("ranks",), "scaler")["ranks"], (numeric, GRID), "scaler ranks")
         if not ((ranks == np.floor(ranks)) & (ranks >= 0) & (ranks < 2**16)).all():
             raise ValueError("scaler ranks: expected whole numbers from 0 to 65535")
         return Quantiles.of_ranks(ranks.astype(np.uint16), schema)
-    value = _exact(value, ("mean", "variance"), "scaler")
-    mean, variance = (_numbers(value[name], (numeric,), f"scaler {name}") for name in ("mean", "variance"))
+    value = exact(value, ("mean", "variance"), "scaler")
+    mean, variance = (numbers(value[name], (numeric,), f"scaler {name}") for name in ("mean", "variance"))
     if not (variance > 0).all():
         raise ValueError("scaler variance: expected numbers above 0")
     return Scaler(schema, mean, variance)
@@ -368,22 +313,6 @@ def _parameters(config: Config, data: bytes) -> dict[str, NDArray[np.float32]]:
     if config.model == FOREST and (flaw := flaw_of(tensors, config.num_features)):
         raise BundleError(f"{MODEL_FILE}: {flaw}")
     return {name: tensors[name] for name in expected}
-
-
-def _exact(value: Any, names: tuple[str, ...], what: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or set(value) != set(names):
-        raise ValueError(f"{what}: expected exactly {', '.join(names)}")
-    return value
-
-
-def _numbers(value: Any, shape: tuple[int, ...], what: str) -> NDArray[np.float64]:
-    # Python reads NaN and Infinity from JSON, and numpy makes numbers of texts: neither is one here.
-    array = np.array(value)
-    if array.shape != shape or (array.dtype.kind not in "if" and array.size):
-        raise ValueError(f"{what}: shape {array.shape}, expected numbers of shape {shape}")
-    if not np.isfinite(array.astype(np.float64)).all():
-        raise ValueError(f"{what}: expected finite numbers")
-    return array.astype(np.float64)
 
 
 def scorable(config: Config) -> bool:
