@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from shared.config import Config, load_config
@@ -196,7 +197,7 @@ def test_columns_of_noise_are_not_said_to_tell_the_label(caplog: pytest.LogCaptu
 
 def test_a_tally_is_bounded_and_says_what_it_counted() -> None:
     tally = LabelTally()
-    tally.add((str(number % 5000) for number in range(100_000)), 3)
+    tally.add(pd.Series([str(number % 5000) for number in range(100_000)]), 3)
     assert (tally.records, tally.attacks) == (100_000, 3)
     assert tally.there.endswith("and 992 more")
 

@@ -17,6 +17,8 @@ from shared.data_sources.dataset import Dataset
 from shared.errors import DataError
 
 if TYPE_CHECKING:  # it loads pandas, which not every source needs
+    import pandas as pd
+
     from shared.data_sources.schema import FeatureSchema
 
 _log = logging.getLogger("data")
@@ -37,12 +39,12 @@ class LabelTally:
         self.attacks = 0
         self.records = 0
 
-    def add(self, values: Iterable[object], attacks: int) -> None:
+    def add(self, values: "pd.Series", attacks: int) -> None:
         """Some records: the value of each, and how many of them are attacks."""
-        counted = Counter(str(value)[:_LONGEST_VALUE] for value in values)
-        self.records += counted.total()
+        self.records += len(values)
         self.attacks += attacks
-        for value, count in counted.items():
+        for whole, count in values.value_counts().to_dict().items():
+            value = str(whole)[:_LONGEST_VALUE]
             if value in self._values or len(self._values) < _MOST_VALUES:
                 self._values[value] += count
 
