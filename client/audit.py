@@ -38,7 +38,7 @@ def _audit(args: argparse.Namespace) -> None:
     # PyTorch is seconds to load: not for a mistyped setting.
     from client.auditing import Accepted, verify
     from client.audits import roster_of_round
-    from client.tenant import check_pin
+    from client.server_key import check_pin
     from shared.data_utils import load_schema
     from shared.enrolment import Enrolment
     from shared.he.scheme import PublicScheme

@@ -12,7 +12,8 @@ from functools import cache
 import torch
 
 from client.launch import load_identity
-from client.tenant import Tenant, checked_scheme
+from client.server_key import checked_scheme
+from client.tenant import Tenant
 from client.training import warm_up
 from shared.app_settings import app_config
 from shared.config import Config

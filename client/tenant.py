@@ -3,7 +3,6 @@
 Free of Flower; `client/flower_client.py` carries requests and answers.
 """
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -22,12 +21,12 @@ from client.private_sum import make_part
 from client.private_training import NoisyGradients
 from client.request_values import check_training, data, integer, text
 from client.scaled_rows import ScaledRows
+from client.server_key import Schemes, ServerKey, checked_scheme
 from shared.config import Config
 from shared.console import add_log_file, check_run_name, track
 from shared.data_sources.dataset import ClientData
 from shared.errors import (
     EvaluationOffError,
-    KeyMaterialError,
     OrchestratorError,
     RoundRefusedError,
 )
@@ -36,7 +35,6 @@ from shared.exchange import OFF, Kind, Model, Refusal, Reply, Request, Value, Va
 from shared.feature_statistics import WORKS
 from shared.frames import decode_values, encode_values
 from shared.he.scheme import Encrypted, Progress, PublicScheme, Vector, no_progress
-from shared.he_utils import public_scheme
 from shared.identity import ClientIdentity, UpdateStatement, digest_model
 from shared.masking import EVALUATION, RoundTerms
 from shared.metrics import evaluate
@@ -45,9 +43,8 @@ from shared.refusals import code_of
 from shared.task import Task, training_settings
 from shared.wire import Header, dump_update, vector_encoding
 
-Schemes = Callable[[Config, bytes, int, Value | None], PublicScheme[Any]]
 # What outlives a request, but for rows, model and scheme, which are the same in whatever process; by attribute.
-_STATE: Values = {"_run": "", "_session": "", "_key_proof": b"", "_proven": "", "refusal": ""}
+_STATE: Values = {"_run": "", "_session": "", "refusal": ""}
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class Tenant:
         client_id: int,
         rows: ClientData,
         identity: ClientIdentity | None = None,
-        schemes: "Schemes | None" = None,
+        schemes: Schemes | None = None,
         *,
         log_file: bool = True,
     ) -> None:
@@ -112,11 +109,8 @@ class Tenant:
         )
         self._evaluation = EvaluationCode(config)
         self._run = ""
-        self._schemes, self._log_file = schemes or checked_scheme, log_file
-        self._public_key = b"none yet"
-        self._key_proof: Value = b""  # of the key that is to come
-        self._proven = ""  # SHA-256 of the public key whose proof was checked
-        self._public_scheme: PublicScheme[Any]
+        self._log_file = log_file
+        self._key = ServerKey(config, schemes or checked_scheme, self._policy, self.log)
 
     def close(self) -> None:
         """Give what this tenant remembers back to its next process."""
@@ -128,7 +122,8 @@ class Tenant:
         For an engine that starts a process for each request. In the middle of a masked sum the bytes hold its secrets.
         """
         state = {name: getattr(self, name) for name in _STATE}
-        return encode_values({**state, "part": self._part.suspend()})
+        known: Values = {"key_proof": self._key.proof, "proven": self._key.proven, "part": self._part.suspend()}
+        return encode_values({**state, **known})
 
     def resume(self, suspended: bytes) -> None:
         """Go on where `suspend` stopped, whatever this object has done since; empty: as at the start.
@@ -136,9 +131,11 @@ class Tenant:
         Raises:
             OrchestratorError: not what `suspend` returned, or the tenant's memory is not to be had.
         """
-        state: Values = decode_values(suspended) if suspended else {**_STATE, "part": b""}
+        start: Values = {**_STATE, "key_proof": b"", "proven": "", "part": b""}
+        state = decode_values(suspended) if suspended else start
         for name in _STATE:
             setattr(self, name, state[name])
+        self._key.proof, self._key.proven = state["key_proof"], text(state, "proven")
         self._part.resume(data(state, "part"))
 
     def answer(self, request: Request) -> Reply | Refusal:
@@ -179,7 +176,7 @@ class Tenant:
                 add_log_file(self.log, Path(self.config.log_dir) / run / f"client-{self.client_id}.log")
             self.log.info("found run %s; %d rows to train on", run, self._rows.examples)
             self._run = run
-        self._key_proof = request.values.get("key_proof", b"")
+        self._key.proof = request.values.get("key_proof", b"")
         values: dict[str, Value] = {"client_id": self.client_id}
         if self._identity is not None:
             self._session = text(request.values, "session")
@@ -196,7 +193,7 @@ class Tenant:
         asked = request.values
         statistic, scaler = text(asked, "statistic"), data(asked, "scaler")
         self._check_cohort(asked, Sum.STATISTICS)
-        scheme = self._scheme(asked)
+        scheme = self._key.scheme(asked)
         about = self._rows.about(statistic, text(asked, "schema"), scaler)
         noise = self._rows.noise(statistic, self._budget, self._part.sharers)
         vector = self._or_zeros(lambda: self._rows.vector(statistic, scaler) + noise, noise)
@@ -211,7 +208,7 @@ class Tenant:
     def _advertise(self, request: Request) -> Reply:
         """Stage 0 of a masked sum, of one of the vectors that this tenant has."""
         sizes = {**self._learning.sizes, EVALUATION: self._evaluation.size, **self._rows.sizes}
-        announcement, scheme = data(request.values, "payload"), self._scheme(request.values)
+        announcement, scheme = data(request.values, "payload"), self._key.scheme(request.values)
         if self.config.masked:  # out of the sum before it began, so that the others need no shares for this tenant
             terms = RoundTerms.decode(announcement)
             self._policy.check(self._kind(terms.bucket), terms.n_min)
@@ -236,7 +233,7 @@ class Tenant:
         self._load(request.model)
         if self._audits is not None:
             self._audits.check_start(self._run, request.model, round_number)
-        scheme = self._scheme(asked)
+        scheme = self._key.scheme(asked)
         mine = self._learning.contribution(round_number, request.model, scaler, scheme)
         size = mine.nothing.size
         scheme.prepare(size)  # what the encryption needs and the vector doesn't is made during the training
@@ -281,7 +278,7 @@ class Tenant:
         if self.refusal:
             raise EvaluationOffError("this client refused the round, so it does not evaluate its model either")
         self._check_cohort(asked, Sum.EVALUATION)
-        scheme, scaler = self._scheme(asked), data(asked, "scaler")
+        scheme, scaler = self._key.scheme(asked), data(asked, "scaler")
         self._load(request.model)
         _, holdout = self._rows.scaled(scaler)
 
@@ -302,16 +299,8 @@ class Tenant:
         if self._audits is None:
             return Reply(b"", {"verdict": OFF})
         most = most_bytes(self.config, max(self._learning.sizes.values()), get_parameters(self.model))
-        said = self._audits.take(self._run, request.values, most, Accepted(self._scheme_of, self._rows.schema))
+        said = self._audits.take(self._run, request.values, most, Accepted(self._key.scheme_of, self._rows.schema))
         return Reply(b"", said)
-
-    def _scheme_of(self, public_key: bytes, max_contributors: int) -> PublicScheme[Any]:
-        """The scheme of a sum that others may have encrypted for. That the key is sound they had proven to them."""
-        if public_key == self._public_key:
-            return self._public_scheme
-        scheme = self._schemes(self.config, public_key, max_contributors, None)
-        check_pin(self.config, scheme)
-        return scheme
 
     def _or_zeros(self, compute: Callable[[], Vector], nothing: Vector) -> Vector:
         """What this tenant computes from its rows. If that fails, a masked tenant sends nothing's vector instead.
@@ -367,26 +356,6 @@ class Tenant:
         )
         return {"signature": self._identity.sign(statement)}
 
-    def _scheme(self, asked: Values) -> PublicScheme[Any]:
-        """The scheme under the server's key; its tables are kept for as long as the key stays."""
-        public_key = data(asked, "public_key")
-        if self._public_key != public_key:
-            proven = self._proven == hashlib.sha256(public_key).hexdigest()
-            most = integer(asked, "max_contributors")
-            scheme = self._schemes(self.config, public_key, most, None if proven else self._key_proof)
-            if scheme.encoding_name != asked.get("encoding"):
-                raise RoundRefusedError(
-                    f"the server encodes updates as {asked.get('encoding')!r:.100}, this client as "
-                    f"{scheme.encoding_name!r}; the he_ settings must be the same on both sides"
-                )
-            check_pin(self.config, scheme)
-            self._policy.check_key(scheme.fingerprint())
-            # A proof is some 55,000 bytes: once it is checked, all that is kept is for which key.
-            self._key_proof, self._proven = b"", hashlib.sha256(public_key).hexdigest()
-            self._public_scheme, self._public_key = scheme, public_key
-            self.log.info("encrypting under the public key %s…", scheme.fingerprint()[:16])
-        return self._public_scheme
-
     def _load(self, model: Model) -> None:
         """Put the global parameters into the model, if they fit it."""
         mine = [p.shape for p in get_parameters(self.model)]
@@ -399,33 +368,6 @@ class Tenant:
         if not all(p.dtype == np.float32 and np.isfinite(p).all() for p in model):
             raise RoundRefusedError("the server's model holds values that are not finite float32 numbers")
         set_parameters(self.model, model)
-
-
-def checked_scheme(config: Config, public_key: bytes, max_contributors: int, proof: Value | None) -> PublicScheme[Any]:
-    """The scheme under the server's key; `proof` is None where it was checked before.
-
-    Raises:
-        KeyMaterialError: the key is malformed, of another length, or its proof does not hold.
-        MissingDependencyError: `phe` found no gmpy2.
-    """
-    scheme = public_scheme(config, public_key, max_contributors)
-    if proof is not None:
-        scheme.check_proof(proof)
-    return scheme
-
-
-def check_pin(config: Config, scheme: PublicScheme[Any]) -> None:
-    """Refuse a key that is not the one that the settings name.
-
-    Raises:
-        KeyMaterialError: it is another.
-    """
-    pinned, found = config.pinned_key_fingerprint, scheme.fingerprint()
-    if pinned and found != pinned:
-        raise KeyMaterialError(
-            f"the server's public key is {found}, this client insists on {pinned} (pinned_key_fingerprint); ask "
-            "whoever runs the server whether the key was rotated"
-        )
 
 
 def _pickled(scheme: PublicScheme[Any], encrypted: Encrypted[Any], round_number: int, size: int, bucket: str) -> bytes:
