@@ -103,5 +103,5 @@ def test_the_least_noise_keeps_the_budget_and_no_less_would(epsilon: float) -> N
 
 
 def test_a_budget_that_no_noise_keeps_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no noise is enough"):
+    with pytest.raises(ConfigError, match="no noise keeps 1000000 sums"):
         least_variance(1.0, 1.0, 1.0, 10**6, 1e-4, 1e-9)
