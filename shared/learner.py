@@ -119,8 +119,12 @@ class AveragedDeltas:
             raise EncodingError("the average delta is beyond float32: a client's training diverged, or it lies")
         if c.masked and not average_delta.any():  # where failures look like answers
             raise EncodingError("no client has moved the model at all: see their logs for what keeps them from it")
+        self._move(average_delta)
+
+    def _move(self, change: Vector) -> None:
+        """One step of the server's optimiser."""
         before = get_parameters(self._model)
-        set_parameters(self._model, unflatten(self._optimizer.step(flatten(before), average_delta), like=before))
+        set_parameters(self._model, unflatten(self._optimizer.step(flatten(before), change), like=before))
 
     def skip(self) -> None:
         """The next round asks again."""
