@@ -167,6 +167,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data_source", default="", help="package.module, if the run's data source is your own")
     args = parser.parse_args(argv)
     setup_logging()
+    logging.getLogger("data").setLevel(logging.ERROR)  # what there is to say of the rows, the run has said
     torch.set_num_threads(1)  # for models this small, more threads only contend
     try:
         run = read_run(args.run)
