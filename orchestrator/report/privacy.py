@@ -147,7 +147,7 @@ def _seen_by_a_client(run: Run) -> str:
         named = "one round" if len(pairs) == 1 else f"{len(pairs)} rounds"
         text += f"; in {named} two clients alone were in the sum, so each could work out the other's update"
     if run.config.audit:
-        sums = " and what each sum is of" if run.config.model == "forest" else ""
+        sums = ", and the sums themselves" if run.config.model == "forest" else ""
         text += f"; to verify the sums, the others' masked ciphertexts, which no client can open{sums}"
     return text
 
