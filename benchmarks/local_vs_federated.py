@@ -11,9 +11,10 @@ its report, which says in words which one to use.
 """
 
 import argparse
+import contextlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -159,6 +160,18 @@ def _cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
+@contextlib.contextmanager
+def _nothing_of_the_rows() -> Iterator[None]:
+    """Without the lines about the clients' rows, which the run has said, and each reading would say again."""
+    log = logging.getLogger("data")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Compare, write it down, and make the report anew."""
     parser = argparse.ArgumentParser(description="A run's federated model against local and pooled training.")
@@ -167,7 +180,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data_source", default="", help="package.module, if the run's data source is your own")
     args = parser.parse_args(argv)
     setup_logging()
-    logging.getLogger("data").setLevel(logging.ERROR)  # what there is to say of the rows, the run has said
     torch.set_num_threads(1)  # for models this small, more threads only contend
     try:
         run = read_run(args.run)
@@ -175,8 +187,9 @@ def main(argv: list[str] | None = None) -> int:
             raise ReportError(f"{args.run}: the run has no evaluation.json; let it come to its end (--resume)")
         check_named("model", run.config.model, "--model_class", args.model_class)
         check_named("data_source", run.config.data_source, "--data_source", args.data_source)
-        comparison = compare(run.config, len(run.rounds) * run.config.local_epochs)
-        comparison = with_other_kinds(comparison, run.config, ModelBundle.load(args.run, args.model_class))
+        with _nothing_of_the_rows():
+            comparison = compare(run.config, len(run.rounds) * run.config.local_epochs)
+            comparison = with_other_kinds(comparison, run.config, ModelBundle.load(args.run, args.model_class))
         write_json(RunFolder(args.run).comparison, comparison)
         console.print(_table(run.evaluation, comparison))
         console.print(_story(run.evaluation, comparison))
