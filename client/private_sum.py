@@ -9,15 +9,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from client.grouping import Grouping
 from client.ledger import Ledger
 from client.request_values import data, integer, text
 from shared.config import Config
 from shared.errors import ConfigError, RoundRefusedError
-from shared.exchange import Kind
+from shared.exchange import Kind, Values
 from shared.frames import decode_values, encode_values
 from shared.he.scheme import Encrypted, MaskablePublic, Progress, PublicScheme, Vector
 from shared.identity import ClientIdentity, client_number
-from shared.masking import ClientRound, RoundTerms, VectorPlan
+from shared.masking import WEIGHTS, ClientRound, RoundTerms, VectorPlan
 from shared.private_files import make_private_folder
 from shared.roster import Roster
 from shared.task import Task
@@ -31,12 +32,15 @@ _UNLIKE = (
 class Part(Protocol):
     """A tenant's part. Whatever is raised, the tenant is out of this sum."""
 
-    def enter(self, announcement: bytes, scheme: PublicScheme[Any], sizes: Mapping[str, int]) -> bytes:
+    group: str  # label of the group that the sum under way is over; empty: all tenants
+
+    def enter(self, announcement: bytes, scheme: PublicScheme[Any], sizes: Mapping[str, int], values: Values) -> bytes:
         """Enter a masked sum for which this tenant will encrypt one of its vectors with `scheme`.
 
         Args:
             announcement: the round's terms; they name the vector.
             scheme: what it will encrypt with.
+            values: what the server sent beside them: the draws of groups, where there are any.
             sizes: values of each vector that it has, by name ("weights", "evaluation" and those of
                 `shared/feature_statistics.py`).
 
@@ -100,6 +104,8 @@ class Part(Protocol):
 class PlainPart:
     """Nothing but ciphertexts: the holder of the private key could open each of them."""
 
+    group = ""
+
     def sharers(self) -> int:
         raise RoundRefusedError("no sum without masks is sure to have any honest tenant in it")
 
@@ -112,7 +118,7 @@ class PlainPart:
     def resume(self, suspended: bytes) -> None:
         """A plain sum has one stage: there is nothing to go on with."""
 
-    def enter(self, announcement: bytes, scheme: PublicScheme[Any], sizes: Mapping[str, int]) -> bytes:
+    def enter(self, announcement: bytes, scheme: PublicScheme[Any], sizes: Mapping[str, int], values: Values) -> bytes:
         raise RoundRefusedError(_UNLIKE)
 
     def answer(self, kind: Kind, payload: bytes) -> bytes:
@@ -169,6 +175,9 @@ class MaskedPart:
         self._modulus = 0
         self._roster = Roster.of(config, logging.getLogger(f"client.{client_number(identity.client_id)}"))
         self._roster.read()  # a missing or malformed list is told at the start
+        self._grouping = Grouping(config, identity, self._roster)
+        self.group = ""
+        self._peers: frozenset[str] | None = None  # who may be in the sum under way; None: whoever is enrolled
 
     def close(self) -> None:
         """Give the memory's file back to the next process of this client."""
@@ -177,33 +186,45 @@ class MaskedPart:
     def suspend(self) -> bytes:
         self.close()
         current, self._round = self._round, None
-        if current is None:
+        if current is None and not self._grouping.tossed:
             return b""
-        return encode_values(
-            {
-                "round": self._round_number, "modulus": hex(self._modulus), "bucket": self._bucket,
-                "ciphertexts": current.plan.ciphertexts, "state": current.suspend(),
-            }
-        )  # fmt: skip
+        state: Values = {"tossed": self._grouping.tossed}
+        if current is not None:
+            state = {
+                **state, "round": self._round_number, "modulus": hex(self._modulus), "bucket": self._bucket,
+                "ciphertexts": current.plan.ciphertexts, "state": current.suspend(), "group": self.group,
+                "peers": "" if self._peers is None else ",".join(sorted(self._peers)),
+            }  # fmt: skip
+        return encode_values(state)
 
     def resume(self, suspended: bytes) -> None:
         self.close()
-        self._memory, self._round = Ledger(self._ledger), None
+        self._memory, self._round, self._grouping.tossed = Ledger(self._ledger), None, b""
         if not suspended:
             return
         values = decode_values(suspended)
+        self._grouping.tossed = data(values, "tossed")
+        if "state" not in values:
+            return
+        self.group, peers = text(values, "group"), text(values, "peers")
+        self._peers = frozenset(peers.split(",")) if peers else None
         self._round_number, self._bucket = integer(values, "round"), text(values, "bucket")
         self._modulus = int(text(values, "modulus"), 16)
         self._round = self._new_round(integer(values, "ciphertexts"))
         self._round.resume(data(values, "state"))
 
-    def enter(self, announcement: bytes, scheme: PublicScheme[Any], sizes: Mapping[str, int]) -> bytes:
+    def enter(self, announcement: bytes, scheme: PublicScheme[Any], sizes: Mapping[str, int], values: Values) -> bytes:
         """Stage 0, with fresh keys."""
         self._round = None  # whatever goes wrong from here on, nothing of an earlier round is left to go on with
         terms, self._modulus = RoundTerms.decode(announcement), _maskable(scheme).modulus
         self._round_number, self._bucket = terms.round_number, terms.bucket
         if terms.bucket not in sizes:
             raise RoundRefusedError(f"the server asks for a vector {terms.bucket!r:.80}; is it of the same version?")
+        self.group, self._peers = "", None
+        if terms.bucket == WEIGHTS and self._config.groups > 1:
+            group = self._grouping.find(values, terms)
+            self.group = group.label
+            self._peers = frozenset(filter(group.has, self._roster.read().public_keys()))
         self._round = self._new_round(scheme.layout(sizes[terms.bucket]).ciphertexts)
         return self._round.advertise(announcement)
 
@@ -215,10 +236,16 @@ class MaskedPart:
         plan = VectorPlan(self._bucket, self._modulus, ciphertexts, c.fewest_contributors)
         # Read anew each round: who was enrolled or revoked meanwhile counts from now on.
         peers = self._roster.read().public_keys()
+        if self._peers is not None:
+            peers = {name: key for name, key in peers.items() if name in self._peers}
         return ClientRound(identity.client_id, identity.signing_key, peers, plan, self._memory)
 
     def answer(self, kind: Kind, payload: bytes) -> bytes:
-        """Stages 1, 3 and 4."""
+        """Stages 1, 3 and 4 of a sum, and the two of a draw of groups."""
+        if kind is Kind.TOSS:
+            return self._grouping.toss(payload)
+        if kind is Kind.DRAW:
+            return self._grouping.reveal(payload, self._memory)
         current = self._current()
         if kind is Kind.SHARE:
             return current.share(payload)

@@ -214,7 +214,7 @@ class Tenant:
             self._policy.check(self._kind(terms.bucket), terms.n_min)
         if self._audits is not None:
             self._audits.enter(self._run)
-        return Reply(self._part.enter(announcement, scheme, sizes))
+        return Reply(self._part.enter(announcement, scheme, sizes, request.values))
 
     def _kind(self, bucket: str) -> Sum:
         if bucket == EVALUATION:
@@ -248,7 +248,7 @@ class Tenant:
         trained = time.perf_counter()
         task = Task(
             mine.bucket, digest_model(request.model, scaler), scheme.fingerprint(), integer(asked, "max_contributors"),
-            training_settings(self.config),
+            training_settings(self.config), self._part.group,
         )  # fmt: skip
         bucket, about = mine.work or (task.bucket, task.about)
         work = replace(task, bucket=bucket, about=about).work(self._rows.digest)

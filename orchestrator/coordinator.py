@@ -13,7 +13,9 @@ from dataclasses import asdict, replace
 from orchestrator.checkpoint import save_checkpoint
 from orchestrator.cohorts import choose, choose_masked
 from orchestrator.global_model import GlobalModel
+from orchestrator.grouped_round import GroupedRounds
 from orchestrator.publishing import Publisher
+from orchestrator.roll_back import RollBack
 from orchestrator.round import Job, Sum, SumRounds
 from orchestrator.run_folder import RoundRecord, RunFolder
 from orchestrator.scaling import PrivateScaling
@@ -58,6 +60,7 @@ class Coordinator:
         folder: where the run's files go.
         records: of the rounds that are finished when the run begins or goes on.
         publisher: shows the tenants that each sum was made truly; None: nobody is shown anything.
+        groups: split each round of training into several sums; None: it is one.
 
     Attributes:
         record: what happened in the current round.
@@ -74,15 +77,16 @@ class Coordinator:
         folder: RunFolder,
         records: list[RoundRecord],
         publisher: Publisher | None = None,
+        groups: GroupedRounds | None = None,
     ) -> None:
-        self._config, self._rounds, self._transport = config, rounds, transport
+        self._config, self._rounds, self._transport, self._groups = config, rounds, transport, groups
         self._seats = transport.seats
         self.model, self._scaling, self._folder = model, scaling, folder
         self._evaluation = EvaluationCode(config)
         self._started = 0.0  # when the round began, seconds of `time.perf_counter`
         self.records = records
         self._plan = model.privacy_plan
-        self._accepted_loss: float | None = None  # on the validation rows, of the model as it is
+        self._roll_back = RollBack(config.gate_loss, model)
         self._publisher = publisher
         self.record = RoundRecord(round=0)
 
@@ -150,13 +154,17 @@ class Coordinator:
             yield from self.publish()  # to who came since the last round
             self._seats.cut_off_revoked(self._transport)
             job = self._training(number)
-            cohort = self._choose(c.fraction_fit, max(c.min_fit_clients, c.fewest_contributors), number, WEIGHTS)
+            least = max(c.min_fit_clients, c.fewest_contributors * (c.groups if not self.records else 1))
+            cohort = self._choose(c.fraction_fit, least, number, WEIGHTS)
             if job.whom is not None:
                 cohort = sorted(job.whom.intersection(cohort))
             state = self.model.learner.state()
-            result = yield from self._rounds.steps(job, cohort, self._note_failure, self._publisher)
-            self.model.learner.step(result.total, result.contributors)
-            self._judge(job, state)
+            if self._groups is None:
+                result = yield from self._rounds.steps(job, cohort, self._note_failure, self._publisher)
+                self.model.learner.step(result.total, result.contributors)
+            else:
+                result = yield from self._groups.steps(job, cohort, self.records, record, self._note_failure)
+            self._roll_back.judge(job.model, state)
         except _NO_SUM as error:
             self._skip(error, len(cohort))
             return
@@ -222,30 +230,6 @@ class Coordinator:
             "round %d: loss %s, accuracy %s, ROC-AUC %s (%.1f s)",
             record.round, loss, accuracy, area, record.round_seconds,
         )  # fmt: skip
-
-    def _judge(self, job: Job, state: State) -> None:
-        """Undo the round if its sum makes the model worse by more than `gate_loss`: somebody's vector is a bad one.
-
-        Raises:
-            RolledBackError: it was undone.
-        """
-        limit = self._config.gate_loss
-        if not limit:
-            return
-        if self._accepted_loss is None:  # the first round since the server's start
-            after = self.model.parameters, self.model.learner.state()
-            self.model.roll_back(job.model, state)
-            self._accepted_loss = self.model.validation_loss()
-            self.model.roll_back(*after)
-        loss = self.model.validation_loss()
-        if loss <= self._accepted_loss + limit:
-            self._accepted_loss = loss
-            return
-        self.model.roll_back(job.model, state)
-        raise RolledBackError(
-            f"rolled back: the loss on the validation rows rose from {self._accepted_loss:.3f} to {loss:.3f}, by more "
-            f"than gate_loss, which is {limit:g}"
-        )
 
     def _note_privacy(self, result: Sum, cohort: int) -> None:
         """What the round cost, and how much of its sum is noise.

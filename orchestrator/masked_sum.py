@@ -39,7 +39,7 @@ class Opening:
         round_number: counted from 1; of the feature statistics it counts the attempts.
         cohort: the tenants that were chosen.
         ciphertexts: of each vector.
-        encryption: what a tenant has to know to encrypt one.
+        encryption: what a tenant has to know to encrypt one, and whose sum it is.
         note_failure: takes a tenant and why it is left out.
         task: what all of them work on, 32 bytes; see `shared/task.py`.
         bucket: which vector is added up: deltas, an evaluation's figures, or one of the features' statistics.
@@ -105,7 +105,7 @@ class NoMasks:
 
 
 class MaskedSum:
-    """Opens one `ServerRound` for each sum, with all keys new: nothing is kept from one to the next.
+    """The stages of one masked sum, by a `ServerRound`: all keys are new, and nothing is kept for the next.
 
     Args:
         config: the settings.

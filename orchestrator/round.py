@@ -37,6 +37,9 @@ class Job:
         model: the global model; empty where it plays no part.
         settings: of the training; empty for other vectors.
         whom: the tenants that the sum has to be over, all of them and no others; None: whoever sends a vector.
+        group: the group that it is over, as its terms name it; empty: all tenants.
+        opening: what the first stage of a masked sum brings in addition.
+        shown: whether a person sees the wait for the vectors.
     """
 
     kind: Kind
@@ -48,6 +51,9 @@ class Job:
     model: Model = field(default_factory=list)
     settings: Settings = field(default_factory=dict)
     whom: frozenset[str] | None = None
+    group: str = ""
+    opening: Values = field(default_factory=dict)
+    shown: bool = True
 
 
 @dataclass(frozen=True)
@@ -91,16 +97,16 @@ class Opened:
 
 
 class SumRounds:
-    """Makes sums, one after the other.
+    """Makes sums, one after the other or side by side.
 
     Args:
         config: the settings.
         aggregator: checks, adds, and decrypts the sum alone.
-        masking: the stages around the vectors.
+        make_masking: the stages around the vectors, of one sum.
     """
 
-    def __init__(self, config: Config, aggregator: Aggregator, masking: Masking) -> None:
-        self._config, self._aggregator, self._masking = config, aggregator, masking
+    def __init__(self, config: Config, aggregator: Aggregator, make_masking: Callable[[], Masking]) -> None:
+        self._config, self._aggregator, self._make_masking = config, aggregator, make_masking
         public = aggregator.public
         self._encryption: Values = {
             "public_key": public.public_bytes(),
@@ -135,10 +141,12 @@ class SumRounds:
         """
         _check_whom(job, cohort)
         c, public = self._config, self._aggregator.public
-        task = Task(job.bucket, job.about, public.fingerprint(), c.num_clients, job.settings).digest()
+        task = Task(job.bucket, job.about, public.fingerprint(), c.num_clients, job.settings, job.group).digest()
+        masking = self._make_masking()
         running = self._aggregator.open_round(job.number, job.size, task.hex(), job.bucket)
-        extras = yield from self._masking.open(
-            Opening(job.number, cohort, running.layout.ciphertexts, self._encryption, note_failure, task, job.bucket)
+        opening = {**self._encryption, **job.opening}
+        extras = yield from masking.open(
+            Opening(job.number, cohort, running.layout.ciphertexts, opening, note_failure, task, job.bucket)
         )
         said: dict[str, Values] = {}
         longest = 0
@@ -171,19 +179,19 @@ class SumRounds:
             yield Exchange(job.kind, requests, c.round_timeout, "round_timeout", add)
         waited = time.perf_counter() - asked
         _check_whom(job, running.contributors)
-        unmask = yield from self._masking.close(running.contributors)
+        unmask = yield from masking.close(running.contributors)
         start = time.perf_counter()
         plaintexts: list[int] = []
         if unmask is not None:
             unmask = _noting(unmask, plaintexts)
         total = running.decrypt_sum(unmask)
         seconds = time.perf_counter() - start
-        opened = Opened(self._masking.evidence(), plaintexts, running.roots()) if publisher is not None else None
+        opened = Opened(masking.evidence(), plaintexts, running.roots()) if publisher is not None else None
         return Sum(total, running.contributors, said, longest, waited, running.seconds, seconds, opened)
 
     def _shown(self, job: Job, tenants: int) -> AbstractContextManager[Callable[[int], None]]:
         """What a person sees of the wait for vectors: training alone takes long enough to be shown."""
-        if job.kind is not Kind.TRAIN:
+        if job.kind is not Kind.TRAIN or not job.shown:
             return nullcontext(lambda _: None)
         return wait_for(_log, f"round {job.number} of {self._config.num_rounds}: {tenants} clients train", tenants)
 

@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -12,7 +13,9 @@ from orchestrator.admission import Admission
 from orchestrator.aggregator import Aggregator
 from orchestrator.checkpoint import Checkpoint, check_same_settings, load_checkpoint, save_checkpoint
 from orchestrator.coordinator import Coordinator
+from orchestrator.drawing import Drawing
 from orchestrator.global_model import GlobalModel
+from orchestrator.grouped_round import GroupedRounds
 from orchestrator.masked_sum import MaskedSum, Masking, NoMasks
 from orchestrator.publishing import Publisher
 from orchestrator.report.run_data import Start, add_start, write_json
@@ -129,6 +132,7 @@ def _assemble(
     add_start(folder, Start.now(_fingerprint(keys), enrolled, simulated=simulated))
     aggregator = Aggregator(keys, config.fewest_contributors, config.num_clients, admission)
     rounds = SumRounds(config, aggregator, _masking(config, keys, admission))
+    groups = GroupedRounds(config, rounds, Drawing(config, admission), model) if config.groups > 1 else None
     seats = Seats(folder.name, session, admission, aggregator.key_proof())
     schema = load_schema(config)
     scaling = PrivateScaling(config, rounds, seats, schema)
@@ -143,7 +147,7 @@ def _assemble(
     sizes = {**model.learner.sizes(schema), **scaling.code.sizes}
     longest = max(4 * size, *(aggregator.update_bytes(length, name) for name, length in sizes.items()))
     publisher = Publisher(folder, seats, config.round_timeout, longest) if config.audit else None
-    coordinator = Coordinator(config, rounds, transport, model, scaling, folder, records, publisher)
+    coordinator = Coordinator(config, rounds, transport, model, scaling, folder, records, publisher, groups)
     coordinator.write_results()  # of a run that was killed between the checkpoint and these files
     return OpenRun(folder, transport, coordinator, longest, simulated)
 
@@ -163,9 +167,9 @@ def _fingerprint(keys: PrivateScheme[Any]) -> str:
     return "" if keys.public.name == "none" else keys.public.fingerprint()
 
 
-def _masking(config: Config, keys: PrivateScheme[Any], admission: Admission | None) -> Masking:
+def _masking(config: Config, keys: PrivateScheme[Any], admission: Admission | None) -> Callable[[], Masking]:
     if not config.masked:
-        return NoMasks()
+        return NoMasks
     if admission is None or not isinstance(keys.public, MaskablePublic):
         raise ConfigError("secure_aggregation: masked updates need enrolled_clients and he_scheme paillier or kahe")
-    return MaskedSum(config, keys.public, admission)
+    return partial(MaskedSum, config, keys.public, admission)

@@ -29,6 +29,7 @@ from shared.strict_json import parse_strict_json
 _RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 _LONGEST_LINE_BYTES = 1 << 26  # 10,000 clients with a reason of 300 characters each, at 12 bytes a character
 _FIGURES_BY_NAME = ("family_recall", "recall_at_fpr", "fpr_at_threshold", "class_recall")
+_LISTS = ("contributor_ids", "left_out", "groups", "bad_groups")
 
 _log = logging.getLogger("orchestrator")
 
@@ -59,6 +60,10 @@ class RoundRecord:
         evaluate_seconds: scoring the new global model, here and then by the clients.
         epsilon: of the run so far, where it is differentially private.
         signal_to_noise: of the round's sum, the same.
+        draw: which draw the groups are of, 64 hex digits; empty where a round is one sum.
+        groups: the tenants of each group that were asked.
+        bad_groups: which of them, from 0, had a sum that no honest tenants have, or that makes the model worse.
+        left_out: tenants that were asked for nothing, as they spoilt the sums of their groups before.
     """
 
     round: int
@@ -93,6 +98,10 @@ class RoundRecord:
     evaluate_seconds: float | None = None
     epsilon: float | None = None
     signal_to_noise: float | None = None
+    draw: str = ""
+    groups: list[list[str]] = field(default_factory=list)
+    bad_groups: list[int] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
 def read_record(raw: object, number: int) -> RoundRecord:
@@ -106,8 +115,14 @@ def read_record(raw: object, number: int) -> RoundRecord:
     record = RoundRecord(**{f.name: raw[f.name] for f in fields(RoundRecord) if f.name in raw})
     texts: list[object] = []
     for name, value in vars(record).items():
-        if name == "contributor_ids" and isinstance(value, list):
+        if name in ("contributor_ids", "left_out") and isinstance(value, list):
             texts += value
+        elif name == "groups" and isinstance(value, list) and all(isinstance(group, list) for group in value):
+            texts += [tenant for group in value for tenant in group]
+        elif (name == "bad_groups" and _are_places(value, record.groups)) or (
+            name == "draw" and isinstance(value, str)
+        ):
+            pass
         elif name == "failed" and isinstance(value, dict):
             texts += value.values()
         elif name == "skipped" and value is not None:
@@ -115,13 +130,18 @@ def read_record(raw: object, number: int) -> RoundRecord:
         elif name in _FIGURES_BY_NAME and isinstance(value, dict):
             if not _are_figures(value):
                 raise ValueError(f"record {number} says {name} = {value!r:.80}")
-        elif name in ("contributor_ids", "failed", *_FIGURES_BY_NAME) or (
+        elif name in (*_LISTS, "draw", "failed", *_FIGURES_BY_NAME) or (
             value is not None and type(value) not in (int, float)
         ):
             raise ValueError(f"record {number} says {name} = {value!r:.80}")
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"record {number} holds something else where it should name clients and reasons")
     return record
+
+
+def _are_places(places: object, groups: list[list[str]]) -> bool:
+    allowed = range(len(groups))
+    return isinstance(places, list) and all(type(place) is int and place in allowed for place in places)
 
 
 def _are_figures(named: dict[object, object]) -> bool:

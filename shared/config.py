@@ -197,6 +197,11 @@ class Config(BaseModel):
     audit: bool = setting(False, "each tenant checks the proof of each round's sum")
     weighting: Literal["uniform", "examples"] = setting("uniform", "how much a client counts")
     max_examples: int = setting(100_000, "rows that give the full weight under `examples`", low=1, high=10**12)
+    groups: int = setting(1, "sums that a round is split into, over tenants drawn by all; 1: one sum", low=1, high=1000)
+    group_rule: Literal["validation", "median", "trimmed_mean"] = setting(
+        "validation", "what becomes of the groups' means; validation leaves out those that raise the loss by gate_loss"
+    )
+    regroupings: int = setting(5, "new draws of groups in a session, each after a bad sum", low=0, high=20)
     gate_loss: float = setting(0.0, "rise of the validation loss that undoes a round; 0: off", low=0.0, high=1e6)
     server_momentum: float = setting(0.0, "FedAvgM: share of the last step in the next one", low=0.0, high=0.99)
     early_stopping_rounds: int = setting(0, "rounds without a better validation loss; 0: off", low=0, high=100_000)

@@ -97,6 +97,8 @@ def check_combinations(c: "Config") -> None:
         _check_privacy(c)
     if c.makes_density:
         _check_density(c)
+    if c.groups > 1:
+        _check_groups(c)
     _check_data(c)
 
 
@@ -125,6 +127,26 @@ def _check_forest(c: "Config") -> None:
             f"weighting = {c.weighting!r}, class_balance = {c.class_balance!r}, server_momentum = "
             f"{c.server_momentum:g}: model forest has no deltas to weigh and no steps to carry on; leave all three out"
         )
+
+
+def _check_groups(c: "Config") -> None:
+    needed = c.groups * c.fewest_contributors
+    if c.num_clients < needed:
+        raise ConfigError(
+            f"groups = {c.groups}: each of at least {c.fewest_contributors} clients takes num_clients of {needed}, "
+            f"which is {c.num_clients}"
+        )
+    if c.fraction_fit < 1:
+        raise ConfigError(f"fraction_fit = {c.fraction_fit:g}: groups are kept from round to round; expected 1")
+    if c.model in ("forest", "density") or c.density_alone:
+        raise ConfigError(f"groups = {c.groups}: rules over groups are for the deltas of models trained by gradients")
+    if c.privacy != "none" or c.audit:
+        raise ConfigError(
+            f"groups = {c.groups}: expected 1 with privacy: records, whose noise is sized for the sum of all, and with "
+            "audit: true, whose proofs are of one sum a round"
+        )
+    if c.group_rule == "validation" and not c.gate_loss:
+        raise ConfigError("gate_loss = 0: group_rule validation leaves out groups by it; expected more, such as 0.05")
 
 
 def _check_privacy(c: "Config") -> None:

@@ -30,6 +30,8 @@ class Kind(StrEnum):
     REVEAL = "reveal"
     TRAIN = "train"  # the delta, encrypted
     EVALUATE = "evaluate"  # the figures on held-out rows, encrypted
+    TOSS = "toss"  # a commitment, for a draw of groups
+    DRAW = "draw"  # what it was to
     AUDIT = "audit"  # a piece of the proof of a round's sum
 
 
@@ -114,6 +116,47 @@ class Exchange:
 
 
 Steps = Generator[Exchange, None, T]
+
+
+def together(
+    protocols: Mapping[str, Steps[T]], expected: tuple[type[Exception], ...]
+) -> Steps[dict[str, T | Exception]]:
+    """Several protocols side by side: what they ask of their tenants at one stage goes out as one exchange.
+
+    Args:
+        protocols: by name; no tenant is in two of them.
+        expected: how one of them may fail without ending the others.
+
+    Returns:
+        What each of them returns, or how it failed.
+    """
+    ends: dict[str, T | Exception] = {}
+    waiting: dict[str, Exchange] = {}
+
+    def advance(name: str) -> None:
+        try:
+            waiting[name] = next(protocols[name])
+        except StopIteration as end:
+            ends[name] = end.value
+        except expected as error:
+            ends[name] = error
+
+    for name in protocols:
+        advance(name)
+    while waiting:
+        first = next(iter(waiting.values()))
+        asked = {name: exchange for name, exchange in waiting.items() if exchange.kind is first.kind}
+        of_tenant = {tenant: exchange for exchange in asked.values() for tenant in exchange.requests}
+        requests = {tenant: exchange.requests[tenant] for tenant, exchange in of_tenant.items()}
+
+        def hand_on(tenant: str, outcome: Outcome, of_tenant: Mapping[str, Exchange] = of_tenant) -> None:
+            of_tenant[tenant].on_reply(tenant, outcome)
+
+        yield Exchange(first.kind, requests, first.timeout, first.setting, hand_on)
+        for name in asked:
+            del waiting[name]
+            advance(name)
+    return ends
 
 
 def drive(steps: Steps[T], ask: Callable[[Exchange], None]) -> T:

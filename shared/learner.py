@@ -113,15 +113,23 @@ class AveragedDeltas:
         Raises:
             EncodingError: it leads to no float32 model; or, where updates are masked, it is nothing.
         """
+        self.move(self.mean(total, len(contributors)))
+
+    def mean(self, total: Vector, contributors: int) -> Vector:
+        """The average delta of so many tenants, from their sum.
+
+        Raises:
+            EncodingError: it leads to no float32 model; or, where updates are masked, it is nothing.
+        """
         c = self._config
-        average_delta = average(total, len(contributors), c.weighting, Limits.of(c))
+        average_delta = average(total, contributors, c.weighting, Limits.of(c))
         if not (np.abs(average_delta) < np.finfo(np.float32).max).all():  # NaN compares False, too
             raise EncodingError("the average delta is beyond float32: a client's training diverged, or it lies")
         if c.masked and not average_delta.any():  # where failures look like answers
             raise EncodingError("no client has moved the model at all: see their logs for what keeps them from it")
-        self._move(average_delta)
+        return average_delta
 
-    def _move(self, change: Vector) -> None:
+    def move(self, change: Vector) -> None:
         """One step of the server's optimiser."""
         before = get_parameters(self._model)
         set_parameters(self._model, unflatten(self._optimizer.step(flatten(before), change), like=before))

@@ -31,7 +31,9 @@ PRIVATE_TRAINING = (
 
 def training_settings(config: Config) -> dict[str, int | float | str]:
     """The settings that decide what a tenant computes from a model and its rows."""
-    names = FOREST_TRAINING if config.model == FOREST else TRAINING
+    names: tuple[str, ...] = FOREST_TRAINING if config.model == FOREST else TRAINING
+    if config.groups > 1:
+        names = (*names, "groups", "regroupings")
     if config.privacy != "none":  # each tenant's share of the noise follows from all of these
         names = PRIVATE_TRAINING
     return {name: getattr(config, name) for name in names}
@@ -47,6 +49,7 @@ class Task:
         key: fingerprint of the public key that the vector is encrypted under.
         max_contributors: the most vectors that one sum may hold, which sizes the slots.
         settings: of the training; empty for other vectors.
+        group: the group that it is added up over (`shared.groups.Partition.label`); empty: all tenants.
     """
 
     bucket: str
@@ -54,12 +57,12 @@ class Task:
     key: str
     max_contributors: int
     settings: Settings = field(default_factory=dict)
+    group: str = ""
 
     def digest(self) -> bytes:
         """SHA-256 of all of it, 32 bytes."""
-        return _digest(
-            "task", self.bucket, self.about, self.key, self.max_contributors, dict(sorted(self.settings.items()))
-        )
+        settings, group = dict(sorted(self.settings.items())), [self.group] if self.group else []
+        return _digest("task", self.bucket, self.about, self.key, self.max_contributors, settings, *group)
 
     def work(self, rows: str, *, fixed_about: bool = False) -> bytes:
         """What a tenant computes from which rows, whatever key and session it is asked under, 32 bytes.

@@ -63,7 +63,7 @@ class Member:
             return Reply(b"", {"client_id": self._number})
         if request.kind is Kind.ADVERTISE:
             assert asked["public_key"] == self._scheme.public_bytes()
-            return Reply(self.part.enter(asked["payload"], self._scheme, {WEIGHTS: SIZE}))
+            return Reply(self.part.enter(asked["payload"], self._scheme, {WEIGHTS: SIZE}, asked))
         if request.kind is Kind.TRAIN:
             return self._vector(asked)
         return Reply(self.part.answer(request.kind, asked["payload"]))
@@ -118,7 +118,7 @@ class Federation:
         admission = Admission(Roster(self.config.enrolled_clients), SESSION)
         self.masking = MaskedSum(self.config, keys.public, admission)
         aggregator = Aggregator(keys, self.config.fewest_contributors, CLIENTS, admission)
-        self._rounds = SumRounds(self.config, aggregator, self.masking)
+        self._rounds = SumRounds(self.config, aggregator, lambda: self.masking)
         self.members = {
             str(i): Member(i, MaskedPart(self.config, self._identity(i)), self._identity(i), keys.public)
             for i in range(CLIENTS)
@@ -280,7 +280,7 @@ def test_a_client_in_no_round_refuses_every_stage(federation: Federation) -> Non
         with pytest.raises(RoundRefusedError, match="in no masked round"):
             part.answer(kind, b"")
     federation.begin()
-    for kind in set(Kind) - {Kind.SHARE, Kind.CONFIRM, Kind.REVEAL}:
+    for kind in set(Kind) - {Kind.SHARE, Kind.CONFIRM, Kind.REVEAL, Kind.TOSS, Kind.DRAW}:
         with pytest.raises(RoundRefusedError, match=f"asks for '{kind}' as a stage"):
             part.answer(kind, b"")
 

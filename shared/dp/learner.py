@@ -35,4 +35,4 @@ class NoisySteps(AveragedDeltas):
         change = -self._step * total
         if not (np.abs(change) < np.finfo(np.float32).max).all():
             raise EncodingError("the step leads beyond float32: lower learning_rate")
-        self._move(change)
+        self.move(change)

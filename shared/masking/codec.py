@@ -35,6 +35,10 @@ class Kind(IntEnum):
     REVEAL = 9
     STATE = 10  # of a suspended client; it never leaves the tenant, and nobody signs it
     OPENED = 11  # of a whole round, for its auditors; what counts in it is signed by its clients
+    TOSS = 12  # of a draw of groups; see `shared/groups.py`
+    REVEALED_TOSS = 13
+    DRAWS = 14
+    COMMITMENTS = 15
 
 
 @dataclass(frozen=True)

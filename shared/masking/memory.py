@@ -39,6 +39,12 @@ class Stage(IntEnum):
 Record = Mapping[str, object]  # what one call adds to the memory, in JSON's types
 
 
+def hides_swap(before: frozenset[str], now: frozenset[str], n_min: int) -> bool:
+    """Whether the difference of sums over these two cohorts shows nobody: tenants left, or came, or n_min changed."""
+    gone, new = before - now, now - before
+    return not gone or not new or len(gone | new) >= n_min
+
+
 class RoundMemory:
     """The memory itself, for as long as the process lives; `client/ledger.py` keeps it on the disk.
 
@@ -51,6 +57,7 @@ class RoundMemory:
         self._positions: dict[tuple[str, str], tuple[int, Stage]] = {}  # by session and bucket
         self._opened: dict[str, frozenset[str]] = {}  # work -> the clients of its sum
         self._rosters: dict[tuple[str, str], frozenset[str]] = {}  # the last sum's, by session and bucket
+        self._draws: dict[str, int] = {}  # the last draw of groups that it tossed for, by session
 
     def claim(self, session: bytes, bucket: str, round_number: int, stage: Stage) -> None:
         """Take a stage, once and for all.
@@ -72,6 +79,19 @@ class RoundMemory:
                 )
             self._remember({"at": [session.hex(), bucket, round_number, int(stage)]})
 
+    def claim_draw(self, session: bytes, number: int) -> None:
+        """Toss for a draw of groups, once and for all.
+
+        Raises:
+            RepeatedStageError: this client tossed for this draw, or a later one, before.
+            RoundMemoryError: it can't be remembered.
+        """
+        with self._lock:
+            last = self._draws.get(session.hex(), -1)
+            if number <= last:
+                raise RepeatedStageError(f"draw {number} after draw {last}; expected each draw of groups once")
+            self._remember({"draw": [session.hex(), number]})
+
     def set_for(self, work: bytes) -> frozenset[str] | None:
         """The clients that a sum of this work must consist of; None where it was in no opened sum so far."""
         with self._lock:
@@ -85,10 +105,10 @@ class RoundMemory:
         """
         with self._lock:
             last = self._rosters.get((session.hex(), bucket), cohort)
-        gone, new = last - cohort, cohort - last
-        if gone and new and len(gone | new) < n_min:
+        if not hides_swap(last, cohort, n_min):
             raise CohortSwapError(
-                f"{sorted(new)} in the place of {sorted(gone)}: the difference to the last sum would show them; "
+                f"{sorted(cohort - last)} in the place of {sorted(last - cohort)}: the difference to the last sum "
+                "would show them; "
                 f"expected tenants that leave, or come, or {n_min} that change; a new start of the server may ask so"
             )
 
@@ -144,6 +164,8 @@ class RoundMemory:
             case {"sum": [str(session), str(bucket), str(work), [*cohort], [*clients]]}:
                 self._opened[work] = frozenset(map(str, clients))
                 self._rosters[session, bucket] = frozenset(map(str, cohort))
+            case {"draw": [str(session), int(number)]}:
+                self._draws[session] = max(self._draws.get(session, -1), number)
             case {"work": [str(work), [*clients]]}:
                 self._opened[work] = frozenset(map(str, clients))
             case {"cohort": [str(session), str(bucket), [*cohort]]}:
@@ -157,6 +179,7 @@ class RoundMemory:
             *({"at": [*place, number, int(stage)]} for place, (number, stage) in self._positions.items()),
             *({"work": [work, sorted(clients)]} for work, clients in self._opened.items()),
             *({"cohort": [*place, sorted(cohort)]} for place, cohort in self._rosters.items()),
+            *({"draw": [session, number]} for session, number in self._draws.items()),
         ]
 
 
