@@ -186,16 +186,15 @@ class MaskedPart:
     def suspend(self) -> bytes:
         self.close()
         current, self._round = self._round, None
-        if current is None and not self._grouping.tossed:
-            return b""
-        state: Values = {"tossed": self._grouping.tossed}
+        state: Values = {"tossed": self._grouping.tossed} if self._grouping.tossed else {}
         if current is not None:
             state = {
                 **state, "round": self._round_number, "modulus": hex(self._modulus), "bucket": self._bucket,
-                "ciphertexts": current.plan.ciphertexts, "state": current.suspend(), "group": self.group,
-                "peers": "" if self._peers is None else ",".join(sorted(self._peers)),
+                "ciphertexts": current.plan.ciphertexts, "state": current.suspend(),
             }  # fmt: skip
-        return encode_values(state)
+            if self._peers is not None:
+                state = {**state, "group": self.group, "peers": ",".join(sorted(self._peers))}
+        return encode_values(state) if state else b""
 
     def resume(self, suspended: bytes) -> None:
         self.close()
@@ -203,11 +202,12 @@ class MaskedPart:
         if not suspended:
             return
         values = decode_values(suspended)
-        self._grouping.tossed = data(values, "tossed")
+        self._grouping.tossed = data(values, "tossed") if "tossed" in values else b""
         if "state" not in values:
             return
-        self.group, peers = text(values, "group"), text(values, "peers")
-        self._peers = frozenset(peers.split(",")) if peers else None
+        self.group, self._peers = "", None
+        if "peers" in values:
+            self.group, self._peers = text(values, "group"), frozenset(text(values, "peers").split(","))
         self._round_number, self._bucket = integer(values, "round"), text(values, "bucket")
         self._modulus = int(text(values, "modulus"), 16)
         self._round = self._new_round(integer(values, "ciphertexts"))

@@ -165,7 +165,7 @@ class GroupedRounds:
         count = [mean for mean in means if c.group_rule != "validation" or mean not in bad]
         if not count:
             raise TooFewContributorsError("no group came to a sum that counts")
-        total = combine(c.group_rule, [mean.delta for mean in count])
+        total = combine(c.group_rule, [mean.delta for mean in count], [len(mean.result.contributors) for mean in count])
         self._learner.move(total)
         return _merged(total, [mean.result for mean in count])
 
@@ -184,12 +184,13 @@ class GroupedRounds:
         )  # fmt: skip
 
 
-def combine(rule: str, means: Sequence[Vector]) -> Vector:
+def combine(rule: str, means: Sequence[Vector], tenants: Sequence[int]) -> Vector:
     """One step of several groups' means, (size,).
 
     Args:
-        rule: `median` or `trimmed_mean`, both of each coordinate; any other: the mean.
+        rule: `median` or `trimmed_mean`, both of each coordinate; any other: the mean over all their tenants.
         means: of the groups that count, one at least.
+        tenants: of each of them.
     """
     stacked = np.stack(means)
     if rule == "median":
@@ -197,7 +198,7 @@ def combine(rule: str, means: Sequence[Vector]) -> Vector:
     if rule == "trimmed_mean" and len(means) > 2:
         cut = max(1, int(TRIMMED * len(means)))
         return np.asarray(np.sort(stacked, axis=0)[cut : len(means) - cut].mean(axis=0))
-    return np.asarray(stacked.mean(axis=0))
+    return np.asarray(np.average(stacked, axis=0, weights=tenants))
 
 
 def _merged(total: Vector, sums: Sequence[Sum]) -> Sum:

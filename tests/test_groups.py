@@ -21,8 +21,8 @@ from shared.config import Config
 from shared.errors import OrchestratorError, RoundRefusedError
 from shared.exchange import Exchange, Kind, Refusal, Reply, Request, drive, together
 from shared.groups import Draw, Toss, decode_draws, encode_draws, partition
-from shared.masking.codec import Kind as MessageKind
 from shared.masking import WEIGHTS
+from shared.masking.codec import Kind as MessageKind
 from shared.masking.codec import encode_entries, header
 from tests.federations import make_tenants, masked_settings, open_in_memory
 
@@ -306,7 +306,7 @@ class TestAttacks:
             swapped = (frozenset([*first[:-1], second[0]]), frozenset([*second[1:], first[-1]]), *map(frozenset, rest))
             drawing.partition = replace(honest, groups=swapped)
 
-        drawing.steps = mixed  # type: ignore[method-assign]
+        drawing.steps = mixed  # type: ignore[method-assign, assignment]
         run.coordinator.run()
         (record,) = run.coordinator.records
         assert record.contributors == 3, "the group that was left as it was drawn"
@@ -395,10 +395,12 @@ class TestCornering:
 
 def test_rules_over_groups() -> None:
     means = [np.array([1.0, 0.0]), np.array([2.0, 1.0]), np.array([3.0, 2.0]), np.array([1000.0, -1000.0])]
-    assert combine("median", means).tolist() == [2.5, 0.5]
-    assert combine("trimmed_mean", means).tolist() == [2.5, 0.5]
-    assert combine("validation", means[:3]).tolist() == [2.0, 1.0]
-    assert combine("trimmed_mean", means[:2]).tolist() == [1.5, 0.5]
+    even = [3, 3, 3, 3]
+    assert combine("median", means, even).tolist() == [2.5, 0.5]
+    assert combine("trimmed_mean", means, even).tolist() == [2.5, 0.5]
+    assert combine("validation", means[:3], even[:3]).tolist() == [2.0, 1.0]
+    assert combine("validation", means[:2], [1, 3]).tolist() == [1.75, 0.75]
+    assert combine("trimmed_mean", means[:2], even[:2]).tolist() == [1.5, 0.5]
 
 
 def test_protocols_side_by_side_share_their_exchanges() -> None:

@@ -66,6 +66,19 @@ def test_a_federation_of_tenants_that_restart_for_each_request(tmp_path: Path, s
         assert all(sizes[Kind.REVEAL] < sizes[Kind.SHARE] for sizes in states), "secrets go with their stage"
 
 
+def test_tenants_that_restart_draw_groups_too(tmp_path: Path) -> None:
+    """A toss outlives the process that made it, and so does whose sum is under way."""
+    config = masked_settings(tmp_path, 6, **SETTINGS, groups=2, gate_loss=0.5, min_available_clients=6)
+    tenants: dict[str, Any] = make_tenants(config)
+    for name, tenant in tenants.items():
+        tenant.close()
+        tenants[name] = Restarting(lambda name=name: _made_anew(config, int(name)))
+    run = open_in_memory(config, tenants)
+    run.coordinator.run()
+    assert [(record.contributors, record.failed) for record in run.coordinator.records] == [(6, {})] * 2
+    run.close()
+
+
 def _made_anew(config: Any, number: int) -> Tenant:
     from shared.data_utils import load_client_data
     from shared.identity import ClientIdentity
