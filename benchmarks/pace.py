@@ -68,7 +68,8 @@ def pace(transport: str, scheme: str, rounds: int = 30, key_bits: int = 3072) ->
         return Pace(transport, scheme, len(records), whole, {**parts, "rest": whole - sum(parts.values())})
 
 
-def _in_memory(config: Config, _folder: Path) -> None:
+def in_memory(config: Config, _folder: Path) -> None:
+    """Run it by function calls, in this process."""
     tenants = make_tenants(config)
     run = open_run(config, lambda seats: MemoryTransport(seats, tenants))
     run.transport.connect()
@@ -83,7 +84,8 @@ def _in_memory(config: Config, _folder: Path) -> None:
         tenant.close()
 
 
-def _in_two_terminals(_config: Config, folder: Path) -> None:
+def in_two_terminals(_config: Config, folder: Path) -> None:
+    """Run the two scripts with `config.yaml` of the folder."""
     scripts = ("orchestrator/run_server.py", "client/run_clients.py")
     with (folder / "output.txt").open("w", encoding="utf-8") as output:
         commands = [[sys.executable, script, "--config", str(folder / "config.yaml")] for script in scripts]
@@ -97,4 +99,4 @@ def _in_two_terminals(_config: Config, folder: Path) -> None:
         raise RuntimeError((folder / "output.txt").read_text(encoding="utf-8"))
 
 
-_RUNS: dict[str, Callable[[Config, Path], None]] = {"memory": _in_memory, "legacy": _in_two_terminals}
+_RUNS: dict[str, Callable[[Config, Path], None]] = {"memory": in_memory, "legacy": in_two_terminals}
