@@ -10,7 +10,7 @@ DEMO_CLIENTS := logs/demo-clients.log
 N ?= 100
 SIMULATION_PKI := logs/simulation-pki-$(N)
 
-.PHONY: help demo simulate peek test test_long test_newest schedules faults fuzz fuzz_readers load bench lint format settings clean
+.PHONY: help demo simulate peek test test_long test_newest schedules faults fuzz fuzz_readers load bench attacks lint format settings clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -77,6 +77,9 @@ settings: $(VENV)/installed  ## write docs/settings.md and config/schema.json an
 
 bench: $(VENV)/installed-bench  ## measure against phe, TenSEAL and HEU; refreshes docs/measured, 25 minutes; ONLY=rounds,memory: these alone
 	$(PY) benchmarks/run.py --only "$(ONLY)" --json $(MEASURED).json --markdown $(MEASURED).md --picture $(MEASURED).png
+
+attacks: $(VENV)/installed-bench  ## bad tenants with and without defences, on NSL-KDD; goes on where it was stopped; hours
+	$(PY) benchmarks/poisoning.py --workers 2 --json logs/attacks.json --markdown docs/measured/attacks.md --picture docs/measured/attacks.png
 
 clean:  ## remove the environment and caches; runs in logs/ stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

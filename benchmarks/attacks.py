@@ -31,7 +31,7 @@ def scaling(honest: Deltas, bad: int) -> Vector:
 
 def gaussian(honest: Deltas, bad: int) -> Vector:
     """Noise of deviation 0.5, which is far from any delta (Blanchard et al., "Krum", NeurIPS 2017); always the same."""
-    return np.random.default_rng(honest.shape[1]).normal(0.0, SIGMA, honest.shape[1])
+    return np.asarray(np.random.default_rng(honest.shape[1]).normal(0.0, SIGMA, honest.shape[1]))
 
 
 def inner_product(honest: Deltas, bad: int) -> Vector:

@@ -34,7 +34,7 @@ from shared.he.scheme import PublicScheme, Vector
 from shared.masking import WEIGHTS
 from shared.model import get_parameters
 
-_CHUNK = 128  # rows whose gradients are in memory at once
+_NUMBERS = 1 << 21  # of gradients that are in memory at once: fewer rows of a larger model
 _SEED_BITS = 256
 
 
@@ -113,9 +113,10 @@ def clipped_sum(model: nn.Module, rows: Dataset, clip: float) -> Vector:
 
     of_each = vmap(grad(loss), in_dims=(None, 0, 0))
     model.eval()  # a layer that draws, or looks at other rows, would make gradients that are not of one row
-    for start in range(0, len(rows), _CHUNK):
-        features = torch.from_numpy(rows.features[start : start + _CHUNK])
-        labels = torch.from_numpy(rows.labels[start : start + _CHUNK])
+    chunk = max(1, _NUMBERS // sum(p.numel() for p in parameters.values()))
+    for start in range(0, len(rows), chunk):
+        features = torch.from_numpy(rows.features[start : start + chunk])
+        labels = torch.from_numpy(rows.labels[start : start + chunk])
         gradients = {name: g.double() for name, g in of_each(parameters, features, labels).items()}  # (B, ...)
         norms = torch.stack([g.flatten(1).square().sum(1) for g in gradients.values()]).sum(0).sqrt()  # (B,)
         # A gradient that is no number shows nothing and moves nothing.

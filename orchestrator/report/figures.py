@@ -111,6 +111,15 @@ def skipped(run: Run) -> list[tuple[str, str]]:
     return [(numbers(rounds), why) for why, rounds in grouped.items()]
 
 
+def bad_groups(run: Run) -> list[tuple[str, str]]:
+    """(rounds, clients) of the groups whose sums were left out, or would have been by another rule."""
+    grouped: dict[str, list[int]] = defaultdict(list)
+    for record in run.rounds:
+        for number in record.bad_groups:
+            grouped[printable(", ".join(record.groups[number]))].append(record.round)
+    return [(numbers(rounds), clients) for clients, rounds in grouped.items()]
+
+
 def client_rows(run: Run) -> list[ClientRow]:
     """All clients that ever took part."""
     names = {c for r in run.rounds for c in (*r.contributor_ids, *r.failed)}

@@ -114,6 +114,8 @@ def render(run: Run) -> str:
         most_classes=_MOST_CLASSES,
         losses=figures.losses(run),
         skipped=figures.skipped(run),
+        bad_groups=figures.bad_groups(run),
+        left_out=", ".join(run.rounds[-1].left_out) if run.rounds else "",
         seen=privacy.who_could_see_what(run),
         facts=privacy.key_and_channel(run),
         settings=_settings(run.config),

@@ -1,6 +1,7 @@
 """Who could see what in a run, in plain words. `docs/privacy.md` has the same for every mode, and the reasons."""
 
 from collections.abc import Sequence
+from statistics import median
 
 from orchestrator.publishing import Verdicts
 from orchestrator.report.run_data import Run
@@ -101,6 +102,13 @@ def key_and_channel(run: Run) -> list[Statement]:
     spent = [record.epsilon for record in run.rounds if record.epsilon is not None]
     if spent:
         facts.append(("Differential privacy", f"of single records: epsilon {spent[-1]:.3g}, delta {c.dp_delta:g}"))
+    heard = [record.signal_to_noise for record in run.rounds if record.signal_to_noise is not None]
+    if heard:
+        facts.append(("Signal to noise", f"of a round's sum, in the median: {median(heard):.2f}"))
+    if c.groups > 1:
+        facts.append(
+            ("Groups", f"{c.groups} sums a round, over groups that all tenants drew; {c.group_rule} over them")
+        )
     if run.verdicts:
         facts.append(("Sums", of_audits(run.verdicts)))
     facts.append(("Channel", "TLS" if c.tls_ca else f"no TLS, at {c.server_address}"))
