@@ -17,7 +17,8 @@ from client import rule_findings
 from client.explain import DENSITY, MODEL, Driver
 from client.tactics import ATTACK_VERSION, tactics_of
 from shared.bundle import ModelBundle
-from shared.data_sources.schema import buckets
+from shared.config_checks import CALL_SOURCES
+from shared.data_sources.schema import FeatureSchema, buckets
 from shared.rules.rule import ALERT_LEVEL, RuleHit
 
 OCSF_VERSION = "1.5.0"
@@ -51,7 +52,7 @@ class Findings:
 
     def __init__(self, bundle: ModelBundle, threshold: float | None, rule_level: str = ALERT_LEVEL) -> None:
         self._bundle = bundle
-        self._kind = bundle.schema.source  # never guessed by names: a CSV file may call its columns as it likes
+        self._kind = _kind(bundle.schema)
         self._threshold = threshold
         self._rule_level = rule_level
         self._model = {
@@ -184,6 +185,13 @@ class Findings:
         if self._kind == "vpc_flow":
             return f"{source['source']}, {source['flows']} flows"
         return f"{source['file']}, line {source['line']}"
+
+
+def _kind(schema: FeatureSchema) -> str:
+    """Whose rows these are like; never guessed by a table's names: a CSV file may call its columns as it likes."""
+    if schema.source in CALL_SOURCES:
+        return "vpc_flow" if "flows" in schema.names else "cloudtrail"
+    return schema.source
 
 
 def _evidences(

@@ -10,6 +10,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="level from which a rule's hit is an alert whatever the score (default: %(default)s); hits of a lower "
         "level are in the alerts as context",
     )  # fmt: skip
+    parser.add_argument(
+        "--audit_map", metavar="PATH", default="",
+        help="audit: your own table of a service's fields, or a folder of them, as the setting has it",
+    )  # fmt: skip
     args = parser.parse_args(argv)
     setup_logging()
     return cli.run(lambda: _score(args), _log, f"what was found so far is in {args.output}.part")
@@ -76,6 +81,7 @@ def _score(args: argparse.Namespace) -> None:
     keep_files_private()  # an alert names the tenant's users and addresses
     torch.set_num_threads(1)  # a part's work in the model is too small for more threads to pay
     bundle = ModelBundle.load(args.model, args.model_class)
+    bundle = _with_tables(bundle, args.audit_map)
     _log.info("model of run %s after round %d, schema %s…", bundle.run, bundle.round, bundle.schema.hash()[:16])
     threshold = _threshold(bundle, args)
     inputs = [Path(path) for path in args.input]
@@ -86,6 +92,13 @@ def _score(args: argparse.Namespace) -> None:
         rules = load_rules(Path(args.rules_path), bundle.config.data_source)
     summary = score_files(bundle, inputs, Path(args.output), threshold, args.top or TOP, rules, args.rule_level)
     _report(summary, bundle, args.output, ranked=threshold is None)
+
+
+def _with_tables(bundle: "ModelBundle", audit_map: str) -> "ModelBundle":
+    """The same, to read audit records by these tables: a bundle has no path of its own."""
+    if bundle.config.audit_map and not audit_map:
+        _log.warning("the run read audit records by tables of its own as well: name yours with --audit_map")
+    return replace(bundle, config=bundle.config.replace(audit_map=audit_map))
 
 
 def _threshold(bundle: "ModelBundle", args: argparse.Namespace) -> float | None:

@@ -53,6 +53,8 @@ _READING_SETTINGS = (
     "csv_categorical_columns", "label_path", "label_field", "label_patterns", "labels", "rules_path",
     "window_minutes", "vpc_fields", "hash_width", "max_broken_share",
 )  # fmt: skip
+_PATHS = ("label_path", "rules_path", "audit_map")
+_SETTINGS_OF = {"audit": ("audit_map",), "ocsf": ("ocsf_events",)}  # what one source alone reads by
 _ENTRIES = {
     "format", "run", "round", "model", "schema", "schema_sha256", "scaler", "histogram", "settings", "threshold",
     "metrics", "density", "sha256",
@@ -135,9 +137,9 @@ class ModelBundle:
         arrays = self.preprocessing.arrays()
         histogram = arrays.pop("counts").tolist()
         arrays = {name: array for name, array in arrays.items() if not name.startswith("benign_")}
-        settings = {name: getattr(self.config, name) for name in _READING_SETTINGS}
+        settings = {name: getattr(self.config, name) for name in _reading_settings(self.config.data_source)}
         # That labels came from a file is kept, because the schema left out features for it. Where it lay is not.
-        settings |= {name: settings[name] and _NO_PATH for name in ("label_path", "rules_path")}
+        settings |= {name: settings[name] and _NO_PATH for name in _PATHS if name in settings}
         names = _model_settings(self.config.model)
         values: dict[str, Any] = {
             "format": FORMAT,
@@ -258,8 +260,13 @@ def _model_settings(model: object) -> tuple[str, ...]:
     return _FOREST_SETTINGS if model == FOREST else _MODEL_SETTINGS
 
 
+def _reading_settings(source: object) -> tuple[str, ...]:
+    return (*_READING_SETTINGS, *(_SETTINGS_OF.get(source, ()) if isinstance(source, str) else ()))
+
+
 def _config(values: dict[str, Any]) -> Config:
-    settings = exact(values["settings"], _READING_SETTINGS, "settings")
+    source = values["settings"].get("data_source") if isinstance(values["settings"], dict) else None
+    settings = exact(values["settings"], _reading_settings(source), "settings")
     named = values["model"].get("model") if isinstance(values["model"], dict) else None
     widths = exact(values["model"], (*_model_settings(named), "sha256"), "model")
     path = "" if settings["data_source"] == "synthetic" else _NO_PATH

@@ -123,8 +123,8 @@ class Config(BaseModel):
     forest_min_hessian: float = setting(5.0, "sum of hessians on either side of a split", low=0.0, high=1e9)
 
     # The data
-    data_source: Literal["synthetic", "nsl_kdd", "csv", "cloudtrail", "vpc_flow"] | OwnModule = setting(
-        "synthetic", "where rows come from; or a module of your own as package.module"
+    data_source: Literal["synthetic", "nsl_kdd", "csv", "cloudtrail", "vpc_flow", "audit", "ocsf"] | OwnModule = (
+        setting("synthetic", "where rows come from; or a module of your own as package.module")
     )
     data_path: str = setting("", "file or folder, with {client_id} one for each client; unused by synthetic")
     test_path: str = setting("", "files of the common test set; empty: `test_fraction` of data_path")
@@ -141,7 +141,7 @@ class Config(BaseModel):
     holdout_fraction: float = setting(0.1, "share of a client's rows kept for its own evaluation", low=0.01, high=0.5)
     seed: int = setting(42, "of data, initial weights, shuffling and client choice; never of keys", low=0, high=2**31)
 
-    # Reading files: csv, cloudtrail, vpc_flow
+    # Reading files: csv, cloudtrail, vpc_flow, audit, ocsf
     csv_label_column: str = setting("", "csv: column that holds the label")
     csv_benign_values: Texts = setting(
         ("benign", "normal", "0"), "csv: labels that mean benign, * and ? as in file names"
@@ -154,7 +154,7 @@ class Config(BaseModel):
     label_path: str = setting("", "logs: CSV file of labels")
     label_field: str = setting("", "logs: field that tells an attack")
     label_patterns: Texts = setting((), "logs: patterns of `label_field` that mean attack")
-    label_ignored: Texts = setting((), "cloudtrail: rules field=pattern & … for records of neither class")
+    label_ignored: Texts = setting((), "cloudtrail, audit, ocsf: rules field=pattern & … for records of neither class")
     labels: Literal["", "rules", "none"] = setting(
         "",
         "cloudtrail: rules = hits of Sigma rules are the labels; none = no label is used, the density is the detector",
@@ -162,6 +162,8 @@ class Config(BaseModel):
     rules_path: str = setting("", "cloudtrail: folder of Sigma rules, for `labels: rules`")
     window_minutes: int = setting(5, "logs: length of the window that makes one row", low=1, high=1440)
     vpc_fields: str = setting("", "vpc_flow: fields of a line; empty: by the header line, else the default format")
+    audit_map: str = setting("", "audit: your own table of a service's fields, or a folder of such tables")
+    ocsf_events: Literal["calls", "flows"] = setting("calls", "ocsf: which events make rows")
     hash_width: int = setting(16, "columns that a hashed field becomes", low=1, high=4096)
     max_broken_share: float = setting(0.01, "share of broken lines that is skipped", low=0.0, high=1.0)
 

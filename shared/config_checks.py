@@ -15,7 +15,8 @@ MAX_SLOT_BITS = 54  # a float64 holds integers up to 2**53 exactly; `shared/he/p
 MIN_MASKED_COHORT = 3  # what `shared/masking` asks for: of a sum of two, each of the two knows the other's update
 CLIENT_ID = "{client_id}"  # stands for the client's number in a path
 MASKABLE = ("paillier", "kahe")  # schemes whose ciphertexts are Paillier's, which masks are made for
-FILE_SOURCES = ("csv", "cloudtrail", "vpc_flow")
+FILE_SOURCES = ("csv", "cloudtrail", "vpc_flow", "audit", "ocsf")
+CALL_SOURCES = ("cloudtrail", "audit", "ocsf")  # whose rows are of principals, ocsf with `ocsf_events: calls`
 MAX_DENSITY_FEATURES = 1000  # half a million numbers from each tenant
 MIN_NODE_ROWS, MIN_NODE_HESSIAN = 10, 1.0  # of a forest: what smaller nodes would show is in docs/privacy.md
 
@@ -240,10 +241,14 @@ def _check_file_source(c: "Config") -> None:
         )
     if c.num_classes != 2:
         raise ConfigError(f"num_classes = {c.num_classes}: data_source {c.data_source} has 2, benign and attack")
-    if c.label_ignored and c.data_source != "cloudtrail":
+    of_calls = c.data_source in CALL_SOURCES and (c.data_source != "ocsf" or c.ocsf_events == "calls")
+    if c.label_ignored and not of_calls:
         raise ConfigError(
-            f"label_ignored = {list(c.label_ignored)}: data_source cloudtrail alone reads it; leave it out"
+            f"label_ignored = {list(c.label_ignored)}: data_source cloudtrail, audit and ocsf with its calls read "
+            "it; leave it out"
         )
+    if c.audit_map and c.data_source != "audit":
+        raise ConfigError(f"audit_map = {c.audit_map!r}: data_source audit alone reads it; leave it out")
     for rule in c.label_ignored:
         if not all(field and pattern for field, pattern in conditions_of(rule)):
             raise ConfigError(
@@ -266,7 +271,7 @@ def _check_file_source(c: "Config") -> None:
         raise ConfigError(
             f"label_path = {c.label_path!r}, label_field = {c.label_field!r}, label_patterns = "
             f"{list(c.label_patterns)}: data_source {c.data_source} needs a file of labels, or else a field and its "
-            "patterns; cloudtrail can do with labels: rules, both with labels: none"
+            "patterns; cloudtrail can do with labels: rules, all of them with labels: none"
         )
 
 

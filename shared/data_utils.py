@@ -169,10 +169,10 @@ def file_source(config: Config) -> "FileSource | None":
     # Imported on demand: a source may need libraries that a run on another source should not pay for.
     if config.data_source not in FILE_SOURCES:
         return None
-    from shared.data_sources import cloudtrail, csv, vpc_flow
+    from shared.data_sources import audit, cloudtrail, csv, ocsf, vpc_flow
     from shared.data_sources.file_source import FileSource
 
-    readers = {"csv": csv, "cloudtrail": cloudtrail, "vpc_flow": vpc_flow}
+    readers = {"csv": csv, "cloudtrail": cloudtrail, "vpc_flow": vpc_flow, "audit": audit, "ocsf": ocsf}
     return FileSource(readers[config.data_source])
 
 

@@ -37,16 +37,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shared.config import Config
-from shared.data_sources import cloudtrail, csv, json_values, vpc_flow
+from shared.data_sources import audit, cloudtrail, csv, json_values, ocsf, vpc_flow
 from shared.data_sources.file_source import Inputs
 from shared.data_sources.files import BrokenLines
 from shared.data_sources.flow_records import DEFAULT_FIELDS
 from shared.errors import DataError
+from tests import audit_events
 
 LOGS = Path(__file__).resolve().parent.parent / "logs"
 SECONDS = 20  # for a file of some kB, on a busy machine
 RECORDS = 12
-READERS = {"cloudtrail": cloudtrail, "csv": csv, "vpc_flow": vpc_flow}
+READERS = {"cloudtrail": cloudtrail, "csv": csv, "vpc_flow": vpc_flow, "audit": audit, "ocsf": ocsf, "ocsf_flows": ocsf}
+# What the settings of a reader have beside its name, by the source here.
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "csv": {"csv_label_column": "Label"},
+    "cloudtrail": {"label_field": "userAgent", "label_patterns": ("x",)},
+    "audit": {"label_field": "severity", "label_patterns": ("x",)},
+    "ocsf": {"label_field": "status", "label_patterns": ("x",)},
+    "ocsf_flows": {
+        "data_source": "ocsf", "ocsf_events": "flows", "label_field": "status", "label_patterns": ("x",),
+    },
+}  # fmt: skip
 _TOKENS = [
     *(
         b"{",
@@ -193,10 +204,69 @@ def shapes() -> dict[str, Shape]:
     result["csv-zeek"] = Shape("csv", "\n".join(zeek).encode())
     frame = pd.read_csv(io.StringIO(table))
     result["csv-json"] = Shape("csv", frame.to_json(orient="records", lines=True).encode())
+    result["csv-parquet"] = Shape("csv", _parquet(pa.Table.from_pandas(frame)))
+    return result | _sensors() | _audit() | _ocsf()
+
+
+def _sensors() -> dict[str, Shape]:
+    """Flows of Zeek and of Suricata."""
+    names = ("ts", "id.orig_h", "id.orig_p", "id.resp_h", "id.resp_p", "proto", "duration", "orig_bytes", "conn_state")
+    flows = [
+        (1_767_600_000.5 + 60 * number, f"192.0.2.{number % 2}", 40000, "198.51.100.1", 443, "tcp", 3.5, 500, "SF")
+        for number in range(RECORDS)
+    ]
+    zeek = ["#separator \\x09", "#path\tconn", "\t".join(["#fields", *names])]
+    zeek += ["\t".join(map(str, flow)) for flow in flows]
+    eve = [
+        {
+            "timestamp": audit_events.iso(60 * number, ".5+0000"), "event_type": "flow", "src_ip": "192.0.2.1",
+            "src_port": 40000, "dest_ip": "198.51.100.1", "dest_port": 53, "proto": "UDP",
+            "flow": {"pkts_toserver": 1, "bytes_toserver": 80, "start": audit_events.iso(60 * number, ".1+0000")},
+        }
+        for number in range(RECORDS)
+    ]  # fmt: skip
+    objects = [json.dumps(dict(zip(names, flow, strict=True))) for flow in flows]
+    return {
+        "vpc-zeek": Shape("vpc_flow", "\n".join(zeek).encode(), 3),
+        "vpc-zeek-json": Shape("vpc_flow", "\n".join(objects).encode(), 0),
+        "vpc-suricata": Shape("vpc_flow", "\n".join(map(json.dumps, eve)).encode(), 0),
+    }
+
+
+def _audit() -> dict[str, Shape]:
+    """Audit records of each service, and in some carriers."""
+    found = {}
+    for name, maker in audit_events.MAKERS.items():
+        texts = [json.dumps(maker(second)) for second in range(RECORDS)]
+        found[f"audit-{name}"] = Shape("audit", "\n".join(texts).encode(), 0)
+    events = [audit_events.kubernetes(second) for second in range(RECORDS)]
+    found["audit-list"] = Shape("audit", json.dumps({"kind": "EventList", "items": events}).encode())
+    message = [{"message": {"data": base64.b64encode(json.dumps(event).encode()).decode()}} for event in events]
+    found["audit-pubsub"] = Shape("audit", json.dumps(message).encode())
+    found["audit-hub"] = Shape(
+        "audit", json.dumps({"records": [audit_events.azure(second) for second in range(RECORDS)]}).encode()
+    )
+    return found
+
+
+def _ocsf() -> dict[str, Shape]:
+    """OCSF events of calls and of flows as lines, and as a security lake has them."""
+    found = {}
+    for source, makers in (
+        ("ocsf", (audit_events.api_activity, audit_events.authentication)),
+        ("ocsf_flows", (audit_events.network,)),
+    ):
+        events = [makers[second % len(makers)](second) for second in range(RECORDS)]
+        found[f"{source}-lines"] = Shape(source, "\n".join(map(json.dumps, events)).encode(), 0)
+        of_one = [makers[0](second) for second in range(RECORDS)]
+        found[f"{source}-parquet"] = Shape(source, _parquet(pa.Table.from_pylist(of_one)))
+    return found
+
+
+def _parquet(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pandas(frame), buffer)
-    result["csv-parquet"] = Shape("csv", buffer.getvalue())
-    return result
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
 
 
 def _athena(events: Sequence[dict[str, Any]]) -> bytes:
@@ -262,20 +332,16 @@ def read(source: str, path: Path) -> tuple[int, BrokenLines]:
         "partition": "even",
         "max_broken_share": 1.0,
     }
-    label: dict[str, dict[str, Any]] = {
-        "csv": {"csv_label_column": "Label"},
-        "cloudtrail": {"label_field": "userAgent", "label_patterns": ("x",)},
-    }
-    values |= label.get(source, {"label_field": "version", "label_patterns": ("x",)})
+    values |= _SETTINGS.get(source, {"labels": "none"})
     config = Config(**values)
-    inputs, broken = Inputs(path), BrokenLines(path, 1.0)
+    inputs, broken = Inputs(path, labelled=config.labels != "none"), BrokenLines(path, 1.0)
     reader = READERS[source]
     parts = list(reader.stream(config, inputs, reader.schema(config, inputs), broken))
     assert all(np.isfinite(part.features).all() for part in parts)
-    columns = {"cloudtrail": "events", "vpc_flow": "flows"}
-    if source in columns:
-        return sum(int(part.meta[columns[source]].sum()) for part in parts), broken
-    return sum(len(part.features) for part in parts), broken
+    if source == "csv":
+        return sum(len(part.features) for part in parts), broken
+    column = "flows" if source in ("vpc_flow", "ocsf_flows") else "events"
+    return sum(int(part.meta[column].sum()) for part in parts), broken
 
 
 def try_file(source: str, content: bytes, folder: Path, expected: int | None = None) -> Outcome:
@@ -284,7 +350,7 @@ def try_file(source: str, content: bytes, folder: Path, expected: int | None = N
     Raises:
         FuzzError: it does not.
     """
-    path = folder / f"input.{'json' if source == 'cloudtrail' else 'log' if source == 'vpc_flow' else 'csv'}"
+    path = folder / f"input.{ {'csv': 'csv', 'vpc_flow': 'log'}.get(source, 'json') }"
     path.write_bytes(content)
     try:
         with _time_limit(), _sizes(*_SIZES[zlib.crc32(content) % 2]):

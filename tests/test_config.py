@@ -70,7 +70,7 @@ ALL_FOUR = ("num_clients", "min_available_clients", "min_fit_clients", "min_cont
         ),
         (
             {"data_source": "vpc_flow", "data_path": "x", "label_path": "y", "label_ignored": ("a=b",)},
-            "data_source cloudtrail alone reads it",
+            "data_source cloudtrail, audit and ocsf with its calls read it",
         ),
         (
             {"data_source": "vpc_flow", "data_path": "x", "label_path": "y", "label_field": "z", "label_patterns": "*"},

@@ -1,24 +1,21 @@
-"""What a principal did in a time window, as numbers.
+"""What a principal did in a time window, as numbers: CloudTrail's own features beside those of `call_features`.
 
 No feature is made from a name that an account's owner or an attacker's tool chooses: user, role, session, user agent,
-request parameters. Records are grouped by principal (`cloudtrail_identity`), and which one it is is no feature.
-Addresses count as how many and whether new, never as which.
+request parameters. Records are grouped by principal (`cloudtrail_identity`).
 """
 
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from shared.data_sources.cloudtrail_context import AccountHistory, rare_calls, rule_hits
+from shared.data_sources import call_features
+from shared.data_sources.call_features import Memory
 from shared.data_sources.cloudtrail_identity import principal_key
 from shared.data_sources.cloudtrail_outcome import failed, is_denial
 from shared.data_sources.file_source import Chunk
-from shared.data_sources.schema import Column, FeatureSchema, Kind, bucket_columns, buckets
-from shared.data_sources.windows import latest_time, most_frequent, window_families
+from shared.data_sources.schema import Column, FeatureSchema, Kind, bucket_columns
+from shared.data_sources.windows import latest_time
 
 IDENTITY_TYPES = ("Root", "IAMUser", "AssumedRole", "FederatedUser", "AWSAccount", "AWSService")
 # Calls that switch off or blind the watching (MITRE ATT&CK T1562.008, T1070), whatever the service.
@@ -31,6 +28,8 @@ TAMPERING = frozenset(
     DisableRule PutBucketLogging PutBucketLifecycle LeaveOrganization
     """.split()  # noqa: SIM905 (one value per line would fill a screen)
 )
+
+_SUMS = ("iam", "sts", "kms", "secret", "tampering")
 
 _SERVICE = frozenset({"eventSource"})
 _API = frozenset({"eventSource", "eventName"})
@@ -65,14 +64,7 @@ _FEATURES: dict[str, tuple[Kind, frozenset[str]]] = {
     "hour_cos": ("cyclic", _TIME),
     **{f"identity_{name}": ("category", _TYPE) for name in (*IDENTITY_TYPES, "other")},
 }
-
-
-@dataclass
-class Memory:
-    """What each principal was seen to use before, and each account: grows with distinct values, not with records."""
-
-    seen: set[tuple[str, str, str]] = field(default_factory=set)
-    accounts: AccountHistory = field(default_factory=AccountHistory)
+FIELDS = {name: fields for name, (_, fields) in _FEATURES.items()}
 
 
 def schema(excluded: tuple[str, ...], hash_width: int, window_minutes: int) -> FeatureSchema:
@@ -146,72 +138,11 @@ def chunk(records: pd.DataFrame, schema: FeatureSchema, memory: Memory, *, label
         kms=records["service"] == "kms.amazonaws.com",
         secret=_reads_secrets(records),
         tampering=records["name"].isin(TAMPERING),
-        **{f"new_{what}": _first_use(records, what, memory) for what in ("api", "region", "address")},
     )
-    grouped = records.groupby(["window", "key"], sort=True)
-    rows = grouped.ngroup().to_numpy()  # the row of each record
-    first, count = grouped.first(), grouped.size()
-    windows = first.index.get_level_values("window").to_numpy(np.int64)
-    columns: dict[str, NDArray[np.float64]] = {"events": np.log1p(count.to_numpy())}
-    for name, what in (
-        ("apis", "api"),
-        ("services", "service"),
-        ("regions", "region"),
-        ("addresses", "address"),
-    ):
-        columns[name] = np.log1p(grouped[what].nunique().to_numpy())
-    for name, what in (
-        ("error_share", "error"),
-        ("denied_share", "denied"),
-        ("write_share", "write"),
-        ("no_mfa_share", "no_mfa"),
-        ("new_api_share", "new_api"),
-        ("new_region_share", "new_region"),
-        ("new_address_share", "new_address"),
-    ):
-        columns[name] = grouped[what].mean().to_numpy(np.float64)
-    for what in ("iam", "sts", "kms", "secret", "tampering"):
-        columns[f"{what}_events"] = np.log1p(grouped[what].sum().to_numpy(np.float64))
-    # The middle of the window: it is the same for whoever acts in it.
-    angle = 2 * np.pi * ((windows + schema.window_minutes * 30) % 86_400) / 86_400
-    columns["hour_sin"], columns["hour_cos"] = np.sin(angle), np.cos(angle)
-    for kind in (*IDENTITY_TYPES, "other"):
-        columns[f"identity_{kind}"] = (first["kind"] == kind).to_numpy(np.float64)
-    counts = np.zeros((len(first), schema.hash_width))
-    np.add.at(counts, (rows, buckets("api", records["api"], schema.hash_width)), 1.0)
-    of_api = bucket_columns("api", schema.hash_width, "numeric")
-    columns |= {column.name: part for column, part in zip(of_api, np.log1p(counts).T, strict=True)}
-    meta = pd.DataFrame(
-        {
-            "start": windows,
-            "end": windows + schema.window_minutes * 60,
-            "principal": first["principal"].to_numpy(),
-            "account": first["account"].to_numpy(),
-            "events": count.to_numpy(),
-            "first_event_id": first["event_id"].to_numpy(),
-        }
-    )
-    if not labelled:
-        meta["apis"] = most_frequent(rows, records["api"], len(first))
-        meta["addresses"] = most_frequent(rows, records["address"], len(first))
-        meta["rules"] = rule_hits(records, rows, len(first))
-        meta["rare_calls"] = rare_calls(records, rows, len(first), memory.accounts)
-    features = np.column_stack([columns[name] for name in schema.names]).astype(np.float32)
-    families = window_families(records["family"], rows, len(first)) if labelled else np.full(len(first), "")
-    return Chunk(meta, features, families, first["group"].to_numpy(dtype=np.str_))
+    kinds = (*IDENTITY_TYPES, "other")
+    return call_features.chunk(records, schema, memory, labelled=labelled, sums=_SUMS, kinds=kinds)
 
 
 def _reads_secrets(records: pd.DataFrame) -> pd.Series:
     parameters = records["name"].isin(["GetParameter", "GetParameters", "GetParametersByPath", "GetPasswordData"])
     return parameters | (records["service"] == "secretsmanager.amazonaws.com")
-
-
-def _first_use(records: pd.DataFrame, what: str, memory: Memory) -> NDArray[np.bool_]:
-    """Which records use an API, region or address that their principal was not seen to use before, (records,)."""
-    first = ~records.duplicated(["key", what]).to_numpy()
-    candidates = records.loc[first, ["key", what]].itertuples(index=False, name=None)
-    for row, (key, value) in zip(np.flatnonzero(first), candidates, strict=True):
-        used = (what, key, value)
-        first[row] = used not in memory.seen
-        memory.seen.add(used)
-    return np.asarray(first)

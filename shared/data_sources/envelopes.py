@@ -10,7 +10,9 @@ engines export.
 | Firehose, Kinesis, Lambda | `records`, `Records`, `awslogs`: in `data`, packed and in base64 |
 | CloudTrail Lake `get-query-results` | `QueryResultRows`: a row is a list of objects of one key |
 | Elastic, Logstash, Filebeat | `hits`, `_source`; in `event.original` or `message` as text |
-| Splunk | `results`, `result`; in `_raw` as text |
+| Splunk | `results`, `result`, `event`; in `_raw` as text |
+| Pub/Sub | `message`: in `data`, in base64 |
+| audit webhook of Kubernetes | `items` of an `EventList` |
 
 Each may stand in any other, and a record within a text may be JSON or a line of a log.
 """
@@ -19,7 +21,7 @@ import base64
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from shared.data_sources.json_values import LIST_KEYS, JsonValues, Value
 MOST_LEVELS = 8  # of carriers in each other
 MOST_UNPACKED = 64 << 20  # bytes that one packed text may hold; CloudWatch packs some hundred kB together
 _TEXT_KEYS = ("CloudTrailEvent", "message", "@message", "_raw", "log", "Message", "body", "Body")
-_OBJECT_KEYS = ("detail", "_source", "result", "kinesis", "awslogs", "Sns", "log")
+_OBJECT_KEYS = ("detail", "_source", "result", "kinesis", "awslogs", "Sns", "log", "message", "event")
 CONTROL = "control message of CloudWatch Logs"
 
 
@@ -37,8 +39,20 @@ class LeftOut(str):
     """What is no record and no damage: its kind, for a person."""
 
 
-def records(path: Path) -> Iterator[Value]:
+def is_event(value: dict[str, Any]) -> bool:
+    """Whether an object is a CloudTrail record itself, whatever else is in it: its keys may be in lower case."""
+    return ("eventName" in value and "eventSource" in value) or ("eventname" in value and "eventsource" in value)
+
+
+IsRecord = Callable[[dict[str, Any]], bool]
+
+
+def records(path: Path, is_record: IsRecord = is_event) -> Iterator[Value]:
     """The records of a file of JSON, in bounded memory: objects, and texts that are lines of a log.
+
+    Args:
+        path: the file.
+        is_record: whether an object is a record itself, in which no other is looked for.
 
     Yields:
         A record, or what is broken and why, or a `LeftOut` in its place; each with its place in the file.
@@ -52,14 +66,14 @@ def records(path: Path) -> Iterator[Value]:
             if found.broken:
                 yield found
                 continue
-            for record in unwrapped(found.value):
+            for record in unwrapped(found.value, is_record):
                 if isinstance(record, Value):  # of a text within
                     yield Value(found.line, found.item, record.value, record.broken)
                 else:
                     yield Value(found.line, found.item, record)
 
 
-def unwrapped(value: Any, level: int = 0) -> Iterator[Any]:
+def unwrapped(value: Any, is_record: IsRecord = is_event, level: int = 0) -> Iterator[Any]:
     """The records in one value; what carries none is itself the only record.
 
     Yields:
@@ -70,51 +84,49 @@ def unwrapped(value: Any, level: int = 0) -> Iterator[Any]:
     elif isinstance(value, list):
         row = _row(value)
         if row is not None:
-            yield from unwrapped(row, level + 1)
+            yield from unwrapped(row, is_record, level + 1)
             return
         for item in value:
-            yield from unwrapped(item, level + 1)
+            yield from unwrapped(item, is_record, level + 1)
     elif isinstance(value, str):
-        yield from _of_text(value, level)
+        yield from _of_text(value, is_record, level)
     elif isinstance(value, dict):
-        yield from _of_object(value, level)
+        yield from _of_object(value, is_record, level)
     else:
         yield value
 
 
-def _of_object(value: dict[str, Any], level: int) -> Iterator[Any]:
-    if is_event(value):
+def _of_object(value: dict[str, Any], is_record: IsRecord, level: int) -> Iterator[Any]:
+    if is_record(value):
         yield value
         return
     if value.get("messageType") == "CONTROL_MESSAGE":
         yield LeftOut(CONTROL)
         return
+    if value.get("kind") == "EventList" and isinstance(value.get("items"), list):
+        yield from unwrapped(value["items"], is_record, level + 1)
+        return
     lists = [item for key, item in value.items() if key in LIST_KEYS and isinstance(item, list | dict)]
     if lists:
         for item in lists:
-            yield from unwrapped(item, level + 1)
+            yield from unwrapped(item, is_record, level + 1)
         return
     event = value.get("event")
     original = event.get("original") if isinstance(event, dict) else value.get("event.original")
     for text in (original, *(value.get(key) for key in _TEXT_KEYS)):
         if isinstance(text, str) and text.strip():
-            yield from _of_text(text, level + 1)
+            yield from _of_text(text, is_record, level + 1)
             return
     for key in _OBJECT_KEYS:
         if isinstance(value.get(key), dict):
-            yield from unwrapped(value[key], level + 1)
+            yield from unwrapped(value[key], is_record, level + 1)
             return
     if isinstance(value.get("data"), str):
         inner = _decoded(value["data"])
         if inner is not None:
-            yield from _of_text(inner, level + 1) if isinstance(inner, str) else iter((inner,))
+            yield from _of_text(inner, is_record, level + 1) if isinstance(inner, str) else iter((inner,))
             return
     yield value
-
-
-def is_event(value: dict[str, Any]) -> bool:
-    """Whether an object is a CloudTrail record itself, whatever else is in it: its keys may be in lower case."""
-    return ("eventName" in value and "eventSource" in value) or ("eventname" in value and "eventsource" in value)
 
 
 def _row(cells: list[Any]) -> dict[str, Any] | None:
@@ -131,7 +143,7 @@ def _row(cells: list[Any]) -> dict[str, Any] | None:
     return row if is_row else None
 
 
-def _of_text(text: str, level: int) -> Iterator[Any]:
+def _of_text(text: str, is_record: IsRecord, level: int) -> Iterator[Any]:
     """What a text within a record holds: JSON values one after another, else the text itself, a line of a log."""
     if text.lstrip()[:1] not in ("{", "["):
         yield text
@@ -142,7 +154,7 @@ def _of_text(text: str, level: int) -> Iterator[Any]:
         elif isinstance(found.value, str):
             yield found.value
         else:
-            yield from unwrapped(found.value, level + 1)
+            yield from unwrapped(found.value, is_record, level + 1)
 
 
 def _decoded(text: str) -> str | Value | None:

@@ -23,6 +23,8 @@ LOGGED_FILES = 20
 # Enough lines to tell a wrong format from a few broken lines without reading all of it.
 EARLY_CHECK_LINES = 10_000
 LONGEST_LINE_BYTES = 16 << 20
+_MOST_KINDS = 100  # of what is left out that are told apart: a file may make up as many as it has lines
+_OTHER_KINDS = "of other kinds"
 _BUFFER_BYTES = 1 << 18
 _HEAD_BYTES = 1 << 12
 _DELIVERY_TIME = re.compile(r"_(\d{8}T\d{4}Z)_")
@@ -262,7 +264,8 @@ class BrokenLines:
     def leave_out(self, what: str, lines: int = 1) -> None:
         """So many lines are no events and no damage either; they must also be among those given to `seen`."""
         if lines:
-            self.left_out[what] += lines
+            few = what in self.left_out or len(self.left_out) < _MOST_KINDS
+            self.left_out[what if few else _OTHER_KINDS] += lines
 
     def empty_file(self, file: Path) -> None:
         """A file with nothing in it, such as an interrupted download leaves."""

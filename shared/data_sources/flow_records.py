@@ -5,6 +5,7 @@
 | text, a flow a line, as in S3; in CloudWatch Logs with a time before each | header, `vpc_fields` or version 2 |
 | text within JSON, as CloudWatch Logs and log shippers have it (`envelopes`) | `vpc_fields` or version 2 |
 | CSV, as Athena exports a query's result; Parquet, as AWS delivers it; JSON objects | names of columns |
+| Zeek's conn.log as text or JSON, Suricata's eve.json | as `flow_forms` has them |
 
 Names may have underscores for hyphens. NODATA and SKIPDATA records tell of no flow and are left out, and counted. A
 port of `-` is none, such as that of GRE, and counts as 0. Times may be in milliseconds.
@@ -26,10 +27,11 @@ from numpy.typing import NDArray
 from shared.config import Config
 from shared.data_sources import files as data_files
 from shared.data_sources.cells import floats, texts
-from shared.data_sources.envelopes import LeftOut, records
+from shared.data_sources.envelopes import LeftOut, is_event, records
 from shared.data_sources.files import BrokenLines, opened_text
+from shared.data_sources.flow_forms import ZEEK_NEEDS, flow_of, is_flow_object, zeek_flow
 from shared.data_sources.json_values import begins_as_json
-from shared.data_sources.tables import batches, table_of
+from shared.data_sources.tables import batches, flat, table_of
 from shared.data_sources.times import in_seconds
 from shared.data_sources.windows import latest_time
 from shared.errors import DataError, OddFileError
@@ -59,7 +61,12 @@ NEEDED = ("srcaddr", "dstaddr", *_NUMBERS)
 BLANK_LINES = "blank lines"
 NO_FLOWS = "NODATA and SKIPDATA records"
 REPEATED_HEADER = "repeated header lines"
-_FLOW = re.compile(r"srcaddr|\b(ACCEPT|REJECT) (OK|NODATA|SKIPDATA)\b|\b(NODATA|SKIPDATA)\b", re.IGNORECASE)
+_FLOW = re.compile(
+    r"srcaddr|\b(ACCEPT|REJECT) (OK|NODATA|SKIPDATA)\b|\b(NODATA|SKIPDATA)\b|\bid\.orig_h\b|\"orig_h\"|"
+    r"\"event_type\"\s*:.*\"src_ip\"|\"src_ip\"\s*:.*\"event_type\"",
+    re.IGNORECASE,
+)
+_ZEEK = "#separator"  # how Zeek's logs begin
 _TIME_BEFORE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:?\d\d)?")
 _Places = Sequence[int | str]  # where each record is in its file: a line's number, or words
 
@@ -92,6 +99,8 @@ def flows_of(config: Config, path: Path, broken: BrokenLines) -> Iterator[pd.Dat
             yield from _from_table(path, broken)
         elif begins_as_json(head):
             yield from _from_json(config, path, broken)
+        elif head.startswith(_ZEEK):
+            yield from _from_zeek(path, head, broken)
         elif _first_line(head).count(",") >= len(NEEDED) - 1:
             yield from _from_table(path, broken)
         else:
@@ -115,12 +124,37 @@ def _from_table(path: Path, broken: BrokenLines) -> Iterator[pd.DataFrame]:
     for batch in batches(table, table.names, broken):
         flows = pd.DataFrame({field: texts(batch.columns[name]) for field, name in names.items()})
         broken.seen(batch.rows)
-        yield _checked(path, flows, batch.lines.tolist(), broken)
+        yield checked(path, flows, batch.lines.tolist(), broken)
+
+
+def _from_zeek(path: Path, head: str, broken: BrokenLines) -> Iterator[pd.DataFrame]:
+    """The connections of Zeek's conn.log; its other logs, which stand in the same folder, are counted and left out."""
+    table = table_of(path)
+    log = re.search(r"^#path\s+(\w{1,40})", head, re.MULTILINE)
+    if log and log[1] != "conn" and not {"conn_state", "orig_pkts"} & set(table.names):
+        for batch in batches(table, table.names[:1], broken):
+            broken.seen(batch.rows)
+            broken.leave_out(f"records of Zeek's {log[1]}.log", batch.rows)
+        return
+    if missing := [name for name in ZEEK_NEEDS if name not in table.names]:
+        raise DataError(f"{path}: a Zeek log without {', '.join(missing)}; expected conn.log")
+    for batch in batches(table, table.names, broken):
+        broken.seen(batch.rows)
+        cells = pd.DataFrame({name: texts(batch.columns[name]) for name in table.names})
+        rows, places = [], []
+        for place, record in zip(batch.lines.tolist(), cells.to_dict("records"), strict=True):
+            try:
+                rows.append({**{field_name(name): cell for name, cell in record.items()}, **zeek_flow(record)})
+                places.append(place)
+            except ValueError as error:
+                broken.add(path, place, str(error))
+        if rows:
+            yield checked(path, pd.DataFrame(rows), places, broken)
 
 
 def _from_json(config: Config, path: Path, broken: BrokenLines) -> Iterator[pd.DataFrame]:
     fields = _settings_fields(config)
-    found = records(path)
+    found = records(path, lambda value: is_flow_object(value) or is_event(value))
     while part := list(islice(found, CHUNK_LINES)):
         lines: list[str] = []
         places: list[int | str] = []
@@ -136,7 +170,16 @@ def _from_json(config: Config, path: Path, broken: BrokenLines) -> Iterator[pd.D
                 lines.append(record)
                 places.append(value.where)
             elif isinstance(record, dict):
-                flow = {field_name(key): "" if cell is None else str(cell) for key, cell in record.items()}
+                try:
+                    sensed = flow_of(record)
+                except (ValueError, OverflowError, RecursionError) as error:
+                    broken.add(path, value.where, str(error))
+                    continue
+                if isinstance(sensed, LeftOut):
+                    broken.leave_out(sensed)
+                    continue
+                inner = flat(record) if sensed else record.items()
+                flow = {field_name(key): "" if cell is None else str(cell) for key, cell in inner} | (sensed or {})
                 if missing := [name for name in NEEDED if name not in flow]:
                     broken.add(path, value.where, f"no {', '.join(missing)}")
                     continue
@@ -148,7 +191,7 @@ def _from_json(config: Config, path: Path, broken: BrokenLines) -> Iterator[pd.D
             _check_fields(path, fields, "by vpc_fields")
             yield _of_lines(path, fields, lines, places, broken)
         if rows:
-            yield _checked(path, pd.DataFrame(rows).fillna(""), row_places, broken)
+            yield checked(path, pd.DataFrame(rows).fillna(""), row_places, broken)
         broken.seen(len(part))
 
 
@@ -219,7 +262,7 @@ def _of_lines(
             continue
         good.append(line)
         good_places.append(place)
-    return _checked(path, _table(good, fields), good_places, broken)
+    return checked(path, _table(good, fields), good_places, broken)
 
 
 def _table(lines: list[str], fields: tuple[str, ...]) -> pd.DataFrame:
@@ -238,7 +281,7 @@ def _table(lines: list[str], fields: tuple[str, ...]) -> pd.DataFrame:
     )
 
 
-def _checked(path: Path, flows: pd.DataFrame, places: _Places, broken: BrokenLines) -> pd.DataFrame:
+def checked(path: Path, flows: pd.DataFrame, places: _Places, broken: BrokenLines) -> pd.DataFrame:
     """The flows whose numbers are numbers; NODATA and SKIPDATA records, which have dashes for them, are no damage."""
     empty = (flows["srcaddr"] == "-").to_numpy(dtype=np.bool_)
     if "log-status" in flows:

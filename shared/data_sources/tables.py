@@ -181,7 +181,7 @@ def _json_names(path: Path) -> tuple[str, ...]:
     lists: dict[str, None] = {}
     for found in islice(_json_records(path), _JSON_SAMPLE):
         if isinstance(found.value, dict):
-            for name, value in _flat(found.value):
+            for name, value in flat(found.value):
                 (lists if isinstance(value, list | dict) else names)[name] = None
     if not names:
         raise OddFileError(f"{path}: no JSON objects; expected records, one in each value")
@@ -201,7 +201,7 @@ def _json_batches(path: Path, needed: Sequence[str], broken: BrokenLines | None)
             elif broken is not None:
                 broken.add(path, found.where, found.broken or f"expected an object, found {str(found.value)[:60]!r}")
                 broken.seen(1)
-        cells = [dict(_flat(found.value)) for found in good]
+        cells = [dict(flat(found.value)) for found in good]
         columns = {name: pa.array([_cell(record.get(name)) for record in cells], pa.string()) for name in needed}
         yield Batch(np.array([found.line for found in good], dtype=np.int64), columns, len(good))
 
@@ -232,10 +232,11 @@ def _listed(value: Any, level: int = 0) -> Iterator[Any]:
     yield value
 
 
-def _flat(record: dict[str, Any], level: int = 0) -> Iterator[tuple[str, Any]]:
+def flat(record: dict[str, Any], level: int = 0) -> Iterator[tuple[str, Any]]:
+    """The fields of a record, those within a field as `outer.inner`; lists stay what they are."""
     for key, value in record.items():
         if isinstance(value, dict) and level < MOST_LEVELS:
-            for name, inner in _flat(value, level + 1):
+            for name, inner in flat(value, level + 1):
                 yield f"{key}.{name}", inner
         else:
             yield key, value

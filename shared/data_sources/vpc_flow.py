@@ -1,6 +1,7 @@
 """VPC flow logs: records of network flows, as features per source address and time window.
 
-`flow_records` has the forms they come in; the logs of Transit Gateways are read like those of VPCs.
+`flow_records` has the forms they come in; the logs of Transit Gateways, of Zeek and of Suricata are read like those of
+VPCs.
 """
 
 from collections.abc import Iterator
@@ -39,11 +40,19 @@ def schema(config: Config, inputs: Inputs) -> FeatureSchema:
     Raises:
         DataError: the file of labels is missing or malformed, or has event ids, which flows have not.
     """
+    return vpc_flow_features.schema(excluded_by(config, inputs), config.window_minutes)
+
+
+def excluded_by(config: Config, inputs: Inputs) -> tuple[str, ...]:
+    """The fields that the label comes from.
+
+    Raises:
+        DataError: the file of labels is missing or malformed, or has event ids, which flows have not.
+    """
     origin = label_origin(config, inputs.label_path)
     if inputs.label_path and EVENT_ID in origin:
         raise DataError(f"label_path {inputs.label_path}: column event_id, but flows have no ids; use address or start")
-    excluded = tuple(_FIELD_OF[role] for role in origin) if inputs.label_path else origin
-    return vpc_flow_features.schema(excluded, config.window_minutes)
+    return tuple(_FIELD_OF[role] for role in origin) if inputs.label_path else origin
 
 
 def schema_like(config: Config, path: Path, learned: FeatureSchema) -> FeatureSchema:
@@ -62,8 +71,25 @@ def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: Broken
         DataError: a file is damaged or lacks a field, or too many lines are broken.
     """
     broken = broken or BrokenLines(inputs.path, config.max_broken_share)
+    yield from windows_of(_frames(config, inputs, broken), config, inputs, schema, broken)
+
+
+def windows_of(
+    frames: Iterator[pd.DataFrame], config: Config, inputs: Inputs, schema: FeatureSchema, broken: BrokenLines
+) -> Iterator[Chunk]:
+    """The rows of flows that were read, as `stream` has them.
+
+    Args:
+        frames: flows: the fields of `NEEDED`, `action`, `time`, `address`, `label_value` and `group`.
+        config: of labels.
+        inputs: that they were read from.
+        schema: of the rows.
+        broken: that counted them.
+
+    Raises:
+        DataError: the file of labels is malformed, or what `frames` raises.
+    """
     rules = load_label_rules(config, inputs.label_path) if inputs.labelled else None
-    frames = _frames(config, inputs, broken)
     tally = LabelTally()
     for flows in closed_windows(frames, schema.window_minutes, None if inputs.labelled else LATENESS):
         families = rules.families(flows) if rules else np.full(len(flows), BENIGN)

@@ -44,14 +44,14 @@ _FEATURES: dict[str, tuple[Kind, frozenset[str]]] = {
 _AS_THEY_ARE = ("_share", "_entropy")  # numbers that are not compressed
 
 
-def schema(excluded: tuple[str, ...], window_minutes: int) -> FeatureSchema:
+def schema(excluded: tuple[str, ...], window_minutes: int, source: str = "vpc_flow") -> FeatureSchema:
     """All features but those made from an excluded field."""
     columns = tuple(
         Column(name, name, kind, log=kind == "numeric" and not name.endswith(_AS_THEY_ARE))
         for name, (kind, fields) in _FEATURES.items()
         if not fields & set(excluded)
     )
-    return FeatureSchema("vpc_flow", columns, window_minutes=window_minutes, excluded=tuple(sorted(excluded)))
+    return FeatureSchema(source, columns, window_minutes=window_minutes, excluded=tuple(sorted(excluded)))
 
 
 def chunk(flows: pd.DataFrame, schema: FeatureSchema, *, labelled: bool) -> Chunk:
