@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "model has no threshold)",
     )  # fmt: skip
     parser.add_argument(
-        "--rules_path", metavar="FOLDER", help="Sigma rules to evaluate on the records as well; CloudTrail alone"
+        "--rules_path", metavar="FOLDER", help="Sigma rules to evaluate on the records as well: of cloudtrail and audit"
     )
     parser.add_argument(
         "--rule_level", choices=LEVELS, default=ALERT_LEVEL,
@@ -87,9 +87,9 @@ def _score(args: argparse.Namespace) -> None:
     inputs = [Path(path) for path in args.input]
     rules = None
     if args.rules_path:
-        from shared.rules.folder import load_rules
+        from shared.data_sources.audit_rules import load_rules
 
-        rules = load_rules(Path(args.rules_path), bundle.config.data_source)
+        rules = load_rules(bundle.config, Path(args.rules_path))
     summary = score_files(bundle, inputs, Path(args.output), threshold, args.top or TOP, rules, args.rule_level)
     _report(summary, bundle, args.output, ranked=threshold is None)
 

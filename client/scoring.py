@@ -22,7 +22,7 @@ from shared.data_utils import stream_features
 from shared.errors import ConfigError, DataError
 from shared.metrics import attack_scores, predict_probabilities
 from shared.preprocessing import BINS, FeatureHistogram
-from shared.rules.rule import ALERT_LEVEL, RuleSet
+from shared.rules.rule import ALERT_LEVEL, Rules
 
 TOP = 20  # records of a ranking, where there is no threshold: what a person looks at in a morning
 DRIVERS = 5  # of an alert: as many as a person reads
@@ -84,7 +84,7 @@ def score_files(
     output: Path,
     threshold: float | None,
     top: int = TOP,
-    rules: RuleSet | None = None,
+    rules: Rules | None = None,
     rule_level: str = ALERT_LEVEL,
 ) -> Summary:
     """Score files and write an alert, one line of JSON, for each record above the threshold, or rank them.
@@ -128,7 +128,7 @@ def score_files(
 
 class _Scorer:
     def __init__(
-        self, bundle: ModelBundle, threshold: float | None, top: int, rules: RuleSet | None, rule_level: str
+        self, bundle: ModelBundle, threshold: float | None, top: int, rules: Rules | None, rule_level: str
     ) -> None:
         self._bundle = bundle
         self._threshold, self._top, self._rules = threshold, top, rules

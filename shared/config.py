@@ -157,9 +157,9 @@ class Config(BaseModel):
     label_ignored: Texts = setting((), "cloudtrail, audit, ocsf: rules field=pattern & … for records of neither class")
     labels: Literal["", "rules", "none"] = setting(
         "",
-        "cloudtrail: rules = hits of Sigma rules are the labels; none = no label is used, the density is the detector",
+        "rules = hits of Sigma rules are the labels (cloudtrail, audit); none = no label is used, only the density",
     )
-    rules_path: str = setting("", "cloudtrail: folder of Sigma rules, for `labels: rules`")
+    rules_path: str = setting("", "cloudtrail, audit: folder of Sigma rules, for `labels: rules`")
     window_minutes: int = setting(5, "logs: length of the window that makes one row", low=1, high=1440)
     vpc_fields: str = setting("", "vpc_flow: fields of a line; empty: by the header line, else the default format")
     audit_map: str = setting("", "audit: your own table of a service's fields, or a folder of such tables")

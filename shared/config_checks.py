@@ -212,11 +212,11 @@ def _check_data(c: "Config") -> None:
                 "data_source nsl_kdd has 122 features and 2 classes"
             )
     if (c.labels == "rules" or c.rules_path) and (
-        c.data_source != "cloudtrail" or c.labels != "rules" or not c.rules_path
+        c.data_source not in ("cloudtrail", "audit") or c.labels != "rules" or not c.rules_path
     ):
         raise ConfigError(
             f"labels = {c.labels!r}, rules_path = {c.rules_path!r}: give both or none, and with data_source cloudtrail "
-            "alone; for alerts rules are an option of client/score.py, --rules_path"
+            "or audit alone; for alerts rules are an option of client/score.py, --rules_path"
         )
     if c.data_source in FILE_SOURCES:
         _check_file_source(c)
@@ -271,7 +271,7 @@ def _check_file_source(c: "Config") -> None:
         raise ConfigError(
             f"label_path = {c.label_path!r}, label_field = {c.label_field!r}, label_patterns = "
             f"{list(c.label_patterns)}: data_source {c.data_source} needs a file of labels, or else a field and its "
-            "patterns; cloudtrail can do with labels: rules, all of them with labels: none"
+            "patterns; cloudtrail and audit can do with labels: rules, all of them with labels: none"
         )
 
 

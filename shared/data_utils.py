@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # pandas and pyarrow take a second to load, and not every sou
     from shared.data_sources.file_source import FileSource, RecordReader
     from shared.data_sources.files import BrokenLines
     from shared.data_sources.schema import Features, FeatureSchema
-    from shared.rules.rule import RuleSet
+    from shared.rules.rule import Rules
 
 
 def load_client_data(config: Config, client_id: int) -> ClientData:
@@ -119,7 +119,7 @@ def stream_features(
     path: Path,
     schema: "FeatureSchema",
     broken: "BrokenLines | None" = None,
-    rules: "RuleSet | None" = None,
+    rules: "Rules | None" = None,
 ) -> Iterator[tuple["pd.DataFrame", "Features"]]:
     """New records, a part at a time, for scoring: where each row comes from, and its raw features.
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from orchestrator.simulation import simulate
 from shared.bundle import ModelBundle
 from shared.config import Config, load_config, parse_config
 from shared.data_sources import audit, audit_table, cloudtrail
+from shared.data_sources.audit_rules import load_rules
 from shared.data_sources.audit_table import SERVICES, AuditTable, shipped
-from shared.data_sources.file_source import Chunk, Inputs
+from shared.data_sources.file_source import Chunk, FileSource, Inputs
 from shared.data_sources.files import BrokenLines
 from shared.data_sources.record_fields import Field, seconds_of
-from shared.errors import ConfigError, DataError
+from shared.errors import ConfigError, DataError, RuleError
 from tests import audit_events as make
 from tests.audit_events import MAKERS, START, Event
 from tests.processes import ROOT
@@ -430,6 +432,82 @@ def test_records_of_neither_class_are_left_out(tmp_path: Path) -> None:
     chunks, broken = read(config, labelled=True)
     assert int(chunks[0].meta["events"].sum()) == 1
     assert broken.left_out == {"records of label_ignored": 1}
+
+
+# Sigma rules, which call each service's fields as they like
+
+SIGMA = """
+title: {title}
+logsource: {{{source}}}
+detection: {{selection: {{{selection}}}, condition: selection}}
+level: {level}
+tags: [attack.impact]
+"""
+RULES = {
+    "jane": ("product: okta, service: okta", "eventtype: user.session.start, outcome.result: DENY", "high"),
+    "gcp": ("product: gcp, service: gcp.audit", "gcp.audit.method_name: v1.compute.instances.delete", "medium"),
+    "pods": ("category: application, product: kubernetes, service: audit", "verb: exec, objectRef.name: web", "high"),
+    "azure": ("product: azure, service: activitylogs", "operationName|endswith: /VIRTUALMACHINES/WRITE", "medium"),
+    "entra": ("product: azure, service: signinlogs", "ResultType: 50126", "medium"),
+    "aws": ("product: aws, service: cloudtrail", "eventName: StopLogging", "medium"),
+    "low": ("product: okta, service: okta", "actor.alternateid|endswith: example.com", "low"),
+}  # fmt: skip
+
+
+def sigma(folder: Path, names: Iterable[str] = RULES) -> Path:
+    folder.mkdir()
+    for name in names:
+        source, selection, level = RULES[name]
+        (folder / f"{name}.yml").write_text(SIGMA.format(title=name, source=source, selection=selection, level=level))
+    return folder
+
+
+MET = [
+    make.okta(0, outcome={"result": "DENY"}),
+    make.gcp(1),
+    make.kubernetes(2, verb="exec"),
+    make.aks(3, verb="exec"),
+    make.azure(4),
+    make.entra(5, resultType="50126"),
+    make.cloudtrail(6, eventName="StopLogging"),
+]
+
+
+def test_hits_of_each_services_rules_are_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    others = [make.okta(10), make.kubernetes(11), make.entra(12), make.cloudtrail(13, eventID="x")]
+    config = settings(
+        write(tmp_path / "a.jsonl", [*MET, *others]), labels="rules", rules_path=str(sigma(tmp_path / "rules"))
+    )
+    rules = load_rules(config, tmp_path / "rules")
+    titles = [[rule.title for rule in rules.hits(event)] for event in MET]
+    assert titles == [["jane", "low"], ["gcp"], ["pods"], ["pods"], ["azure"], ["entra"], ["aws"]]
+    assert [[rule.title for rule in rules.hits(event)] for event in others] == [["low"], [], [], []]
+    with caplog.at_level(logging.INFO, "data"):
+        rows = FileSource(audit).test_rows(config.replace(test_path=config.data_path))
+    assert set(rows.families) <= {"benign", "impact"}
+    assert "7 records are attacks, by rules of level medium and above" in caplog.text
+
+
+def test_a_table_may_say_how_rules_call_its_fields(tmp_path: Path) -> None:
+    own = tmp_path / "github.yaml"
+    own.write_text(documented_table() + "sigma: {product: github, service: audit, fields: {who.login: actor}}\n")
+    folder = tmp_path / "rules"
+    folder.mkdir()
+    source, selection = "product: github, service: audit", "action: repo.create, who.login: jane"
+    (folder / "a.yml").write_text(SIGMA.format(title="a", source=source, selection=selection, level="high"))
+    config = settings(tmp_path, audit_map=str(own), labels="rules", rules_path=str(folder))
+    assert [len(load_rules(config, folder).hits(event)) for event in GITHUB] == [1, 0, 0]
+
+
+def test_rules_for_none_of_the_services_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "rules"
+    folder.mkdir()
+    (folder / "a.yml").write_text(SIGMA.format(title="a", source="product: windows", selection="a: b", level="high"))
+    config = settings(tmp_path, labels="rules", rules_path=str(folder))
+    with pytest.raises(RuleError, match="no rule that can be evaluated for cloudtrail, kubernetes"):
+        load_rules(config, folder)
+    with pytest.raises(ConfigError, match="records of cloudtrail alone, and these are of ocsf"):
+        load_rules(settings(tmp_path, data_source="ocsf"), folder)
 
 
 # A person's own table

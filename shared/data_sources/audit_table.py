@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic import Field as Setting
 
 from shared.bounded_files import read_bounded
-from shared.data_sources.record_fields import Conditions, Field, seconds_of
+from shared.data_sources.record_fields import Conditions, Field, path_of, seconds_of, values_at
 from shared.errors import ConfigError
 from shared.yaml_values import parse_yaml
 
@@ -40,6 +40,17 @@ def _listed(value: Any) -> Any:
 
 Texts = Annotated[tuple[Annotated[str, Setting(min_length=1)], ...], BeforeValidator(_listed), Setting(min_length=1)]
 Tests = dict[str, Texts]
+
+
+class _SigmaForm(BaseModel):
+    """What a table may hold of Sigma rules."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    product: str
+    service: str
+    category: str = ""
+    fields: Tests = {}
 
 
 class _Form(BaseModel):
@@ -68,12 +79,43 @@ class _Form(BaseModel):
     succeeded: Tests = {}
     denied: Tests = {}
     writes: Tests = {}
+    sigma: _SigmaForm | None = None
 
 
 _FIELDS = (
     "time", "id", "scope", "principal", "principal_name", "action", "service", "account", "address", "region", "target",
 )  # fmt: skip
 _TESTS = ("records", "left_out", "machines", "failed", "succeeded", "denied", "writes")
+
+
+@dataclass(frozen=True)
+class SigmaSource:
+    """How Sigma rules call a service and its fields.
+
+    Attributes:
+        product: of the log source.
+        service: of the log source.
+        category: of the log source, where rules name one; empty for none.
+        fields: the keys of a field in rules, and the paths in a record, of which the first that is there counts.
+    """
+
+    product: str
+    service: str
+    category: str
+    fields: tuple[tuple[tuple[str, ...], tuple[tuple[str, ...], ...]], ...]
+
+    def view(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The record, with the fields that rules have other names for."""
+        seen = dict(record)
+        for keys, paths in self.fields:
+            value = next((value for path in paths for value in values_at(record, path)), None)
+            inner = seen
+            for key in keys[:-1]:
+                inner[key] = dict(inner[key]) if isinstance(inner.get(key), dict) else {}
+                inner = inner[key]
+            if value is not None:
+                inner[keys[-1]] = value
+        return seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +128,7 @@ class AuditTable:
         tests: what each of `_TESTS` asks of a record.
         absent: texts, case-folded, that stand for no value.
         any_case: whether actions that differ in case alone are one.
+        sigma: how Sigma rules call the service; None where none are written for it.
     """
 
     name: str
@@ -93,6 +136,7 @@ class AuditTable:
     tests: Mapping[str, Conditions]
     absent: frozenset[str]
     any_case: bool = False
+    sigma: SigmaSource | None = None
 
     def fits(self, record: Any) -> bool:
         """Whether a record is of this service."""
@@ -209,4 +253,10 @@ def read_table(path: Path, _changed: int) -> AuditTable:
         {name: Conditions.of(getattr(form, name)) for name in _TESTS},
         frozenset(text.casefold() for text in form.absent or ()),
         form.any_case,
+        _sigma(form.sigma) if form.sigma else None,
     )
+
+
+def _sigma(form: _SigmaForm) -> SigmaSource:
+    fields = tuple((path_of(name), tuple(map(path_of, paths))) for name, paths in form.fields.items())
+    return SigmaSource(form.product, form.service, form.category, fields)

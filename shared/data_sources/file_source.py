@@ -23,7 +23,7 @@ from shared.data_sources.partition import partition_rows
 from shared.data_sources.schema import Features, FeatureSchema
 from shared.data_sources.streams import Stream, generator
 from shared.errors import DataError
-from shared.rules.rule import RuleSet
+from shared.rules.rule import Rules
 
 _LOCK = threading.Lock()
 
@@ -42,7 +42,7 @@ class Inputs:
     path: Path
     label_path: Path | None = None
     labelled: bool = True
-    rules: RuleSet | None = None
+    rules: Rules | None = None
 
 
 @dataclass(frozen=True)
@@ -212,10 +212,10 @@ class FileSource:
         with _LOCK:
             if config.labels == "rules":
                 # Imported on demand: rules take pySigma to read.
-                from shared.rules.folder import load_rules
+                from shared.data_sources.audit_rules import load_rules
 
                 folder = Path(config.rules_path.replace(CLIENT_ID, owner))
-                inputs = replace(inputs, rules=load_rules(folder, config.data_source))
+                inputs = replace(inputs, rules=load_rules(config, folder))
             own = CLIENT_ID in path
             return _read(self, config, inputs, own, tuple(_state(file) for file in watched))
 

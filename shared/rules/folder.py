@@ -48,10 +48,38 @@ def load_rules(folder: Path, data_source: str) -> RuleSet:
             f"rules_path {folder}: Sigma rules are evaluated on records of {', '.join(LOG_SOURCES)} alone, and these "
             f"are of {data_source}"
         )
+    product, service = LOG_SOURCES[data_source]
+    found = rules_for(folder, product, service)
+    if not found.rules:
+        raise no_rules(folder, f"{product} {service}", found)
+    return found
+
+
+def rules_for(folder: Path, product: str, service: str, category: str = "") -> RuleSet:
+    """The rules of a folder for one log source, of which there may be none.
+
+    Args:
+        folder: as in `load_rules`.
+        product: of the log source.
+        service: of the log source.
+        category: that a rule for it may name as well.
+
+    Raises:
+        RuleError: a file can't be read or holds what is no Sigma rule, or there is no file.
+    """
     files = files_below(folder)
     if not files:
         raise RuleError(f"rules_path {folder}: expected a folder with Sigma rules, files that end in .yml or .yaml")
-    return _load(folder, tuple((file, file.stat().st_mtime_ns) for file in files), *LOG_SOURCES[data_source])
+    states = tuple((file, file.stat().st_mtime_ns) for file in files)
+    return _load(folder, states, product, service, category)
+
+
+def no_rules(folder: Path, source: str, found: RuleSet) -> RuleError:
+    """For a folder without a rule for what is asked for."""
+    return RuleError(
+        f"rules_path {folder}: no rule for {source} that can be evaluated, of "
+        f"{found.other_sources + len(found.left_out)} in {len(files_below(folder))} files; expected at least one"
+    )
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -66,36 +94,37 @@ def files_below(folder: Path) -> list[Path]:
 
 
 @lru_cache(maxsize=16)
-def _load(folder: Path, files: tuple[tuple[Path, int], ...], product: str, service: str) -> RuleSet:
+def _load(folder: Path, files: tuple[tuple[Path, int], ...], product: str, service: str, category: str) -> RuleSet:
     rules: list[Rule] = []
     left_out: list[tuple[str, str]] = []
     others = 0
-    for path, _ in files:
-        for document in _documents(path):
+    for path, changed in files:
+        for document in _documents(path, changed):
             name = f"{path}, {str(document.get('title'))!r:.80}"
             try:
-                if not _is_for(document, product, service):
+                if not _is_for(document, product, service, category):
                     others += 1
                     continue
                 rules.append(_rule(document, path))
             except UnsupportedError as error:
                 left_out.append((name, str(error)))
+                _tell_left_out(name, str(error), changed)
             except (SigmaError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
                 raise RuleError(f"{name}: no Sigma rule: {error}; mend the rule, or take the file away") from None
     source = f"{product} {service}"
-    if not rules:
-        raise RuleError(
-            f"rules_path {folder}: no rule for {source} that can be evaluated, of {others + len(left_out)} in "
-            f"{len(files)} files; expected at least one"
-        )
     found = RuleSet(tuple(rules), others, tuple(left_out))
-    _log.info("%d Sigma rules for %s in %s; %d are for other log sources", len(rules), source, folder, others)
-    for name, reason in left_out:
-        _log.warning("not evaluated: %s: %s", name, reason)
+    if rules:
+        _log.info("%d Sigma rules for %s in %s; %d are for other log sources", len(rules), source, folder, others)
     return found
 
 
-def _documents(path: Path) -> list[dict[str, Any]]:
+@lru_cache(maxsize=4096)  # one folder may be read for several log sources
+def _tell_left_out(name: str, reason: str, _changed: int) -> None:
+    _log.warning("not evaluated: %s: %s", name, reason)
+
+
+@lru_cache(maxsize=4096)
+def _documents(path: Path, _changed: int) -> list[dict[str, Any]]:
     try:
         documents = parse_yaml_documents(read_bounded(path, _MOST_BYTES).decode())
     except OSError as error:
@@ -108,12 +137,14 @@ def _documents(path: Path) -> list[dict[str, Any]]:
     return documents
 
 
-def _is_for(document: dict[str, Any], product: str, service: str) -> bool:
+def _is_for(document: dict[str, Any], product: str, service: str, category: str) -> bool:
     for key, what in _OF_MANY.items():
         if key in document:
             raise UnsupportedError(what)
     source = SigmaLogSource.from_dict(document["logsource"])
-    return source.category is None and source.product in (None, product) and source.service in (None, service)
+    return (
+        source.category in (None, category) and source.product in (None, product) and source.service in (None, service)
+    )
 
 
 def _rule(document: dict[str, Any], path: Path) -> Rule:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 LEVELS = ("informational", "low", "medium", "high", "critical")
 LABEL_LEVEL = "medium"  # from which a hit is a label: of the public rules below it, one hits whoever assumes a role
@@ -69,6 +69,13 @@ class RuleHit:
     rule: Rule
     records: int
     first_event_id: str
+
+
+class Rules(Protocol):
+    """What can be asked about records."""
+
+    def hits(self, record: Record) -> tuple[Rule, ...]:
+        """The rules whose condition the record meets."""
 
 
 @dataclass(frozen=True, eq=False)
