@@ -78,7 +78,7 @@ ALL_FOUR = ("num_clients", "min_available_clients", "min_fit_clients", "min_cont
         ),
         ({"data_source": "cloudtrail", "data_path": "x", "labels": "rules"}, "give both or none"),
         ({"data_source": "cloudtrail", "data_path": "x", "label_path": "y", "rules_path": "z"}, "--rules_path"),
-        ({"labels": "rules", "rules_path": "z"}, "with data_source cloudtrail alone"),
+        ({"labels": "rules", "rules_path": "z"}, "with data_source cloudtrail or audit alone"),
         ({"labels": "sigma"}, "labels = 'sigma': expected one of \"\", rules"),
         (
             {
