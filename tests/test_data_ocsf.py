@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -226,36 +228,32 @@ def test_a_lake_file_that_is_damaged_costs_itself(tmp_path: Path, caplog: pytest
         read(settings(tmp_path))
 
 
-def test_parquet_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One row group of many events: no more of them become objects at once than a batch has."""
-    monkeypatch.setattr(ocsf_parquet, "_BATCH_ROWS", 50)
-    seen: list[int] = []
+def decoded(read: Callable[[Path], Iterable[object]], path: Path) -> int:
+    """Bytes of Arrow's that reading the first 3,000 events takes at most."""
+    pool, before = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    try:
+        events = iter(read(path))
+        assert sum(1 for _ in islice(events, 3000)) == 3000
+        del events
+    finally:
+        pa.set_memory_pool(before)
+    return int(pool.max_memory())
 
-    class Watched:
-        def __init__(self, parts: Any) -> None:
-            self.parts = parts
 
-        def __iter__(self) -> Any:
-            for part in self.parts:
-                seen.append(part.num_rows)
-                yield part
+def test_a_row_group_of_any_size_is_read_in_little_memory(tmp_path: Path) -> None:
+    """One of 100,000 events; the twin is the reader of data sets, which decodes all of it at once."""
+    some = pa.Table.from_pylist([make.api_activity(second) for second in range(1000)])
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.concat_tables([some] * 100).combine_chunks(), path, row_group_size=100_000, use_dictionary=False)
+    whole = pq.read_table(path).nbytes
 
-    dataset = ds.dataset
+    def at_once(path: Path) -> Iterator[object]:
+        for part in ds.dataset(path, format="parquet").to_batches(batch_size=1000, use_threads=False):
+            yield from range(part.num_rows)
 
-    class Dataset:
-        def __init__(self, *args: Any, **named: Any) -> None:
-            self.inner = dataset(*args, **named)
-            self.schema = self.inner.schema
-
-        def to_batches(self, **named: Any) -> Any:
-            return Watched(self.inner.to_batches(**named))
-
-    monkeypatch.setattr(ds, "dataset", Dataset)
-    lake(tmp_path, [make.api_activity(second) for second in range(420)], row_group_size=420)
-    chunks, _ = read(settings(tmp_path))
-    assert sum(int(chunk.meta["events"].sum()) for chunk in chunks) == 420
-    assert max(seen) == 50
-    assert sum(seen) == 420
+    assert decoded(ocsf_parquet.records, path) < whole / 3
+    assert decoded(at_once, path) > whole / 3
 
 
 def flows() -> list[Event]:

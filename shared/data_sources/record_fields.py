@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from shared.data_sources.times import epoch_seconds
@@ -29,6 +30,13 @@ def path_of(text: str) -> Path:
 
 def values_at(value: Any, path: Path) -> Iterator[Any]:
     """What the path leads to, in the order of the record: nothing, or of lists several values."""
+    depth = 0
+    for key in path:  # nearly always it goes through objects alone
+        if type(value) is not dict or key not in value:
+            break
+        value = value[key]
+        depth += 1
+    path = path[depth:]
     if isinstance(value, list):
         for item in value:
             yield from values_at(item, path)
@@ -55,6 +63,7 @@ def _key(value: dict[str, Any], wanted: str) -> str | None:
     return next((key for key in value if key.casefold() == folded), None)
 
 
+@lru_cache(maxsize=4)  # a record is asked for one field after another
 def _within(text: str) -> Any:
     if text[:1] not in ("{", "[") or len(text) > _LONGEST_JSON:
         return None
