@@ -488,13 +488,21 @@ def test_hits_of_each_services_rules_are_labels(tmp_path: Path, caplog: pytest.L
     assert "7 records are attacks, by rules of level medium and above" in caplog.text
 
 
-def test_a_table_may_say_how_rules_call_its_fields(tmp_path: Path) -> None:
-    own = tmp_path / "github.yaml"
-    own.write_text(documented_table() + "sigma: {product: github, service: audit, fields: {who.login: actor}}\n")
-    folder = tmp_path / "rules"
+OWN_SIGMA = "sigma: {product: github, service: audit, fields: {who.login: actor}}\n"
+
+
+def own_rules(folder: Path) -> Path:
+    folder = folder / "rules"
     folder.mkdir()
     source, selection = "product: github, service: audit", "action: repo.create, who.login: jane"
     (folder / "a.yml").write_text(SIGMA.format(title="a", source=source, selection=selection, level="high"))
+    return folder
+
+
+def test_a_table_may_say_how_rules_call_its_fields(tmp_path: Path) -> None:
+    own = tmp_path / "github.yaml"
+    own.write_text(documented_table() + OWN_SIGMA)
+    folder = own_rules(tmp_path)
     config = settings(tmp_path, audit_map=str(own), labels="rules", rules_path=str(folder))
     assert [len(load_rules(config, folder).hits(event)) for event in GITHUB] == [1, 0, 0]
 
@@ -560,7 +568,7 @@ def test_new_records_are_scored_by_the_same_table_named_once_more(
 ) -> None:
     own = tmp_path / "private" / "github.yaml"
     own.parent.mkdir()
-    own.write_text(documented_table())
+    own.write_text(documented_table() + OWN_SIGMA)
     events = [
         GITHUB[n % 3] | {"@timestamp": 1000 * (START + 60 * n), "_document_id": str(n), "actor_id": n % 20}
         for n in range(600)
@@ -576,6 +584,11 @@ def test_new_records_are_scored_by_the_same_table_named_once_more(
     assert score.main([*arguments, "--audit_map", str(own)]) == 0
     alerts = [json.loads(line) for line in output.read_text().splitlines()]
     assert {alert["evidences"][0]["actor"]["user"]["name"] for alert in alerts} == {"jane", "joe", "deploy"}
+    arguments[-1] = "1"  # no score is above it
+    assert score.main([*arguments, "--audit_map", str(own), "--rules_path", str(own_rules(tmp_path))]) == 0
+    alerts = [json.loads(line) for line in output.read_text().splitlines()]
+    assert {alert["evidences"][0]["actor"]["user"]["name"] for alert in alerts} == {"jane"}
+    assert {str(alert["unmapped"]["raised_by"]) for alert in alerts} == {"['rules']"}
 
 
 GOOD = "name: x\nrecords: {a: '*'}\ntime: t\nprincipal: p\naction: c\n"

@@ -100,9 +100,9 @@ class Field:
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> "Field":
-        """The alternatives as a table writes them: a path, `path + path`, or `=text` for a text that is no path."""
+        """The alternatives as a table writes them: a path, or `path + path`; `=text` is a text that is no path."""
         made = tuple(
-            (text[1:],) if text.startswith(_CONSTANT) else tuple(path_of(part) for part in text.split(_TOGETHER))
+            tuple(part[1:] if part.startswith(_CONSTANT) else path_of(part) for part in text.split(_TOGETHER))
             for text in texts
         )
         return cls(made, tuple(texts))
