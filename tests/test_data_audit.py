@@ -16,7 +16,7 @@ from client.scoring import score_files
 from orchestrator.simulation import simulate
 from shared.bundle import ModelBundle
 from shared.config import Config, load_config, parse_config
-from shared.data_sources import audit, audit_table, cloudtrail
+from shared.data_sources import audit, audit_table, cloudtrail, ocsf, vpc_flow
 from shared.data_sources.audit_rules import load_rules
 from shared.data_sources.audit_table import SERVICES, AuditTable, shipped
 from shared.data_sources.file_source import Chunk, FileSource, Inputs
@@ -347,6 +347,46 @@ def test_services_side_by_side_are_read_and_all_records_counted(
     assert broken.lines == len(events) + 5
     assert "of no service that there is a table for: it has no; see audit_map" in caplog.text
     assert "no time of a okta record: none of published" in caplog.text
+
+
+DEEP: dict[str, str] = {
+    "lists": '{"kind": "Event", "verb": ' + "[" * 900 + "]" * 900 + "}",
+    "objects": '{"kind": "Event", "verb": "get", "user": ' + '{"a":' * 900 + "1" + "}" * 900 + "}",
+    "a text of lists": json.dumps({"category": "kube-audit", "properties": {"log": "[" * 100_000}}),
+    "a text of objects": json.dumps({"category": "kube-audit", "properties": {"log": '{"verb":' * 100_000}}),
+    "a text of texts": json.dumps({"category": "kube-audit", "properties": {"log": json.dumps('{"verb": 1}')}}),
+    "no key": '{"": {"": []}}',
+    "a long name": json.dumps(make.kubernetes(user={"username": "x" * 1_000_000})),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize("source", ["audit", "ocsf", "vpc_flow"])
+def test_a_record_that_is_deep_or_long_costs_itself_alone(tmp_path: Path, name: str, source: str) -> None:
+    path = tmp_path / "a.jsonl"
+    flow = {"event_type": "flow", "src_ip": "192.0.2.1", "dest_ip": "192.0.2.2", "proto": "TCP", "flow": {}}
+    good = {"audit": make.okta(), "ocsf": make.api_activity(), "vpc_flow": flow | {"timestamp": make.iso(0)}}[source]
+    path.write_text(f"{DEEP[name]}\n{json.dumps(good)}")
+    config = settings(path, data_source=source, max_broken_share=1.0)
+    broken = BrokenLines(path, 1.0)
+    reader = {"audit": audit, "ocsf": ocsf, "vpc_flow": vpc_flow}[source]
+    inputs = Inputs(path, labelled=False)
+    chunks = list(reader.stream(config, inputs, reader.schema(config, inputs), broken))
+    rows = sum(int(chunk.meta["flows" if source == "vpc_flow" else "events"].sum()) for chunk in chunks)
+    assert rows >= 1
+    assert rows + broken.broken + broken.left_out.total() == broken.lines
+
+
+def test_a_flow_that_carries_a_deep_list_is_read(tmp_path: Path) -> None:
+    flow = dict.fromkeys(
+        ("srcaddr", "dstaddr", "srcport", "dstport", "protocol", "packets", "bytes", "start", "end"), 0
+    )
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(flow)[:-1] + ', "x": ' + "[" * 900 + "]" * 900 + "}")
+    config = settings(path, data_source="vpc_flow")
+    inputs = Inputs(path, labelled=False)
+    (chunk,) = vpc_flow.stream(config, inputs, vpc_flow.schema(config, inputs))
+    assert chunk.meta["flows"].tolist() == [1]
 
 
 def test_a_folder_of_other_logs_is_refused(tmp_path: Path) -> None:

@@ -296,6 +296,24 @@ def test_flows_are_those_of_a_flow_log(tmp_path: Path, form: str) -> None:
     assert broken.left_out == {"NODATA and SKIPDATA records": 1}
 
 
+@pytest.mark.parametrize(
+    ("changes", "share"),
+    [
+        ({}, 0),
+        ({"action_id": 2}, 1),
+        ({"disposition_id": 2}, 1),
+        ({"activity_id": 5}, 1),
+        ({"status_code": "REJECT"}, 1),
+        ({"connection_info": {"protocol_num": -1}}, 0),
+        ({"src_endpoint": {"ip": "192.0.2.1", "port": None}, "traffic": None}, 0),
+    ],
+)
+def test_which_flows_were_refused(tmp_path: Path, changes: dict[str, Any], share: int) -> None:
+    path = lines(tmp_path / "a.jsonl", [make.network(**changes)])
+    (row,) = table(settings(path, ocsf_events="flows", num_features=20)).to_dict("records")
+    assert row["reject_share"] == share
+
+
 def test_labels_of_both(tmp_path: Path) -> None:
     path = lines(tmp_path / "a.jsonl", [make.api_activity(), make.authentication(), make.network()])
     for events, field, expected in (
@@ -334,7 +352,7 @@ def day_of(seed: int, *, odd: bool = False) -> list[Event]:
     return events
 
 
-@pytest.mark.parametrize("events", ["calls", "flows"])
+@pytest.mark.parametrize("events", ["calls", pytest.param("flows", marks=pytest.mark.long)])
 def test_a_run_over_a_lake_without_labels_ends_in_alerts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: str
 ) -> None:

@@ -10,7 +10,7 @@ from shared.data_sources.files import BrokenLines
 from tests import fuzz_readers
 from tests.fuzz_readers import RECORDS, FuzzError, fuzz, shapes, try_file
 
-INPUTS = 560
+INPUTS = 480
 SOURCES = tuple(fuzz_readers.READERS)
 
 

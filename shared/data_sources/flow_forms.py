@@ -8,7 +8,7 @@ and OCSF's Network Activity.
 | `protocol` | `proto` | `proto` | `connection_info.protocol_num` |
 | `packets`, `bytes` | `orig_pkts`, `orig_ip_bytes` | `flow.pkts_toserver`, `flow.bytes_toserver` | `traffic` |
 | `start`, `end` | `ts`, and `duration` later | `flow.start`, `flow.end` | `start_time`, `end_time` |
-| `action` REJECT | `conn_state` REJ | `flow.action` drop or reject | `action_id` 2, `activity_id` 5 |
+| `action` REJECT | `conn_state` REJ | `flow.action` drop or reject | `action_id` 2, `disposition_id` 2 |
 
 A sensor sees both ways of a flow: its source is who opened it, and what that one sent counts, as AWS counts each way
 by itself. Zeek: https://docs.zeek.org/en/master/logs/conn.html; Suricata:
@@ -27,7 +27,7 @@ NETWORK_ACTIVITY = 4001  # of OCSF
 # IANA's numbers of the names that sensors write.
 _PROTOCOLS = {
     "icmp": 1, "igmp": 2, "tcp": 6, "udp": 17, "gre": 47, "esp": 50, "ah": 51, "icmp6": 58, "ipv6-icmp": 58,
-    "sctp": 132, "unknown_transport": 255,
+    "sctp": 132, "unknown_transport": 255, "-1": 255,
 }  # fmt: skip
 _UNSET = ("", "-", "(empty)")  # Zeek's two
 ZEEK_NEEDS = ("ts", "id.orig_h", "id.orig_p", "id.resp_h", "id.resp_p", "proto")
@@ -130,11 +130,13 @@ _OCSF = {
         "start": ("start_time", "start_time_dt", "time", "time_dt"),
         "end": ("end_time", "end_time_dt", "time", "time_dt"),
         "status": ("status_code", "=OK"),
-        "refused": ("action_id", "=0"),
+        "action": ("action_id", "=0"),
+        "disposition": ("disposition_id", "=0"),
         "activity": ("activity_id", "=0"),
     }.items()
 }
-_DENIED, _REFUSE = "2", "5"  # of `action_id` and `activity_id`
+# Denied, Blocked, Refuse, and what AWS writes.
+_REFUSED = {("action", "2"), ("disposition", "2"), ("activity", "5"), ("status", "REJECT")}
 
 
 def ocsf_flow(record: Any) -> dict[str, str]:
@@ -148,13 +150,12 @@ def ocsf_flow(record: Any) -> dict[str, str]:
         return dict.fromkeys(("srcaddr", "dstaddr"), "-") | {"log-status": found["status"]}
     if missing := [name for name in ("srcaddr", "dstaddr", "protocol", "start") if not found[name]]:
         raise ValueError(f"no {', '.join('/'.join(_OCSF[name].names) for name in missing)}")
-    refused = found.pop("refused") == _DENIED or found.pop("activity") == _REFUSE or found["status"] == "REJECT"
     return {
         **{name: found[name] for name in ("srcaddr", "dstaddr", "srcport", "dstport", "packets", "bytes")},
         "protocol": _protocol(found["protocol"]),
         "start": str(seconds_of(found["start"])),
         "end": str(seconds_of(found["end"])),
-        "action": "REJECT" if refused else "ACCEPT",
+        "action": "REJECT" if _REFUSED & found.items() else "ACCEPT",
         "log-status": "OK",
     }
 

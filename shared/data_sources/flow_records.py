@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -179,7 +180,7 @@ def _from_json(config: Config, path: Path, broken: BrokenLines) -> Iterator[pd.D
                     broken.leave_out(sensed)
                     continue
                 inner = flat(record) if sensed else record.items()
-                flow = {field_name(key): "" if cell is None else str(cell) for key, cell in inner} | (sensed or {})
+                flow = {field_name(key): _cell(cell) for key, cell in inner} | (sensed or {})
                 if missing := [name for name in NEEDED if name not in flow]:
                     broken.add(path, value.where, f"no {', '.join(missing)}")
                     continue
@@ -193,6 +194,10 @@ def _from_json(config: Config, path: Path, broken: BrokenLines) -> Iterator[pd.D
         if rows:
             yield checked(path, pd.DataFrame(rows).fillna(""), row_places, broken)
         broken.seen(len(part))
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None or isinstance(value, dict | list) else str(value)
 
 
 def _from_lines(config: Config, path: Path, broken: BrokenLines) -> Iterator[pd.DataFrame]:

@@ -20,6 +20,7 @@ from shared.data_sources.windows import latest_time
 Path = tuple[str, ...]
 _TOGETHER = " + "  # between paths that make one value together
 _CONSTANT = "="  # before a text that stands for itself
+MOST_LEVELS = 50
 _LONGEST_JSON = 1 << 22  # characters of a text that is looked into
 
 
@@ -28,8 +29,11 @@ def path_of(text: str) -> Path:
     return tuple(text.split("."))
 
 
-def values_at(value: Any, path: Path) -> Iterator[Any]:
-    """What the path leads to, in the order of the record: nothing, or of lists several values."""
+def values_at(value: Any, path: Path, level: int = 0) -> Iterator[Any]:
+    """What the path leads to, in the order of the record: nothing, or of lists several values.
+
+    Lists in lists are gone through to a depth of `MOST_LEVELS`, of objects and lists together.
+    """
     depth = 0
     for key in path:  # nearly always it goes through objects alone
         if type(value) is not dict or key not in value:
@@ -37,9 +41,11 @@ def values_at(value: Any, path: Path) -> Iterator[Any]:
         value = value[key]
         depth += 1
     path = path[depth:]
+    if level > MOST_LEVELS:
+        return
     if isinstance(value, list):
         for item in value:
-            yield from values_at(item, path)
+            yield from values_at(item, path, level + 1)
         return
     if not path:
         if value is not None:
@@ -51,9 +57,9 @@ def values_at(value: Any, path: Path) -> Iterator[Any]:
         return
     whole = ".".join(path)
     if len(path) > 1 and whole in value:
-        yield from values_at(value[whole], ())
+        yield from values_at(value[whole], (), level + 1)
     elif (key := _key(value, path[0])) is not None:
-        yield from values_at(value[key], path[1:])
+        yield from values_at(value[key], path[1:], level + 1)
 
 
 def _key(value: dict[str, Any], wanted: str) -> str | None:
@@ -69,7 +75,7 @@ def _within(text: str) -> Any:
         return None
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
