@@ -104,7 +104,7 @@ def test_the_folders_of_a_lake_say_what_the_events_do_not(tmp_path: Path) -> Non
         (make.api_activity(status_id=2, api__response__error="NoSuchBucket"), 1, 0),
         (make.api_activity(status_id=2, api__response__error="Client.UnauthorizedOperation"), 1, 1),
         (make.api_activity(status_id=2, api__response__code=403), 1, 1),
-        (make.api_activity(status_id=99), 1, 0),
+        (make.api_activity(status_id=99), 0, 0),
         (make.authentication(), 0, 0),
         (make.authentication(status_id=2), 1, 0),
         (make.authentication(action_id=2), 1, 1),
@@ -141,6 +141,10 @@ PAIRS: dict[str, tuple[Event, Event]] = {
         make.api_activity(**user()),
         make.api_activity(**user(), src_endpoint={"ip": "203.0.113.1"}),
     ),
+    "one SAML subject of two providers": (
+        make.api_activity(actor={"user": {"type": "SAMLUser", "uid_alt": "x:jane"}, "idp": {"name": "a"}}),
+        make.api_activity(actor={"user": {"type": "SAMLUser", "uid_alt": "x:jane"}, "idp": {"name": "b"}}),
+    ),
     "a service and another": (
         make.api_activity(actor={"invoked_by": "a.amazonaws.com", "user": {"type": "AWSService"}}),
         make.api_activity(actor={"invoked_by": "b.amazonaws.com", "user": {"type": "AWSService"}}),
@@ -151,6 +155,27 @@ PAIRS: dict[str, tuple[Event, Event]] = {
 @pytest.mark.parametrize("name", PAIRS)
 def test_no_two_principals_share_a_row(tmp_path: Path, name: str) -> None:
     assert len(table(settings(lines(tmp_path / "a.jsonl", list(PAIRS[name]))))) == 2
+
+
+@pytest.mark.parametrize(
+    "who",
+    [
+        {"uid": "AIDAJANE"},  # OCSF 1.0
+        {"uid": "AIDAJANE", "uid_alt": "AKIAKEY"},
+        {"uid": "arn:aws:iam::1:user/jane", "uid_alt": "AIDAJANE"},
+    ],
+)
+def test_a_user_of_cloudtrail_is_one_principal_in_all_classes_and_versions(tmp_path: Path, who: dict[str, str]) -> None:
+    """Security Lake has the making of a user in Account Change, beside whom it was made by."""
+    user = {"actor__user": {"type": "IAMUser"} | who}
+    product = {"metadata__product": {"name": "CloudTrail", "vendor_name": "AWS"}}
+    made = make.api_activity(
+        2, class_uid=3001, activity_id=1, api__operation="CreateUser", user={"name": "eve"}, **user
+    )
+    login = make.authentication(1, user=None, actor={"user": user["actor__user"]}, **product)
+    (row,) = table(settings(lines(tmp_path / "a.jsonl", [make.api_activity(), login, made]))).to_dict("records")
+    assert row["events"] == pytest.approx(np.log1p(3))
+    assert row["write_share"] == pytest.approx(1 / 3)
 
 
 def test_a_role_of_cloudtrail_is_one_principal_whatever_its_sessions(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """OCSF events, of versions 1.x: JSON, and the Parquet of Amazon Security Lake (`ocsf_parquet`).
 
-By `ocsf_events` a row is what a principal did in a time window, from the classes API Activity and Authentication, or
-what an address did, from Network Activity. Events of other classes are counted, by class, and left out.
+By `ocsf_events` a row is what a principal did in a time window, from the classes API Activity, Authentication and
+Account Change, or what an address did, from Network Activity. Events of other classes are counted, by class,
+and left out.
 """
 
 import json
@@ -27,8 +28,8 @@ from shared.data_sources.labels import looked_up
 from shared.data_sources.record_fields import text_of
 from shared.data_sources.schema import FeatureSchema
 
-_TABLES = {table.name: table for table in audit_table.shipped(("ocsf_api_activity", "ocsf_authentication"))}
-_TABLE_OF = {6003: _TABLES["ocsf_api_activity"], 3002: _TABLES["ocsf_authentication"]}
+_CLASSES = {6003: "ocsf_api_activity", 3002: "ocsf_authentication", 3001: "ocsf_account_change"}
+_TABLE_OF = dict(zip(_CLASSES, audit_table.shipped(tuple(_CLASSES.values())), strict=True))
 _FLOWS = "flows"  # of `ocsf_events`
 # Of https://schema.ocsf.io/1.5.0/classes; others are told by their number alone.
 _NAMES = {
@@ -71,7 +72,7 @@ def schema_like(config: Config, path: Path, learned: FeatureSchema) -> FeatureSc
 
 
 def _call_schema(excluded: tuple[str, ...], hash_width: int, window_minutes: int) -> FeatureSchema:
-    return audit.call_schema("ocsf", tuple(_TABLES.values()), excluded, hash_width, window_minutes)
+    return audit.call_schema("ocsf", tuple(_TABLE_OF.values()), excluded, hash_width, window_minutes)
 
 
 def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: BrokenLines | None = None) -> Iterator[Chunk]:
@@ -130,14 +131,16 @@ def _aws_principal(record: dict[str, Any]) -> str:
     """The key of CloudTrail's principal: a role is one, whatever sessions it has, in both classes."""
     actor = _inner(record, "actor")
     user = _inner(actor, "user") or _inner(record, "user")
-    session = _inner(actor, "session") or _inner(record, "session")
+    provider = _inner(actor, "idp")
+    # The ARN, and beside it CloudTrail's `principalId`, or that one alone, as before OCSF 1.1.
+    uid, other = text_of(user.get("uid")), text_of(user.get("uid_alt"))
     identity = {
         "type": text_of(user.get("type")),
-        "principalId": text_of(user.get("uid_alt")) or text_of(user.get("uid")),
+        "principalId": other if uid.startswith("arn:") and other else uid or other,
         "accountId": text_of(_inner(user, "account").get("uid")) or text_of(user.get("account_uid")),
         "userName": text_of(user.get("name")),
         "invokedBy": text_of(actor.get("invoked_by")),
-        "identityProvider": text_of(session.get("issuer")),
+        "identityProvider": " ".join(text_of(provider.get(name)) for name in ("name", "uid")),
     }
     return principal_key(identity)
 
