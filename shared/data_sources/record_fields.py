@@ -58,8 +58,8 @@ def values_at(value: Any, path: Path, level: int = 0) -> Iterator[Any]:
     whole = ".".join(path)
     if len(path) > 1 and whole in value:
         yield from values_at(value[whole], (), level + 1)
-    elif (key := _key(value, path[0])) is not None:
-        yield from values_at(value[key], path[1:], level + 1)
+    elif (found := _key(value, path[0])) is not None:
+        yield from values_at(value[found], path[1:], level + 1)
 
 
 def _key(value: dict[str, Any], wanted: str) -> str | None:
