@@ -63,7 +63,7 @@ def list_files(
         )
     if others:
         _tell_left_out(path, _names(others))
-    return sorted(found, key=_order)
+    return sorted(found, key=read_order)
 
 
 def _bare_name(file: Path) -> str:
@@ -86,7 +86,8 @@ def _tell_left_out(path: Path, names: str) -> None:
     _log.info("%s: left out what is no such log: %s", path, names)
 
 
-def _order(file: Path) -> tuple[str, str]:
+def read_order(file: Path) -> tuple[str, str]:
+    """By this files are sorted before they are read: the time that AWS writes into the name, then the path."""
     delivered = _DELIVERY_TIME.search(file.name)
     return (delivered[1] if delivered else "", str(file))
 
@@ -111,6 +112,27 @@ def is_parquet(path: Path) -> bool:
             return file.read(4) == b"PAR1"
     except OSError:
         return False
+
+
+def is_cut_off(path: Path) -> bool:
+    """Whether a packed file or a Parquet file lacks its end, such as one that is still being written.
+
+    A packed file is read to its end for that. A plain one has no end that could be missed.
+    """
+    try:
+        with open_regular(path) as raw:
+            if is_parquet(path):
+                end = raw.seek(0, io.SEEK_END)
+                raw.seek(max(0, end - 4))
+                return raw.read(4) != b"PAR1"
+            stream = compressed.unpacked(raw)
+            while stream is not raw and stream.read(_BUFFER_BYTES):
+                pass
+            return compressed.damage_of(stream) is not None
+    except compressed.DAMAGE:
+        return True
+    except OSError:
+        return False  # of whatever cause: its reader says so
 
 
 @contextmanager
