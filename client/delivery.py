@@ -38,7 +38,7 @@ class Delivery:
         sent: alerts that the sink took, of this process.
         refused: those that it refused for good.
         failures: tries in a row that brought nothing through.
-        problem: of the last of them; empty after a success.
+        problem: why the last run ended before all was sent; empty if it did not.
     """
 
     def __init__(self, sink: Sink, outbox: Outbox, dead_letters: Path) -> None:
@@ -60,7 +60,13 @@ class Delivery:
             FollowStateError: what was acknowledged can't be recorded.
             OSError: the dead letters can't be written.
         """
-        while not self.pause() and (batch := self._outbox.next(self.sink.name, self._most, MOST_BYTES)):
+        if self.pause():
+            return
+        self.problem = ""
+        while not self.problem:
+            batch = self._outbox.next(self.sink.name, self._most, MOST_BYTES)
+            if not batch:
+                return
             self._took(batch, self._send(batch))
 
     def _send(self, batch: list[Alert]) -> Outcome:
@@ -81,7 +87,7 @@ class Delivery:
             self._most = len(batch) // 2
         elif not outcome.problem:
             self._most = min(2 * self._most, MOST_ALERTS)
-            self.failures, self.problem = 0, ""
+            self.failures = 0
         else:
             self._wait(outcome)
 

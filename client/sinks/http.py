@@ -66,12 +66,13 @@ class Endpoint:
         Raises:
             NoAnswerError: there was none, or it broke off, took too long or would not end.
         """
-        headers = {**self._headers, "Content-Type": content_type, "Accept-Encoding": "identity"}
+        # A connection for each batch: one that was kept may be closed by now, and to send again is to send twice.
+        own = {"Content-Type": content_type, "Accept-Encoding": "identity", "Connection": "close"}
         deadline = time.monotonic() + CONNECT_SECONDS + 2 * READ_SECONDS
         try:
             response = self._pool.request(
-                "POST", self._url, body=body, headers=headers, retries=False, redirect=False, preload_content=False,
-                decode_content=False,
+                "POST", self._url, body=body, headers=self._headers | own, retries=False, redirect=False,
+                preload_content=False, decode_content=False,
             )  # fmt: skip
             try:
                 got = b""
@@ -85,7 +86,8 @@ class Endpoint:
                 if whole is not None and whole.isdecimal() and len(got) < int(whole):
                     raise NoAnswerError("its answer breaks off")
             finally:
-                response.close()  # a connection is not worth the state of a peer that misbehaved
+                response.close()
+                self._pool.clear()
             return Answer(response.status, got, self._wait(response))
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise NoAnswerError(printable(f"{type(error).__name__}: {error}", 200)) from None

@@ -65,7 +65,7 @@ class Place(Protocol):
     remote: bool
 
     def listed(self) -> Iterator[Entry]:
-        """All that is there now, in no order; hidden names are left out.
+        """All that is there now, in no order; hidden files are left out.
 
         Raises:
             DataError: there is no such folder or file.
@@ -109,8 +109,7 @@ class _Folder:
         if not self._path.is_dir():
             yield from self._entry(self._path, self._path.name)
             return
-        for folder, folders, files in os.walk(self._path):
-            folders[:] = [name for name in folders if not name.startswith(".")]
+        for folder, _, files in os.walk(self._path):
             for name in files:
                 path = Path(folder) / name
                 yield from self._entry(path, str(path.relative_to(self._path)))
@@ -164,7 +163,7 @@ class _Bucket:
             name = path.removeprefix(self._path).lstrip("/") or path.rpartition("/")[2]
             size = int(info.get("size") or 0)
             # A name that ends in a slash is how consoles make "folders".
-            if info.get("type") != "file" or path.endswith("/") or any(p.startswith(".") for p in name.split("/")):
+            if info.get("type") != "file" or path.endswith("/") or name.rpartition("/")[2].startswith("."):
                 continue
             known = next((str(info[field]) for field in _VERSIONS if info.get(field)), "")
             key, version = f"{self._scheme}://{path}", f"{known.strip(chr(34))}:{size}"
