@@ -27,7 +27,7 @@ from client.cursor import Cursor, Unread
 from client.delivery import Delivery
 from client.follow_state import FollowState
 from client.outbox import Outbox
-from client.record_ids import is_window, record_id, window_id
+from client.record_ids import record_id, window_id
 from client.scoring import Scorer
 from client.sinks.sink import Sink
 from shared.data_sources.files import is_cut_off, read_order
@@ -62,7 +62,10 @@ class Pace:
 class _Keep:
     """A writer that keeps alerts in the outbox, a part of the rows and the alerts of it in one transaction."""
 
-    def __init__(self, model: Mapping[str, Any], state: FollowState, cursor: Cursor, outbox: Outbox) -> None:
+    def __init__(
+        self, model: Mapping[str, Any], windows: bool, state: FollowState, cursor: Cursor, outbox: Outbox
+    ) -> None:
+        self._of_windows = windows
         self._state, self._cursor, self._outbox = state, cursor, outbox
         self._model, self._batch, self._origin = model, 0, ""
         self._alerts: list[tuple[str, bytes]] = []
@@ -75,18 +78,21 @@ class _Keep:
         self._alerts, self._windows = [], ([], [])
 
     def wanted(self, meta: pd.DataFrame) -> NDArray[np.bool_]:
-        count = next((name for name in _COUNTS if name in meta), None)
-        if count is None or not is_window(meta.columns):
+        # By the model's kind and never by names: a CSV file may call its columns as it likes.
+        count = next((name for name in _COUNTS if name in meta), None) if self._of_windows else None
+        if count is None:
             return np.ones(len(meta), dtype=np.bool_)
         ids = [window_id(self._model, source) for source in meta.to_dict("records")]
         self._windows = ids, [int(records) for records in meta[count]]
         return np.array(self._cursor.grown(*self._windows), dtype=np.bool_)
 
     def add(self, finding: dict[str, Any], source: Mapping[str, Any], raw: Features) -> None:
-        name = record_id(self._model, self._origin, source, raw)
-        finding["metadata"]["uid"] = name
-        if not is_window(source):
+        if self._of_windows:
+            name = window_id(self._model, source)
+        else:
+            name = record_id(self._model, self._origin, source, raw)
             finding["unmapped"]["found_in"] = self._origin
+        finding["metadata"]["uid"] = name
         self._alerts.append((name, json.dumps(finding, allow_nan=False).encode()))
 
     def end_part(self) -> None:
@@ -140,7 +146,7 @@ class Follower:
         self.deliveries = [
             Delivery(sink, self._outbox, state.folder / f"dead-letters-{sink.name}.jsonl") for sink in sinks
         ]
-        self._keep = _Keep(model, state, self._cursor, self._outbox)
+        self._keep = _Keep(model, windows, state, self._cursor, self._outbox)
         self._spool = state.folder / "spool"
         self._unsettled: dict[str, _Watched] = {}
         self._troubles: dict[str, str] = {}
@@ -253,19 +259,22 @@ class Follower:
 
     def _read_group(self, place: Place, group: list[Unread], *, alone: bool = False) -> None:
         """Score some entries, and note that they were read; `alone`: to find out which of several is malformed."""
-        before, new, known = self._scorer.summary.records, self._keep.new, self._keep.known
         history = [] if alone or not self._windows else self._history(place, group)
         batch = self._cursor.begin(place.root, group)
         there = self._spooled(place, history, group)
-        if not there:
-            return
+        if there:
+            self._read_spooled(place, batch, there, len(history))
+        self.clear_spool()
+
+    def _read_spooled(self, place: Place, batch: int, there: list[Unread], history: int) -> None:
+        before, new, known = self._scorer.summary.records, self._keep.new, self._keep.known
         self._keep.begin(batch, there[0].origin)
         try:
             self._scorer.score(self._spool, self._keep)
         except StoreError:
             raise
         except DataError as error:
-            if len(there) + len(history) > 1:
+            if len(there) + history > 1:
                 for one in there:
                     self._read_group(place, [one], alone=True)
                 return

@@ -13,7 +13,7 @@ nothing else. A window that grows, as late records arrive, keeps its id: an aler
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,14 +22,11 @@ from shared.data_sources.schema import Features
 
 # Whose window it is, in the words of all sources that have windows.
 _OWNERS = ("account", "principal", "source", "project", "subscription", "tenant")
-
-
-# Not of the record: other rules, more logs before it, or another name of its file make it no other.
-_BESIDE = ("rules", "rare_calls", "file")
+_FILE = "file"  # its name may change; `origin` stands for it
 
 
 def record_id(model: Mapping[str, Any], origin: str, source: Mapping[str, Any], raw: Features) -> str:
-    """32 hex digits.
+    """The id of a record, 32 hex digits.
 
     Args:
         model: that scored: run, round and checksums.
@@ -37,20 +34,13 @@ def record_id(model: Mapping[str, Any], origin: str, source: Mapping[str, Any], 
         source: of the alert: one row of what `stream_features` yields first.
         raw: the row's raw features, (F,).
     """
-    if is_window(source):
-        return _digest([model, {name: str(source[name]) for name in ("start", "end", *_OWNERS) if name in source}])
-    plain = {name: str(value) for name, value in source.items() if name not in _BESIDE}
+    plain = {name: str(value) for name, value in source.items() if name != _FILE}
     return _digest([model, origin, plain, np.ascontiguousarray(raw, dtype="<f4").tobytes().hex()])
 
 
 def window_id(model: Mapping[str, Any], source: Mapping[str, Any]) -> str:
-    """The id of a window, which needs nothing but its owner and its time."""
-    return record_id(model, "", source, np.zeros(0, dtype=np.float32))
-
-
-def is_window(source: Collection[str]) -> bool:
-    """Whether rows with these fields are windows."""
-    return "start" in source and "end" in source
+    """The id of a window; arguments as in `record_id`."""
+    return _digest([model, {name: str(source[name]) for name in ("start", "end", *_OWNERS) if name in source}])
 
 
 def _digest(what: list[Any]) -> str:

@@ -107,7 +107,7 @@ def bulk(handler: Handler, body: bytes) -> None:
 
 def answer_bulk(handler: Handler, body: bytes, statuses: dict[int, int]) -> None:
     """The same, with another status for the document at a place."""
-    items = []
+    items: list[dict[str, Any]] = []
     with handler.server.lock:
         for place, name in enumerate(document_ids(body)):
             status = statuses.get(place, 409 if name in handler.server.taken else 201)

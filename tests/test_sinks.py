@@ -172,11 +172,12 @@ def refusing(poison: set[str], usual: Reply, kind: str) -> Reply:
     """The whole batch is refused where one of these is in it."""
 
     def reply(handler: Any, body: bytes) -> None:
-        names = {
-            "splunk": lambda: [event["fields"]["finding_id"] for event in values(body)],
-            "elasticsearch": lambda: document_ids(body),
-            "webhook": lambda: [item["id"] for item in json.loads(body)["findings"]],
-        }[kind]()
+        if kind == "splunk":
+            names = [event["fields"]["finding_id"] for event in values(body)]
+        elif kind == "elasticsearch":
+            names = document_ids(body)
+        else:
+            names = [item["id"] for item in json.loads(body)["findings"]]
         if poison & set(names):
             handler.answer(400, b'{"text":"Invalid data format","code":6}')
         else:

@@ -198,6 +198,8 @@ def _system(scheme: str) -> Any:
         raise MissingDependencyError(
             f"{scheme}:// needs {module}, which can't be imported ({error}); run: pip install -e '.[{extra}]'"
         ) from None
+    for name in ("aiobotocore", "botocore", "s3fs", "gcsfs", "adlfs", "azure"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # they tell of every set of credentials they find
     try:
         return fsspec.filesystem(scheme, use_listings_cache=False)
     except Exception as error:
