@@ -27,13 +27,13 @@ from client.cursor import Cursor, Unread
 from client.delivery import Delivery
 from client.follow_state import FollowState
 from client.outbox import Outbox
-from client.record_ids import record_id, window_id
+from client.record_ids import WINDOW_FIELDS, record_id, window_id
 from client.scoring import Scorer
 from client.sinks.sink import Sink
 from shared.data_sources.files import is_cut_off, read_order
 from shared.data_sources.schema import Features
 from shared.data_sources.stores import Place, place_of, safe_name
-from shared.errors import DataError, SinkError, StoreError
+from shared.errors import DataError, NoLogError, SinkError, StoreError
 
 MOST_OBJECTS, MOST_GROUP_BYTES = 2_000, 2 << 30  # that are read at once, where rows are windows
 MOST_WAITING = 1_000_000  # alerts that a sink has not taken; then nothing more is read
@@ -82,7 +82,8 @@ class _Keep:
         count = next((name for name in _COUNTS if name in meta), None) if self._of_windows else None
         if count is None:
             return np.ones(len(meta), dtype=np.bool_)
-        ids = [window_id(self._model, source) for source in meta.to_dict("records")]
+        told = meta[[name for name in WINDOW_FIELDS if name in meta]].to_dict("records")
+        ids = [window_id({}, source) for source in told]  # another model looks at no window anew
         self._windows = ids, [int(records) for records in meta[count]]
         return np.array(self._cursor.grown(*self._windows), dtype=np.bool_)
 
@@ -148,7 +149,7 @@ class Follower:
         ]
         self._keep = _Keep(model, windows, state, self._cursor, self._outbox)
         self._spool = state.folder / "spool"
-        self._unsettled: dict[str, _Watched] = {}
+        self._unsettled: dict[str, dict[str, _Watched]] = {place.root: {} for place in self._places}  # by root and key
         self._troubles: dict[str, str] = {}
         self.refused, self.first_refused = 0, ""
         for sink, count in self._outbox.forgotten().items():
@@ -205,6 +206,7 @@ class Follower:
     def _read(self, place: Place, *, settled: bool) -> None:
         """Read what is new at a place; `settled`: files are taken as they are, and not watched first."""
         self._cursor.listed(place.root, place.listed())
+        watched = self._unsettled[place.root]
         skipped: set[str] = set()
         while True:
             if any(self._outbox.waiting(delivery.sink.name) > MOST_WAITING for delivery in self.deliveries):
@@ -213,32 +215,31 @@ class Follower:
             unread = self._cursor.unread(MOST_OBJECTS, skipped)
             if not unread:
                 break
-            ready = [one for one in unread if settled or place.remote or self._has_settled(one)]
+            ready = [one for one in unread if settled or place.remote or self._has_settled(watched, one)]
             skipped |= {one.entry.key for one in unread} - {one.entry.key for one in ready}
             for group in self._groups(ready):
                 self._read_group(place, group)
                 skipped |= {one.entry.key for one in group}  # some may be gone: the next listing says
                 self._send()
-        below = [key for key in self._unsettled if key.startswith(place.root)]
-        for key in set(below) - skipped:  # it is gone
-            del self._unsettled[key]
+        for key in watched.keys() - skipped:  # it is gone
+            del watched[key]
 
-    def _has_settled(self, one: Unread) -> bool:
+    def _has_settled(self, watched: dict[str, _Watched], one: Unread) -> bool:
         """Whether a file has not changed for a while, and has its end if that can be told.
 
         It was seen twice, by this machine's own clock: the times of files may be of other clocks, or a copy's origin's.
         """
         now, key = time.monotonic(), one.entry.key
-        watched = self._unsettled.get(key)
-        if watched is None or watched.version != one.entry.version:
-            self._unsettled[key] = _Watched(one.entry.version, now, now)
+        before = watched.get(key)
+        if before is None or before.version != one.entry.version:
+            watched[key] = _Watched(one.entry.version, now, now)
             return False
-        if now - watched.looked_at < self._pace.settle:
+        if now - before.looked_at < self._pace.settle:
             return False
-        if now - watched.since < PATIENCE and is_cut_off(Path(key)):
-            self._unsettled[key] = replace(watched, looked_at=now)
+        if now - before.since < PATIENCE and is_cut_off(Path(key)):
+            watched[key] = replace(before, looked_at=now)
             return False
-        del self._unsettled[key]
+        del watched[key]
         return True
 
     def _groups(self, ready: Sequence[Unread]) -> Iterator[list[Unread]]:
@@ -270,9 +271,14 @@ class Follower:
         before, new, known = self._scorer.summary.records, self._keep.new, self._keep.known
         self._keep.begin(batch, there[0].origin)
         try:
-            self._scorer.score(self._spool, self._keep)
+            # A folder is asked which of its files are logs; a file that was named is one.
+            single = there[0].entry.key == place.root
+            path = self._spool / "000000" / safe_name(there[0].entry.name) if single else self._spool
+            self._scorer.score(path, self._keep)
         except StoreError:
             raise
+        except NoLogError:
+            _log.info("%s: left out what is no such log", ", ".join(one.entry.key for one in there[:5]))
         except DataError as error:
             if len(there) + history > 1:
                 for one in there:

@@ -20,8 +20,8 @@ import numpy as np
 
 from shared.data_sources.schema import Features
 
-# Whose window it is, in the words of all sources that have windows.
-_OWNERS = ("account", "principal", "source", "project", "subscription", "tenant")
+# When a window is, and whose, in the words of all sources that have windows.
+WINDOW_FIELDS = ("start", "end", "account", "principal", "source", "project", "subscription", "tenant")
 _FILE = "file"  # its name may change; `origin` stands for it
 
 
@@ -40,7 +40,7 @@ def record_id(model: Mapping[str, Any], origin: str, source: Mapping[str, Any], 
 
 def window_id(model: Mapping[str, Any], source: Mapping[str, Any]) -> str:
     """The id of a window; arguments as in `record_id`."""
-    return _digest([model, {name: str(source[name]) for name in ("start", "end", *_OWNERS) if name in source}])
+    return _digest([model, {name: str(source[name]) for name in WINDOW_FIELDS if name in source}])
 
 
 def _digest(what: list[Any]) -> str:

@@ -29,6 +29,10 @@ class OddFileError(DataError):
     """One file of several is empty, damaged or cut off; the others are still worth reading."""
 
 
+class NoLogError(DataError):
+    """None of the files of a folder is a log of the kind that is looked for."""
+
+
 class StoreError(DataError):
     """An object store can't be reached, or refuses to list or to give what is in it."""
 

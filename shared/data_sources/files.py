@@ -15,7 +15,7 @@ from typing import BinaryIO, Protocol, cast
 
 from shared.bounded_files import open_regular
 from shared.data_sources import compressed
-from shared.errors import DataError, OddFileError
+from shared.errors import DataError, NoLogError, OddFileError
 
 _log = logging.getLogger("data")
 LOGGED_BROKEN_LINES = 5
@@ -45,7 +45,7 @@ def list_files(
         skip_folders: names of folders that hold something else.
 
     Raises:
-        DataError: nothing is there.
+        NoLogError: nothing is there.
     """
     if path.is_file():
         return [path]
@@ -58,7 +58,7 @@ def list_files(
         (found if ours else others).append(file)
     if not found:
         there = f"; it has {_names(others)}" if others else ""
-        raise DataError(
+        raise NoLogError(
             f"{path}: expected a file, or a folder with files that end in {', '.join(suffixes)} (also packed){there}"
         )
     if others:
