@@ -20,7 +20,8 @@ from client.outbox import Outbox
 from client.sinks.lines import add_lines
 from client.sinks.sink import Alert, Outcome, Sink
 
-MOST_ALERTS, MOST_BYTES = 500, 1 << 20  # of a batch; Splunk's cloud takes 1 MB at once
+# Of a batch: Splunk's cloud takes 1 MB at once, and what comes twice where a process dies is at most one batch.
+MOST_ALERTS, MOST_BYTES = 100, 1 << 20
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0  # seconds
 
 _log = logging.getLogger("send")

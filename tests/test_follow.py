@@ -176,8 +176,8 @@ def test_two_folders_of_like_names_are_both_followed(bundle: ModelBundle, tmp_pa
     sinks = [LinesFile("output", output)]
     with Following(bundle, tmp_path / "state", [*places, single], sinks, settle=0.0) as follower:
         for _ in range(2):
-            for place in follower._places:
-                follower._read(place, settled=False)
+            for followed in follower._places:
+                follower._read(followed, settled=False)
         follower._send()
     assert rows_of([json.loads(line) for line in output.read_text().splitlines()]) == attacks(range(60))
 

@@ -94,7 +94,7 @@ def test_every_alert_arrives_once_in_batches_with_its_id(server: Server, way: Wa
     assert way.put(1_200) == ids, "found again: already on its way"
     way.delivery.run()
     assert server.taken == ids
-    assert len(server.requests) == 3
+    assert len(server.requests) == 12
     assert way.waiting == 0
     way.put(1_200)
     way.delivery.run()
