@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from client.cursor import Cursor, Unread
 from client.delivery import Delivery
+from client.delivery_ids import WINDOW_FIELDS, delivery_id, window_id
 from client.follow_state import FollowState
 from client.outbox import Outbox
-from client.record_ids import WINDOW_FIELDS, record_id, window_id
 from client.scoring import Scorer
 from client.sinks.sink import Sink
 from shared.data_sources.files import is_cut_off, read_order
@@ -91,7 +91,7 @@ class _Keep:
         if self._of_windows:
             name = window_id(self._model, source)
         else:
-            name = record_id(self._model, self._origin, source, raw)
+            name = delivery_id(self._model, self._origin, source, raw)
             finding["unmapped"]["found_in"] = self._origin
         finding["metadata"]["uid"] = name
         self._alerts.append((name, json.dumps(finding, allow_nan=False).encode()))

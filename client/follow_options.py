@@ -63,8 +63,12 @@ def follows(args: argparse.Namespace) -> bool:
     return bool(args.follow or args.sink)
 
 
-def check_options(args: argparse.Namespace) -> list[Sink]:
+def check_options(args: argparse.Namespace, *, ranked: bool) -> list[Sink]:
     """The sinks that the options name, the output's file among them.
+
+    Args:
+        args: of the command line.
+        ranked: whether a ranking is asked for.
 
     Raises:
         ConfigError: options that can't work, also together.
@@ -73,8 +77,8 @@ def check_options(args: argparse.Namespace) -> list[Sink]:
         raise ConfigError("--output is missing: expected a file for the alerts, or a --sink")
     if not follows(args):
         return []
-    if args.top is not None:
-        raise ConfigError("--top: a ranking is known when all was read, and is not sent; use --threshold")
+    if ranked:
+        raise ConfigError("a ranking is known when all was read, and is not sent; use --threshold")
     if not args.output and not args.state:
         raise ConfigError("--state is missing: expected a folder that remembers what was read and sent")
     for option, value, most in (

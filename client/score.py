@@ -74,7 +74,7 @@ def _score(args: argparse.Namespace) -> None:
         raise ConfigError(f"--threshold {args.threshold}: expected 0 to 1")
     if args.top is not None and not 1 <= args.top <= _MOST_RANKED:
         raise ConfigError(f"--top {args.top}: expected 1 to {_MOST_RANKED}")
-    sinks = check_options(args)
+    sinks = check_options(args, ranked=args.top is not None)
     # PyTorch is seconds to load: not for a mistyped option.
     import torch
 

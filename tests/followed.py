@@ -1,12 +1,13 @@
 """A small model, flows to score with it, and followers that may be killed at a planted point."""
 
 import os
+import secrets
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from client import outbox
+from client import follow, outbox
 from client.cursor import Cursor
 from client.follow import Follower, Pace, _Keep
 from client.follow_state import FollowState
@@ -108,8 +109,27 @@ MOMENTS: dict[str, Callable[[int], None]] = {
 }
 
 
+def _notes_first() -> None:
+    """A broken twin: it notes that a file was read before its alerts are kept."""
+    real = Follower._read_spooled
+
+    def read(self: Any, place: Any, batch: Any, there: Any, history: Any) -> None:
+        self._cursor.was_read(place.root, batch, there)
+        real(self, place, batch, there, history)
+
+    Follower._read_spooled = read  # type: ignore[method-assign]
+
+
+def _counts() -> None:
+    """A broken twin: the id of an alert is a number of its own, and not what the record is by."""
+    follow.delivery_id = lambda *_: secrets.token_hex(16)
+
+
+TWINS = {"": lambda: None, "notes first": _notes_first, "ids of its own": _counts}
+
+
 def run_and_die(
-    bundle_folder: Path, moment: str, call: int, state: Path, places: Sequence[str], options: Sequence[str]
+    bundle_folder: Path, moment: str, call: int, state: Path, places: Sequence[str], options: Sequence[str], twin: str
 ) -> int:
     """For a process of its own: read what is there, and die at a moment if it comes."""
     from client import delivery
@@ -118,6 +138,7 @@ def run_and_die(
     os.environ["SPLUNK_TOKEN"] = "of-the-test"  # the fork server began before the test
     tables.CHUNK_BYTES = 4_000  # so that a file comes in parts
     delivery.MOST_ALERTS = 30
+    TWINS[twin]()
     if moment:
         MOMENTS[moment](call)
     with Following(ModelBundle.load(bundle_folder), state, places, sinks_of(options, allow_http=False)) as follower:

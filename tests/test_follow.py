@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from client import follow as follow_module
+from client import score
 from client.cursor import Cursor
 from client.follow import Follower
 from client.follow_state import FollowState
@@ -339,10 +340,10 @@ class Killed:
         (self.folder / "logs" / f"{self.rows:06d}.csv").write_bytes(content)
         self.rows += count
 
-    def start(self, moment: str = "", call: int = 1) -> int:
+    def start(self, moment: str = "", call: int = 1, twin: str = "") -> int:
         """The exit code of a process that reads what is there, and dies at the moment."""
         options = [f"splunk={self.hec.url}", f"elasticsearch={self.index.url}/alerts", f"file={self.output}"]
-        arguments = (self.run, moment, call, self.folder / "state", [str(self.folder / "logs")], options)
+        arguments = (self.run, moment, call, self.folder / "state", [str(self.folder / "logs")], options, twin)
         return Forked(self.folder / "printed", run_and_die, *arguments).finish()
 
     def check(self, again: int) -> None:
@@ -371,6 +372,18 @@ def test_killed_at_every_moment_no_alert_is_lost_or_taken_twice(killed: Killed) 
     killed.check(again=30)
 
 
+def test_the_twins_lose_alerts_or_send_them_twice(killed: Killed) -> None:
+    killed.add(100)
+    assert killed.start("after the file counts as read", twin="notes first") == -9
+    assert killed.start() == 0
+    assert killed.index.taken == [], "25 attacks"
+    killed.add(100)
+    assert killed.start("before the file counts as read", twin="ids of its own") == -9
+    assert killed.start(twin="ids of its own") == 0
+    assert len(killed.index.taken) > 25
+    assert not killed.index.twice, "and nobody can tell"
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("call", [1, 2, 3, 5])
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -381,3 +394,47 @@ def test_killed_again_and_again_at_a_moment(killed: Killed, moment: str, call: i
         assert killed.start(moment, call) in (0, -9)  # 0 where the moment does not come so often
     assert killed.start() == 0
     killed.check(again=3 * 30 if moment == "before a batch is settled" else 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ([], "--output is missing"),
+        (["--follow"], "--output is missing"),
+        (["--sink", "webhook=https://example.com"], "--state is missing"),
+        (["--output", "{out}", "--follow", "--top", "5"], "use --threshold"),
+        (["--output", "{logs}/a.jsonl", "--follow"], "is, or is in, what is scored"),
+        (["--output", "{out}", "--follow", "--state", "{logs}/state"], "is, or is in, what is scored"),
+        (["--output", "{out}", "--sink", "file={logs}/b.jsonl"], "is, or is in, what is scored"),
+        (["--output", "{out}", "--follow", "--poll", "-1"], "--poll -1: expected 0 to 86400"),
+        (["--output", "{out}", "--follow", "--history", "nan"], "--history nan: expected 0 to 168"),
+        (["--output", "{out}", "--sink", "splunk=https://splunk"], "SPLUNK_TOKEN is not set"),
+    ],
+)
+def test_options_that_are_refused_before_anything_is_read(
+    options: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "logs").mkdir()
+    given = [option.format(logs=tmp_path / "logs", out=tmp_path / "alerts.jsonl") for option in options]
+    assert score.main(["--model", "nowhere", "--input", str(tmp_path / "logs"), *given]) == 2
+    assert told in " ".join(capsys.readouterr().out.split())
+    assert list(tmp_path.iterdir()) == [tmp_path / "logs"]
+
+
+def test_the_script_sends_what_is_there_and_says_so(
+    run: Path, watch: Watch, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPLUNK_TOKEN", "of-the-test")
+    (watch.logs / "a.csv").write_bytes(table(range(40)))
+    state = watch.folder / "state"
+    with serving(splunk) as server:
+        arguments = ["--model", str(run), "--input", str(watch.logs), "--state", str(state), "--sink"]
+        assert score.main([*arguments, f"splunk={server.url}"]) == 0
+        assert len(server.taken) == 10
+        assert score.main([*arguments, f"splunk={server.url}"]) == 0
+        assert len(server.taken) == 10
+    told = capsys.readouterr().out
+    assert "1 read, 40 records scored, 10 new alerts, 0 known ones" in told
+    assert "of-the-test" not in told
+    assert state.stat().st_mode & 0o777 == 0o700
+    assert all(path.stat().st_mode & 0o077 == 0 for path in state.iterdir())

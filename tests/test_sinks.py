@@ -99,6 +99,8 @@ def test_every_alert_arrives_once_in_batches_with_its_id(server: Server, way: Wa
     way.put(1_200)
     way.delivery.run()
     assert server.taken == ids, "found again: already sent"
+    if way.delivery.sink.name == "elasticsearch":
+        assert values(server.requests[0][2])[1] == {"@timestamp": 1_000, "time": 1_000, "of": "id-0"}
     (headers,) = {
         json.dumps(sorted((k, v) for k, v in h.items() if k == "Authorization")) for _, h, _ in server.requests
     }

@@ -11,7 +11,7 @@ class Alert:
 
     Attributes:
         number: of its place in the outbox.
-        id: of `client/record_ids.py`; the same whenever the same model scores the same record.
+        id: of `client/delivery_ids.py`; the same whenever the same model scores the same record.
         body: the finding, one line of JSON, without its line break.
     """
 

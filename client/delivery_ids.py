@@ -25,8 +25,8 @@ WINDOW_FIELDS = ("start", "end", "account", "principal", "source", "project", "s
 _FILE = "file"  # its name may change; `origin` stands for it
 
 
-def record_id(model: Mapping[str, Any], origin: str, source: Mapping[str, Any], raw: Features) -> str:
-    """The id of a record, 32 hex digits.
+def delivery_id(model: Mapping[str, Any], origin: str, source: Mapping[str, Any], raw: Features) -> str:
+    """The id of an alert on a record, 32 hex digits.
 
     Args:
         model: that scored: run, round and checksums.
@@ -39,7 +39,7 @@ def record_id(model: Mapping[str, Any], origin: str, source: Mapping[str, Any], 
 
 
 def window_id(model: Mapping[str, Any], source: Mapping[str, Any]) -> str:
-    """The id of a window; arguments as in `record_id`."""
+    """The id of an alert on a window; arguments as in `delivery_id`."""
     return _digest([model, {name: str(source[name]) for name in WINDOW_FIELDS if name in source}])
 
 
