@@ -55,7 +55,7 @@ class Endpoint:
         self._url, self._headers, self._secret_name = url, dict(headers), secret_name
         # The machine's own certificates, and those of SSL_CERT_FILE; host names are checked.
         self._pool = urllib3.PoolManager(
-            ssl_context=ssl.create_default_context(),
+            ssl_context=ssl.create_default_context() if url.startswith("https") else None,
             timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
         )
         self._retry = urllib3.Retry(retry_after_max=int(MOST_WAIT))
