@@ -172,16 +172,20 @@ class Follower:
         """Go on as new logs arrive, until somebody ends the process."""
         while True:
             begun = time.monotonic()
-            for place in self._places:
-                try:
-                    self._read(place, settled=False)
-                    self._troubles.pop(place.root, None)
-                except DataError as error:  # a store that is away, or a folder that is not there yet
-                    if self._troubles.get(place.root) != str(error):
-                        _log.warning("%s; asked again every %g s", error, self._pace.poll)
-                    self._troubles[place.root] = str(error)
-            self._send()
+            self.look()
             time.sleep(max(0.05, self._pace.poll - (time.monotonic() - begun)))
+
+    def look(self) -> None:
+        """Read once what is new and rests, at each place that can be listed, and send what may be sent now."""
+        for place in self._places:
+            try:
+                self._read(place, settled=False)
+                self._troubles.pop(place.root, None)
+            except DataError as error:  # a store that is away, or a folder that is not there yet
+                if self._troubles.get(place.root) != str(error):
+                    _log.warning("%s; asked again every %g s", error, self._pace.poll)
+                self._troubles[place.root] = str(error)
+        self._send()
 
     def _send(self) -> None:
         for delivery in self.deliveries:

@@ -60,8 +60,7 @@ class Watch:
         """So many looks of one process that follows."""
         before = len(self.alerts)
         for _ in range(count):
-            follower._read(follower._places[0], settled=False)
-            follower._send()
+            follower.look()
         return self.alerts[before:]
 
     @property
@@ -157,9 +156,9 @@ def test_a_file_is_read_when_it_rests(watch: Watch) -> None:
         assert rows_of(watch.passes(follower, 1)) == attacks(range(80))
         assert watch.passes(follower, 3) == []
         (watch.logs / "half.csv").write_bytes(whole[:1000])
-        follower._read(follower._places[0], settled=False)
+        follower.look()
         (watch.logs / "half.csv").unlink()
-        follower._read(follower._places[0], settled=False)
+        follower.look()
         assert not any(follower._unsettled.values())
     with watch.following(settle=1000.0) as follower:
         (watch.logs / "new.csv").write_bytes(table(range(80, 90)))
@@ -177,9 +176,7 @@ def test_two_folders_of_like_names_are_both_followed(bundle: ModelBundle, tmp_pa
     sinks = [LinesFile("output", output)]
     with Following(bundle, tmp_path / "state", [*places, single], sinks, settle=0.0) as follower:
         for _ in range(2):
-            for followed in follower._places:
-                follower._read(followed, settled=False)
-        follower._send()
+            follower.look()
     assert rows_of([json.loads(line) for line in output.read_text().splitlines()]) == attacks(range(60))
 
 

@@ -147,6 +147,42 @@ def test_a_store_that_is_away_or_refuses_is_a_typed_error(logs: Bucket, monkeypa
         list(place_of("s3://logs/x").listed())
 
 
+def test_a_store_that_goes_away_holds_up_no_other_place(
+    logs: Bucket, bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    folder, output = tmp_path / "logs", tmp_path / "alerts.jsonl"
+    folder.mkdir()
+    logs.put("away/a.csv", table(range(20)))
+    logs.put("away/b.csv", table(range(20, 40)))
+    places = ["s3://logs/away", str(folder)]
+    with Following(bundle, tmp_path / "state", places, [LinesFile("output", output)], settle=0.0) as follower:
+        real, calls = follower._places[0].put, []
+
+        def put(entry: stores.Entry, target: Path) -> None:
+            calls.append(entry.name)
+            if len(calls) == 2:
+                monkeypatch.setattr(follower._places[0]._system, "get_file", _broken)  # type: ignore[attr-defined]
+            real(entry, target)
+
+        monkeypatch.setattr(follower._places[0], "put", put)
+        (folder / "c.csv").write_bytes(table(range(40, 60)))
+        for _ in range(3):
+            follower.look()
+        assert caplog.text.count("b.csv can't be read: ConnectionError") == 1, "said once"
+        found = [json.loads(line) for line in output.read_text().splitlines()]
+        assert rows_of(found) == [*range(0, 20, 4), *range(40, 60, 4)]
+        monkeypatch.undo()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", logs.environment["AWS_ENDPOINT_URL"])
+        follower.look()
+    found = [json.loads(line) for line in output.read_text().splitlines()]
+    assert rows_of(found) == list(range(0, 60, 4))
+
+
+def _broken(*_: object) -> None:
+    raise ConnectionError("reset by the test")
+
+
 @pytest.mark.parametrize(
     ("url", "told"),
     [
