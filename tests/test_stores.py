@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from shared.data_utils import load_client_data
 from shared.errors import ConfigError, DataError, MissingDependencyError, StoreError
 from tests.followed import Following, flow_bundle, table
 from tests.object_store import Bucket, bucket
+from tests.processes import ROOT
 
 pytest.importorskip("s3fs", reason="s3fs is of the extra s3")
 
@@ -177,6 +179,28 @@ def test_a_store_that_goes_away_holds_up_no_other_place(
         follower.look()
     found = [json.loads(line) for line in output.read_text().splitlines()]
     assert rows_of(found) == list(range(0, 60, 4))
+
+
+COPY = """
+import sys
+from pathlib import Path
+from shared.data_sources.stores import place_of
+place = place_of("s3://logs/large")
+for entry in sorted(place.listed(), key=lambda entry: entry.size):
+    place.put(entry, Path(sys.argv[1]) / entry.name)
+    status = Path("/proc/self/status").read_text()
+    print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.long
+def test_a_large_object_takes_no_more_memory_than_a_small_one(logs: Bucket, tmp_path: Path) -> None:
+    for megabytes in (1, 150):
+        logs.put(f"large/{megabytes}", bytes(megabytes << 20))
+    command = [sys.executable, "-c", COPY, str(tmp_path)]
+    small, large = map(int, subprocess.check_output(command, cwd=ROOT).split())  # kB
+    assert (tmp_path / "150").stat().st_size == 150 << 20
+    assert large - small < 30_000
 
 
 def _broken(*_: object) -> None:

@@ -29,6 +29,9 @@ _log = logging.getLogger("data")
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 # scheme -> the module that fsspec needs for it, and the extra of this project that installs it
 _MODULES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "az": ("adlfs", "azure")}
+# One request for an object, read a little at a time: parts side by side would lie in memory, ten of 50 MB of S3's, and
+# might be of two versions.
+_OPTIONS: dict[str, dict[str, Any]] = {"s3": {"max_concurrency": 1}, "gs": {}, "az": {"max_concurrency": 1}}
 _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "LastModified", "last_modified")
 _LONGEST_NAME = 200  # bytes; a file system takes 255, a key of S3 may have 1,024
 _LONGEST_REASON = 300
@@ -201,7 +204,7 @@ def _system(scheme: str) -> Any:
     for name in ("aiobotocore", "botocore", "s3fs", "gcsfs", "adlfs", "azure"):
         logging.getLogger(name).setLevel(logging.WARNING)  # they tell of every set of credentials they find
     try:
-        return fsspec.filesystem(scheme, use_listings_cache=False)
+        return fsspec.filesystem(scheme, use_listings_cache=False, **_OPTIONS[scheme])
     except Exception as error:
         raise StoreError(
             f"{scheme}://: {printable(f'{type(error).__name__}: {error}', _LONGEST_REASON)}; expected credentials in "
