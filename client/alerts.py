@@ -211,7 +211,8 @@ def _evidences(
 
 def _call(api: str) -> dict[str, Any]:
     service, _, operation = api.rpartition(":")
-    return {"operation": operation, "service": {"name": service}}
+    # A log names no version of the service; readers such as py-ocsf-models want the field all the same.
+    return {"operation": operation, "service": {"name": service, "uid": service, "version": ""}}
 
 
 def _ends(kind: str, source: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

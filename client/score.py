@@ -4,6 +4,7 @@ python client/score.py --model logs/latest --input data/new-flows.csv --output a
 python client/score.py --model logs/latest --input data/mon data/tue.json.gz --output alerts.jsonl --threshold 0.9
 python client/score.py --model logs/latest --input data/mon --output ranked.jsonl --top 50
 python client/score.py --model logs/latest --input data/cloudtrail --output alerts.jsonl --rules_path ~/sigma/rules
+python client/score.py --model logs/latest --input s3://bucket/logs --follow --state state --sink splunk=https://splunk:8088
 """
 
 import argparse
@@ -14,8 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from client.follow_options import add_follow_options, check_options, follow, follows
 from shared import cli
 from shared.console import setup_logging
+from shared.data_sources.stores import local_path
 from shared.errors import AlertRateError, ConfigError
 from shared.private_files import keep_files_private
 from shared.rules.rule import ALERT_LEVEL, LEVELS
@@ -36,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--model_class", default="", help="package.module:Class, if the run's model is a class of your own"
     )
     parser.add_argument(
-        "--input", required=True, nargs="+", help="files or folders, of the kind the model learned from"
+        "--input", required=True, nargs="+", help="files, folders or URLs (s3://…), of the kind the model learned from"
     )
-    parser.add_argument("--output", required=True, help="file of the alerts, JSON lines")
+    parser.add_argument("--output", help="file of the alerts, JSON lines; with --follow or --sink they are added to it")
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
         "--threshold", type=float,
@@ -62,9 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--audit_map", metavar="PATH", default="",
         help="audit: your own table of a service's fields, or a folder of them, as the setting has it",
     )  # fmt: skip
+    add_follow_options(parser)
     args = parser.parse_args(argv)
     setup_logging()
-    return cli.run(lambda: _score(args), _log, f"what was found so far is in {args.output}.part")
+    kept = f"what was found so far is in {args.output}.part"
+    if follows(args):
+        kept = "the next start with the same --state goes on where this one was"
+    return cli.run(lambda: _score(args), _log, kept)
 
 
 def _score(args: argparse.Namespace) -> None:
@@ -72,6 +79,7 @@ def _score(args: argparse.Namespace) -> None:
         raise ConfigError(f"--threshold {args.threshold}: expected 0 to 1")
     if args.top is not None and not 1 <= args.top <= _MOST_RANKED:
         raise ConfigError(f"--top {args.top}: expected 1 to {_MOST_RANKED}")
+    sinks = check_options(args, ranked=args.top is not None)
     # PyTorch is seconds to load: not for a mistyped option.
     import torch
 
@@ -84,12 +92,15 @@ def _score(args: argparse.Namespace) -> None:
     bundle = _with_tables(bundle, args.audit_map)
     _log.info("model of run %s after round %d, schema %s…", bundle.run, bundle.round, bundle.schema.hash()[:16])
     threshold = _threshold(bundle, args)
-    inputs = [Path(path) for path in args.input]
     rules = None
     if args.rules_path:
         from shared.data_sources.audit_rules import load_rules
 
         rules = load_rules(bundle.config, Path(args.rules_path))
+    if follows(args):
+        summary = follow(args, sinks, bundle, threshold, rules)
+        return _report(summary, bundle, ", ".join(sink.where for sink in sinks), ranked=False)
+    inputs = [local_path(path) for path in args.input]
     summary = score_files(bundle, inputs, Path(args.output), threshold, args.top or TOP, rules, args.rule_level)
     _report(summary, bundle, args.output, ranked=threshold is None)
 

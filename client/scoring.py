@@ -4,10 +4,10 @@ import heapq
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import numpy as np
 import pandas as pd
@@ -116,17 +116,56 @@ def score_files(
         stream = part.open("x", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--output {output}: {error.strerror}; expected a file that can be written") from None
-    scorer = _Scorer(bundle, threshold, top, rules, rule_level)
+    scorer = Scorer(bundle, threshold, top, rules, rule_level)
     with stream:
+        writer = _Lines(stream)
         for path in inputs:
-            scorer.score(path, stream)
+            scorer.score(path, writer)
         scorer.write_ranking(stream)
     part.replace(output)
     scorer.summary.seconds = time.perf_counter() - start
     return scorer.summary
 
 
-class _Scorer:
+class Writer(Protocol):
+    """Where alerts go as they are found."""
+
+    def wanted(self, meta: pd.DataFrame) -> NDArray[np.bool_]:
+        """Which rows may become alerts, (rows,)."""
+
+    def add(self, finding: dict[str, Any], source: Mapping[str, Any], raw: Features) -> None:
+        """One alert, the row of the table that it is about, and its raw features, (F,)."""
+
+    def end_part(self) -> None:
+        """All alerts of the rows that `wanted` was asked about last were added."""
+
+
+class _Lines:
+    """Alerts as lines of JSON, flushed part by part."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def wanted(self, meta: pd.DataFrame) -> NDArray[np.bool_]:
+        return np.ones(len(meta), dtype=np.bool_)
+
+    def add(self, finding: dict[str, Any], source: Mapping[str, Any], raw: Features) -> None:
+        self._stream.write(json.dumps(finding, allow_nan=False) + "\n")
+
+    def end_part(self) -> None:
+        self._stream.flush()
+
+
+class Scorer:
+    """Scores files, one after the other, by one model.
+
+    Args:
+        bundle, threshold, top, rules, rule_level: as in `score_files`.
+
+    Attributes:
+        summary: of all that was scored so far.
+    """
+
     def __init__(
         self, bundle: ModelBundle, threshold: float | None, top: int, rules: Rules | None, rule_level: str
     ) -> None:
@@ -138,7 +177,12 @@ class _Scorer:
         self._findings = Findings(bundle, threshold, rule_level)
         self.summary = Summary(FeatureHistogram(np.zeros((len(bundle.schema), BINS), dtype=np.int64)))
 
-    def score(self, path: Path, stream: TextIO) -> None:
+    def score(self, path: Path, writer: Writer) -> None:
+        """Score a file or a folder, and give its alerts to the writer.
+
+        Raises:
+            DataError: as in `score_files`.
+        """
         broken = BrokenLines(path, self._bundle.config.max_broken_share)
         scaler = self._bundle.preprocessing.scaler
         for meta, raw in stream_features(self._bundle.config, path, self._bundle.schema, broken, self._rules):
@@ -146,8 +190,9 @@ class _Scorer:
             scores = attack_scores(predict_probabilities(self._model, scaled))  # (rows,)
             self.summary.histogram += FeatureHistogram.of(scaled)
             self.summary.records += len(scores)
-            by_rules = self._by_rules(meta)  # (rows,)
-            by_model = np.zeros_like(by_rules) if self._threshold is None else scores > self._threshold
+            wanted = writer.wanted(meta)  # (rows,)
+            by_rules = self._by_rules(meta) & wanted  # (rows,)
+            by_model = np.zeros_like(by_rules) if self._threshold is None else (scores > self._threshold) & wanted
             alerts = np.flatnonzero(by_model | by_rules)
             self.summary.alerts += len(alerts)
             self.summary.by_rules += int(by_rules.sum())
@@ -161,8 +206,8 @@ class _Scorer:
                 created = time.time_ns() // 1_000_000
                 for source, row, own, by in zip(sources, rows, drivers, detectors, strict=True):
                     finding = self._findings.finding(source, float(scores[row]), own, created, detector=by)
-                    stream.write(json.dumps(finding, allow_nan=False) + "\n")
-            stream.flush()
+                    writer.add(finding, source, raw[row])
+            writer.end_part()
         self.summary.lines += broken.lines
         self.summary.broken += broken.broken
 

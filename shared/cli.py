@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from shared.console import show_cursor
+from shared.data_sources.stores import forget_copies
 from shared.errors import ConfigError, OrchestratorError
 
 FAILED, WRONG_SETTINGS = 1, 2  # argparse, too, leaves with 2
@@ -70,6 +71,7 @@ def exit_at_once(main: Callable[[], int]) -> NoReturn:
     except Exception:  # left to Python, the process would wait for those threads, forever
         logging.getLogger("main").exception("stopped by an unexpected error")
         code = FAILED
+    forget_copies()
     logging.shutdown()
     show_cursor()
     sys.stdout.flush()

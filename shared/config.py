@@ -126,7 +126,7 @@ class Config(BaseModel):
     data_source: Literal["synthetic", "nsl_kdd", "csv", "cloudtrail", "vpc_flow", "audit", "ocsf"] | OwnModule = (
         setting("synthetic", "where rows come from; or a module of your own as package.module")
     )
-    data_path: str = setting("", "file or folder, with {client_id} one for each client; unused by synthetic")
+    data_path: str = setting("", "file, folder or URL, with {client_id} one for each client; unused by synthetic")
     test_path: str = setting("", "files of the common test set; empty: `test_fraction` of data_path")
     test_fraction: float = setting(0.2, "share of data_path that is the common test set", low=0.01, high=0.9)
     num_samples_per_client: int = setting(1000, "synthetic rows per client", low=10, high=100_000_000)

@@ -29,6 +29,22 @@ class OddFileError(DataError):
     """One file of several is empty, damaged or cut off; the others are still worth reading."""
 
 
+class NoLogError(DataError):
+    """None of the files of a folder is a log of the kind that is looked for."""
+
+
+class StoreError(DataError):
+    """An object store can't be reached, or refuses to list or to give what is in it."""
+
+
+class SinkError(OrchestratorError):
+    """A place that alerts are sent to can't be reached or refuses them; they are kept."""
+
+
+class FollowStateError(OrchestratorError):
+    """What remembers which logs were read and which alerts were sent is in use, damaged, or can't be written."""
+
+
 class RuleError(OrchestratorError):
     """A folder of Sigma rules is missing or has none for the source, or a file in it holds no Sigma rule."""
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.one_hot", "orchestrator.server", "sklearn.metrics", "safetensors.torch"])
+_context.set_forkserver_preload(
+    ["tests.one_hot", "orchestrator.server", "sklearn.metrics", "safetensors.torch", "tests.followed"]
+)
 
 
 class Forked:

@@ -21,6 +21,7 @@ from shared.data_sources.dataset import Dataset
 from shared.data_sources.files import BrokenLines
 from shared.data_sources.partition import partition_rows
 from shared.data_sources.schema import Features, FeatureSchema
+from shared.data_sources.stores import local_path
 from shared.data_sources.streams import Stream, generator
 from shared.errors import DataError
 from shared.rules.rule import Rules
@@ -221,10 +222,10 @@ class FileSource:
 
 
 def _inputs(config: Config, path: str, owner: str) -> Inputs:
-    label_path = Path(config.label_path.replace(CLIENT_ID, owner)) if config.label_path else None
+    label_path = local_path(config.label_path.replace(CLIENT_ID, owner)) if config.label_path else None
     # Labels that a CSV file has all the same tell what the test set's alerts are worth.
     labelled = config.labels != "none" or bool(config.csv_label_column)
-    return Inputs(Path(path.replace(CLIENT_ID, owner)), label_path, labelled)
+    return Inputs(local_path(path.replace(CLIENT_ID, owner)), label_path, labelled)
 
 
 def _state(file: Path) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from typing import BinaryIO, Protocol, cast
 
 from shared.bounded_files import open_regular
 from shared.data_sources import compressed
-from shared.errors import DataError, OddFileError
+from shared.errors import DataError, NoLogError, OddFileError
 
 _log = logging.getLogger("data")
 LOGGED_BROKEN_LINES = 5
@@ -47,7 +47,7 @@ def list_files(
         skip_folders: names of folders that hold something else.
 
     Raises:
-        DataError: nothing is there.
+        NoLogError: nothing is there.
     """
     if path.is_file():
         return [path]
@@ -60,12 +60,12 @@ def list_files(
         (found if ours else others).append(file)
     if not found:
         there = f"; it has {_names(others)}" if others else ""
-        raise DataError(
+        raise NoLogError(
             f"{path}: expected a file, or a folder with files that end in {', '.join(suffixes)} (also packed){there}"
         )
     if others:
         _tell_left_out(path, _names(others))
-    return sorted(found, key=_order)
+    return sorted(found, key=read_order)
 
 
 def _bare_name(file: Path) -> str:
@@ -88,7 +88,8 @@ def _tell_left_out(path: Path, names: str) -> None:
     _log.info("%s: left out what is no such log: %s", path, names)
 
 
-def _order(file: Path) -> tuple[str, str]:
+def read_order(file: Path) -> tuple[str, str]:
+    """By this files are sorted before they are read: the time that AWS writes into the name, then the path."""
     delivered = _DELIVERY_TIME.search(file.name)
     return (delivered[1] if delivered else "", str(file))
 
@@ -113,6 +114,27 @@ def is_parquet(path: Path) -> bool:
             return file.read(4) == b"PAR1"
     except OSError:
         return False
+
+
+def is_cut_off(path: Path) -> bool:
+    """Whether a packed file or a Parquet file lacks its end, such as one that is still being written.
+
+    A packed file is read to its end for that. A plain one has no end that could be missed.
+    """
+    try:
+        with open_regular(path) as raw:
+            if is_parquet(path):
+                end = raw.seek(0, io.SEEK_END)
+                raw.seek(max(0, end - 4))
+                return raw.read(4) != b"PAR1"
+            stream = compressed.unpacked(raw)
+            while stream is not raw and stream.read(_BUFFER_BYTES):
+                pass
+            return compressed.damage_of(stream) is not None
+    except compressed.DAMAGE:
+        return True
+    except OSError:
+        return False  # of whatever cause: its reader says so
 
 
 @contextmanager

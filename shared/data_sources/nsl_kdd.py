@@ -33,6 +33,7 @@ from shared.data_sources.nsl_kdd_schema import (
 )
 from shared.data_sources.partition import partition_rows
 from shared.data_sources.schema import Column, FeatureSchema, number_column
+from shared.data_sources.stores import local_path
 from shared.data_sources.streams import Stream, generator
 from shared.errors import DataError
 
@@ -82,7 +83,7 @@ def client_rows(config: Config, client_id: int) -> Dataset:
     Raises:
         DataError: the file is missing or malformed, or can't be shared out among so many clients.
     """
-    train = _records(Path(config.data_path) / TRAIN_FILE)
+    train = _records(local_path(config.data_path) / TRAIN_FILE)
     private = np.setdiff1d(np.arange(len(train.families)), _withheld_rows(train))
     parts = partition_rows(
         config.partition,
@@ -101,7 +102,7 @@ def test_rows(config: Config) -> Dataset:
     Raises:
         DataError: the file is missing or malformed.
     """
-    test = _records(Path(config.data_path) / TEST_FILE)
+    test = _records(local_path(config.data_path) / TEST_FILE)
     return _encode(test, np.arange(len(test.families)))
 
 
@@ -111,7 +112,7 @@ def unseen_attacks(config: Config) -> NDArray[np.bool_]:
     Raises:
         DataError: a file is missing or malformed.
     """
-    names = [_read_table(Path(config.data_path) / file)[ATTACK_NAME] for file in (TRAIN_FILE, TEST_FILE)]
+    names = [_read_table(local_path(config.data_path) / file)[ATTACK_NAME] for file in (TRAIN_FILE, TEST_FILE)]
     return ~np.isin(names[1].to_numpy(dtype=str), np.unique(names[0].to_numpy(dtype=str)))
 
 
@@ -121,7 +122,7 @@ def validation_rows(config: Config) -> Dataset:
     Raises:
         DataError: the file is missing or malformed.
     """
-    train = _records(Path(config.data_path) / TRAIN_FILE)
+    train = _records(local_path(config.data_path) / TRAIN_FILE)
     return _encode(train, _withheld_rows(train))
 
 

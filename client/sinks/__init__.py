@@ -1,0 +1,1 @@
+"""Where alerts are sent to: files, Splunk, Elasticsearch and OpenSearch, webhooks."""
