@@ -18,7 +18,7 @@ from shared.data_sources.cloudtrail_identity import principal_key
 from shared.data_sources.cloudtrail_outcome import failed, is_denial
 from shared.data_sources.file_source import Chunk
 from shared.data_sources.schema import Column, FeatureSchema, Kind, bucket_columns, buckets
-from shared.data_sources.windows import latest_time, most_frequent, window_families
+from shared.data_sources.windows import frequencies, latest_time, most_frequent, window_families
 
 IDENTITY_TYPES = ("Root", "IAMUser", "AssumedRole", "FederatedUser", "AWSAccount", "AWSService")
 # Calls that switch off or blind the watching (MITRE ATT&CK T1562.008, T1070), whatever the service.
@@ -192,7 +192,10 @@ def chunk(records: pd.DataFrame, schema: FeatureSchema, memory: Memory, *, label
         }
     )
     if not labelled:
-        meta["apis"] = most_frequent(rows, records["api"], len(first))
+        calls = frequencies(rows, records["api"], len(first))
+        meta["apis"] = [list(of_row) for of_row in calls]
+        meta["call_counts"] = [list(of_row.values()) for of_row in calls]
+        meta["regions"] = most_frequent(rows, records["region"], len(first))
         meta["addresses"] = most_frequent(rows, records["address"], len(first))
         meta["rules"] = rule_hits(records, rows, len(first))
         meta["rare_calls"] = rare_calls(records, rows, len(first), memory.accounts)
