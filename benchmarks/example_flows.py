@@ -15,6 +15,11 @@ import pandas as pd
 
 ATTACKS = ("port scan", "password guessing", "exfiltration")
 _SERVICES = {"https": 443, "dns": 53, "ssh": 22, "smtp": 25, "postgres": 5432}
+_HOSTS = {  # who attacks, or is attacked; no feature
+    "port scan": ("src_ip", "10.1.66.6"),
+    "password guessing": ("dst_ip", "10.2.0.22"),
+    "exfiltration": ("src_ip", "10.1.7.7"),
+}
 _START = 1_760_000_000  # seconds since 1970
 
 
@@ -79,6 +84,8 @@ def flows_of(rows: int, kinds: tuple[str, ...], rng: np.random.Generator) -> pd.
     for position, column in enumerate(("src_ip", "dst_ip"), start=1):
         hosts = rng.integers(1, 255, (len(flows), 2))
         flows.insert(position, column, [f"10.{position}.{a}.{b}" for a, b in hosts])
+    for kind, (column, address) in _HOSTS.items():
+        flows.loc[flows["label"] == kind, column] = address
     return flows.round({"seconds": 3, "bytes_out": 0, "bytes_in": 0})
 
 

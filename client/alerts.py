@@ -7,18 +7,22 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from client import rule_findings
-from client.explain import DENSITY, MODEL, Driver
+from client.explain import DENSITY, MODEL, Driver, natural
 from client.tactics import ATTACK_VERSION, tactics_of
+from client.titles import Headline, plain_name, short_principal
 from shared.bundle import ModelBundle
 from shared.config_checks import CALL_SOURCES
-from shared.data_sources.schema import FeatureSchema, buckets
+from shared.data_sources.schema import Features, FeatureSchema, buckets
+from shared.feedback import PATTERN
+from shared.findings.formats import OWN_PRODUCT
+from shared.kinds import LIKELY
+from shared.record_ids import record_id
 from shared.rules.rule import ALERT_LEVEL, RuleHit
 
 OCSF_VERSION = "1.5.0"
@@ -26,8 +30,8 @@ _INFORMATIONAL, _MEDIUM, _HIGH = (rule_findings.SEVERITIES[level] for level in (
 _LEARNING = (4, "Learning (ML/DL)")  # of `analytic`
 _IP_ADDRESS, _USER_NAME = (2, "IP Address"), (4, "User Name")  # of `observables`
 _PRODUCT = {
-    "name": "Autonomous Cloud Security Orchestrator",
-    "vendor_name": "Autonomous Cloud Security Orchestrator",
+    "name": OWN_PRODUCT,
+    "vendor_name": OWN_PRODUCT,
     "version": importlib.metadata.version("cloud-security-orchestrator"),
 }
 # What CSV flow records call the two ends, in lower case, without blanks, dots and underscores.
@@ -39,6 +43,8 @@ _SOURCE_PORTS, _DESTINATION_PORTS = (
     ("srcport", "sourceport", "sport"),
     ("dstport", "destinationport", "dport", "dsport"),
 )
+_PROTOCOLS = ("protocol", "proto", "protocoltype")
+_PROTOCOL_NAMES = {"1": "icmp", "6": "tcp", "17": "udp", "58": "icmp6"}
 
 
 class Findings:
@@ -52,7 +58,7 @@ class Findings:
 
     def __init__(self, bundle: ModelBundle, threshold: float | None, rule_level: str = ALERT_LEVEL) -> None:
         self._bundle = bundle
-        self._kind = _kind(bundle.schema)
+        self._kind = _rows_like(bundle.schema)
         self._threshold = threshold
         self._rule_level = rule_level
         self._model = {
@@ -79,24 +85,28 @@ class Findings:
     def finding(
         self,
         source: Mapping[str, Any],
+        raw: Features,
         score: float,
         drivers: Sequence[Driver],
         created: int,
         place: str = "",
         detector: str = MODEL,
+        nearest: tuple[str, float] | None = None,
     ) -> dict[str, Any]:
         """One alert, or one record of a ranking.
 
         Args:
             source: where the record comes from: one row of what `stream_features` yields first.
+            raw: its features before scaling, (features,).
             score: of the record.
             drivers: of the score, the largest first.
             created: now, in milliseconds since 1970.
             place: in the ranking, in words.
             detector: whose score it is, and whose drivers: `MODEL` or `DENSITY`.
+            nearest: the kind of attack that its features are likest to, and how probable that is; None: unknown.
         """
+        uid = record_id(self._bundle.schema, source, raw)
         source = {name: _plain(value) for name, value in source.items()}
-        # They are not of the record: other rules, or more logs before it, make it no other record.
         hits: list[RuleHit] = source.pop("rules") if self._kind == "cloudtrail" else []
         rare_calls = source.pop("rare_calls") if self._kind == "cloudtrail" else []
         by_model = self._threshold is not None and score > self._threshold
@@ -105,9 +115,8 @@ class Findings:
             [self._severity(score) if by_model else _INFORMATIONAL]
             + [rule_findings.SEVERITIES[hit.rule.level] for hit in by_rules]
         )
-        uid = self._uid(source)
         apis = source["apis"] if self._kind == "cloudtrail" else []
-        scored = f"{self._subject(source)}: {'anomaly' if detector == DENSITY else 'attack'} score {score:.4f}"
+        scored = f"{'anomaly' if detector == DENSITY else 'attack'} score {score:.4f}"
         reasons = [f"above the threshold of {self._threshold:.4f}"] if by_model else []
         reasons += [rule_findings.in_words(by_rules)] if by_rules else []
         analytics = [self._analytic, *map(rule_findings.analytic, hits)]
@@ -115,7 +124,7 @@ class Findings:
             analytics = analytics[1:]
         info: dict[str, Any] = {
             "uid": uid,
-            "title": scored if by_model or not by_rules else f"{self._subject(source)}: {by_rules[0].rule.title}",
+            "title": "",
             "types": ["Anomaly" if not apis else "Suspicious API activity"],
             "created_time": created,
             "analytic": analytics[0],
@@ -142,7 +151,7 @@ class Findings:
             "status_id": 1,
             "status": "New",
             "is_alert": bool(reasons),
-            "message": f"{scored}, {' and '.join(reasons) or place}",
+            "message": "",
             "metadata": {
                 "version": OCSF_VERSION,
                 "product": _PRODUCT,
@@ -150,12 +159,14 @@ class Findings:
                 "uid": uid,
             },
             "finding_info": info,
-            "evidences": _evidences(self._kind, source, tactics),
+            "evidences": _evidences(self._kind, source, tactics, _numbers(self._bundle.schema, raw)),
             "unmapped": {
                 "raised_by": ["model"] * by_model + ["rules"] * bool(by_rules),
                 "score": score,
                 "scored_by": detector,
                 "threshold": self._threshold,
+                "kind": _kind(by_rules, tactics, nearest),
+                "pattern": "",
                 "model": self._model,
                 "drivers": [_shown(driver, self._kind, source, self._bundle.schema.hash_width) for driver in drivers],
             },
@@ -164,9 +175,12 @@ class Findings:
             info["first_seen_time"], info["last_seen_time"] = source["start"] * 1000, source["end"] * 1000
             finding["start_time"], finding["end_time"] = source["start"] * 1000, source["end"] * 1000
         if self._kind == "cloudtrail":
-            finding["unmapped"] |= {"rules": rule_findings.shown(hits), "rare_calls": rare_calls}
+            finding["unmapped"] |= {"rules": rule_findings.shown(hits, by_rules), "rare_calls": rare_calls}
         if observables := _observables(self._kind, source):
             finding["observables"] = observables
+        info["title"] = Headline.of(finding).text
+        finding["message"] = f"{info['title']}: {scored}, {' and '.join(reasons) or place}"
+        finding["unmapped"]["pattern"] = _pattern(finding, by_rules)
         return finding
 
     def _severity(self, score: float) -> tuple[int, str]:
@@ -174,20 +188,50 @@ class Findings:
         highest = self._bundle.threshold.highest_benign
         return _HIGH if highest is not None and score > highest else _MEDIUM
 
-    def _uid(self, source: Mapping[str, Any]) -> str:
-        """The same for the same record and model, so that a second scoring makes no second finding."""
-        named = json.dumps([self._model, source], sort_keys=True, default=str)
-        return hashlib.sha256(named.encode()).hexdigest()[:32]
 
-    def _subject(self, source: Mapping[str, Any]) -> str:
-        if self._kind == "cloudtrail":
-            return f"{source['principal']}, {source['events']} API calls"
-        if self._kind == "vpc_flow":
-            return f"{source['source']}, {source['flows']} flows"
-        return f"{source['file']}, line {source['line']}"
+def _kind(
+    by_rules: Sequence[RuleHit], tactics: Mapping[tuple[str, str], Any], nearest: tuple[str, float] | None
+) -> dict[str, Any] | None:
+    """The kind of attack, and what says so: a rule before a call that is known for it, that before the features."""
+    for hit in by_rules:
+        if hit.rule.tactics:
+            return {"name": hit.rule.tactics[0], "by": "rules"}
+    for _, name in tactics:
+        return {"name": name.lower().replace(" ", "-"), "by": "calls"}
+    if nearest is not None and nearest[1] >= LIKELY:
+        return {"name": nearest[0], "by": "model", "probability": round(nearest[1], 4)}
+    return None
 
 
-def _kind(schema: FeatureSchema) -> str:
+def _pattern(finding: Mapping[str, Any], by_rules: Sequence[RuleHit]) -> str:
+    """The id of alerts alike: of one principal or pair of ends, with the same rules or kind of attack; empty where a
+    record names neither.
+    """
+    evidence = finding["evidences"][0]
+    if "actor" in evidence:
+        user = evidence["actor"]["user"]
+        who = [short_principal(user["name"]), user.get("account")]
+    else:
+        who = [evidence.get("src_endpoint", {}).get("ip"), evidence.get("dst_endpoint")]
+    if not any(who):
+        return ""
+    kind = finding["unmapped"]["kind"]
+    what = sorted(hit.rule.uid for hit in by_rules) or (kind and kind["name"])
+    text = json.dumps([finding["metadata"]["log_name"], who, what], sort_keys=True)
+    return PATTERN + hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _numbers(schema: FeatureSchema, raw: Features) -> dict[str, int]:
+    """Ports and protocols that are features, and so in no text of the record."""
+    wanted = {*_SOURCE_PORTS, *_DESTINATION_PORTS, *_PROTOCOLS}
+    return {
+        column.name: round(natural(column, float(value)))
+        for column, value in zip(schema.columns, raw, strict=True)
+        if column.kind == "numeric" and plain_name(column.name) in wanted
+    }
+
+
+def _rows_like(schema: FeatureSchema) -> str:
     """Whose rows these are like; never guessed by a table's names: a CSV file may call its columns as it likes."""
     if schema.source in CALL_SOURCES:
         return "vpc_flow" if "flows" in schema.names else "cloudtrail"
@@ -195,7 +239,10 @@ def _kind(schema: FeatureSchema) -> str:
 
 
 def _evidences(
-    kind: str, source: Mapping[str, Any], tactics: Mapping[tuple[str, str], list[str]]
+    kind: str,
+    source: Mapping[str, Any],
+    tactics: Mapping[tuple[str, str], list[str]],
+    numbers: Mapping[str, int],
 ) -> list[dict[str, Any]]:
     evidence: dict[str, Any] = {"data": dict(source)}
     if kind == "cloudtrail":
@@ -204,8 +251,12 @@ def _evidences(
         calls = [api for apis in tactics.values() for api in apis]
         told = [_call(api) for api in calls]
         return [evidence, *({"api": call} for call in told)]
-    if ends := _ends(kind, source):
+    if ends := _ends(kind, {**numbers, **source}):
         evidence |= ends
+        by_name = {plain_name(name): value for name, value in {**numbers, **source}.items()}
+        protocol = str(next((by_name[name] for name in _PROTOCOLS if by_name.get(name)), ""))
+        if protocol and kind != "vpc_flow":
+            evidence["connection_info"] = {"protocol_name": _PROTOCOL_NAMES.get(protocol, protocol).casefold()}
     return [evidence]
 
 
@@ -219,7 +270,7 @@ def _ends(kind: str, source: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """`src_endpoint` and `dst_endpoint`, as far as the record names them."""
     if kind == "vpc_flow":
         return {"src_endpoint": {"ip": source["source"]}}
-    by_name = {_plain_name(name): value for name, value in source.items()}
+    by_name = {plain_name(name): value for name, value in source.items()}
     ends: dict[str, dict[str, Any]] = {}
     for end, addresses, ports in (
         ("src_endpoint", _SOURCE_NAMES, _SOURCE_PORTS),
@@ -230,11 +281,6 @@ def _ends(kind: str, source: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         if address:
             ends[end] = {"ip": address} | ({"port": int(port)} if port is not None else {})
     return ends
-
-
-@lru_cache(maxsize=1024)
-def _plain_name(name: str) -> str:
-    return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
 def _observables(kind: str, source: Mapping[str, Any]) -> list[dict[str, Any]]:

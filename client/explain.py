@@ -130,7 +130,7 @@ class Explainer:
         columns = self._columns[field]
         first = self._schema.columns[columns[0]]
         if first.kind != "category" or first.name == first.field:
-            return _natural(first, float(raw[columns[0]]))
+            return natural(first, float(raw[columns[0]]))
         present = [self._schema.columns[column].value for column in columns if raw[column]]
         return present[0] if present else None
 
@@ -168,7 +168,7 @@ def _fields(schema: FeatureSchema) -> tuple[list[str], NDArray[np.int64]]:
     return list(names), np.array(of_column)
 
 
-def _natural(column: Column, value: float) -> float:
+def natural(column: Column, value: float) -> float:
     """The inverse of the logarithm that the source took, if it took one."""
     if column.log:
         value = float(np.sign(value) * np.expm1(abs(value)))

@@ -16,7 +16,8 @@ from shared.errors import ConfigError
 if TYPE_CHECKING:  # at run time only after the arguments are read
     from client.scoring import Summary
     from shared.bundle import ModelBundle
-    from shared.rules.rule import RuleSet
+    from shared.feedback import Suppressions
+    from shared.rules.rule import Rules
 
 _log = logging.getLogger("score")
 _LONGEST_POLL, _LONGEST_HISTORY = 86_400.0, 168.0
@@ -113,7 +114,8 @@ def follow(
     sinks: Sequence[Sink],
     bundle: "ModelBundle",
     threshold: float | None,
-    rules: "RuleSet | None",
+    rules: "Rules | None",
+    suppressions: "Suppressions",
 ) -> "Summary":
     """Score what is there, or go on for ever, and send the alerts.
 
@@ -127,7 +129,7 @@ def follow(
 
     if threshold is None and rules is None:
         raise ConfigError("this model has no threshold to alert above; give one with --threshold")
-    scorer = Scorer(bundle, threshold, TOP, rules, args.rule_level)
+    scorer = Scorer(bundle, threshold, TOP, rules, args.rule_level, suppressions)
     model = {
         "run": bundle.run, "round": bundle.round, "schema": bundle.schema.hash(), "model": bundle.model_sha256,
     }  # fmt: skip

@@ -41,8 +41,8 @@ def attacks(hits: Iterable[RuleHit], known: Collection[str]) -> list[dict[str, A
     return list(found.values())
 
 
-def shown(hits: Iterable[RuleHit]) -> list[dict[str, Any]]:
-    """All hits for whoever reads the alert, as its own entry."""
+def shown(hits: Iterable[RuleHit], raised: Collection[RuleHit]) -> list[dict[str, Any]]:
+    """All hits for whoever reads the alert, as its own entry; those of `raised` make it an alert."""
     return [
         {
             "uid": hit.rule.uid,
@@ -51,6 +51,8 @@ def shown(hits: Iterable[RuleHit]) -> list[dict[str, Any]]:
             "tags": list(hit.rule.tags),
             "records": hit.records,
             "first_event_id": hit.first_event_id,
+            "call": hit.call,
+            "raised": hit in raised,
         }
         for hit in hits
     ]

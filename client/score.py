@@ -2,7 +2,8 @@
 
 python client/score.py --model logs/latest --input data/new-flows.csv --output alerts.jsonl
 python client/score.py --model logs/latest --input data/mon data/tue.json.gz --output alerts.jsonl --threshold 0.9
-python client/score.py --model logs/latest --input data/mon --output ranked.jsonl --top 50
+python client/score.py --model logs/latest --input data/mon --output ranked.jsonl --rank 50
+python client/score.py --model logs/latest --input data/mon --output alerts.jsonl --top 20 --page alerts.html
 python client/score.py --model logs/latest --input data/cloudtrail --output alerts.jsonl --rules_path ~/sigma/rules
 python client/score.py --model logs/latest --input s3://bucket/logs --follow --state state --sink splunk=https://splunk:8088
 """
@@ -15,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from client import score_view
 from client.follow_options import add_follow_options, check_options, follow, follows
 from shared import cli
 from shared.console import setup_logging
@@ -49,10 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "least the alert_min_score that it was trained with, 0.5 unless set)",
     )  # fmt: skip
     group.add_argument(
-        "--top", type=int, metavar="N",
-        help="write the N records with the highest scores instead, none of them as an alert (default: 20 where the "
-        "model has no threshold)",
+        "--rank", type=int, metavar="N",
+        help="write the N records with the highest scores instead, none of them as an alert (default: as many as --top "
+        "where the model has no threshold)",
     )  # fmt: skip
+    score_view.add_options(parser)
     parser.add_argument(
         "--rules_path", metavar="FOLDER", help="Sigma rules to evaluate on the records as well: of cloudtrail and audit"
     )
@@ -77,20 +80,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _score(args: argparse.Namespace) -> None:
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise ConfigError(f"--threshold {args.threshold}: expected 0 to 1")
-    if args.top is not None and not 1 <= args.top <= _MOST_RANKED:
-        raise ConfigError(f"--top {args.top}: expected 1 to {_MOST_RANKED}")
-    sinks = check_options(args, ranked=args.top is not None)
+    for name in ("top", "rank"):
+        number = getattr(args, name)
+        if number is not None and not 1 <= number <= _MOST_RANKED:
+            raise ConfigError(f"--{name} {number}: expected 1 to {_MOST_RANKED}")
+    if args.max_broken_share is not None and not 0 <= args.max_broken_share <= 1:
+        raise ConfigError(f"--max_broken_share {args.max_broken_share}: expected 0 to 1")
+    if args.findings_path and not args.navigator:
+        raise ConfigError(
+            "--findings_path: findings are for --navigator here; labels take findings_path in the settings"
+        )
+    sinks = check_options(args, ranked=args.rank is not None)
     # PyTorch is seconds to load: not for a mistyped option.
     import torch
 
-    from client.scoring import TOP, score_files
+    from client.scoring import score_files
     from shared.bundle import ModelBundle
+    from shared.feedback import Suppressions, load_feedback
 
     keep_files_private()  # an alert names the tenant's users and addresses
     torch.set_num_threads(1)  # a part's work in the model is too small for more threads to pay
     bundle = ModelBundle.load(args.model, args.model_class)
     bundle = _with_tables(bundle, args.audit_map)
     _log.info("model of run %s after round %d, schema %s…", bundle.run, bundle.round, bundle.schema.hash()[:16])
+    if args.max_broken_share is not None:
+        bundle = replace(bundle, config=bundle.config.replace(max_broken_share=args.max_broken_share))
+    suppressions = Suppressions(load_feedback(Path(args.feedback)) if args.feedback else {})
+    score_view.check(args, bundle)
     threshold = _threshold(bundle, args)
     rules = None
     if args.rules_path:
@@ -98,10 +114,11 @@ def _score(args: argparse.Namespace) -> None:
 
         rules = load_rules(bundle.config, Path(args.rules_path))
     if follows(args):
-        summary = follow(args, sinks, bundle, threshold, rules)
+        summary = follow(args, sinks, bundle, threshold, rules, suppressions)
         return _report(summary, bundle, ", ".join(sink.where for sink in sinks), ranked=False)
-    inputs = [local_path(path) for path in args.input]
-    summary = score_files(bundle, inputs, Path(args.output), threshold, args.top or TOP, rules, args.rule_level)
+    inputs, ranked = [local_path(path) for path in args.input], args.rank or args.top
+    summary = score_files(bundle, inputs, Path(args.output), threshold, ranked, rules, args.rule_level, suppressions)
+    score_view.present(args, summary, bundle, threshold, suppressions)
     _report(summary, bundle, args.output, ranked=threshold is None)
 
 
@@ -117,7 +134,7 @@ def _threshold(bundle: "ModelBundle", args: argparse.Namespace) -> float | None:
     if args.threshold is not None:
         _log.info("alerts are for scores above %.6g, as asked", args.threshold)
         return float(args.threshold)
-    if args.top is not None:
+    if args.rank is not None:
         _log.info("records are ranked, as asked, and none alerts")
         return None
     try:
@@ -144,6 +161,8 @@ def _report(summary: "Summary", bundle: "ModelBundle", output: str, *, ranked: b
         _log.info("%d alerts (%.2f %%) in %s", summary.alerts, 100 * share, output)
     if summary.by_rules:
         _log.info("%d of them raised by rules, %d of these by the model too", summary.by_rules, summary.by_both)
+    if summary.suppressed:
+        _log.warning("%d more are left out, which analysts said no to for now (--feedback)", summary.suppressed)
     note = summary.drift_note(bundle)
     (_log.warning if summary.drifted else _log.info)("%s", note)
 

@@ -20,6 +20,7 @@ from shared.data_sources.files import BrokenLines
 from shared.data_sources.schema import Features
 from shared.data_utils import stream_features
 from shared.errors import ConfigError, DataError
+from shared.feedback import Suppressions
 from shared.metrics import attack_scores, predict_probabilities
 from shared.preprocessing import BINS, FeatureHistogram
 from shared.rules.rule import ALERT_LEVEL, Rules
@@ -44,6 +45,7 @@ class Summary:
         by_rules: of the alerts, those that a rule raised, whatever their score.
         by_both: of these, those above the threshold.
         ranked: others that were written as a ranking, where there is no threshold.
+        suppressed: that would have been written, and that an analyst said no to for now.
         lines: that were read, with the broken ones among them.
         broken: lines that were skipped.
         seconds: from the first byte to the last alert.
@@ -56,6 +58,7 @@ class Summary:
     by_rules: int = 0
     by_both: int = 0
     ranked: int = 0
+    suppressed: int = 0
     lines: int = 0
     broken: int = 0
     seconds: float = 0.0
@@ -86,6 +89,7 @@ def score_files(
     top: int = TOP,
     rules: Rules | None = None,
     rule_level: str = ALERT_LEVEL,
+    suppressions: Suppressions | None = None,
 ) -> Summary:
     """Score files and write an alert, one line of JSON, for each record above the threshold, or rank them.
 
@@ -103,6 +107,7 @@ def score_files(
         top: how many of them.
         rules: Sigma rules to evaluate on the records; hits of a lower level are in the alerts as well.
         rule_level: one of `shared.rules.rule.LEVELS`.
+        suppressions: what analysts said no to for now; such lines are left out, and counted.
 
     Raises:
         DataError: a file is missing, malformed or does not fit the model.
@@ -116,12 +121,12 @@ def score_files(
         stream = part.open("x", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--output {output}: {error.strerror}; expected a file that can be written") from None
-    scorer = Scorer(bundle, threshold, top, rules, rule_level)
+    scorer = Scorer(bundle, threshold, top, rules, rule_level, suppressions)
     with stream:
         writer = _Lines(stream)
         for path in inputs:
             scorer.score(path, writer)
-        scorer.write_ranking(stream)
+        scorer.write_ranking(writer)
     part.replace(output)
     scorer.summary.seconds = time.perf_counter() - start
     return scorer.summary
@@ -160,16 +165,22 @@ class Scorer:
     """Scores files, one after the other, by one model.
 
     Args:
-        bundle, threshold, top, rules, rule_level: as in `score_files`.
+        bundle, threshold, top, rules, rule_level, suppressions: as in `score_files`.
 
     Attributes:
         summary: of all that was scored so far.
     """
 
     def __init__(
-        self, bundle: ModelBundle, threshold: float | None, top: int, rules: Rules | None, rule_level: str
+        self,
+        bundle: ModelBundle,
+        threshold: float | None,
+        top: int,
+        rules: Rules | None,
+        rule_level: str,
+        suppressions: Suppressions | None = None,
     ) -> None:
-        self._bundle = bundle
+        self._bundle, self._suppressions = bundle, suppressions or Suppressions({})
         self._threshold, self._top, self._rules = threshold, top, rules
         self._ranked: list[_Ranked] = []  # a heap, the lowest score first
         self._model = bundle.build_detector()
@@ -194,22 +205,39 @@ class Scorer:
             by_rules = self._by_rules(meta) & wanted  # (rows,)
             by_model = np.zeros_like(by_rules) if self._threshold is None else (scores > self._threshold) & wanted
             alerts = np.flatnonzero(by_model | by_rules)
-            self.summary.alerts += len(alerts)
-            self.summary.by_rules += int(by_rules.sum())
-            self.summary.by_both += int((by_model & by_rules).sum())
             if self._threshold is None:
                 self._rank(np.where(by_rules, -np.inf, scores), meta, scaled, raw)
             for rows in _parts(alerts):
                 drivers = self._explainer.drivers(scaled[rows], raw[rows], DRIVERS)
                 detectors = self._explainer.detectors(scaled[rows])
+                nearest = self._nearest(scaled[rows])
                 sources = meta.iloc[rows].to_dict("records")
                 created = time.time_ns() // 1_000_000
-                for source, row, own, by in zip(sources, rows, drivers, detectors, strict=True):
-                    finding = self._findings.finding(source, float(scores[row]), own, created, detector=by)
-                    writer.add(finding, source, raw[row])
+                for source, row, own, by, kind in zip(sources, rows, drivers, detectors, nearest, strict=True):
+                    finding = self._findings.finding(
+                        source, raw[row], float(scores[row]), own, created, detector=by, nearest=kind
+                    )
+                    self._add(finding, source, raw[row], writer)
             writer.end_part()
         self.summary.lines += broken.lines
         self.summary.broken += broken.broken
+
+    def _nearest(self, scaled: Features) -> Sequence[tuple[str, float] | None]:
+        return self._bundle.kinds.nearest(scaled) if self._bundle.kinds else [None] * len(scaled)
+
+    def _add(self, finding: dict[str, Any], source: Mapping[str, Any], raw: Features, writer: Writer) -> None:
+        """Hand on one alert or ranked record, unless a suppression covers it."""
+        if self._suppressions.cover(finding["finding_info"]["uid"], finding["unmapped"]["pattern"]):
+            self.summary.suppressed += 1
+            return
+        if finding["is_alert"]:
+            by = finding["unmapped"]["raised_by"]
+            self.summary.alerts += 1
+            self.summary.by_rules += "rules" in by
+            self.summary.by_both += len(by) > 1
+        else:
+            self.summary.ranked += 1
+        writer.add(finding, source, raw)
 
     def _by_rules(self, meta: pd.DataFrame) -> NDArray[np.bool_]:
         """Which rows a rule makes alerts, (rows,)."""
@@ -234,16 +262,17 @@ class Scorer:
             if len(self._ranked) > self._top:
                 heapq.heappop(self._ranked)
 
-    def write_ranking(self, stream: TextIO) -> None:
+    def write_ranking(self, writer: Writer) -> None:
         """The lines of the records with the highest scores, the highest first; none where there is a threshold."""
-        self.summary.ranked += len(self._ranked)
-        of = self.summary.records - self.summary.alerts
+        of = self.summary.records - self.summary.by_rules
         for place, (score, _, source, scaled, raw) in enumerate(sorted(self._ranked, key=_order), start=1):
             (drivers,) = self._explainer.drivers(scaled, raw, DRIVERS)
             (by,) = self._explainer.detectors(scaled)
             told = f"number {place} of {of:,} by its score, in a ranking without a threshold"
-            finding = self._findings.finding(source, score, drivers, time.time_ns() // 1_000_000, told, by)
-            stream.write(json.dumps(finding, allow_nan=False) + "\n")
+            (kind,) = self._nearest(scaled)
+            created = time.time_ns() // 1_000_000
+            finding = self._findings.finding(source, raw[0], score, drivers, created, told, by, kind)
+            self._add(finding, source, raw[0], writer)
 
 
 _Ranked = tuple[float, int, dict[str, Any], Features, Features]  # score, minus the record's number, meta, scaled, raw

@@ -35,6 +35,7 @@ from shared.forest.model import flaw_of
 from shared.fusion import Fusion
 from shared.fusion_json import density_to_plain, with_density
 from shared.json_values import exact, numbers
+from shared.kinds import AttackKinds
 from shared.model import build_model, set_parameters
 from shared.plugins import check_named
 from shared.preprocessing import BINS, FeatureHistogram, Preprocessing
@@ -43,21 +44,21 @@ from shared.threshold import AlertThreshold, choose_threshold
 
 _log = logging.getLogger("bundle")
 
-FORMAT = 5
+FORMAT = 6
 BUNDLE_FILE, MODEL_FILE = "bundle.json", "model.safetensors"
 # What building the model and reading new files go by. A setting that either comes to need belongs here.
 _MODEL_SETTINGS = ("model", "num_features", "num_hidden_units", "num_classes")
 _FOREST_SETTINGS = ("model", "num_features", "num_classes", "forest_trees", "forest_parallel", "forest_depth")
 _READING_SETTINGS = (
     "data_source", "csv_label_column", "csv_benign_values", "csv_family_column", "csv_drop_columns",
-    "csv_categorical_columns", "label_path", "label_field", "label_patterns", "labels", "rules_path",
+    "csv_categorical_columns", "label_path", "label_field", "label_patterns", "labels", "rules_path", "findings_path",
     "window_minutes", "vpc_fields", "hash_width", "max_broken_share",
 )  # fmt: skip
-_PATHS = ("label_path", "rules_path", "audit_map")
+_PATHS = ("label_path", "rules_path", "findings_path", "audit_map")
 _SETTINGS_OF = {"audit": ("audit_map",), "ocsf": ("ocsf_events",)}  # what one source alone reads by
 _ENTRIES = {
     "format", "run", "round", "model", "schema", "schema_sha256", "scaler", "histogram", "settings", "threshold",
-    "metrics", "density", "sha256",
+    "metrics", "density", "kinds", "sha256",
 }  # fmt: skip
 _MOST_BYTES = 1 << 30
 _NO_PATH = "-"  # never read: the files to score are named when they are
@@ -78,6 +79,7 @@ class ModelBundle:
         metrics: the record of that round, as in `metrics.jsonl`.
         model_sha256: of the bytes of `model.safetensors`, 64 hex digits.
         fusion: what the density beside the model is worth; None where there is none.
+        kinds: which kind of attack an alert is like; None where the validation rows name no kinds.
     """
 
     run: str
@@ -89,6 +91,7 @@ class ModelBundle:
     metrics: dict[str, Any]
     model_sha256: str
     fusion: Fusion | None = None
+    kinds: AttackKinds | None = None
 
     @property
     def schema(self) -> FeatureSchema:
@@ -154,6 +157,7 @@ class ModelBundle:
             "threshold": asdict(self.threshold),
             "metrics": self.metrics,
             "density": density_to_plain(self.preprocessing.benign, self.fusion),
+            "kinds": self.kinds and self.kinds.to_plain(),
         }
         return json.dumps(values | {"sha256": _digest(values)}, indent=1, allow_nan=False).encode() + b"\n"
 
@@ -198,6 +202,7 @@ def save_bundle(
         metrics=dict(record),
         model_sha256=hashlib.sha256(save(dict(parameters))).hexdigest(),
         fusion=fusion,
+        kinds=AttackKinds.of(validation),
     )
     if not (folder / BUNDLE_FILE).exists():
         try:
@@ -230,6 +235,7 @@ def _parse(raw: bytes, model_bytes: bytes, model_class: str) -> ModelBundle:
         if not isinstance(run, str) or type(number) is not int or number < 1 or not isinstance(metrics, dict):
             raise ValueError(f"run = {run!r:.80}, round = {number!r:.80}: expected a text and a number from 1")
         threshold = AlertThreshold.from_json(values["threshold"])
+        kinds = AttackKinds.from_plain(values["kinds"], len(preprocessing.schema))
         model_sha256 = hashlib.sha256(model_bytes).hexdigest()
         if model_sha256 != values["model"]["sha256"]:
             raise ValueError(f"{MODEL_FILE} is not the file that {BUNDLE_FILE} was made with: its SHA-256 differs")
@@ -241,7 +247,7 @@ def _parse(raw: bytes, model_bytes: bytes, model_class: str) -> ModelBundle:
         )
     check_named("model", config.model, "--model_class", model_class)
     parameters = _parameters(config, model_bytes)
-    return ModelBundle(run, number, config, preprocessing, parameters, threshold, metrics, model_sha256, fusion)
+    return ModelBundle(run, number, config, preprocessing, parameters, threshold, metrics, model_sha256, fusion, kinds)
 
 
 def _check_form(values: Any) -> None:

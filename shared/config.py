@@ -155,11 +155,14 @@ class Config(BaseModel):
     label_field: str = setting("", "logs: field that tells an attack")
     label_patterns: Texts = setting((), "logs: patterns of `label_field` that mean attack")
     label_ignored: Texts = setting((), "cloudtrail, audit, ocsf: rules field=pattern & … for records of neither class")
-    labels: Literal["", "rules", "none"] = setting(
+    labels: Literal["", "rules", "findings", "none"] = setting(
         "",
-        "rules = hits of Sigma rules are the labels (cloudtrail, audit); none = no label is used, only the density",
+        "logs: rules = hits of Sigma rules are the labels; findings = those of other detectors; none = no label is "
+        "used, the density is the detector",
     )
-    rules_path: str = setting("", "cloudtrail, audit: folder of Sigma rules, for `labels: rules`")
+    rules_path: str = setting("", "cloudtrail, audit: folder of Sigma rules, for `labels: rules` and under findings")
+    findings_path: str = setting("", "logs: file or folder of findings, for `labels: findings`")
+    feedback_path: str = setting("", "csv, logs: CSV file of analysts' verdicts on alerts, which stand over all labels")
     window_minutes: int = setting(5, "logs: length of the window that makes one row", low=1, high=1440)
     vpc_fields: str = setting("", "vpc_flow: fields of a line; empty: by the header line, else the default format")
     audit_map: str = setting("", "audit: your own table of a service's fields, or a folder of such tables")

@@ -17,6 +17,7 @@ CLIENT_ID = "{client_id}"  # stands for the client's number in a path
 MASKABLE = ("paillier", "kahe")  # schemes whose ciphertexts are Paillier's, which masks are made for
 FILE_SOURCES = ("csv", "cloudtrail", "vpc_flow", "audit", "ocsf")
 CALL_SOURCES = ("cloudtrail", "audit", "ocsf")  # whose rows are of principals, ocsf with `ocsf_events: calls`
+JOINED_SOURCES = ("cloudtrail", "vpc_flow")  # that findings are joined to
 MAX_DENSITY_FEATURES = 1000  # half a million numbers from each tenant
 MIN_NODE_ROWS, MIN_NODE_HESSIAN = 10, 1.0  # of a forest: what smaller nodes would show is in docs/privacy.md
 
@@ -212,11 +213,21 @@ def _check_data(c: "Config") -> None:
                 "data_source nsl_kdd has 122 features and 2 classes"
             )
     if (c.labels == "rules" or c.rules_path) and (
-        c.data_source not in ("cloudtrail", "audit") or c.labels != "rules" or not c.rules_path
+        c.data_source not in ("cloudtrail", "audit") or c.labels not in ("rules", "findings") or not c.rules_path
     ):
         raise ConfigError(
             f"labels = {c.labels!r}, rules_path = {c.rules_path!r}: give both or none, and with data_source cloudtrail "
             "or audit alone; for alerts rules are an option of client/score.py, --rules_path"
+        )
+    if bool(c.findings_path) != (c.labels == "findings") or (c.findings_path and c.data_source not in JOINED_SOURCES):
+        raise ConfigError(
+            f"labels = {c.labels!r}, findings_path = {c.findings_path!r}: give labels: findings and the path, or "
+            f"neither, and with data_source {' or '.join(JOINED_SOURCES)} alone, whose records have times and addresses"
+        )
+    if c.feedback_path and (c.data_source not in FILE_SOURCES or c.labels == "none"):
+        raise ConfigError(
+            f"feedback_path = {c.feedback_path!r}: verdicts are labels of {', '.join(FILE_SOURCES)}, and with labels: "
+            "none there are none; leave it out, and give client/score.py --feedback for suppressions"
         )
     if c.data_source in FILE_SOURCES:
         _check_file_source(c)
@@ -271,7 +282,7 @@ def _check_file_source(c: "Config") -> None:
         raise ConfigError(
             f"label_path = {c.label_path!r}, label_field = {c.label_field!r}, label_patterns = "
             f"{list(c.label_patterns)}: data_source {c.data_source} needs a file of labels, or else a field and its "
-            "patterns; cloudtrail and audit can do with labels: rules, all of them with labels: none"
+            "patterns; cloudtrail and audit can do with labels: rules, cloudtrail and vpc_flow with findings, all with none"
         )
 
 

@@ -122,7 +122,7 @@ def bit_flipped(folder: Path) -> None:
         (rewritten(lambda v: v["scaler"]["ranks"].reverse(), new_digest=False), "content was changed or damaged"),
         (rewritten(lambda v: v.pop("metrics"), new_digest=True), "'metrics' is missing"),
         (forged("extra", value=1), "'extra' is missing or unknown"),
-        (forged("format", value=1), "this version reads format 5"),
+        (forged("format", value=1), "this version reads format 6"),
         (forged("schema_sha256", value="0" * 64), "does not have the SHA-256"),
         (forged("schema", "columns", 0, "name", value="other"), "does not have the SHA-256"),
         (forged("schema", value=[]), "feature schema"),

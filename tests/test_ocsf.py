@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from py_ocsf_models.events.findings.detection_finding import DetectionFinding
 
@@ -42,10 +43,12 @@ def test_an_alert_on_cloudtrail_is_a_detection_finding(tmp_path: Path, monkeypat
     monkeypatch.setattr(findings, "_kind", "cloudtrail")
     source = {
         "start": 1_700_000_100, "end": 1_700_000_400, "principal": "mallory", "account": "111122223333", "events": 3,
-        "first_event_id": "e-1", "apis": ["cloudtrail.amazonaws.com:StopLogging"], "addresses": ["203.0.113.9"],
+        "first_event_id": "e-1", "apis": ["cloudtrail.amazonaws.com:StopLogging"], "call_counts": [3],
+        "regions": ["us-east-1"], "addresses": ["203.0.113.9"],
         "rules": [], "rare_calls": [],
     }  # fmt: skip
-    alert = findings.finding(source, 0.9, [Driver("events", 3.0, 1.5)], 1_700_000_500_000)
+    raw = np.zeros(len(bundle.schema), dtype=np.float32)
+    alert = findings.finding(source, raw, 0.9, [Driver("events", 3.0, 1.5)], 1_700_000_500_000)
     finding = checked(json.loads(json.dumps(alert)))
     assert finding.evidences
     assert any(evidence.api for evidence in finding.evidences)

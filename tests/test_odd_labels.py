@@ -1,6 +1,7 @@
 """What would make figures that mean nothing is refused, or said in a line that nobody misses."""
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,7 @@ def test_a_tenant_without_one_class_is_told_and_those_with_both_are_not(
     config = settings(tmp_path / "tenant-{client_id}.csv", test_path=str(tmp_path / "test.csv"))
     load_client_data(config, 0)
     load_test_data(config)
-    assert not caplog.records
+    assert not [line for line in caplog.records if line.levelno >= logging.WARNING]
     load_client_data(config, 1)
     assert "tenant-1.csv: NO ATTACK" in caplog.text
 
@@ -172,7 +173,7 @@ def test_an_index_under_any_name_is_named_and_what_does_not_count_rows_is_not(
     load_client_data(
         settings(table(tmp_path / "b.csv", SOME, "nr", [2 * value for value in values]), num_features=3), 0
     )
-    assert not caplog.records
+    assert not [line for line in caplog.records if line.levelno >= logging.WARNING]
 
 
 @pytest.mark.parametrize("name", ["", "Unnamed: 0", "Unnamed: 0.1", "__index_level_0__"])
@@ -192,7 +193,7 @@ def test_columns_of_noise_are_not_said_to_tell_the_label(caplog: pytest.LogCaptu
         labels = np.arange(rows) % 2
         data = Dataset(features.astype(np.float32), labels, np.where(labels, "x", "benign"))
         tell_telling_columns("client 0", schema, data, "drop it")
-    assert not caplog.records
+    assert not [line for line in caplog.records if line.levelno >= logging.WARNING]
 
 
 def test_a_tally_is_bounded_and_says_what_it_counted() -> None:

@@ -114,6 +114,8 @@ def test_every_python_command_has_its_script_config_and_options() -> None:
                 source += (ROOT / "shared/cli.py").read_text(encoding="utf-8")
             if "add_follow_options(" in source:
                 source += (ROOT / "client/follow_options.py").read_text(encoding="utf-8")
+            if "score_view.add_options(" in source:
+                source += (ROOT / "client/score_view.py").read_text(encoding="utf-8")
             for argument, value in zip(arguments, [*arguments, ""][1:], strict=True):
                 assert not argument.startswith("--") or f'"{argument}"' in source, f"{document.name}: {command}"
                 if argument == "--config" and value not in to_be_saved(document):

@@ -79,7 +79,7 @@ def test_a_rule_of_level_high_alerts_whatever_the_score(
     assert alert["severity"] == "High"
     assert found["criticalcall"]["severity_id"] == 5
     info = alert["finding_info"]
-    assert info["title"].endswith(", 5 API calls: Rule of CreateUser")
+    assert info["title"] == "user/AIDACREATEUSER: CreateUser ×2, ListUsers ×3 in eu-west-1: Rule of CreateUser"
     assert alert["message"].endswith(f"attack score {alert['unmapped']['score']:.4f}, rule Rule of CreateUser (high)")
     assert info["analytic"]["type_id"] == 1
     assert info["analytic"]["name"] == "Rule of CreateUser"

@@ -199,7 +199,7 @@ def test_without_a_threshold_records_are_ranked_and_none_alerts(
     assert [line["finding_info"]["uid"] for line in ranked] == [scores[row]["finding_info"]["uid"] for row in highest]
     assert [line["unmapped"]["drivers"] for line in ranked] == [scores[row]["unmapped"]["drivers"] for row in highest]
     # Of a model that has a threshold a ranking can be asked for.
-    assert run("--model", folder, "--input", *files, "--output", output, "--top", 7) == 0
+    assert run("--model", folder, "--input", *files, "--output", output, "--rank", 7) == 0
     assert len(output.read_text().splitlines()) == 7
 
 
@@ -407,7 +407,7 @@ def test_a_csv_column_may_have_the_name_of_what_windows_have(
     alerts = scored(bundle, path, threshold=0.0)
     assert [alert["evidences"][0]["data"][name] for alert in alerts] == [f"x{row}" for row in range(8)]
     assert all("actor" not in evidence for alert in alerts for evidence in alert["evidences"])
-    assert alerts[0]["finding_info"]["title"].startswith("new.csv, line 2: ")
+    assert alerts[0]["finding_info"]["title"].startswith("10.0.0.0 → 192.0.2.1, icmp, 1 flow")
     assert alerts[0]["finding_info"]["types"] == ["Anomaly"]
     assert "start_time" not in alerts[0]
 

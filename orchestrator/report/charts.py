@@ -1,8 +1,8 @@
 """Small SVG charts, drawn by hand: no library to load, and colours that follow the page's light or dark theme.
 
 All are 360 units wide, which is about what a card of the page takes on a phone and on a desktop alike, so that a label
-is as large as it says. Colours are the classes c1 to c8 of `style.css`; line styles and markers differ as well, for
-whoever can't tell the colours apart.
+is as large as it says. Colours are the classes c1 to c8 of `shared/page_style.css`; line styles and markers differ as
+well, for whoever can't tell the colours apart.
 """
 
 import math

@@ -182,6 +182,12 @@ def caveats(run: Run) -> list[str]:
             "What is called an attack here is a hit of a Sigma rule: all figures say how well the model agrees with "
             "the rules, and none how many attacks it finds."
         )
+    if c.labels == "findings":
+        notes.append(
+            "What is called an attack here is what a finding of another detector is about"
+            f"{', or a hit of a Sigma rule' if c.rules_path else ''}: all figures say how well the model agrees with "
+            "these, and none how many attacks it finds."
+        )
     if len(run.rounds) < c.num_rounds and not c.density_alone:
         ended = "early stopping, or it was interrupted" if c.early_stopping_rounds else "it was interrupted"
         notes.append(f"{len(run.rounds)} of {count(c.num_rounds, 'round')} were run: {ended}.")

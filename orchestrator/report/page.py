@@ -7,9 +7,6 @@ policy lets a browser run no script and load nothing.
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from orchestrator.report import drawings, figures, privacy, words
 from orchestrator.report.evaluation import Evaluation
 from orchestrator.report.ranking import Ranking, real_rate
@@ -17,6 +14,7 @@ from orchestrator.report.run_data import Run, began, read_run
 from orchestrator.run_folder import RunFolder
 from shared.atomic import replace_file
 from shared.config import Config
+from shared.pages import page_style, template_engine
 from shared.printable import printable
 
 _MOST_TABLE_ROUNDS = 200
@@ -81,17 +79,13 @@ def write_report(folder: Path) -> Path:
 
 def render(run: Run) -> str:
     """The whole page as text."""
-    here = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = template_engine(Path(__file__).parent)
     for name in ("share", "figure", "seconds", "size", "rate_text"):
         environment.filters[name] = getattr(words, name)
-    environment.filters["shown"] = printable
     totals = [sum(values) for values in zip(*map(figures.time_parts, run.rounds), strict=True)]
     contenders = _contenders(run)
     return environment.get_template("page.html").render(
-        style=Markup((here / "style.css").read_text(encoding="utf-8")),  # noqa: S704 (this package's own file)
+        style=page_style(),
         run=run,
         e=run.evaluation,
         date=_date(run),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from shared.data_sources.cloudtrail_context import AccountHistory, rare_calls, rule_hits
 from shared.data_sources.file_source import Chunk
 from shared.data_sources.schema import FeatureSchema, bucket_columns, buckets
-from shared.data_sources.windows import most_frequent, window_families
+from shared.data_sources.windows import frequencies, most_frequent, window_families
 
 # Feature: the column of records whose distinct values count.
 _DISTINCT = {"apis": "api", "services": "service", "regions": "region", "addresses": "address", "targets": "target"}
@@ -96,7 +96,10 @@ def chunk(
         }
     )
     if not labelled:
-        meta["apis"] = most_frequent(rows, records["api"], len(first))
+        calls = frequencies(rows, records["api"], len(first))
+        meta["apis"] = [list(of_row) for of_row in calls]
+        meta["call_counts"] = [list(of_row.values()) for of_row in calls]
+        meta["regions"] = most_frequent(rows, records["region"], len(first))
         meta["addresses"] = most_frequent(rows, records["address"], len(first))
         meta["rules"] = rule_hits(records, rows, len(first))
         meta["rare_calls"] = rare_calls(records, rows, len(first), memory.accounts)

@@ -29,6 +29,7 @@ from shared.data_sources.labels import (
 from shared.data_sources.schema import FeatureSchema
 from shared.data_sources.windows import LATENESS, closed_windows
 from shared.errors import OddFileError
+from shared.findings.joining import FindingJoin
 from shared.rules.rule import LABEL_LEVEL, label_of
 
 _log = logging.getLogger("data")
@@ -68,8 +69,8 @@ def stream(
     form: Form, config: Config, inputs: Inputs, schema: FeatureSchema, broken: BrokenLines | None
 ) -> Iterator[Chunk]:
     """One row per principal and window. `meta` has `start` and `end` (seconds since 1970), `principal`, `account`,
-    `events`, `first_event_id` and, of records to score, `apis` and `addresses`, the most frequent first, `rules` (the
-    hits of `inputs.rules`, as `RuleHit`) and `rare_calls`, as in `cloudtrail_context`.
+    `events`, `first_event_id` and, of records to score, `apis` with their `call_counts`, `regions` and `addresses`, the
+    most frequent first, `rules` (the hits of `inputs.rules`, as `RuleHit`) and `rare_calls` (`cloudtrail_context`).
 
     A window is an attack if any of its events is; its family is that of the first such event. Records to score are
     held for `LATENESS` seconds; to learn from, all are read before the first row, whatever their order.
@@ -78,9 +79,10 @@ def stream(
         DataError: a file is damaged, or too many records are broken.
     """
     broken = broken or BrokenLines(inputs.path, config.max_broken_share)
-    frames = _frames(form, config, inputs, broken)
     by_rules = inputs.labelled and config.labels == "rules"
-    given = load_label_rules(config, inputs.label_path) if inputs.labelled and not by_rules else None
+    joined = FindingJoin(inputs.findings) if inputs.labelled and inputs.findings else None
+    given = load_label_rules(config, inputs.label_path) if inputs.labelled and not config.labels else None
+    frames = _frames(form, config, inputs, broken, joined)
     memory = Memory()
     tally = LabelTally()
     for events in closed_windows(frames, schema.window_minutes, None if inputs.labelled else LATENESS):
@@ -89,8 +91,10 @@ def stream(
         broken.leave_out("events that were there already", int(again.sum()))
         events = events[~again].reset_index(drop=True)
         families = given.families(events) if given else np.full(len(events), BENIGN, dtype=object)
-        if by_rules:
+        if by_rules or joined:
             families = np.array([label_of(hits) for hits in events["hits"]], dtype=object)
+        if joined:
+            families = joined.over(families, events["finding"])
         yield form.rows(events.assign(family=families), schema, memory, labelled=inputs.labelled)
         if inputs.labelled:
             tally.add(events["label_value"], int(np.count_nonzero(families != BENIGN)))
@@ -101,11 +105,15 @@ def stream(
             "%s: %d records are attacks, by rules of level %s and above, and all others benign; figures say how well a "
             "model agrees with the rules, not how many attacks it finds", inputs.path, tally.attacks, LABEL_LEVEL,
         )  # fmt: skip
+    elif joined:
+        joined.tell(inputs.path)
     elif inputs.labelled:
         tally.tell_log(inputs.path, origin_in_words(config, inputs.label_path))
 
 
-def _frames(form: Form, config: Config, inputs: Inputs, broken: BrokenLines) -> Iterator[pd.DataFrame]:
+def _frames(
+    form: Form, config: Config, inputs: Inputs, broken: BrokenLines, joined: FindingJoin | None
+) -> Iterator[pd.DataFrame]:
     """The records of the files, some at a time; where they are labelled, without those of neither class."""
     label_field = tuple(config.label_field.split(".")) if inputs.labelled and config.label_field else None
     group_field = tuple(config.partition_column.split(".")) if config.partition_column else None
@@ -120,6 +128,7 @@ def _frames(form: Form, config: Config, inputs: Inputs, broken: BrokenLines) -> 
                     continue
                 row = form.call(record)
                 row["hits"] = inputs.rules.hits(record) if inputs.rules else ()
+                row["finding"] = joined.of_record(record, row) if joined else -1
                 if record in ignored:
                     broken.leave_out("records of label_ignored")
                     continue

@@ -4,7 +4,7 @@ has nothing but rare calls.
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -30,15 +30,15 @@ def rule_hits(records: pd.DataFrame, rows: NDArray[np.int64], num_rows: int) -> 
     """The rules that the records of each row meet, the highest level first, (num_rows,).
 
     Args:
-        records: `hits`, the rules that each record meets, and `event_id`, sorted by time.
+        records: `hits`, the rules that each record meets, `event_id` and `api`, sorted by time.
         rows: the row of each record, (records,).
         num_rows: how many rows there are.
     """
     found: list[dict[Rule, RuleHit]] = [{} for _ in range(num_rows)]
-    for row, hits, event_id in zip(rows, records["hits"], records["event_id"], strict=True):
+    for row, hits, event_id, api in zip(rows, records["hits"], records["event_id"], records["api"], strict=True):
         for rule in hits:
-            known = found[row].get(rule, RuleHit(rule, 0, event_id))
-            found[row][rule] = RuleHit(rule, known.records + 1, known.first_event_id)
+            known = found[row].get(rule, RuleHit(rule, 0, event_id, api))
+            found[row][rule] = replace(known, records=known.records + 1)
     return [sorted(hits.values(), key=lambda hit: -hit.rule.rank) for hits in found]
 
 

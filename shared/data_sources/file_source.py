@@ -4,6 +4,7 @@ A reader (`csv`, `cloudtrail`, `vpc_flow`) turns files into raw features and kno
 makes a `DataSource` of it.
 """
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,10 +24,14 @@ from shared.data_sources.partition import partition_rows
 from shared.data_sources.schema import Features, FeatureSchema
 from shared.data_sources.stores import local_path
 from shared.data_sources.streams import Stream, generator
+from shared.data_sources.verdicts import RowVerdicts, other_labels
 from shared.errors import DataError
+from shared.feedback import load_feedback
+from shared.findings.finding import FindingSet
 from shared.rules.rule import Rules
 
 _LOCK = threading.Lock()
+_log = logging.getLogger("labels")
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,16 @@ class Inputs:
         label_path: file of labels, if the labels come from one.
         labelled: False for new records: no label is looked for, and the files need none.
         rules: Sigma rules to evaluate on each record, if there are any.
+        findings: of other detectors, where labels come from them.
+        feedback_path: file of verdicts, if there are any.
     """
 
     path: Path
     label_path: Path | None = None
     labelled: bool = True
     rules: Rules | None = None
+    findings: FindingSet | None = None
+    feedback_path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -208,10 +217,15 @@ class FileSource:
 
     def _table(self, config: Config, path: str, owner: str) -> Table:
         inputs = _inputs(config, path, owner)
-        watched = [*self.reader.files(inputs.path), *([inputs.label_path] if inputs.label_path else [])]
+        watched = [*self.reader.files(inputs.path), *filter(None, (inputs.label_path, inputs.feedback_path))]
         # Several client threads ask at once: `lru_cache` alone would let each of them read the files.
         with _LOCK:
-            if config.labels == "rules":
+            if config.labels == "findings":
+                from shared.findings.folder import load_findings
+
+                found = Path(config.findings_path.replace(CLIENT_ID, owner))
+                inputs = replace(inputs, findings=load_findings(found, config.max_broken_share))
+            if config.rules_path:
                 # Imported on demand: rules take pySigma to read.
                 from shared.data_sources.audit_rules import load_rules
 
@@ -222,10 +236,13 @@ class FileSource:
 
 
 def _inputs(config: Config, path: str, owner: str) -> Inputs:
-    label_path = local_path(config.label_path.replace(CLIENT_ID, owner)) if config.label_path else None
+    label_path, feedback_path = (
+        local_path(given.replace(CLIENT_ID, owner)) if given else None
+        for given in (config.label_path, config.feedback_path)
+    )
     # Labels that a CSV file has all the same tell what the test set's alerts are worth.
     labelled = config.labels != "none" or bool(config.csv_label_column)
-    return Inputs(local_path(path.replace(CLIENT_ID, owner)), label_path, labelled)
+    return Inputs(local_path(path.replace(CLIENT_ID, owner)), label_path, labelled, feedback_path=feedback_path)
 
 
 def _state(file: Path) -> tuple[int, int]:
@@ -244,8 +261,17 @@ def _read(source: FileSource, config: Config, inputs: Inputs, own: bool, _states
     else:
         check_width(config, schema)
     chunks = list(source.reader.stream(config, inputs, schema))
+    if inputs.feedback_path and inputs.labelled:
+        verdicts = RowVerdicts(schema, load_feedback(inputs.feedback_path))
+        chunks = [replace(c, families=verdicts.over(c.families, c.meta, c.features)) for c in chunks]
+        verdicts.tell(inputs.path, other_labels(config))
     if not sum(len(chunk.features) for chunk in chunks):
         raise DataError(f"{inputs.path}: no rows; expected labelled records")
+    if inputs.labelled and config.labels != "none":
+        attacks = sum(int(np.count_nonzero(chunk.families != "benign")) for chunk in chunks)
+        rows = sum(len(chunk.families) for chunk in chunks)
+        by = other_labels(config) + (" and verdicts" if inputs.feedback_path else "")
+        _log.info("%s: %d of %d rows are attacks, by %s", inputs.path, attacks, rows, by)
     starts = None
     if schema.window_minutes:
         starts = np.concatenate([chunk.meta["start"].to_numpy(np.int64) for chunk in chunks])

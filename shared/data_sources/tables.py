@@ -129,15 +129,17 @@ def _parquet_batches(path: Path, needed: Sequence[str]) -> Iterator[Batch]:
 def _csv_batches(path: Path, layout: Layout, needed: Sequence[str], broken: BrokenLines | None) -> Iterator[Batch]:
     """Columns as texts."""
     good_before = 0
-    skipped: list[int] = []
+    skipped: list[int] = []  # numbers of records, from 0
+    watched: WatchedQuotes
 
     def skip(row: pacsv.InvalidRow) -> str:
-        line = layout.skip + (row.number or 0)
-        skipped.append(line)
+        record = (row.number or 1) - 1
+        skipped.append(record)
         if broken is not None:
             if layout.comments and row.text.startswith("#"):
                 broken.leave_out(COMMENTS)
             else:
+                line = int(watched.lines_of(np.array([record]))[0])
                 broken.add(path, line, f"{row.actual_columns} cells, expected {row.expected_columns}")
             broken.seen(1)
         return "skip"
@@ -163,11 +165,11 @@ def _csv_batches(path: Path, layout: Layout, needed: Sequence[str], broken: Brok
             )
             with reader:  # left open after an error, its thread takes the process down at the end
                 for batch in reader:
-                    lines = np.arange(good_before, good_before + batch.num_rows)  # the rank among good rows, from 0
-                    # Skipped line number k (from 0) stands before the good row of rank line - (first + k).
-                    ranks = np.array(skipped, dtype=np.int64) - (layout.skip + 1) - np.arange(len(skipped))
-                    lines = lines + layout.skip + np.searchsorted(ranks, lines, side="right")
-                    yield Batch(lines + 1, {name: batch.column(name) for name in needed}, batch.num_rows)
+                    good = np.arange(good_before, good_before + batch.num_rows)  # the rank among good rows, from 0
+                    # Skipped record number k (from 0) stands before the good row of rank record - k.
+                    ranks = np.array(skipped, dtype=np.int64) - np.arange(len(skipped))
+                    lines = watched.lines_of(good + np.searchsorted(ranks, good, side="right"))
+                    yield Batch(lines, {name: batch.column(name) for name in needed}, batch.num_rows)
                     good_before += batch.num_rows
         except pa.ArrowInvalid as error:
             told = " ".join(str(error).split())[:200]

@@ -21,6 +21,7 @@ from shared.data_sources.labels import ADDRESS, BENIGN, EVENT_ID, TIME, label_or
 from shared.data_sources.schema import FeatureSchema
 from shared.data_sources.windows import LATENESS, closed_windows
 from shared.errors import DataError
+from shared.findings.joining import FindingJoin
 
 _FIELD_OF = {TIME: "start", ADDRESS: "srcaddr"}
 
@@ -89,15 +90,20 @@ def windows_of(
     Raises:
         DataError: the file of labels is malformed, or what `frames` raises.
     """
-    rules = load_label_rules(config, inputs.label_path) if inputs.labelled else None
+    joined = FindingJoin(inputs.findings) if inputs.labelled and inputs.findings else None
+    rules = load_label_rules(config, inputs.label_path) if inputs.labelled and not joined else None
     tally = LabelTally()
     for flows in closed_windows(frames, schema.window_minutes, None if inputs.labelled else LATENESS):
         families = rules.families(flows) if rules else np.full(len(flows), BENIGN)
+        if joined:
+            families = joined.over(families, joined.of_flows(flows))
         yield vpc_flow_features.chunk(flows.assign(family=families), schema, labelled=inputs.labelled)
         if inputs.labelled:
             tally.add(flows["label_value"], int(np.count_nonzero(families != BENIGN)))
     broken.report()
-    if inputs.labelled:
+    if joined:
+        joined.tell(inputs.path)
+    elif inputs.labelled:
         tally.tell_log(inputs.path, origin_in_words(config, inputs.label_path))
 
 

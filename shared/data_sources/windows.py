@@ -74,11 +74,16 @@ def window_families(families: pd.Series, rows: NDArray[np.int64], num_rows: int)
 
 def most_frequent(rows: NDArray[np.int64], values: pd.Series, num_rows: int) -> list[list[str]]:
     """The values of each row, the most frequent first and at most `NAMED_VALUES` of them, for a person to read."""
+    return [list(counts) for counts in frequencies(rows, values, num_rows)]
+
+
+def frequencies(rows: NDArray[np.int64], values: pd.Series, num_rows: int) -> list[dict[str, int]]:
+    """The same with how often each is there."""
     counts = pd.DataFrame({"row": rows, "value": values.to_numpy()}).value_counts(sort=True)
-    named: list[list[str]] = [[] for _ in range(num_rows)]
-    for row, value in counts.index:
+    named: list[dict[str, int]] = [{} for _ in range(num_rows)]
+    for (row, value), count in counts.items():
         if len(named[row]) < NAMED_VALUES:
-            named[row].append(str(value))
+            named[row][str(value)] = int(count)
     return named
 
 

@@ -64,11 +64,13 @@ class RuleHit:
         rule: which.
         records: how many of them.
         first_event_id: of the earliest.
+        call: that the earliest is about, `eventSource:eventName`.
     """
 
     rule: Rule
     records: int
     first_event_id: str
+    call: str
 
 
 class Rules(Protocol):
