@@ -19,6 +19,7 @@ from shared.atomic import replace_file
 from shared.config import Config
 from shared.printable import printable
 
+_HERE = Path(__file__).parent
 _MOST_TABLE_ROUNDS = 200
 _FEW = 12  # clients whose table is open at once
 _MOST_CLASSES = 12  # of a confusion matrix that a screen has room for
@@ -79,19 +80,25 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def render(run: Run) -> str:
-    """The whole page as text."""
-    here = Path(__file__).parent
+def environment_of(*folders: Path) -> Environment:
+    """Templates in these folders, which escape whatever they are given that is not markup of this package's own."""
     environment = Environment(
-        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        loader=FileSystemLoader(folders), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
     for name in ("share", "figure", "seconds", "size", "rate_text"):
         environment.filters[name] = getattr(words, name)
     environment.filters["shown"] = printable
+    return environment
+
+
+def render(run: Run) -> str:
+    """The whole page as text."""
+    environment = environment_of(_HERE)
     totals = [sum(values) for values in zip(*map(figures.time_parts, run.rounds), strict=True)]
     contenders = _contenders(run)
     return environment.get_template("page.html").render(
-        style=Markup((here / "style.css").read_text(encoding="utf-8")),  # noqa: S704 (this package's own file)
+        style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),  # noqa: S704 (this package's own file)
         run=run,
         e=run.evaluation,
         date=_date(run),
