@@ -91,7 +91,8 @@ def _last_of(path: Path) -> Head | None:
         os.truncate(path, whole)
     except OSError as error:
         raise RunLogError(f"{path}: can't be read: {error.strerror}; check the disk and its owner") from None
-    return (read_heads(path) or [None])[-1]
+    heads = read_heads(path)
+    return heads[-1] if heads else None
 
 
 def heads_folder(config: Config, client_id: int) -> Path:

@@ -4,7 +4,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -48,16 +48,16 @@ class OpenRun(Generic[AnyTransport]):
         transport: reaches the tenants.
         coordinator: runs the rounds.
         longest_message: bytes of the longest honest vector or model, as it travels.
-        observers: look on at the run.
         simulated: whether this machine plays all tenants.
+        observers: look on at the run.
     """
 
     folder: RunFolder
     transport: AnyTransport
     coordinator: Coordinator
     longest_message: int
-    observers: Observers
     simulated: bool = False
+    observers: Observers = field(default_factory=Observers)
 
     def write_report(self) -> Path | None:
         """Measure the model that is kept and write the report; None if that fails, as a run is whole without one."""
@@ -161,7 +161,7 @@ def _assemble(
     )
     observers.add(make_observers(config, folder, seats, simulated=simulated))
     coordinator.write_results()  # of a run that was killed between the checkpoint and these files
-    return OpenRun(folder, transport, coordinator, longest, observers, simulated)
+    return OpenRun(folder, transport, coordinator, longest, simulated, observers)
 
 
 def _keys(config: Config) -> PrivateScheme[Any]:

@@ -19,7 +19,7 @@ from orchestrator.observers import Observer
 from orchestrator.run import OpenRun
 from orchestrator.run_folder import RoundRecord, RunFolder
 from orchestrator.seats import Seats
-from shared.config import Config
+from shared.config import Config, parse_config
 from shared.errors import AddressInUseError, ConfigError, MissingDependencyError
 from shared.exchange import Kind
 from tests.federations import make_tenants, open_in_memory
@@ -211,6 +211,7 @@ def test_mlflows_own_client_finds_the_run(tmp_path: Path) -> None:
 
         client = MlflowClient(tracking_uri=uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
+        assert experiment is not None
         (run,) = client.search_runs([experiment.experiment_id])
         assert run.info.run_name == "a-run"
         assert run.info.status == ("FINISHED" if ends else "KILLED")
@@ -257,7 +258,7 @@ def test_a_library_that_is_missing_is_named_with_its_command(
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(MissingDependencyError, match=rf'pip install -e "\.\[{extra}\]"'):
-        make_observers(Config(**{setting: value}), RunFolder(tmp_path), Seats("run", "session"))
+        make_observers(parse_config({setting: value}), RunFolder(tmp_path), Seats("run", "session"))
 
 
 @pytest.mark.parametrize("setting", ["metrics_address", "live_address"])

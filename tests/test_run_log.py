@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.log_heads import LogHeads, heads_folder
-from orchestrator import coordinator
 from orchestrator.audit_log import main as audit_log
-from orchestrator.checkpoint import Checkpoint
+from orchestrator.checkpoint import Checkpoint, save_checkpoint
 from orchestrator.run_folder import RoundRecord, RunFolder
 from orchestrator.run_log import RunLog, log_key
 from orchestrator.run_log_check import ENTRY_PREFIX, canonical, check_log
@@ -332,15 +331,15 @@ def killed_before_the_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     config = small(folder)
     run = open_in_memory(config, make_tenants(config))
     run.coordinator.prepare()
-    calls, save = iter((False, True)), coordinator.save_checkpoint
+    calls = iter((False, True))
 
     def save_or_die(path: Path, checkpoint: Checkpoint) -> None:
         if next(calls):
             raise KeyboardInterrupt
-        save(path, checkpoint)
+        save_checkpoint(path, checkpoint)
 
     with monkeypatch.context() as patch:
-        patch.setattr(coordinator, "save_checkpoint", save_or_die)
+        patch.setattr("orchestrator.coordinator.save_checkpoint", save_or_die)
         with pytest.raises(KeyboardInterrupt):
             run.coordinator.run()
     run.close()

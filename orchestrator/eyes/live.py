@@ -9,16 +9,18 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from markupsafe import Markup
 
-from orchestrator.eyes.now import Moment, Now
+from orchestrator.eyes.now import Moment, Now, roughly
 from orchestrator.eyes.pages import Pages, Reader
 from orchestrator.report import drawings, figures
+from orchestrator.report.drawings import Drawing
 from orchestrator.report.figures import Tile
 from orchestrator.report.page import environment_of
 from orchestrator.report.run_data import Run
@@ -61,16 +63,16 @@ class LivePage(Now):
         super().__init__(config)
         self._folder, self._seats = folder, seats
         self._templates = environment_of(_HERE, _REPORT)
+        self._templates.filters["roughly"] = roughly
         self._facts = _facts(config, simulated=simulated)
         self._news = threading.Condition()
         self._version, self._closed = 0, False
         self._left_out: dict[str, str] = {}  # since the last round was finished
         self._drawing = threading.Lock()
         self._drawn: tuple[int, str] = (-1, "")  # how many rounds `rounds.html` was last made of, and it
-        files = {
-            path: partial(Reader.answer, body=file.read_bytes(), content_type=of) for path, (file, of) in _FILES.items()
-        }
-        pages = {"/": self._page, "/events": self._events, **files}
+        pages: dict[str, Callable[[Reader], None]] = {"/": self._page, "/events": self._events}
+        for path, (file, content_type) in _FILES.items():
+            pages[path] = partial(Reader.answer, body=file.read_bytes(), content_type=content_type)
         self._pages = Pages(config.live_address, "live_address", pages, any_name=config.allow_open_monitoring)
         _log.info("the run is shown at http://%s/", config.live_address)
 
@@ -148,9 +150,8 @@ class LivePage(Now):
         with self._drawing:
             if self._drawn[0] != len(records):
                 run = Run(self._folder.name, self._config, list(records), [], None, None, None)
-                time_drawing = drawings.of_time(run.rounds)
                 html = self._templates.get_template("rounds.html").render(
-                    drawings=[*drawings.of_rounds(run.rounds), *([time_drawing] if time_drawing else [])],
+                    drawings=[*drawings.of_rounds(run.rounds), *_time(run.rounds)],
                     last=run.rounds[: -_LAST_ROUNDS - 1 : -1],
                     clients=figures.client_rows(run),
                     losses=figures.losses(run),
@@ -179,6 +180,16 @@ class LivePage(Now):
             tiles.append(Tile(size(last.upload_bytes_per_client), "sent by each client in a round"))
         tiles.append(Tile(seconds(last.round_seconds), "for the last round"))
         return tiles
+
+
+def _time(records: Sequence[RoundRecord]) -> list[Drawing]:
+    """Where the seconds went, with a legend: the report has bars beside this chart that are one."""
+    drawn = drawings.of_time(records)
+    if drawn is None:
+        return []
+    parts = zip(figures.TIME_PARTS, figures.time_parts(records[-1]), strict=True)
+    legend = [(colour, name, seconds(part)) for colour, (name, part) in enumerate(parts, start=1)]
+    return [replace(drawn, legend=legend, note="The figures are those of the last round.")]
 
 
 def _facts(config: Config, *, simulated: bool) -> list[str]:

@@ -57,7 +57,8 @@ class Metrics(Observer):
         except ImportError:
             raise MissingDependencyError('prometheus_client is not installed: pip install -e ".[metrics]"') from None
         self._prometheus = prometheus
-        prometheus.disable_created_metrics()  # a second series for each counter, which says when it began
+        # A second series for each counter, which says when it began.
+        prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = prometheus.CollectorRegistry()
         prometheus.ProcessCollector(registry=registry)  # memory and seconds of this process
 

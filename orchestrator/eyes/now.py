@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from orchestrator.observers import Asked, Observer
-from orchestrator.report.words import count
+from orchestrator.report.words import count, seconds
 from orchestrator.run_folder import RoundRecord
 from shared.config import Config
 from shared.exchange import Kind
 
+_MINUTES_FROM = 120  # seconds
 _LAST_ROUNDS = 5  # whose mean the next one is expected to take
 _DOING = {
     Kind.ADVERTISE: "agree on masks", Kind.SHARE: "agree on masks", Kind.CONFIRM: "take the masks off their sum",
@@ -66,6 +67,11 @@ class Moment:
             return None
         each = fmean(took)
         return each * (self.rounds - len(self.records) - 1) + max(each - self.seconds, 0.0)
+
+
+def roughly(value: float) -> str:
+    """A time that changes as one looks at it: whole seconds, then minutes and hours."""
+    return f"{value:.0f} s" if value < _MINUTES_FROM else seconds(value)
 
 
 class Now(Observer):

@@ -25,7 +25,7 @@ _BUSY: Final = b"HTTP/1.0 503 Service Unavailable\r\nRetry-After: 5\r\nContent-L
 _HEADERS: Final = {
     "Cache-Control": "no-store",
     # No script but the page's own file, nothing from elsewhere, and no frame around it.
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; connect-src 'self'; "
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; connect-src 'self'; img-src data:; "
     "style-src 'self' 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",

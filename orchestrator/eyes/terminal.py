@@ -7,8 +7,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.eyes.now import Now
-from orchestrator.report.words import seconds
+from orchestrator.eyes.now import Now, roughly
 from orchestrator.run_folder import RoundRecord
 from shared.config import Config
 from shared.console import close_display, console, open_display
@@ -50,7 +49,7 @@ class LiveTable(Now):
         if moment.records:
             parts.append(round_table(list(moment.records[-max(1, console.height - _OTHER_LINES) :])))
         left = moment.seconds_left()
-        times = seconds(moment.seconds) + ("" if left is None else f", about {seconds(left)} left")
+        times = roughly(moment.seconds) + ("" if left is None else f", about {roughly(left)} left")
         going_on = Table.grid(padding=(0, 2))
         cells: list[RenderableType] = [Text(moment.doing(), style="bold"), Text(times)]
         if moment.asked is not None and moment.answered < moment.asked.tenants:
