@@ -9,6 +9,7 @@ rebinding): requests under other names than this machine's own are refused.
 import contextlib
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -143,8 +144,10 @@ class _Server(ThreadingHTTPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A reader that has gone, or one that asks for nonsense; where the page is at fault the log says so."""
-        _log.debug("a reader of %s was lost", self.server_port, exc_info=True)
+        """A reader that has gone is no news; a page that can't be made is."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            _log.warning("a page at port %d can't be made: %s: %s", self.server_port, type(error).__name__, error)
 
 
 def _is_own_name(host: str) -> bool:
