@@ -43,7 +43,7 @@ class Observer:
         """The server waits for its tenants; `records` are of the rounds before it was started."""
 
     def asked(self, asked: Asked) -> None:
-        """Some tenants were asked for something."""
+        """Some tenants are asked for something; of sums that run side by side, those of one more of them."""
 
     def answered(self, asked: Asked) -> None:
         """One of them has given an answer, or is lost."""
@@ -112,12 +112,14 @@ class WatchedRounds(SumRounds):
     """Sums that observers look on at.
 
     Args:
-        config, aggregator, masking: as `SumRounds` takes them.
+        config, aggregator, make_masking: as `SumRounds` takes them.
         observers: who looks on.
     """
 
-    def __init__(self, config: Config, aggregator: Aggregator, masking: Masking, observers: Observer) -> None:
-        super().__init__(config, aggregator, masking)
+    def __init__(
+        self, config: Config, aggregator: Aggregator, make_masking: Callable[[], Masking], observers: Observer
+    ) -> None:
+        super().__init__(config, aggregator, make_masking)
         self._observers = observers
 
     def steps(

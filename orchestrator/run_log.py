@@ -103,7 +103,7 @@ class RunLog:
         self._append(START, {**facts, **more})
 
     def note_sum(self, total: Vector) -> None:
-        """The decrypted sum of the round that is under way, float64 (size,)."""
+        """The decrypted sum of the round that is under way, float64 (size,); of groups, what their rule gave."""
         self._sum_sha256 = digest_arrays([total])
 
     def append_round(self, record: RoundRecord, record_sha256: str, model_sha256: str) -> None:
@@ -116,7 +116,8 @@ class RunLog:
         """
         facts = {
             "round": record.round, "contributors": record.contributor_ids, "failed": record.failed,
-            "skipped": record.skipped, "sum_sha256": self._sum_sha256, "model_sha256": model_sha256,
+            "skipped": record.skipped, "groups": record.groups, "bad_groups": record.bad_groups,
+            "left_out": record.left_out, "sum_sha256": self._sum_sha256, "model_sha256": model_sha256,
             "record_sha256": record_sha256, "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }  # fmt: skip
         self._append(ROUND, facts)

@@ -248,6 +248,23 @@ def test_the_words_for_what_is_going_on(tmp_path: Path) -> None:
     ]
 
 
+def test_sums_of_groups_side_by_side_are_asked_as_one(tmp_path: Path) -> None:
+    page = page_of(tmp_path, settings(tmp_path))
+    page.began([])
+    first, second = Asked(Kind.TRAIN, 1, Kind.TRAIN, 3), Asked(Kind.TRAIN, 1, Kind.TRAIN, 4)
+    page.asked(first)
+    page.asked(second)
+    page.answered(first)
+    assert page.moment().doing() == "round 1 of 2: 7 clients train"
+    for _ in range(6):
+        page.answered(second)
+    page.asked(first)  # anew, as nobody of before is waited for
+    moment = page.moment()
+    page.close()
+    assert moment.asked == first
+    assert moment.answered == 0
+
+
 def test_what_is_sent_is_json_whatever_is_in_it(tmp_path: Path) -> None:
     config = settings(tmp_path)
     page = page_of(tmp_path, config)

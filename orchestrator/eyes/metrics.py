@@ -5,12 +5,14 @@ all of closed lists: no tenant's name and no text of a tenant's is among them.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+from orchestrator.eyes.now import Now
 from orchestrator.eyes.pages import Pages, Reader
 from orchestrator.eyes.refusals import reason_name
 from orchestrator.eyes.scalars import PHASES
-from orchestrator.observers import Asked, Observer
+from orchestrator.observers import Asked
 from orchestrator.report.figures import time_parts
 from orchestrator.round import Sum
 from orchestrator.run_folder import RoundRecord
@@ -38,7 +40,7 @@ _PRIVACY = {  # where the sums have noise
 }
 
 
-class Metrics(Observer):
+class Metrics(Now):
     """Counts, and serves the counts.
 
     Args:
@@ -52,6 +54,7 @@ class Metrics(Observer):
     """
 
     def __init__(self, config: Config, run: str, seats: Seats) -> None:
+        super().__init__(config)
         try:
             import prometheus_client as prometheus
         except ImportError:
@@ -77,8 +80,8 @@ class Metrics(Observer):
         self._rounds = counter("rounds", "finished rounds since the server's start", ("outcome",))
         self._contributors = gauge("contributors", "clients whose updates are in the last round's model")
         self._failures = gauge("failures", "clients of the last round whose updates are not")
-        self._asked = gauge("asked_clients", "clients that are asked for something now, by the sum it is for", ("sum",))
-        self._answered = gauge("answered_clients", "those that have answered, or are lost", ("sum",))
+        asked = gauge("asked_clients", "clients that are asked for something now, by the sum it is for", ("sum",))
+        answered = gauge("answered_clients", "those that have answered, or are lost", ("sum",))
         self._vectors = counter("vectors", "vectors of clients in decrypted sums", ("sum",))
         self._bytes = counter("vector_bytes", "bytes of these vectors, as they travelled", ("sum",))
         self._refusals = counter("refusals", "clients left out of a sum, by why", ("sum", "reason"))
@@ -94,7 +97,9 @@ class Metrics(Observer):
             gauge("privacy_epsilon_target", "dp_target_epsilon of the settings").set(config.dp_target_epsilon)
             gauge("privacy_delta", "dp_delta of the settings").set(config.dp_delta)
         for kind in _SUMS:
-            for series in (self._asked, self._answered, self._vectors, self._bytes):
+            asked.labels(kind.value).set_function(partial(self._under_way, kind, of="tenants"))
+            answered.labels(kind.value).set_function(partial(self._under_way, kind, of="answered"))
+            for series in (self._vectors, self._bytes):
                 series.labels(kind.value)
         for outcome in ("sum", "skipped"):
             self._rounds.labels(outcome)
@@ -104,17 +109,14 @@ class Metrics(Observer):
         )
 
     def began(self, records: Sequence[RoundRecord]) -> None:
+        super().began(records)
         if records:  # of a run that goes on: its present state, and no counts of what another process did
             self._show_state(records[-1])
 
     def asked(self, asked: Asked) -> None:
         if asked.kind in (Kind.ADVERTISE, asked.sum):
             self._told = set()
-        self._asked.labels(asked.sum.value).set(asked.tenants)
-        self._answered.labels(asked.sum.value).set(0)
-
-    def answered(self, asked: Asked) -> None:
-        self._answered.labels(asked.sum.value).inc()
+        super().asked(asked)
 
     def left_out(self, sum_of: Kind, tenant: str, reason: str) -> None:
         if tenant not in self._told:
@@ -124,23 +126,24 @@ class Metrics(Observer):
     def added(self, sum_of: Kind, result: Sum) -> None:
         self._vectors.labels(sum_of.value).inc(len(result.contributors))
         self._bytes.labels(sum_of.value).inc(len(result.contributors) * result.payload_bytes)
-        self._nothing_asked(sum_of)
 
     def committed(self, record: RoundRecord) -> None:
         self._rounds.labels("sum" if record.skipped is None else "skipped").inc()
         for phase, part in zip(PHASES, time_parts(record), strict=True):
             self._phases.labels(phase).inc(part)
         self._seconds.observe(record.round_seconds or 0.0)
-        for kind in _SUMS:  # of a round that came to no sum, too
-            self._nothing_asked(kind)
         self._show_state(record)
+        super().committed(record)
 
     def close(self) -> None:
         self._pages.close()
 
-    def _nothing_asked(self, kind: Kind) -> None:
-        for series in (self._asked, self._answered):
-            series.labels(kind.value).set(0)
+    def _under_way(self, kind: Kind, *, of: str) -> int:
+        """Clients that are asked for a part of such a sum at this moment, or how many of them have answered."""
+        moment = self.moment()
+        if moment.asked is None or moment.asked.sum is not kind or moment.answered >= moment.asked.tenants:
+            return 0
+        return moment.answered if of == "answered" else moment.asked.tenants
 
     def _show_state(self, record: RoundRecord) -> None:
         self._last_round.set(record.round)

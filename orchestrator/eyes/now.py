@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from orchestrator.observers import Asked, Observer
@@ -106,7 +106,12 @@ class Now(Observer):
             before = None if self._asked is None else self._asked.sum
             if before in (None, Kind.STATISTICS) and asked.sum is not before:
                 self._since = time.monotonic()  # the wait for tenants and their statistics are no part of round 1
-            self._asked, self._answered = asked, 0
+            now, answered = self._asked, self._answered
+            if now is not None and now == replace(asked, tenants=now.tenants) and answered < now.tenants:
+                asked = replace(asked, tenants=now.tenants + asked.tenants)  # sums of several groups, side by side
+            else:
+                answered = 0
+            self._asked, self._answered = asked, answered
         self.changed()
 
     def answered(self, asked: Asked) -> None:
