@@ -16,6 +16,7 @@ from client.auditing import Accepted
 from client.audits import Audits, most_bytes
 from client.budget import Budget
 from client.learning import Learning, make_learning
+from client.log_heads import LogHeads
 from client.policy import PolicyKeeper, Sum
 from client.private_sum import make_part
 from client.private_training import NoisyGradients
@@ -109,6 +110,7 @@ class Tenant:
         )
         self._evaluation = EvaluationCode(config)
         self._run = ""
+        self._heads = LogHeads(config, client_id, self.log)
         self._log_file = log_file
         self._key = ServerKey(config, schemes or checked_scheme, self._policy, self.log)
 
@@ -152,6 +154,7 @@ class Tenant:
             Kind.TRAIN: self._train,
             Kind.EVALUATE: self._evaluate,
             Kind.AUDIT: self._audit,
+            Kind.LOG_HEAD: self._log_head,
         }
         try:
             return steps.get(request.kind, self._later_stage)(request)
@@ -229,6 +232,7 @@ class Tenant:
         asked, round_number = request.values, integer(request.values, "round")
         check_training(asked, self.config)
         self._check_cohort(asked, Sum.TRAINING)
+        self._heads.take(self._run, asked)
         scaler = data(asked, "scaler")
         self._load(request.model)
         if self._audits is not None:
@@ -301,6 +305,11 @@ class Tenant:
         most = most_bytes(self.config, max(self._learning.sizes.values()), get_parameters(self.model))
         said = self._audits.take(self._run, request.values, most, Accepted(self._key.scheme_of, self._rows.schema))
         return Reply(b"", said)
+
+    def _log_head(self, request: Request) -> Reply:
+        """The last head of the server's run log."""
+        self._heads.take(self._run, request.values)
+        return Reply(b"")
 
     def _or_zeros(self, compute: Callable[[], Vector], nothing: Vector) -> Vector:
         """What this tenant computes from its rows. If that fails, a masked tenant sends nothing's vector instead.

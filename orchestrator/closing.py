@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.eyes.terminal import round_table
 from orchestrator.report.privacy import in_one_sentence, of_audits
 from orchestrator.report.run_data import read_verdicts
 from orchestrator.report.words import count
@@ -20,7 +21,6 @@ from shared.console import console
 from shared.errors import NoSumError
 from shared.metrics import too_few_rows
 
-_WIDE_COLUMNS = 130  # of a terminal that shows the whole table of the rounds
 _JOINT = " \\\n  "  # a command on two lines, as a shell takes it
 
 
@@ -31,6 +31,7 @@ def conclude(config: Config, run: OpenRun[Any], failure: NoSumError | None = Non
         NoSumError: the run's failure, where it has one; there is no report then.
     """
     records, model = run.coordinator.records, run.coordinator.model
+    run.observers.close()
     console.print(round_table(records))
     if failure is not None:
         raise failure
@@ -106,29 +107,3 @@ def _next(config: Config, folder: Path) -> str:
     if "." in config.data_source:  # the operator's own source reads no new records
         return f"python client/export.py --model {of}{_JOINT}--out model.onnx{own}"
     return f"python client/score.py --model {of}{_JOINT}--input FILE --output alerts.jsonl{own}"
-
-
-def round_table(records: list[RoundRecord]) -> Table:
-    """What a person wants to know of each round."""
-    table = Table(title="rounds of the global model, on the common test set")
-    columns = ("round", "clients", "loss", "accuracy", "ROC-AUC", "PR-AUC", "FPR")
-    times = ("clients s", "add s", "decrypt s", "round s", "KB/client")
-    for column in columns + times:
-        table.add_column(column, justify="right", no_wrap=True)
-    for r in records:
-        chosen = r.contributors + r.failures if not r.skipped else r.failures
-        table.add_row(
-            str(r.round), f"{r.contributors} of {chosen}",
-            *(_cell(v) for v in (r.loss, r.accuracy, r.roc_auc, r.pr_auc, r.fpr)),
-            *(_cell(v) for v in (r.fit_seconds, r.aggregate_seconds, r.decrypt_seconds)),
-            _cell(r.round_seconds, 2),
-            "-" if r.upload_bytes_per_client is None else f"{r.upload_bytes_per_client / 1000:,.1f}",
-        )  # fmt: skip
-    if console.width < _WIDE_COLUMNS:  # what a narrow terminal has no room for is in metrics.jsonl
-        table.columns[7:10] = []
-        del table.columns[-1]
-    return table
-
-
-def _cell(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

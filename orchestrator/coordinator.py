@@ -14,10 +14,12 @@ from orchestrator.checkpoint import save_checkpoint
 from orchestrator.cohorts import choose, choose_masked
 from orchestrator.global_model import GlobalModel
 from orchestrator.grouped_round import GroupedRounds
+from orchestrator.observers import Observer
 from orchestrator.publishing import Publisher
 from orchestrator.roll_back import RollBack
 from orchestrator.round import Job, Sum, SumRounds
 from orchestrator.run_folder import RoundRecord, RunFolder
+from orchestrator.run_log import RunLog, farewell
 from orchestrator.scaling import PrivateScaling
 from orchestrator.transport import Transport
 from shared.bundle import save_bundle
@@ -58,7 +60,9 @@ class Coordinator:
         model: the global model.
         scaling: the features' statistics.
         folder: where the run's files go.
+        run_log: the chain of what happened, whose head the tenants are given.
         records: of the rounds that are finished when the run begins or goes on.
+        observers: look on.
         publisher: shows the tenants that each sum was made truly; None: nobody is shown anything.
         groups: split each round of training into several sums; None: it is one.
 
@@ -75,16 +79,18 @@ class Coordinator:
         model: GlobalModel,
         scaling: PrivateScaling,
         folder: RunFolder,
+        run_log: RunLog,
         records: list[RoundRecord],
+        observers: Observer,
         publisher: Publisher | None = None,
         groups: GroupedRounds | None = None,
     ) -> None:
         self._config, self._rounds, self._transport, self._groups = config, rounds, transport, groups
         self._seats = transport.seats
-        self.model, self._scaling, self._folder = model, scaling, folder
+        self.model, self._scaling, self._folder, self._run_log = model, scaling, folder, run_log
         self._evaluation = EvaluationCode(config)
         self._started = 0.0  # when the round began, seconds of `time.perf_counter`
-        self.records = records
+        self.records, self._observers = records, observers
         self._plan = model.privacy_plan
         self._roll_back = RollBack(config.gate_loss, model)
         self._publisher = publisher
@@ -112,6 +118,7 @@ class Coordinator:
             OrchestratorError: too few tenants came, or their features can't be scaled.
         """
         c = self._config
+        self._observers.began(self.records)
         if len(self.records) >= c.num_rounds or self.model.finished:
             return
         # All tenants are awaited once. One that is lost later must not stop the others.
@@ -134,6 +141,8 @@ class Coordinator:
                 break
             yield number
             self._check_progress(first)
+        drive(farewell(self._run_log, self._seats.tenants()), self._transport.ask)
+        self._observers.ended()
         if self.model.best_round:
             _log.info("the model that is kept is that of round %d, by validation loss", self.model.best_round)
 
@@ -161,9 +170,11 @@ class Coordinator:
             state = self.model.learner.state()
             if self._groups is None:
                 result = yield from self._rounds.steps(job, cohort, self._note_failure, self._publisher)
+                self._run_log.note_sum(result.total)
                 self.model.learner.step(result.total, result.contributors)
             else:
                 result = yield from self._groups.steps(job, cohort, self.records, record, self._note_failure)
+                self._run_log.note_sum(result.total)
             self._roll_back.judge(job.model, state)
         except _NO_SUM as error:
             self._skip(error, len(cohort))
@@ -219,7 +230,8 @@ class Coordinator:
         """
         record = self.record
         record.round_seconds = time.perf_counter() - self._started
-        self._folder.append_record(record)
+        line_sha256 = self._folder.append_record(record)
+        self._run_log.append_round(record, line_sha256, digest_arrays(self.model.parameters))
         save_checkpoint(self._folder.checkpoint, self.model.checkpoint(self._folder.logged))
         self.records.append(record)
         self.write_results()
@@ -230,6 +242,7 @@ class Coordinator:
             "round %d: loss %s, accuracy %s, ROC-AUC %s (%.1f s)",
             record.round, loss, accuracy, area, record.round_seconds,
         )  # fmt: skip
+        self._observers.committed(record)
 
     def _note_privacy(self, result: Sum, cohort: int) -> None:
         """What the round cost, and how much of its sum is noise.
@@ -293,7 +306,12 @@ class Coordinator:
         """The sum that the model learns by in this round."""
         scaler, settings, wanted = self.model.scaler, training_settings(self._config), self.model.learner.wanted()
         job = self._job(Kind.TRAIN, wanted.bucket, number, wanted.size)
-        return replace(job, values={**settings, "scaler": scaler}, settings=settings, whom=wanted.whom)
+        return replace(
+            job,
+            values={**settings, "scaler": scaler, **self._run_log.head.values()},
+            settings=settings,
+            whom=wanted.whom,
+        )
 
     def _job(self, kind: Kind, bucket: str, number: int, size: int) -> Job:
         """A sum over what the tenants make of the present global model."""

@@ -4,7 +4,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -14,13 +14,15 @@ from orchestrator.aggregator import Aggregator
 from orchestrator.checkpoint import Checkpoint, check_same_settings, load_checkpoint, save_checkpoint
 from orchestrator.coordinator import Coordinator
 from orchestrator.drawing import Drawing
+from orchestrator.eyes import make_observers
 from orchestrator.global_model import GlobalModel
 from orchestrator.grouped_round import GroupedRounds
 from orchestrator.masked_sum import MaskedSum, Masking, NoMasks
+from orchestrator.observers import Observers, WatchedRounds
 from orchestrator.publishing import Publisher
 from orchestrator.report.run_data import Start, add_start, write_json
-from orchestrator.round import SumRounds
 from orchestrator.run_folder import RunFolder
+from orchestrator.run_log import RunLog
 from orchestrator.scaling import PrivateScaling
 from orchestrator.seats import Seats
 from orchestrator.transport import Transport
@@ -47,6 +49,7 @@ class OpenRun(Generic[AnyTransport]):
         coordinator: runs the rounds.
         longest_message: bytes of the longest honest vector or model, as it travels.
         simulated: whether this machine plays all tenants.
+        observers: look on at the run.
     """
 
     folder: RunFolder
@@ -54,6 +57,7 @@ class OpenRun(Generic[AnyTransport]):
     coordinator: Coordinator
     longest_message: int
     simulated: bool = False
+    observers: Observers = field(default_factory=Observers)
 
     def write_report(self) -> Path | None:
         """Measure the model that is kept and write the report; None if that fails, as a run is whole without one."""
@@ -71,7 +75,8 @@ class OpenRun(Generic[AnyTransport]):
             return None
 
     def close(self) -> None:
-        """Let others go on with the run; the end of the process does the same."""
+        """Let others go on with the run, and nobody look on any more; the end of the process does the same."""
+        self.observers.close()
         self.folder.unlock()
 
 
@@ -124,16 +129,20 @@ def _assemble(
     if simulated:
         _log.warning("SIMULATION: one machine sees the rows of all tenants; nothing is hidden from it")
     records = folder.restore_records(checkpoint.finished) if checkpoint else []
+    run_log = RunLog.open(folder, config.log_dir, checkpoint.finished.count if checkpoint else None)
     if admission is None:
         _log.warning("anyone who reaches %s can take part (enrolled_clients is not set)", config.server_address)
     model = GlobalModel(config, load_validation_data(config), load_test_data(config))
     keys = _keys(config)
     enrolled = admission.public_keys() if admission else ()
-    add_start(folder, Start.now(_fingerprint(keys), enrolled, simulated=simulated))
+    start = Start.now(_fingerprint(keys), enrolled, simulated=simulated)
+    add_start(folder, start)
+    run_log.append_start({**asdict(start), "session": session}, len(records))
     aggregator = Aggregator(keys, config.fewest_contributors, config.num_clients, admission)
-    rounds = SumRounds(config, aggregator, _masking(config, keys, admission))
-    groups = GroupedRounds(config, rounds, Drawing(config, admission), model) if config.groups > 1 else None
     seats = Seats(folder.name, session, admission, aggregator.key_proof())
+    observers = Observers()
+    rounds = WatchedRounds(config, aggregator, _masking(config, keys, admission), observers)
+    groups = GroupedRounds(config, rounds, Drawing(config, admission), model) if config.groups > 1 else None
     schema = load_schema(config)
     scaling = PrivateScaling(config, rounds, seats, schema)
     if checkpoint is None:
@@ -147,9 +156,12 @@ def _assemble(
     sizes = {**model.learner.sizes(schema), **scaling.code.sizes}
     longest = max(4 * size, *(aggregator.update_bytes(length, name) for name, length in sizes.items()))
     publisher = Publisher(folder, seats, config.round_timeout, longest) if config.audit else None
-    coordinator = Coordinator(config, rounds, transport, model, scaling, folder, records, publisher, groups)
+    coordinator = Coordinator(
+        config, rounds, transport, model, scaling, folder, run_log, records, observers, publisher, groups
+    )
+    observers.add(make_observers(config, folder, seats, simulated=simulated))
     coordinator.write_results()  # of a run that was killed between the checkpoint and these files
-    return OpenRun(folder, transport, coordinator, longest, simulated)
+    return OpenRun(folder, transport, coordinator, longest, simulated, observers)
 
 
 def _keys(config: Config) -> PrivateScheme[Any]:

@@ -165,8 +165,9 @@ class RunFolder:
     """`<log_dir>/<date>-<time>-<6 hex digits>/`; `<log_dir>/latest` points at the newest with a checkpoint.
 
     Attributes:
-        settings, metrics, checkpoint, model, log, starts, evaluation, comparison, report, audit, verdicts: what is in
-            it, or not; docs/metrics.md says what each is. The model's bundle has its name in `shared/bundle.py`.
+        settings, metrics, checkpoint, model, log, run_log, starts, evaluation, comparison, report, audit, verdicts:
+            what is in it, or not; docs/metrics.md says what each is. The model's bundle has its name in
+            `shared/bundle.py`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -177,6 +178,7 @@ class RunFolder:
         self.checkpoint = path / "checkpoint.safetensors"
         self.model = path / MODEL_FILE
         self.log = path / "server.log"
+        self.run_log = path / "run_log.jsonl"
         self.starts = path / "starts.jsonl"
         self.evaluation = path / "evaluation.json"
         self.comparison = path / "comparison.json"
@@ -274,10 +276,13 @@ class RunFolder:
         """What the next checkpoint has to say of the log."""
         return LoggedRounds(self._rounds, self._digest.digest())
 
-    def append_record(self, record: RoundRecord) -> None:
+    def append_record(self, record: RoundRecord) -> str:
         """Add a round's line to `metrics`; it is on the disk when this returns.
 
         The round is finished only with the checkpoint that counts it.
+
+        Returns:
+            The SHA-256 of the line, in hex.
         """
         line = json.dumps(asdict(record), allow_nan=False).encode() + b"\n"
         with self.metrics.open("ab") as file:
@@ -286,6 +291,7 @@ class RunFolder:
             os.fsync(file.fileno())
         self._rounds += 1
         self._digest.update(line)
+        return hashlib.sha256(line).hexdigest()
 
     def restore_records(self, finished: LoggedRounds) -> list[RoundRecord]:
         """The records of the finished rounds. What the log holds after them was never finished, and is cut off.

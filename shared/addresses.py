@@ -14,13 +14,17 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def split_address(address: str) -> tuple[str, int]:
+def split_address(address: str, setting: str = "server_address") -> tuple[str, int]:
     """`host:port` or `[v6]:port` as host and port.
+
+    Args:
+        address: the text.
+        setting: which one it is, for the error.
 
     Raises:
         ConfigError: no such form, or a port outside 1 to 65535.
     """
     match = re.fullmatch(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^\s:\[\]]+)):(?P<port>\d{1,5})", address)
     if not match or not 1 <= int(match["port"]) <= 65_535:
-        raise ConfigError(f"server_address = {address!r}: expected host:port with a port from 1 to 65535")
+        raise ConfigError(f"{setting} = {address!r}: expected host:port with a port from 1 to 65535")
     return match["v6"] or match["host"], int(match["port"])

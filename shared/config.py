@@ -217,6 +217,13 @@ class Config(BaseModel):
     alerts_per_day: float = setting(0.0, "instead: false alerts a day; 0: by alert_fpr", low=0.0, high=1e12)
     records_per_day: float = setting(0.0, "records (of logs: windows) that alerts_per_day is about", low=0.0, high=1e15)
 
+    # Who looks on while the server runs
+    metrics_address: str = setting("", "host:port where Prometheus reads the run's figures; empty: nowhere")
+    live_address: str = setting("", "host:port of a page that shows the run while it goes on; empty: none")
+    allow_open_monitoring: bool = setting(False, "let both be addresses that other machines reach")
+    tensorboard_dir: str = setting("", "folder for TensorBoard's event files; empty: none")
+    mlflow_tracking_uri: str = setting("", "where MLflow's runs are: a database or a server; empty: nowhere")
+
     # Where a run leaves its files
     log_dir: str = setting("logs", "folder that holds one folder per run")
 

@@ -101,7 +101,24 @@ def check_combinations(c: "Config") -> None:
         _check_density(c)
     if c.groups > 1:
         _check_groups(c)
+    _check_monitoring(c)
     _check_data(c)
+
+
+def _check_monitoring(c: "Config") -> None:
+    taken = {c.server_address: "server_address"}
+    for name, address in (("metrics_address", c.metrics_address), ("live_address", c.live_address)):
+        if not address:
+            continue
+        host, _ = split_address(address, name)
+        if not is_loopback(host) and not c.allow_open_monitoring:
+            raise ConfigError(
+                f"{name} = {address!r}: other machines can reach it, and it asks nobody who they are; expected an "
+                "address such as 127.0.0.1:9464, or allow_open_monitoring: true where only friends reach it"
+            )
+        if address in taken:
+            raise ConfigError(f"{name} = {address!r}: {taken[address]} is the same; expected a port of its own")
+        taken[address] = name
 
 
 def _check_forest(c: "Config") -> None:
@@ -282,7 +299,8 @@ def _check_file_source(c: "Config") -> None:
         raise ConfigError(
             f"label_path = {c.label_path!r}, label_field = {c.label_field!r}, label_patterns = "
             f"{list(c.label_patterns)}: data_source {c.data_source} needs a file of labels, or else a field and its "
-            "patterns; cloudtrail and audit can do with labels: rules, cloudtrail and vpc_flow with findings, all with none"
+            "patterns; cloudtrail and audit can do with labels: rules, cloudtrail and vpc_flow with findings, all with "
+            "none"
         )
 
 

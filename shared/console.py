@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from shared.config import Config
@@ -34,6 +36,8 @@ class _ConsoleHandler(logging.Handler):
     _STYLES = ((logging.ERROR, "bold red"), (logging.WARNING, "yellow"))
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.WARNING and _display.say(record.getMessage()):
+            return
         style = next((style for level, style in self._STYLES if record.levelno >= level), "")
         console.print(self.format(record), style=style, markup=False)
 
@@ -82,8 +86,69 @@ def setup_logging(bars: bool = True) -> None:
 
 
 def show_cursor() -> None:
-    """Undo what a progress bar did to the terminal, for a process that ends at once."""
+    """Undo what a progress bar or a display did to the terminal, for a process that ends at once."""
+    _display.close()
     console.show_cursor(True)
+
+
+class Drawing(Protocol):
+    """What a display shows."""
+
+    def draw(self) -> RenderableType:
+        """As it is now; called several times a second, from a thread of its own."""
+
+    def say(self, line: str) -> None:
+        """A line of the log that is not printed, as the display stands in its place."""
+
+
+class _Display:
+    """At most one drawing on the terminal, which is drawn anew all the time."""
+
+    def __init__(self) -> None:
+        self._drawing: Drawing | None = None
+        self._live: Live | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._live is not None
+
+    def open(self, drawing: Drawing) -> None:
+        self.close()
+        self._drawing = drawing
+        self._live = Live(get_renderable=drawing.draw, console=console, transient=True, refresh_per_second=4)
+        self._live.start()
+
+    def close(self) -> None:
+        live, self._live, self._drawing = self._live, None, None
+        if live is not None:
+            live.stop()
+
+    def say(self, line: str) -> bool:
+        """Whether there is a display to say it on."""
+        drawing = self._drawing
+        if drawing is not None:
+            drawing.say(line)
+        return drawing is not None
+
+
+_display = _Display()
+
+
+def open_display(drawing: Drawing) -> bool:
+    """Show a drawing in the place of the log's lines, from now to `close_display`; warnings are printed above it.
+
+    Returns:
+        Whether it is shown: on a terminal alone, and where bars are drawn.
+    """
+    if not _bars.enabled:
+        return False
+    _display.open(drawing)
+    return True
+
+
+def close_display() -> None:
+    """Take it away; the log's lines are printed again. Twice is fine."""
+    _display.close()
 
 
 def add_log_file(logger: logging.Logger, path: Path) -> None:
@@ -195,5 +260,8 @@ def wait_for(logger: logging.Logger, text: str, total: int) -> Iterator[Callable
         yield lambda _: None
         return
     logger.debug("%s", text)
+    if _display.is_open:  # which shows it by itself
+        yield lambda _: None
+        return
     with _bars.task(text, total) as advance:
         yield advance

@@ -117,6 +117,10 @@ class RunInUseError(OrchestratorError):
     """Another server is at work on this run; two would write over each other's checkpoint."""
 
 
+class RunLogError(OrchestratorError):
+    """The log chain of a run was changed after it was written, or does not hold a head that was given out."""
+
+
 class ReportError(OrchestratorError):
     """A run's folder holds no run, or a file in it is damaged, so that no report can be made of it."""
 

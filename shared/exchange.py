@@ -33,6 +33,7 @@ class Kind(StrEnum):
     TOSS = "toss"  # a commitment, for a draw of groups
     DRAW = "draw"  # what it was to
     AUDIT = "audit"  # a piece of the proof of a round's sum
+    LOG_HEAD = "log_head"  # the last head of the run's log chain
 
 
 # What a tenant says to a piece of a proof.

@@ -8,10 +8,10 @@ from markupsafe import Markup
 from shared.printable import printable
 
 
-def template_engine(folder: Path) -> Environment:
-    """For the templates of a folder: it escapes whatever is no markup of this project's own, and knows all names."""
+def template_engine(*folders: Path) -> Environment:
+    """For the templates of these folders: it escapes whatever is no markup of this project's own, and knows all names."""
     environment = Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader(folders),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -21,6 +21,9 @@ def template_engine(folder: Path) -> Environment:
     return environment
 
 
+STYLE_SHEET = Path(__file__).with_name("page_style.css")
+
+
 def page_style() -> Markup:
     """The style sheet, to be put into a page."""
-    return Markup(Path(__file__).with_name("page_style.css").read_text(encoding="utf-8"))  # noqa: S704 (our own file)
+    return Markup(STYLE_SHEET.read_text(encoding="utf-8"))  # noqa: S704 (our own file)

@@ -49,6 +49,7 @@ SENTENCES = {
     "RoundMemoryError": "its memory of earlier rounds can't be read or written",
     "RoundOverError": "it has refused this round before",
     "RoundRefusedError": "what is asked does not fit its own settings; its own log says which",
+    "RunLogError": "the server's run log does not go on from the head that it was given before",
     "SettingsMismatchError": "the settings of the training differ from its own",
     "ShareRequestError": "shares are asked for that the survivors don't call for",
     "StaleRoundError": "it was in this round, or a later one, before",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
-_ERASED = re.compile(r"[^\n]*\x1b\[2K")  # a line of a progress bar, drawn again or gone
+_MOVES = re.compile(r"(\x1b\[\d*A|\x1b\[2K|\r|\n)")  # up, erase the line, to its beginning, to the next one
 _CURSOR = re.compile(r"\x1b\[\?25[lh]")
 
 
@@ -31,8 +31,23 @@ class Screen:
     @property
     def lines(self) -> list[str]:
         """The lines that stay, without colours."""
-        text = _COLOUR.sub("", _CURSOR.sub("", self.raw)).replace("\r\n", "\n")
-        return [line.replace("\r", "").rstrip() for line in _ERASED.sub("", text).split("\n")]
+        lines, row, column = [""], 0, 0
+        for part in _MOVES.split(_COLOUR.sub("", _CURSOR.sub("", self.raw))):
+            match part:
+                case "\r":
+                    column = 0
+                case "\n":
+                    row += 1
+                    lines += [""] * (row + 1 - len(lines))
+                case "\x1b[2K":
+                    lines[row] = ""
+                case _ if part.startswith("\x1b"):
+                    row -= int(part[2:-1] or 1)
+                case _:
+                    before = lines[row].ljust(column)
+                    lines[row] = before[:column] + part + before[column + len(part) :]
+                    column += len(part)
+        return [line.rstrip() for line in lines]
 
     @property
     def cursor_is_shown(self) -> bool:

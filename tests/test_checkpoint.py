@@ -212,7 +212,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_everything_of_a_run_is_its_owners_alone(finished: tuple[Path, Path]) -> None:
     _, run = finished
-    assert len(list(run.iterdir())) == 13
+    assert len(list(run.iterdir())) == 14
     for path in (run.resolve(), *run.iterdir()):
         assert path.stat().st_mode & 0o077 == 0, path
 

@@ -48,7 +48,7 @@ def test_both_commands_end_by_themselves(start: Start, tmp_path: Path, executor:
     assert {p.name for p in run.iterdir()} == {
         "config.yaml", "server.log", "client-0.log", "client-1.log", "client-2.log", "model.safetensors",
         "metrics.jsonl", "checkpoint.safetensors", "starts.jsonl", "evaluation.json", "report.html",
-        "bundle.json", "server.lock",
+        "bundle.json", "server.lock", "run_log.jsonl",
     }  # fmt: skip
     assert load_config(run / "config.yaml") == load_config(config)
     assert load_file(run / "model.safetensors")["layers.0.weight"].shape == (3, 6)

@@ -7,6 +7,8 @@ policy lets a browser run no script and load nothing.
 from dataclasses import dataclass
 from pathlib import Path
 
+from jinja2 import Environment
+
 from orchestrator.report import drawings, figures, privacy, words
 from orchestrator.report.evaluation import Evaluation
 from orchestrator.report.ranking import Ranking, real_rate
@@ -17,6 +19,7 @@ from shared.config import Config
 from shared.pages import page_style, template_engine
 from shared.printable import printable
 
+_HERE = Path(__file__).parent
 _MOST_TABLE_ROUNDS = 200
 _FEW = 12  # clients whose table is open at once
 _MOST_CLASSES = 12  # of a confusion matrix that a screen has room for
@@ -77,11 +80,17 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def render(run: Run) -> str:
-    """The whole page as text."""
-    environment = template_engine(Path(__file__).parent)
+def templates_of(*folders: Path) -> Environment:
+    """The template engine for these folders, with the words of a report."""
+    environment = template_engine(*folders)
     for name in ("share", "figure", "seconds", "size", "rate_text"):
         environment.filters[name] = getattr(words, name)
+    return environment
+
+
+def render(run: Run) -> str:
+    """The whole page as text."""
+    environment = templates_of(_HERE)
     totals = [sum(values) for values in zip(*map(figures.time_parts, run.rounds), strict=True)]
     contenders = _contenders(run)
     return environment.get_template("page.html").render(
