@@ -29,7 +29,8 @@ _RECORDS = "server/records"  # of an earlier version
 _FREE_TO_CHANGE = {
     "server_address", "num_rounds", "client_wait_timeout", "server_wait_timeout", "round_timeout", "stage_timeout",
     "log_dir", "tls_ca", "tls_certificate", "tls_key", "allow_insecure_network", "enrolled_clients", "client_identity",
-    "he_key_file", "pinned_key_fingerprint", "roster_signer", "tenant_policy",
+    "he_key_file", "pinned_key_fingerprint", "roster_signer", "tenant_policy", "tls_client_certificate",
+    "tls_client_key", "client_certificates", "max_streams_per_address", "log_format", "keep_runs",
 }  # fmt: skip
 
 

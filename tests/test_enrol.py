@@ -89,7 +89,7 @@ def test_a_tenant_makes_its_key_and_nobody_else_sees_it(tmp_path: Path, pki: Pat
     secret = identity.signing_key.private_bytes_raw().hex()
     for path in (*pki.rglob("*"), keys.request):
         assert path.is_dir() or secret not in path.read_text(), path
-    assert not (pki / "clients").exists()
+    assert {path.name for path in (pki / "clients").iterdir()} == {"client-2.tls.pem"}
 
 
 def test_both_sides_show_one_fingerprint(tmp_path: Path, pki: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +127,9 @@ CHANGES: list[dict[str, Any]] = [
     {"consent": "ab" * 64},
     {"signature": "ab" * 64},
     {"signature": ""},
-    {"version": 2},
+    {"version": 3},
+    {"certificate_request": ""},
+    {"certificate_request": "-----BEGIN CERTIFICATE REQUEST-----"},
     {"more": 1},
 ]
 
