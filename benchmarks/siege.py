@@ -340,20 +340,28 @@ def serve_open(arguments: list[str]) -> int:
 
 def markdown(outcomes: list[Outcome], facts: dict[str, Any]) -> str:
     """The figures as a table."""
+    columns = "attack, doors, held, rounds, missed, MB before, MB at most, descriptors, newcomer seated, attacker"
     lines = [
         f"{TENANTS} masked tenants at work, a fourth comes in the middle; {facts['cpu']}, {facts['cores']} cores, load "
         f"{facts['load_average'][0]}, {facts['date']}",
         "",
-        "| attack | doors | held | rounds, missed | memory MB, before, peak | descriptors | newcomer seated | attacker |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| {columns.replace(', ', ' | ')} |",
+        "|---" * (columns.count(",") + 1) + "|",
     ]
     for o in outcomes:
-        newcomer = "never" if o.newcomer_seconds is None else f"{o.newcomer_seconds:.1f} s"
-        ended = "" if o.server_ended is None else f", **ended with {o.server_ended}**"
-        lines.append(
-            f"| {o.attack}, {o.seconds:.0f} s | {o.doors} | {'yes' if o.held else 'no'} | "
-            f"{o.rounds}, {o.missed}{ended} | {o.rss_before:.0f}, {o.rss_peak:.0f} | {o.descriptors_peak} | {newcomer} | {o.note} |"
-        )
+        cells = [
+            f"{o.attack}, {o.seconds:.0f} s",
+            o.doors,
+            "yes" if o.held else "no" if o.server_ended is None else f"no, ended with {o.server_ended}",
+            o.rounds,
+            o.missed,
+            f"{o.rss_before:.0f}",
+            f"{o.rss_peak:.0f}",
+            o.descriptors_peak,
+            "never" if o.newcomer_seconds is None else f"{o.newcomer_seconds:.1f} s",
+            o.note,
+        ]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
 
 
