@@ -172,6 +172,6 @@ class Stream:
             if self._end is not None:
                 return
             self._end = End(why, reason)
-            self._request = self._answer = None
+            self._request = None  # an answer that has come still counts
             self._changed.notify_all()
         self._on_end(self)
