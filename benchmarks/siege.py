@@ -39,6 +39,8 @@ TENANTS = 3
 DESCRIPTORS = 1024
 DOORS = ("open", "tls", "mtls")
 _READY_SECONDS = 300.0
+_MORE_MB = 200  # that the server may take meanwhile
+_MOST_MB = 2500  # beyond, the point is made, and this machine is needed
 _PATIENCE_SECONDS = 60.0  # that the attack goes on for while the newcomer is not seated
 
 
@@ -73,7 +75,8 @@ class Outcome:
     @property
     def held(self) -> bool:
         """Whether the tenants felt nothing of it."""
-        return self.server_ended is None and self.rounds > 0 and not self.missed and self.newcomer_seconds is not None
+        at_work = self.server_ended is None and self.rounds > 0 and not self.missed
+        return at_work and self.newcomer_seconds is not None and self.rss_peak < self.rss_before + _MORE_MB
 
 
 class Federation:
@@ -173,7 +176,9 @@ def _until(over: threading.Event, say: bytes, most: int = 1 << 62) -> Iterator[b
 
 def flood(federation: Federation, over: threading.Event) -> str:
     """N1: messages that nobody asked for, on one stream after the other."""
-    streams, message = 0, b"\x0a" + b"\0" * 100_000
+    streams = 0
+    # An unknown field of 100,000 bytes: a message that is well-formed, and says nothing.
+    message = b"\x7a\xa0\x8d\x06" + b"\0" * 100_000
     while not over.is_set():
         with federation.channel() as channel, contextlib.suppress(grpc.RpcError):
             streams += 1
@@ -239,8 +244,16 @@ def refused(federation: Federation, over: threading.Event) -> str:
 ATTACKS: dict[str, Attack] = {"flood": flood, "idle": idle, "refused": refused}
 
 
-def besiege(attack: str, doors: str, seconds: float, folder: Path) -> Outcome:
-    """One attack on one federation; a tenant more comes in the middle of it."""
+def besiege(attack: str, doors: str, seconds: float, folder: Path, most_mb: float = _MOST_MB) -> Outcome:
+    """One attack on one federation; a tenant more comes in the middle of it.
+
+    Args:
+        attack: of `ATTACKS`.
+        doors: of `DOORS`.
+        seconds: that it goes on for, and longer while the newcomer is not seated.
+        folder: for its files.
+        most_mb: memory of the server at which it ends.
+    """
     outcome, over = Outcome(attack, doors), threading.Event()
     with Federation(folder, doors) as federation:
         notes: list[str] = []
@@ -262,8 +275,8 @@ def besiege(attack: str, doors: str, seconds: float, folder: Path) -> Outcome:
             with contextlib.suppress(psutil.Error):
                 outcome.rss_peak = max(outcome.rss_peak, server.memory_info().rss / 1e6)
                 outcome.descriptors_peak = max(outcome.descriptors_peak, server.num_fds())
-            if outcome.rss_peak > 6000:
-                break  # the point is made, and this machine is needed
+            if outcome.rss_peak > most_mb:
+                break
             time.sleep(0.1)
         outcome.seconds = time.monotonic() - start
         finished = federation.rounds()[begun:]
