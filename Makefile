@@ -64,7 +64,7 @@ load: $(VENV)/installed-dev  ## 100 clients, 5 rounds on this machine (minutes);
 	$(PY) benchmarks/load.py
 
 siege: $(VENV)/installed-dev  ## strangers at the port of a federation at work, and at Flower's own server (minutes); figures in logs/siege
-	PYTHONPATH=. $(PY) benchmarks/siege.py
+	$(PY) benchmarks/siege.py
 
 lint: $(VENV)/installed-dev  ## ruff and mypy --strict
 	$(VENV)/bin/ruff check .

@@ -193,7 +193,9 @@ def idle(federation: Federation, over: threading.Event) -> str:
     sockets: list[socket.socket] = []
     opened = 0
     while not over.is_set():
-        sockets = [one for one in sockets if not _ended(one)]
+        for one in (ended := [one for one in sockets if _ended(one)]):
+            one.close()
+        sockets = [one for one in sockets if one not in ended]
         for _ in range(1100 - len(sockets)):
             try:
                 sockets.append(socket.create_connection(("127.0.0.1", federation.port), timeout=1.0))

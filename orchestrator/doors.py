@@ -123,7 +123,8 @@ class Doors:
             maximum_concurrent_rpcs=most,
         )
         _, port = split_address(config.server_address)
-        self._keeper = Doorkeeper(port, connections - _LEEWAY, self._per_address, self._busy, self._told)
+        # Each client looks at the server by a connection of its own before it opens its stream.
+        self._keeper = Doorkeeper(port, connections - _LEEWAY, 2 * self._per_address, self._busy, self._told)
         self._over = threading.Event()
         self._watch = threading.Thread(target=self._look, name="doors", daemon=True)
 
