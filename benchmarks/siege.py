@@ -298,7 +298,6 @@ def serve_open(arguments: list[str]) -> int:
     """The server as it was: Flower's own start of gRPC, whatever reaches it."""
     from flwr.proto.transport_pb2 import ServerMessage
     from flwr.server.superlink.fleet.grpc_bidi import grpc_server
-    from flwr.server.superlink.fleet.grpc_bidi.flower_service_servicer import FlowerServiceServicer
     from flwr.server.superlink.fleet.grpc_bidi.grpc_bridge import GrpcBridge, InsWrapper
     from flwr.server.superlink.fleet.grpc_bidi.grpc_client_proxy import GrpcClientProxy
 
@@ -340,16 +339,16 @@ def serve_open(arguments: list[str]) -> int:
 
         def open(self) -> None:
             tls = self._certificates
-            grpc_server.FlowerServiceServicer = lambda _manager: FlowerServiceServicer(self)
+            manager: Any = self  # all of a ClientManager that Flower's servicer asks for
             self._server = grpc_server.start_grpc_server(
-                self, self._config.server_address, max_message_length=self._longest,
+                manager, self._config.server_address, max_message_length=self._longest,
                 certificates=(tls.ca, tls.certificate, tls.key),
             )  # fmt: skip
 
         def close(self) -> None:
             self._server.stop(grace=1)
 
-    server.Doors = OpenDoors  # type: ignore[misc,assignment]
+    setattr(server, "Doors", OpenDoors)  # noqa: B010 (mypy knows no such assignment)
     return run_server.main(arguments)
 
 
