@@ -10,7 +10,7 @@ DEMO_CLIENTS := logs/demo-clients.log
 N ?= 100
 SIMULATION_PKI := logs/simulation-pki-$(N)
 
-.PHONY: help demo simulate peek test test_long test_newest schedules faults fuzz fuzz_readers load bench attacks lint format settings clean
+.PHONY: help demo simulate peek test test_long test_newest schedules faults fuzz fuzz_readers load siege bench attacks lint format settings clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -62,6 +62,9 @@ faults: $(VENV)/installed-dev  ## the fault simulation at length: a server kille
 
 load: $(VENV)/installed-dev  ## 100 clients, 5 rounds on this machine (minutes); figures in logs/load
 	$(PY) benchmarks/load.py
+
+siege: $(VENV)/installed-dev  ## strangers at the port of a federation at work, and at Flower's own server (minutes); figures in logs/siege
+	$(PY) benchmarks/siege.py
 
 lint: $(VENV)/installed-dev  ## ruff and mypy --strict
 	$(VENV)/bin/ruff check .

@@ -2,6 +2,8 @@
 
     python benchmarks/load.py                                 # 100 clients, 5 rounds, 2048 bits
     python benchmarks/load.py --clients 20 --rounds 2 --key_bits 3072
+    python benchmarks/load.py --masked                        # enrolled clients, masked updates, TLS
+    python benchmarks/load.py --mtls                          # the same, with and without client certificates, in turn
 
 Two real processes, as in a person's two terminals: the server, and a launcher that runs the clients as threads. Writes
 `load.json` and `load.md` below `--out` and exits with 1 unless every client contributed to every round.
@@ -17,32 +19,58 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
 import yaml
 
+from orchestrator.provision import provision
+
 ROOT = Path(__file__).resolve().parent.parent
 _POLL_SECONDS = 0.2
 
 
-def settings(clients: int, rounds: int, key_bits: int, log_dir: Path) -> dict[str, Any]:
-    """A run for so many clients; what is not named keeps its default."""
+def settings(args: argparse.Namespace, folder: Path, *, masked: bool, mutual: bool) -> dict[str, Any]:
+    """A run for so many clients; what is not named keeps its default.
+
+    Args:
+        args: of the command line.
+        folder: with the identities in `pki`, where they are needed.
+        masked: enrolled clients, masked updates, TLS.
+        mutual: each client with a TLS certificate.
+    """
+    pki = folder / "pki"
+    protected = {
+        "secure_aggregation": "masked",
+        "enrolled_clients": str(pki / "enrolled.json"),
+        "client_identity": str(pki / "clients" / "client-{client_id}.key"),
+        "tls_ca": str(pki / "ca.pem"),
+        "tls_certificate": str(pki / "server.pem"),
+        "tls_key": str(pki / "server.key"),
+    }
+    certified = {
+        "tls_client_certificate": str(pki / "clients" / "client-{client_id}.tls.pem"),
+        "tls_client_key": str(pki / "clients" / "client-{client_id}.tls.key"),
+    }
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     return {
         "server_address": f"127.0.0.1:{port}",
-        "num_clients": clients,
-        "min_available_clients": clients,
-        "num_rounds": rounds,
+        "num_clients": args.clients,
+        "min_available_clients": args.clients,
+        "num_rounds": args.rounds,
         "num_samples_per_client": 200,
-        "he_key_length": key_bits,
+        "he_key_length": args.key_bits,
         # One machine does the work of them all, so each of them takes long.
         "client_wait_timeout": 600.0,
         "server_wait_timeout": 600.0,
         "round_timeout": 600.0,
-        "log_dir": str(log_dir),
+        "stage_timeout": 600.0,
+        "log_dir": str(folder / "logs"),
+        **(protected if masked else {}),
+        **(certified if mutual else {}),
     }
 
 
@@ -95,6 +123,8 @@ def markdown(result: dict[str, Any]) -> str:
     """The result as two tables."""
     lines = [
         f"{result['clients']} clients, {result['rounds']} rounds, Paillier {result['key_bits']} bits packed, "
+        f"{'masked over TLS' if result['masked'] else 'neither masks nor TLS'}, client certificates "
+        f"{'required' if result['client_certificates'] else 'off'}, "
         f"{result['total_seconds']:.0f} s in all; {result['machine']}",
         "",
         "| round | contributors | failures | slowest encryption s | add s | decrypt s | round s |",
@@ -114,38 +144,72 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def measure(args: argparse.Namespace, *, masked: bool, mutual: bool) -> dict[str, Any]:
+    """One federation from its start to its end."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if masked:
+            provision(folder / "pki", args.clients, [])
+        config = folder / "config.yaml"
+        config.write_text(yaml.safe_dump(settings(args, folder, masked=masked, mutual=mutual)), encoding="utf-8")
+        load_before = os.getloadavg()[0]
+        measured = run(config, args.limit)
+        metrics = (folder / "logs" / "latest" / "metrics.jsonl").read_text(encoding="utf-8")
+    return {
+        "clients": args.clients,
+        "rounds": args.rounds,
+        "key_bits": args.key_bits,
+        "masked": masked,
+        "client_certificates": mutual,
+        "machine": f"{os.cpu_count()} cores, load {load_before:.1f} at the start, {os.getloadavg()[0]:.1f} at the end, "
+        f"Python {platform.python_version()}, flwr {version('flwr')}",
+        **measured,
+        "per_round": [json.loads(line) for line in metrics.splitlines()],
+    }
+
+
+def complete(result: dict[str, Any]) -> bool:
+    """Whether every client contributed to every round."""
+    everyone = [r["contributors"] == result["clients"] and r["failures"] == 0 for r in result["per_round"]]
+    return len(everyone) == result["rounds"] and all(everyone) and not any(result["exit_codes"].values())
+
+
+def ratios(without: dict[str, Any], certified: dict[str, Any]) -> dict[str, float]:
+    """What client certificates cost: of the median round, of the whole run, and of both processes' CPU time."""
+
+    def of(result: dict[str, Any]) -> tuple[float, float, float]:
+        cpu = sum(result[name]["cpu_seconds"] for name in ("server", "launcher"))
+        return median(r["round_seconds"] for r in result["per_round"]), result["total_seconds"], cpu
+
+    names = ("median_round", "total_seconds", "cpu_seconds")
+    return {name: b / a for name, a, b in zip(names, of(without), of(certified), strict=True)}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Many clients on one machine.")
     parser.add_argument("--clients", type=int, default=100, help="(default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument("--key_bits", type=int, default=2048, help="(default: %(default)s)")
+    parser.add_argument("--masked", action="store_true", help="enrolled clients, masked updates, TLS")
+    parser.add_argument("--mtls", action="store_true", help="masked, without client certificates and then with them")
     parser.add_argument("--limit", type=float, default=1800.0, help="seconds until it gives up (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=ROOT / "logs" / "load", help="folder (default: %(default)s)")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "config.yaml"
-        values = settings(args.clients, args.rounds, args.key_bits, Path(folder) / "logs")
-        config.write_text(yaml.safe_dump(values), encoding="utf-8")
-        load_before = os.getloadavg()[0]
-        measured = run(config, args.limit)
-        metrics = (Path(folder) / "logs" / "latest" / "metrics.jsonl").read_text(encoding="utf-8")
-    result = {
-        "clients": args.clients,
-        "rounds": args.rounds,
-        "key_bits": args.key_bits,
-        "machine": f"{os.cpu_count()} cores, load {load_before:.1f} at the start, Python {platform.python_version()}, "
-        f"flwr {version('flwr')}",
-        **measured,
-        "per_round": [json.loads(line) for line in metrics.splitlines()],
-    }
-    (args.out / "load.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-    (args.out / "load.md").write_text(markdown(result), encoding="utf-8")
-    print(markdown(result))
-    everyone = [r["contributors"] == args.clients and r["failures"] == 0 for r in result["per_round"]]
-    complete = len(everyone) == args.rounds and all(everyone) and not any(measured["exit_codes"].values())
-    print("all accounted for" if complete else "NOT all accounted for")
-    return 0 if complete else 1
+    masked = args.masked or args.mtls
+    results = [measure(args, masked=masked, mutual=mutual) for mutual in ((False, True) if args.mtls else (False,))]
+    text = "\n".join(map(markdown, results))
+    made: dict[str, Any] = results[0]
+    if args.mtls:
+        made = {"runs": results, "with_over_without": ratios(*results)}
+        said = ", ".join(f"{name} {ratio:.2f}" for name, ratio in made["with_over_without"].items())
+        text += f"\nwith client certificates over without: {said}\n"
+    (args.out / "load.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
+    (args.out / "load.md").write_text(text, encoding="utf-8")
+    print(text)
+    accounted = all(map(complete, results))
+    print("all accounted for" if accounted else "NOT all accounted for")
+    return 0 if accounted else 1
 
 
 if __name__ == "__main__":

@@ -1,75 +1,154 @@
 """A client's connection: look for the server, serve it until the run is over, and say what is wrong when it isn't."""
 
+import random
 import threading
 import time
+from typing import Final
 
 import grpc
-from flwr.client import start_client
 
-from client.channel import check_channel, mind_proxy
+from client.channel import check_channel, load_client_certificate, mind_proxy, open_channel
 from client.flower_client import FlowerClient
-from shared.bounded_files import MAX_CERTIFICATE_BYTES, read_bounded
+from client.stream import serve
 from shared.config import Config
 from shared.errors import (
-    ConfigError,
+    FrameError,
     OrchestratorError,
     RefusedByServerError,
     ServerUnreachableError,
 )
+from shared.printable import printable
 
-MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's own limit
-_RETRY_SECONDS = 0.5
+FIRST_WAIT_SECONDS: Final = 0.5
+LOOKING_SECONDS: Final = 5.0  # the longest wait for a server that is not there
+REFUSED_SECONDS: Final = 60.0  # and for one that does not take this client
+_REFUSED: Final = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT)
 
 
-def run_client(client: FlowerClient) -> None:
+class Backoff:
+    """How long to wait before the next try: twice as long each time, half of it by chance."""
+
+    def __init__(self) -> None:
+        self._next = FIRST_WAIT_SECONDS
+
+    def reset(self) -> None:
+        """The last try went well."""
+        self._next = FIRST_WAIT_SECONDS
+
+    def seconds(self, longest: float) -> float:
+        """Until the next try, at most `longest`."""
+        present = min(self._next, longest)
+        self._next = 2 * present
+        return present / 2 + random.uniform(0, present / 2)
+
+
+class Connection:
+    """One client's way to its server, over as many streams as it takes.
+
+    Args:
+        client: answers.
+        stay: whether it goes on when a run is over, and looks for the server for ever.
+    """
+
+    def __init__(self, client: FlowerClient, stay: bool = False) -> None:
+        self._client, self._stay = client, stay
+        self._config: Config = client.tenant.config
+        self._certificate = (
+            load_client_certificate(self._config, client.tenant.client_id)
+            if self._config.tls_client_certificate
+            else None
+        )
+        self._proxy = mind_proxy(self._config.server_address)
+        self._state = ""
+        self._backoff = Backoff()
+
+    def run(self) -> None:
+        """Serve until the run is over; with `stay` until the process ends.
+
+        Raises:
+            ServerUnreachableError: no word from the server for `server_wait_timeout` seconds.
+            RefusedByServerError: the server has refused this client for as long; an id that is taken may become free.
+            ChannelError: the two sides do not agree on TLS, which waiting would not mend.
+        """
+        alone_since = time.monotonic()
+        while True:
+            self._client.welcome = False
+            failure = self._serve()
+            if self._client.welcome:
+                alone_since = time.monotonic()
+                self._backoff.reset()
+            if failure is None:
+                if not self._stay:
+                    return
+                self._tell("the run is over; waiting for the next one")
+            elif not self._stay and time.monotonic() - alone_since > self._config.server_wait_timeout:
+                raise failure
+            else:
+                self._tell_failure(failure)
+            time.sleep(self._backoff.seconds(self._longest_wait(failure)))
+
+    def _longest_wait(self, failure: OrchestratorError | None) -> float:
+        if failure is None or isinstance(failure, ServerUnreachableError):
+            return LOOKING_SECONDS
+        return REFUSED_SECONDS if self._stay else min(REFUSED_SECONDS, self._config.server_wait_timeout / 4)
+
+    def _serve(self) -> OrchestratorError | None:
+        """One stream; why it ended before the run did, or None."""
+        try:
+            channel, self._client.tenant.channel = open_channel(self._config, self._certificate)
+        except OSError as error:
+            return self._unreachable(error.strerror or str(error))
+        try:
+            with channel:
+                over = serve(self._client, channel)
+        except grpc.RpcError as error:
+            said = printable(error.details() or "")
+            if error.code() in _REFUSED:
+                self._client.welcome = False
+                return RefusedByServerError(f"the server refuses this client: {said}")
+            if not self._client.welcome and not self._config.tls_ca:
+                check_channel(self._config)
+            return self._unreachable(f"{error.code().name}: {said}")
+        except FrameError as error:
+            return error
+        return None if over else self._unreachable("the server ended the stream")
+
+    def _unreachable(self, reason: str) -> ServerUnreachableError:
+        way = self._proxy and f" (asked by way of {self._proxy})"
+        return ServerUnreachableError(
+            f"no server at {self._config.server_address} for {self._config.server_wait_timeout:g} s "
+            f"(server_wait_timeout){way}; start orchestrator/run_server.py with the same config (last try: {reason})",
+            reason,
+        )
+
+    def _tell_failure(self, failure: OrchestratorError) -> None:
+        if isinstance(failure, ServerUnreachableError):
+            if self._client.welcome:
+                self._tell(f"lost the server ({failure.reason}); looking for it again", always=True)
+            else:
+                self._tell("looking for the server")
+        else:
+            self._tell(f"{failure}; trying again, less and less often")
+
+    def _tell(self, state: str, *, always: bool = False) -> None:
+        """One line for each change of state."""
+        if state != self._state or always:
+            self._client.tenant.log.warning("%s", state)
+        self._state = state
+
+
+def run_client(client: FlowerClient, stay: bool = False) -> None:
     """Serve one orchestrator until it says that the run is over; look for it again when the connection breaks.
 
+    Args:
+        client: answers.
+        stay: whether to take part in the next run, too, for ever.
+
     Raises:
-        ServerUnreachableError: no word from the server for `server_wait_timeout` seconds.
-        RefusedByServerError: the server has refused this client for as long; an id that is taken may become free.
-        ChannelError: the two sides do not agree on TLS, which waiting would not mend.
+        OrchestratorError: as `Connection.run`, or the client's certificate can't be used.
     """
-    config = client.tenant.config
-    certificates = _read_ca(config)
-    proxy = mind_proxy(config.server_address)
     _quieten_channel_watcher()
-    alone_since = time.monotonic()
-    while True:
-        client.welcome = False
-        try:
-            start_client(
-                server_address=config.server_address,
-                client=client,
-                insecure=certificates is None,
-                root_certificates=certificates,
-                grpc_max_message_length=MAX_MESSAGE_BYTES,
-            )
-            return
-        except (grpc.RpcError, StopIteration):  # refused, or cut: Flower's own retry does not cover this transport
-            check_channel(config)
-            failure: OrchestratorError = ServerUnreachableError(
-                f"no server at {config.server_address} for {config.server_wait_timeout:g} s (server_wait_timeout); "
-                f"start orchestrator/run_server.py with the same config{proxy and f' (asked by way of {proxy})'}"
-            )
-        except RefusedByServerError as error:
-            failure = error
-        if client.welcome:
-            client.tenant.log.warning("lost the server; looking for it again")
-            alone_since = time.monotonic()
-        if time.monotonic() - alone_since > config.server_wait_timeout:
-            raise failure
-        time.sleep(_RETRY_SECONDS)
-
-
-def _read_ca(config: Config) -> bytes | None:
-    if not config.tls_ca:
-        return None
-    try:
-        return read_bounded(config.tls_ca, MAX_CERTIFICATE_BYTES)
-    except OSError as error:
-        raise ConfigError(
-            f"tls_ca = {config.tls_ca!r}: {error.strerror}; get ca.pem from whoever runs the server"
-        ) from None
+    Connection(client, stay).run()
 
 
 def _quieten_channel_watcher() -> None:

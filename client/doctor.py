@@ -16,7 +16,7 @@ from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import Final
 
-from client.channel import check_channel, proxy_for
+from client.channel import check_channel, load_client_certificate, proxy_for
 from client.policy import Policy, PolicyKeeper, Sum
 from shared import cli
 from shared.addresses import split_address
@@ -58,16 +58,18 @@ def examine(path: str, overrides: Sequence[str], client_id: int, against: str = 
         report.look("identity", lambda: _identity(config, client_id, report, signed))
     if config.tls_ca:
         report.look("certificate", lambda: _certificate(config, signed))
+    if config.tls_client_certificate:
+        report.look("certificate", lambda: _own_certificate(config, client_id))
     if config.tenant_policy:
         report.look("policy", lambda: _policy(config, client_id))
     report.look("clock", lambda: checks.check_clock(signed))
     report.look("proxy", lambda: _proxy(config))
-    report.look("port", lambda: _port(config))
+    report.look("port", lambda: _port(config, client_id))
     report.look("data", lambda: _data(config, client_id, report))
     report.look("files", lambda: checks.check_folder(config))
     report.look("descriptors", lambda: checks.check_descriptors(16))
     if config.pinned_key_fingerprint:
-        report.facts["public_key"] = config.pinned_key_fingerprint
+        report.facts["public_key"] = " ".join(config.pinned_key_fingerprint)
     if against:
         report.look("against", lambda: compare(report.facts, read_facts(against), datetime.now(UTC)))
     return report
@@ -115,8 +117,8 @@ def _policy(config: Config, client_id: int) -> Iterator[Finding]:
     for kind in (Sum.TRAINING, *((Sum.EVALUATION,) if config.fraction_evaluate else ()), Sum.STATISTICS):
         try:
             keeper.check(kind, config.fewest_contributors)
-            if config.pinned_key_fingerprint:
-                keeper.check_key(config.pinned_key_fingerprint)
+            for pinned in config.pinned_key_fingerprint:
+                keeper.check_key(pinned)
         except PolicyError as error:
             remedy = f"change the settings, or {path}; as it is this tenant stays out"
             yield Finding("policy", Level.FAIL, f"{kind}: {error}", remedy)
@@ -129,6 +131,11 @@ def _certificate(config: Config, signed: list[datetime]) -> Iterator[Finding]:
     yield from checks.check_end(certificate, config.tls_ca, "get the ca.pem of a federation that was made anew")
 
 
+def _own_certificate(config: Config, client_id: int) -> Iterator[Finding]:
+    path = load_client_certificate(config, client_id).path
+    yield from checks.check_end(checks.read_certificate(path), path, "run: client/enrol.py renew")
+
+
 def _proxy(config: Config) -> Iterator[Finding]:
     host, _ = split_address(config.server_address)
     name = proxy_for(config.server_address)
@@ -138,7 +145,7 @@ def _proxy(config: Config) -> Iterator[Finding]:
         yield Finding("proxy", Level.OK, "none for the server")
 
 
-def _port(config: Config) -> Iterator[Finding]:
+def _port(config: Config, client_id: int) -> Iterator[Finding]:
     host, port = split_address(config.server_address)
     try:
         socket.create_connection((host, port), timeout=_PROBE_SECONDS).close()
@@ -147,7 +154,7 @@ def _port(config: Config) -> Iterator[Finding]:
         remedy = "start orchestrator/run_server.py, or open the way to it: address, firewall, name"
         yield Finding("port", Level.FAIL, said, remedy)
         return
-    check_channel(config)
+    check_channel(config, load_client_certificate(config, client_id) if config.tls_client_certificate else None)
     yield Finding("port", Level.OK, f"{config.server_address} answers, TLS {'on' if config.tls_ca else 'off'}")
 
 

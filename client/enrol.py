@@ -8,7 +8,8 @@ python client/enrol.py show --client_id 2 --enrolled enrolled.json --out keys
 python client/enrol.py protect --client_id 2 --out keys                             # put a passphrase on the key
 python client/enrol.py node --client_id 2 --out keys                                # a key for a Flower SuperNode
 
-Send the operator the file client-2.request.json, and tell its fingerprint on another way. With the environment variable
+Send the operator the file client-2.request.json, and tell its fingerprint on another way. The operator sends back the
+certificate that the server asks for, client-2.tls.pem; put it beside client-2.tls.key. With the environment variable
 TENANT_KEY_PASSPHRASE set, keys are encrypted, and the same variable opens them in a run.
 """
 
@@ -19,17 +20,32 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from shared import cli
 from shared.enrolment import EnrolledClient, Enrolment
-from shared.enrolment_request import EnrolmentRequest, Present
-from shared.errors import ConfigError, EnrolmentError, KeyFileError, PassphraseError
+from shared.enrolment_request import EnrolmentRequest, Present, make_certificate_request
+from shared.errors import ConfigError, EnrolmentError, KeyFileError, KeyMaterialError, PassphraseError
 from shared.identity import identity_name
 from shared.identity_files import IDENTITY_PASSPHRASE, encode_identity, load_identity_key
 from shared.node_keys import NODES, node_key_files
 from shared.passphrases import passphrase_in
-from shared.private_files import PRIVATE_MODE, PUBLIC_MODE, create_file, make_private_folder, replace_file
+from shared.private_files import (
+    PRIVATE_MODE,
+    PUBLIC_MODE,
+    create_file,
+    make_private_folder,
+    read_private_file,
+    replace_file,
+)
 
 _NEXT = ".next"  # what the file of a key is called that is not listed yet
 
@@ -48,6 +64,7 @@ class Keys:
         self.path = folder / f"{self.name}.key"
         self.next = folder / f"{self.name}.key{_NEXT}"
         self.request = folder / f"{self.name}.request.json"
+        self.tls_key = folder / f"{self.name}.tls.key"
 
     def load(self) -> Ed25519PrivateKey:
         """The key that is in use.
@@ -56,6 +73,29 @@ class Keys:
             KeyFileError, PassphraseError, KeyMaterialError: the file can't be used.
         """
         return load_identity_key(self.path, self.name, "make one with client/enrol.py new")
+
+    def load_tls(self) -> ec.EllipticCurvePrivateKey:
+        """The key of its TLS certificate, made if there is none yet: P-256, as TLS libraries take no Ed25519.
+
+        Raises:
+            KeyFileError, PassphraseError, KeyMaterialError: the file can't be used or written.
+        """
+        if not os.path.lexists(self.tls_key):
+            make_private_folder(self.folder)
+            key = ec.generate_private_key(ec.SECP256R1())
+            create_file(self.tls_key, _tls_pem(key), mode=PRIVATE_MODE, advice="remove it and repeat")
+            return key
+        data = read_private_file(self.tls_key, "make one with client/enrol.py new")
+        passphrase = passphrase_in(IDENTITY_PASSPHRASE) if b"ENCRYPTED" in data else None
+        if b"ENCRYPTED" in data and passphrase is None:
+            raise PassphraseError(f"{self.tls_key}: is encrypted; set the environment variable {IDENTITY_PASSPHRASE}")
+        try:
+            found = load_pem_private_key(data, passphrase.encode() if passphrase else None)
+        except (ValueError, TypeError):
+            found = None
+        if not isinstance(found, ec.EllipticCurvePrivateKey):
+            raise KeyMaterialError(f"{self.tls_key}: no P-256 key under this passphrase; remove it, and renew")
+        return found
 
     def new(self, roster: Enrolment) -> EnrolmentRequest:
         """Make a key, and a request to enrol it.
@@ -117,6 +157,8 @@ class Keys:
         if passphrase is None:
             raise PassphraseError(f"no passphrase; set the environment variable {IDENTITY_PASSPHRASE}")
         replace_file(self.path, encode_identity(self.name, self.load(), passphrase), mode=PRIVATE_MODE)
+        if self.tls_key.exists():
+            replace_file(self.tls_key, _tls_pem(self.load_tls()), mode=PRIVATE_MODE)
 
     def _listed(self, roster: Enrolment, key: Ed25519PrivateKey) -> EnrolledClient:
         roster.public_key(self.name)
@@ -137,7 +179,8 @@ class Keys:
         listed = roster.clients.get(self.name)
         of = None if listed is None else Present(listed.public_key, listed.expires)
         today = datetime.now(UTC).date()
-        request = EnrolmentRequest(roster.signer, self.name, public_hex(key), of, today)
+        asked = make_certificate_request(self.name, self.load_tls())
+        request = EnrolmentRequest(roster.signer, self.name, public_hex(key), of, today, asked)
         replace_file(self.request, request.signed(key, former), mode=PUBLIC_MODE)
         return request
 
@@ -145,6 +188,12 @@ class Keys:
 def public_hex(key: Ed25519PrivateKey) -> str:
     """The public half, 64 hex digits."""
     return key.public_key().public_bytes_raw().hex()
+
+
+def _tls_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    passphrase = passphrase_in(IDENTITY_PASSPHRASE)
+    how = BestAvailableEncryption(passphrase.encode()) if passphrase else NoEncryption()
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how)
 
 
 def make_node_key(folder: Path, name: str) -> list[Path]:
@@ -188,7 +237,7 @@ def _run(args: argparse.Namespace) -> list[str]:
     keys = Keys(args.out, args.client_id)
     if args.command == "protect":
         keys.protect()
-        return [f"Encrypted {keys.path}. A run needs {IDENTITY_PASSPHRASE} from now on."]
+        return [f"Encrypted {keys.path} and {keys.tls_key.name}. A run needs {IDENTITY_PASSPHRASE} from now on."]
     if args.command == "node":
         private, public = make_node_key(keys.folder, keys.name)
         return [f"Made {private}. Send the operator {public}, who registers it: flwr supernode register {public.name}"]
@@ -204,7 +253,8 @@ def _run(args: argparse.Namespace) -> list[str]:
         return [f"{keys.path} is the new key. Restart the client."]
     ask = {"new": keys.new, "renew": keys.renew, "rotate": keys.rotate}[args.command]
     request = ask(roster)
-    made = {"new": [f"Made {keys.path}; keep a copy, and give it to nobody."], "rotate": [f"Made {keys.next}."]}
+    both = f"Made {keys.path} and {keys.tls_key}; keep copies, and give them to nobody."
+    made = {"new": [both], "rotate": [f"Made {keys.next}."]}
     return [
         *made.get(args.command, []),
         f"Send {keys.request} to the operator, and tell its fingerprint on another way:",

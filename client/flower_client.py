@@ -17,7 +17,6 @@ from flwr.common import (
 )
 
 from client.tenant import Tenant
-from shared.errors import RefusedByServerError
 from shared.exchange import Kind, Refusal, Reply, Request
 from shared.refusals import OTHER
 from shared.wire import wrap_array
@@ -31,7 +30,7 @@ class FlowerClient(Client):
 
     Attributes:
         tenant: who answers.
-        welcome: whether the server has taken this client on this connection.
+        welcome: whether the server has asked it anything on this connection.
     """
 
     def __init__(self, tenant: Tenant) -> None:
@@ -39,14 +38,7 @@ class FlowerClient(Client):
         self.welcome = False
 
     def get_properties(self, ins: GetPropertiesIns) -> GetPropertiesRes:
-        """Everything but training and evaluation: the greeting, statistics, the stages of masked sums.
-
-        Raises:
-            RefusedByServerError: out of Flower's loop, which ends the connection.
-        """
-        if "refused" in ins.config:
-            self.welcome = False
-            raise RefusedByServerError(f"the server refuses this client: {ins.config['refused']!r:.300}")
+        """Everything but training and evaluation: the greeting, statistics, the stages of masked sums."""
         self.welcome = True
         kind = ins.config.get("kind")
         if kind not in _ASKED_HERE:

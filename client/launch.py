@@ -18,13 +18,13 @@ from shared.identity import ClientIdentity
 from shared.private_files import keep_files_private
 
 
-def _run_one(config: Config, client_id: int) -> bool:
-    """One client from its data to the end of the run; whether it got there."""
+def _run_one(config: Config, client_id: int, stay: bool) -> bool:
+    """One client from its data to the end of the run, or of one run after the other; whether it got there."""
     log = logging.getLogger(f"client.{client_id}")
     try:
         warm_up()
         tenant = Tenant(config, client_id, load_client_data(config, client_id), load_identity(config, client_id))
-        run_client(FlowerClient(tenant))
+        run_client(FlowerClient(tenant), stay)
         if tenant.refusal and not tenant.answered:
             log.error("took part in no round: %s", tenant.refusal)
             return False
@@ -66,13 +66,13 @@ def run_agent(config: Config, client_id: int, path: Path, group: str) -> None:
         tenant.close()
 
 
-def run_threads(config: Config, client_ids: list[int]) -> list[int]:
-    """Run these clients as threads; those that did not finish."""
+def run_threads(config: Config, client_ids: list[int], stay: bool = False) -> list[int]:
+    """Run these clients as threads, with `stay` for one run after the other; those that did not finish."""
     torch.set_num_threads(1)  # the clients share the cores; torch's own threads on top would only contend
     finished: set[int] = set()
 
     def target(client_id: int) -> None:
-        if _run_one(config, client_id):
+        if _run_one(config, client_id, stay):
             finished.add(client_id)
 
     # Daemons: Ctrl-C must not wait for a client that is training.
@@ -85,7 +85,7 @@ def run_threads(config: Config, client_ids: list[int]) -> list[int]:
     return [i for i in client_ids if i not in finished]
 
 
-def run_alone(config: Config, client_id: int) -> bool:
+def run_alone(config: Config, client_id: int, stay: bool = False) -> bool:
     """Run one client in a process of its own; whether it got to the end of the run."""
     torch.set_num_threads(1)  # the other clients' processes are on the same cores
-    return _run_one(config, client_id)
+    return _run_one(config, client_id, stay)

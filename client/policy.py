@@ -2,7 +2,7 @@
 
     least_cohort: 5             # tenants that a sum must hold
     masked_required: true       # no update without masks
-    pinned_key_fingerprint: ""  # of the one public key that it encrypts under
+    pinned_key_fingerprint: ""  # of the public key that it encrypts under, or a list of which it is one
     local_epochs: 10            # most
     model_parameters: 100000    # most
     rounds_a_day: 200           # most sums of training that it answers on one day, UTC
@@ -22,16 +22,17 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from shared.bounded_files import open_regular, read_at_most
-from shared.config import Config
+from shared.config import Config, listed_pins
 from shared.errors import ConfigError, PolicyError
 from shared.line_memory import locked_lines
 from shared.yaml_values import parse_yaml
 
 _MOST_BYTES: Final = 1 << 16
 _Count = Annotated[int, Field(ge=0, le=10**12)]
+_Fingerprint = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class Sum(StrEnum):
@@ -49,7 +50,7 @@ class Policy(BaseModel):
 
     least_cohort: Annotated[int, Field(ge=2, le=10_000)] | None = None
     masked_required: bool = False
-    pinned_key_fingerprint: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
+    pinned_key_fingerprint: Annotated[tuple[_Fingerprint, ...], BeforeValidator(listed_pins)] = ()
     local_epochs: _Count | None = None
     model_parameters: _Count | None = None
     rounds_a_day: _Count | None = None
@@ -140,8 +141,8 @@ class PolicyKeeper:
             PolicyError: it insists on another.
         """
         pinned = self._policy.pinned_key_fingerprint
-        if pinned not in ("", fingerprint):
-            raise PolicyError("pinned_key_fingerprint", f"the public key {fingerprint}; it wants {pinned}")
+        if pinned and fingerprint not in pinned:
+            raise PolicyError("pinned_key_fingerprint", f"the public key {fingerprint}; it wants {' or '.join(pinned)}")
 
     def count(self, kind: Sum) -> None:
         """Before an answer leaves: it counts, and it is the last one where a rule says so.

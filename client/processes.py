@@ -11,17 +11,19 @@ import sys
 import time
 
 from shared.config import Config
-from shared.console import setup_logging
+from shared.console import set_log_format, setup_logging
 
 _LOADED = "client.launch"  # with all that it imports
 _log = logging.getLogger("clients")
 
 
-def run_processes(config: Config, client_ids: list[int]) -> list[int]:
-    """Run each of these clients as a process of its own; those that did not finish."""
+def run_processes(config: Config, client_ids: list[int], stay: bool = False) -> list[int]:
+    """Run each of these clients as a process, with `stay` for one run after the other; those that did not finish."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([_LOADED])
-    processes = {i: context.Process(target=_process_main, args=(config, i), name=f"client-{i}") for i in client_ids}
+    processes = {
+        i: context.Process(target=_process_main, args=(config, i, stay), name=f"client-{i}") for i in client_ids
+    }
     try:
         _log.info("waiting for PyTorch and Flower, which are loaded once for all processes")
         for process in processes.values():
@@ -36,9 +38,10 @@ def run_processes(config: Config, client_ids: list[int]) -> list[int]:
     return [i for i, process in processes.items() if process.exitcode != 0]
 
 
-def _process_main(config: Config, client_id: int) -> None:
+def _process_main(config: Config, client_id: int, stay: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher too, and it ends its children
     setup_logging(bars=False)
+    set_log_format(config.log_format)
     from client.launch import run_alone
 
-    sys.exit(0 if run_alone(config, client_id) else 1)
+    sys.exit(0 if run_alone(config, client_id, stay) else 1)

@@ -2,6 +2,7 @@
 
 python client/run_clients.py --config config/config.yaml --num_clients 3 --executor thread
 python client/run_clients.py --config config/config.yaml --client_ids 2      # one tenant, on its own machine
+python client/run_clients.py --config config/secure.yaml --client_ids 2 --stay    # for one run after the other
 python client/run_clients.py --config config/secure.yaml --client_ids 2 --agent --socket /run/tenant/2.sock
 """
 
@@ -13,7 +14,7 @@ from pathlib import Path
 from client.processes import run_processes
 from shared import cli
 from shared.config import Config, load_config
-from shared.console import announce_protection, setup_logging
+from shared.console import announce_protection, set_log_format, setup_logging
 from shared.errors import ConfigError
 
 _log = logging.getLogger("clients")
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--client_ids", help="launch just these ids, for example 0,2; for tenants on several machines")
     parser.add_argument("--executor", choices=("thread", "process"), default="thread", help="(default: %(default)s)")
+    parser.add_argument("--stay", action="store_true", help="take part in one run after the other, until stopped")
     parser.add_argument("--agent", action="store_true", help="answer for one tenant's Flower node, run after run")
     parser.add_argument("--socket", metavar="PATH", help="with --agent: the Unix socket that the node connects to")
     parser.add_argument("--socket_group", default="", metavar="GROUP", help="with --agent: whose members may connect")
@@ -41,18 +43,21 @@ def _launch(args: argparse.Namespace) -> int:
     if args.num_clients is not None:
         config = _with_num_clients(config, args.num_clients)
     client_ids = _parse_ids(args.client_ids, config.num_clients)
+    set_log_format(config.log_format)
     announce_protection(_log, config)
+    if args.agent and args.stay:
+        raise ConfigError("--stay: an agent stays anyway; leave it out with --agent")
     if args.agent:
         return _run_agent(config, client_ids, args)
     _log.info("starting %d clients (%s each) for %s", len(client_ids), args.executor, config.server_address)
     if ":" in config.model or "." in config.data_source:
         _check_own_code(config)
     if args.executor == "process":
-        lost = run_processes(config, client_ids)
+        lost = run_processes(config, client_ids, args.stay)
     else:  # PyTorch and Flower are seconds to load: not for a mistyped setting
         from client.launch import run_threads
 
-        lost = run_threads(config, client_ids)
+        lost = run_threads(config, client_ids, args.stay)
     if lost:
         _log.error("%d of %d clients did not finish: %s", len(lost), len(client_ids), ", ".join(map(str, lost)))
         return cli.FAILED

@@ -88,14 +88,14 @@ def checked_scheme(config: Config, public_key: bytes, max_contributors: int, pro
 
 
 def check_pin(config: Config, scheme: PublicScheme[Any]) -> None:
-    """Refuse a key that is not the one that the settings name.
+    """Refuse a key that the settings don't name.
 
     Raises:
         KeyMaterialError: it is another.
     """
     pinned, found = config.pinned_key_fingerprint, scheme.fingerprint()
-    if pinned and found != pinned:
+    if pinned and found not in pinned:
         raise KeyMaterialError(
-            f"the server's public key is {found}, this client insists on {pinned} (pinned_key_fingerprint); ask "
-            "whoever runs the server whether the key was rotated"
+            f"the server's public key is {found}, this client insists on {' or '.join(pinned)} "
+            "(pinned_key_fingerprint); ask whoever runs the server whether the key was rotated"
         )

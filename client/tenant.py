@@ -41,6 +41,7 @@ from shared.masking import EVALUATION, RoundTerms
 from shared.metrics import evaluate
 from shared.model import build_model, get_parameters, set_parameters
 from shared.refusals import code_of
+from shared.retention import remove_old_runs
 from shared.task import Task, training_settings
 from shared.wire import Header, dump_update, vector_encoding
 
@@ -64,6 +65,7 @@ class Tenant:
         model: what it trains.
         answered: rounds of training that it took part in.
         refusal: why it refused the last round that it was asked for; empty if it did not.
+        channel: the name of its TLS connection, which its greeting is signed for; empty without one.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Tenant:
         self.log = logging.getLogger(f"client.{client_id}")
         self.answered = 0
         self.refusal = ""
+        self.channel = b""
         self._rows = ScaledRows(config, rows)
         self._identity = identity
         self._part = make_part(config, identity)
@@ -176,14 +179,17 @@ class Tenant:
         run = check_run_name(request.values.get("run"))
         if run != self._run:
             if self._log_file:
-                add_log_file(self.log, Path(self.config.log_dir) / run / f"client-{self.client_id}.log")
+                folder = Path(self.config.log_dir)
+                add_log_file(self.log, folder / run / f"client-{self.client_id}.log")
+                remove_old_runs(folder, self.config.keep_runs, run, self.log)
             self.log.info("found run %s; %d rows to train on", run, self._rows.examples)
             self._run = run
         self._key.proof = request.values.get("key_proof", b"")
         values: dict[str, Value] = {"client_id": self.client_id}
         if self._identity is not None:
             self._session = text(request.values, "session")
-            values["signature"] = self._identity.sign_greeting(self._session, data(request.values, "nonce"))
+            nonce = data(request.values, "nonce")
+            values["signature"] = self._identity.sign_greeting(self._session, nonce, self.channel)
         return Reply(b"", values)
 
     def _dismissed(self, request: Request) -> Reply:

@@ -42,13 +42,19 @@ class Admission:
         """A fresh challenge for a connection that says who it is."""
         return secrets.token_bytes(NONCE_BYTES)
 
-    def check_greeting(self, client_id: str, nonce: bytes, signature: object) -> None:
+    def check_greeting(self, client_id: str, nonce: bytes, signature: object, channel: bytes = b"") -> None:
         """Accept a connection as this client's.
+
+        Args:
+            client_id: who it says it is.
+            nonce: of this greeting.
+            signature: whatever came.
+            channel: the name of its TLS connection; empty without TLS.
 
         Raises:
             UpdateRejectedError: not enrolled, revoked, or not signed by it.
         """
-        self._roster.read().verify_greeting(identity_name(client_id), self.session, nonce, signature)
+        self._roster.read().verify_greeting(identity_name(client_id), self.session, nonce, signature, channel)
 
     def open_round(self, round_number: int, key_fingerprint: str, task_sha256: str) -> "RoundAdmission":
         """The checks of one round."""

@@ -30,7 +30,8 @@ _FREE_TO_CHANGE = {
     "server_address", "num_rounds", "client_wait_timeout", "server_wait_timeout", "round_timeout", "stage_timeout",
     "log_dir", "tls_ca", "tls_certificate", "tls_key", "allow_insecure_network", "enrolled_clients", "client_identity",
     "he_key_file", "pinned_key_fingerprint", "roster_signer", "tenant_policy", "metrics_address", "live_address",
-    "allow_open_monitoring", "tensorboard_dir", "mlflow_tracking_uri",
+    "allow_open_monitoring", "tensorboard_dir", "mlflow_tracking_uri", "tls_client_certificate", "tls_client_key",
+    "client_certificates", "max_streams_per_address", "log_format", "keep_runs",
 }  # fmt: skip
 
 

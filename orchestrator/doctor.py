@@ -131,10 +131,10 @@ def _key(config: Config, report: Report) -> Iterator[Finding]:
             f"{config.he_key_file}: {key.key_length} bits, he_key_length says {config.he_key_length}; set it to "
             "the key's"
         )
-    if config.pinned_key_fingerprint not in ("", fingerprint):
+    if config.pinned_key_fingerprint and fingerprint not in config.pinned_key_fingerprint:
         raise KeyMaterialError(
             f"{config.he_key_file}: fingerprint {fingerprint}, tenants with this file insist on "
-            f"{config.pinned_key_fingerprint}; set pinned_key_fingerprint to the key's"
+            f"{' or '.join(config.pinned_key_fingerprint)}; set pinned_key_fingerprint to the key's"
         )
     yield Finding("key", Level.OK, f"{config.he_key_file}: {key.key_length} bits, fingerprint {fingerprint}")
 

@@ -1,4 +1,4 @@
-"""Flower's legacy transport: `start_server`'s connections as nodes, its messages as requests and outcomes."""
+"""Flower's legacy transport: streams of its gRPC protocol as nodes, its messages as requests and outcomes."""
 
 import threading
 
@@ -13,10 +13,14 @@ from flwr.common import (
     Status,
     ndarrays_to_parameters,
 )
+from flwr.proto.transport_pb2 import ClientMessage
 from flwr.server import SimpleClientManager
 from flwr.server.client_proxy import ClientProxy
+from flwr.server.superlink.fleet.grpc_bidi.grpc_bridge import GrpcBridge, InsWrapper, ResWrapper
+from flwr.server.superlink.fleet.grpc_bidi.grpc_client_proxy import GrpcClientProxy
 
-from orchestrator.seats import GREETING_SECONDS, Seats
+from orchestrator.seats import Seats
+from orchestrator.streams import Stream, Why
 from orchestrator.transport import Transport
 from shared.errors import UpdateRejectedError
 from shared.exchange import Lost, Outcome, Refusal, Reply, Request
@@ -41,11 +45,52 @@ class FlowerTransport(Transport):
             return Lost(f"{type(error).__name__}: {error}")
         return of_properties(answer.status, answer.properties)
 
+    def come(self, stream: Stream) -> bool:
+        """A stream is let in; False: there is no room for it."""
+        return self.connections.register(Connection(stream))
+
+    def gone(self, stream: Stream) -> None:
+        """A stream has ended. Twice is fine."""
+        self.connections.forget(stream.name)
+
     def dismiss(self, node: str, reason: str) -> None:
-        # The client ends the connection when it hears this, so there is no answer to wait for.
-        client = self.connections.get(node)
-        if client is not None:
-            client.get_properties(GetPropertiesIns({"refused": reason}), GREETING_SECONDS, group_id=None)
+        stream = self.connections.stream(node)
+        if stream is not None:
+            stream.close(Why.REFUSED, reason)
+
+    def seated(self, node: str) -> None:
+        stream = self.connections.stream(node)
+        if stream is not None:
+            stream.prove()
+
+
+class _Bridge(GrpcBridge):
+    """Flower's requests go to the stream."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def request(self, ins_wrapper: InsWrapper) -> ResWrapper:
+        """Send it, and wait for the answer.
+
+        Raises:
+            StreamEndedError: there is none.
+        """
+        answer = self._stream.ask(ins_wrapper.server_message.SerializeToString(), ins_wrapper.timeout)
+        return ResWrapper(ClientMessage.FromString(answer))
+
+
+class Connection(GrpcClientProxy):
+    """What Flower asks a client through.
+
+    Attributes:
+        stream: carries it.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(stream.name, _Bridge(stream))
+        self.stream = stream
 
 
 class Connections(SimpleClientManager):
@@ -54,24 +99,30 @@ class Connections(SimpleClientManager):
     def __init__(self, transport: FlowerTransport) -> None:
         super().__init__()
         self._transport = transport
+        self._streams: dict[str, Stream] = {}
         self._lock = threading.Lock()
 
     def register(self, client: ClientProxy) -> bool:
-        """Called by Flower's thread of a new connection, before that thread can carry messages."""
+        """Called with each new connection; False: there is no room for it."""
         seats = self._transport.seats
-        if not seats.arrive(client.cid):
+        if not isinstance(client, Connection) or not seats.arrive(client.cid, client.stream.channel):
             return False
         with self._lock:
-            self.clients[client.cid] = client
+            self.clients[client.cid], self._streams[client.cid] = client, client.stream
         greeting = (client.cid, self._transport)
         threading.Thread(target=seats.greet, args=greeting, name="greeting", daemon=True).start()
         return True
 
     def unregister(self, client: ClientProxy) -> None:
-        """Called by Flower when a connection ends."""
+        """The connection is no more. Twice is fine."""
+        self.forget(client.cid)
+
+    def forget(self, cid: str) -> None:
+        """The same, by its name."""
         with self._lock:
-            self.clients.pop(client.cid, None)
-        self._transport.seats.leave(client.cid)
+            self.clients.pop(cid, None)
+            self._streams.pop(cid, None)
+        self._transport.seats.leave(cid)
 
     def all(self) -> dict[str, ClientProxy]:
         """Whom Flower's goodbye reaches, as a copy: clients still come and go. Who was sent away is not waited for."""
@@ -83,6 +134,11 @@ class Connections(SimpleClientManager):
         """The connection of this name, if it is still there."""
         with self._lock:
             return self.clients.get(cid)
+
+    def stream(self, cid: str) -> Stream | None:
+        """What carries it."""
+        with self._lock:
+            return self._streams.get(cid)
 
 
 def fit_ins(request: Request) -> FitIns:

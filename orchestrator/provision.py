@@ -2,6 +2,7 @@
 
 python orchestrator/provision.py --clients 0 --out config/pki --host orchestrator.example.org   # tenants make keys
 python orchestrator/provision.py --sign client-2.request.json --out config/pki                  # of client/enrol.py
+python orchestrator/provision.py --certify client-2.request.json --out config/pki              # where ca.key is
 python orchestrator/provision.py --revoke client-1 --out config/pki
 python orchestrator/provision.py --renew_server --out config/pki   # the server's certificate, before it ends
 python orchestrator/provision.py --upgrade --out config/pki        # sign a list of an earlier version
@@ -29,24 +30,22 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from orchestrator.certificates import (
     SERVER_VALIDITY,
+    Authority,
     ca_certificate,
+    now_utc,
+    read_certificate,
     server_certificate,
     subject_alternative_names,
 )
 from shared import cli
-from shared.bounded_files import MAX_CERTIFICATE_BYTES, read_bounded
+from shared.bounded_files import read_bounded
 from shared.enrolment import MAX_ENROLMENT_BYTES, Enrolment, parse_unsigned
 from shared.enrolment_request import EnrolmentRequest
-from shared.errors import ConfigError, EnrolmentError, KeyFileError, KeyMaterialError
+from shared.errors import ConfigError, EnrolmentError, EnrolmentRequestError, KeyFileError, KeyMaterialError
 from shared.identity_files import encode_identity, load_identity_key
 from shared.key_files import PASSPHRASE_VARIABLE
 from shared.node_keys import NODES, node_key_files
@@ -56,7 +55,6 @@ from shared.private_files import (
     PUBLIC_MODE,
     create_file,
     make_private_folder,
-    read_private_file,
     replace_file,
 )
 
@@ -91,12 +89,13 @@ def provision(folder: Path, num_clients: int, hosts: Sequence[str], days: int = 
         KeyFileError: a file of that name exists (nothing is made then), or can't be written.
     """
     names = subject_alternative_names([*LOCAL_HOSTS, *hosts])
-    now = datetime.now(UTC).replace(microsecond=0)
+    now = now_utc()
     ca_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca = ca_certificate(ca_key, now)
     server = server_certificate(server_key.public_key(), names, ca, ca_key, now)
     roster_key = Ed25519PrivateKey.generate()
-    listed, identities = _new_identities(Enrolment(MappingProxyType({})), num_clients, last_day(days))
+    authority = Authority(ca, ca_key)
+    listed, identities = _new_identities(Enrolment(MappingProxyType({})), num_clients, last_day(days), authority)
     files = [
         NewFile("ca.key", _pem(ca_key), PRIVATE_MODE),
         NewFile("ca.pem", ca.public_bytes(Encoding.PEM), PUBLIC_MODE),
@@ -118,15 +117,16 @@ def last_day(days: int) -> date:
 
 
 def add_clients(folder: Path, num_clients: int, days: int = DEFAULT_DAYS) -> list[NewFile]:
-    """Make identities for more clients and enrol them. Returns the identities' files.
+    """Make identities for more clients and enrol them. Returns the identities' files, without TLS if `ca.key` is away.
 
     Raises:
         EnrolmentError: the folder has no well-formed roster.
-        KeyFileError, KeyMaterialError: a file can't be written, or the roster's key can't be used; nobody is enrolled
-            then.
+        KeyFileError, KeyMaterialError: a file can't be written, or the key of the roster or the CA can't be used;
+            nobody is enrolled then.
     """
     with _locked(folder):
-        listed, identities = _new_identities(Enrolment.load(folder / ENROLLED), num_clients, last_day(days))
+        enrolled, authority = Enrolment.load(folder / ENROLLED), Authority.find(folder)
+        listed, identities = _new_identities(enrolled, num_clients, last_day(days), authority)
         key = _roster_key(folder)
         # The list comes last: a client that is enrolled always has its file.
         _create_all(folder, identities, "it is of a client that is not in the list; remove it and repeat")
@@ -147,6 +147,8 @@ def revoke_client(folder: Path, client_id: str) -> Enrolment:
 def sign_request(folder: Path, request: EnrolmentRequest, days: int = DEFAULT_DAYS, fingerprint: str = "") -> Enrolment:
     """Enrol a tenant by its own request, or renew it, or give it the new key that it asks for.
 
+    Where it asks for a TLS certificate and `ca.key` is here, that is `clients/<name>.tls.pem` then; see `certify`.
+
     Args:
         folder: of the federation.
         request: what the tenant sent; its signatures are checked when it is read.
@@ -158,7 +160,7 @@ def sign_request(folder: Path, request: EnrolmentRequest, days: int = DEFAULT_DA
             or with another fingerprint.
         EnrolmentError: the name or the key is taken, or the roster is missing or malformed.
         UpdateRejectedError: the tenant is revoked, or its enrolment has ended.
-        KeyFileError, KeyMaterialError: the roster can't be written, or its key can't be used.
+        KeyFileError, KeyMaterialError: the roster can't be written, or its key or the CA's can't be used.
     """
 
     def change(roster: Enrolment) -> Enrolment:
@@ -167,7 +169,38 @@ def sign_request(folder: Path, request: EnrolmentRequest, days: int = DEFAULT_DA
             return roster.with_client(request.client_id, request.public_key, roster.today, last_day(days))
         return roster.renewed(request.client_id, request.public_key, last_day(days))
 
-    return _change(folder, change)
+    made = _change(folder, change)
+    if request.certificate_request and Authority.find(folder) is not None:
+        certify(folder, request)
+    return made
+
+
+def certify(folder: Path, request: EnrolmentRequest) -> Path:
+    """Make the TLS certificate that an enrolled tenant's request asks for. Returns its file.
+
+    Raises:
+        EnrolmentRequestError: it asks for none, or its key is not the one that the roster lists.
+        EnrolmentError, UpdateRejectedError: the roster can't be read, or the tenant may not take part.
+        KeyFileError, KeyMaterialError: the CA can't be used, or the file can't be written.
+    """
+    roster, key = Enrolment.load(folder / ENROLLED), request.tls_key()
+    roster.public_key(request.client_id)
+    listed = roster.clients[request.client_id]
+    if key is None or listed.public_key != request.public_key:
+        raise EnrolmentRequestError(
+            f"the request of {request.client_id} asks for no certificate, or is of another key than the roster lists; "
+            "have it made anew, and sign it first"
+        )
+    path = folder / certificate_file(request.client_id)
+    make_private_folder(path.parent)
+    pem = Authority.load(folder).certify(request.client_id, key, listed.expires)
+    replace_file(path, pem, mode=PUBLIC_MODE)
+    return path
+
+
+def certificate_file(name: str) -> str:
+    """Where a tenant's TLS certificate is made, within the federation's folder."""
+    return f"clients/{name}.tls.pem"
 
 
 def upgrade(folder: Path, days: int = DEFAULT_DAYS) -> Enrolment:
@@ -198,20 +231,14 @@ def renew_server(folder: Path) -> datetime:
         KeyFileError, KeyMaterialError: `ca.key`, `ca.pem` or `server.pem` is missing or malformed, or can't be written.
     """
     with _locked(folder):
-        ca_key = load_pem_private_key(read_private_file(folder / "ca.key", "it is kept offline; bring it here"), None)
+        authority = Authority.load(folder)
         try:
-            ca, old = (
-                x509.load_pem_x509_certificate(read_bounded(folder / name, MAX_CERTIFICATE_BYTES))
-                for name in ("ca.pem", "server.pem")
-            )
+            old = read_certificate(folder / "server.pem")
             names = list(old.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-        except (OSError, ValueError, x509.ExtensionNotFound) as error:
-            raise KeyMaterialError(f"{folder}: ca.pem or server.pem can't be used: {error}") from None
-        if not isinstance(ca_key, ec.EllipticCurvePrivateKey) or ca_key.public_key() != ca.public_key():
-            raise KeyMaterialError(f"{folder / 'ca.key'}: not the key of ca.pem; bring the one of this federation")
+        except x509.ExtensionNotFound as error:
+            raise KeyMaterialError(f"{folder / 'server.pem'}: can't be used: {error}") from None
         key = ec.generate_private_key(ec.SECP256R1())
-        now = datetime.now(UTC).replace(microsecond=0)
-        made = server_certificate(key.public_key(), names, ca, ca_key, now)
+        made = server_certificate(key.public_key(), names, authority.certificate, authority.key, now_utc())
         replace_file(folder / "server.key", _pem(key), mode=PRIVATE_MODE)
         replace_file(folder / "server.pem", made.public_bytes(Encoding.PEM), mode=PUBLIC_MODE)
     return made.not_valid_after_utc
@@ -249,8 +276,10 @@ def add_node_keys(folder: Path) -> list[NewFile]:
     return files
 
 
-def _new_identities(enrolment: Enrolment, num_clients: int, expires: date) -> tuple[Enrolment, list[NewFile]]:
-    """The list with `num_clients` clients more, and the file of each.
+def _new_identities(
+    enrolment: Enrolment, num_clients: int, expires: date, authority: Authority | None
+) -> tuple[Enrolment, list[NewFile]]:
+    """The list with `num_clients` clients more, and the files of each.
 
     The first client is client-0; numbers go on from the highest ever given out.
     """
@@ -261,7 +290,13 @@ def _new_identities(enrolment: Enrolment, num_clients: int, expires: date) -> tu
         key = Ed25519PrivateKey.generate()
         public_key = key.public_key().public_bytes_raw().hex()
         enrolment = enrolment.with_client(f"client-{number}", public_key, datetime.now(UTC).date(), expires)
-        files.append(NewFile(f"clients/client-{number}.key", _pem(key), PRIVATE_MODE))
+        name = f"client-{number}"
+        files.append(NewFile(f"clients/{name}.key", _pem(key), PRIVATE_MODE))
+        if authority is not None:
+            tls_key = ec.generate_private_key(ec.SECP256R1())
+            certificate = authority.certify(name, tls_key.public_key(), expires)
+            files.append(NewFile(f"clients/{name}.tls.key", _pem(tls_key), PRIVATE_MODE))
+            files.append(NewFile(certificate_file(name), certificate, PUBLIC_MODE))
     return enrolment, files
 
 
@@ -312,14 +347,20 @@ def _describe_clients(identities: Sequence[NewFile]) -> list[str]:
             f"  each client     ca.pem and {ENROLLED}; it makes its own key and a request: client/enrol.py new",
             "Enrol each by its request: orchestrator/provision.py --sign client-N.request.json",
         ]
-    keys = [file.name for file in identities]
+    keys = [file.name for file in identities if ".tls." not in file.name]
     shown = keys if len(keys) <= 5 else [*keys[:2], "...", keys[-1]]
     return [
-        f"  each client     its own key, ca.pem and {ENROLLED}, which lists the public keys of its peers:",
+        f"  each client     its own .key, .tls.key and .tls.pem, ca.pem and {ENROLLED}, the public keys of its peers:",
         *(f"                  {key}" for key in shown),
         "Hand each key to its one client over a channel you trust, and to nobody else.",
         "For more than a demo let the tenants make their keys themselves: --clients 0, and client/enrol.py.",
     ]
+
+
+def _describe_certificate(folder: Path, request: EnrolmentRequest, path: Path) -> str:
+    if Authority.find(folder) is None:
+        return f"No ca.key is here: where it is, make the tenant's TLS certificate with --certify {path}."
+    return f"Send it its TLS certificate, {folder / certificate_file(request.client_id)}."
 
 
 def _describe_roster(folder: Path) -> list[str]:
@@ -359,10 +400,13 @@ def _run(args: argparse.Namespace) -> list[str]:
         made = sign_request(folder, request, args.days, args.fingerprint)
         return [
             f"{request.title} until {made.clients[request.client_id].expires}. {copy}",
+            _describe_certificate(folder, request, args.sign),
             f"  request     {request.fingerprint()}",
             *([] if args.fingerprint else ["  Ask the tenant, on another way, whether it has that fingerprint."]),
             *_describe_roster(folder),
         ]
+    if args.certify is not None:
+        return [f"Made {certify(folder, EnrolmentRequest.load(args.certify))}; send it to the tenant."]
     if args.upgrade:
         upgrade(folder, args.days)
         return [f"Signed the list in {folder}. {copy}", *_describe_roster(folder)]
@@ -374,7 +418,7 @@ def _run(args: argparse.Namespace) -> list[str]:
     if args.add is not None:
         added = add_clients(folder, args.add, args.days)
         return [
-            f"Enrolled {len(added)} more in {folder}. Copy {ENROLLED} to the server and to the present clients too.",
+            f"Enrolled {args.add} more in {folder}. Copy {ENROLLED} to the server and to the present clients too.",
             *_describe_clients(added),
             *_describe_roster(folder),
         ]
@@ -414,6 +458,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="make a new federation, with N clients' keys; 0: the clients make their own",
     )
     action.add_argument("--sign", type=Path, metavar="REQUEST", help="enrol or renew by a request of client/enrol.py")
+    action.add_argument("--certify", type=Path, metavar="REQUEST", help="make the TLS certificate of a signed request")
     action.add_argument("--add", type=_whole(1, MAX_CLIENTS), metavar="N", help="make N more clients' keys, and enrol")
     action.add_argument("--upgrade", action="store_true", help="sign an enrolled.json of an earlier version")
     action.add_argument("--renew_server", action="store_true", help="make the server's key and certificate anew")

@@ -27,12 +27,13 @@ from orchestrator.scaling import PrivateScaling
 from orchestrator.seats import Seats
 from orchestrator.transport import Transport
 from shared.config import Config
-from shared.console import add_log_file, announce_protection
+from shared.console import add_log_file, announce_protection, set_log_format
 from shared.data_utils import load_schema, load_test_data, load_validation_data
 from shared.errors import ConfigError
 from shared.he.scheme import MaskablePublic, PrivateScheme
 from shared.he_utils import make_keys
 from shared.model import flatten
+from shared.retention import remove_old_runs
 from shared.roster import Roster
 
 _log = logging.getLogger("orchestrator")
@@ -47,7 +48,7 @@ class OpenRun(Generic[AnyTransport]):
         folder: where its files go.
         transport: reaches the tenants.
         coordinator: runs the rounds.
-        longest_message: bytes of the longest honest vector or model, as it travels.
+        longest_message: bytes of the longest honest vector or model and the key beside it, as they travel.
         simulated: whether this machine plays all tenants.
         observers: look on at the run.
     """
@@ -99,6 +100,7 @@ def open_run(
         OrchestratorError: keys, data or the enrolled list are missing or wrong, or there is nothing to resume.
     """
     # Names this start of the server: what was recorded before it is of another session, and refused.
+    set_log_format(config.log_format)
     session = secrets.token_hex(16)
     admission = Admission(Roster.of(config, _log), session) if config.enrolled_clients else None
     folder = RunFolder.create(config) if resume is None else RunFolder.find(config, resume)
@@ -151,10 +153,13 @@ def _assemble(
         model.restore(checkpoint, records, schema)
         _log.info("resuming after round %d of %d", len(records), config.num_rounds)
     folder.publish()
+    remove_old_runs(folder.path.parent, config.keep_runs, folder.name, _log)
     transport = make_transport(seats)
     size = flatten(model.parameters).size
     sizes = {**model.learner.sizes(schema), **scaling.code.sizes}
-    longest = max(4 * size, *(aggregator.update_bytes(length, name) for name, length in sizes.items()))
+    # A proof of the key travels with the greeting, the key with each request.
+    key_bytes = len(aggregator.key_proof()) + len(aggregator.public.public_bytes())
+    longest = key_bytes + max(4 * size, *(aggregator.update_bytes(length, name) for name, length in sizes.items()))
     publisher = Publisher(folder, seats, config.round_timeout, longest) if config.audit else None
     coordinator = Coordinator(
         config, rounds, transport, model, scaling, folder, run_log, records, observers, publisher, groups

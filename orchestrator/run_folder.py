@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import secrets
 import time
 from dataclasses import asdict, dataclass, field, fields
@@ -24,9 +23,9 @@ from shared.bounded_files import open_regular
 from shared.bundle import MODEL_FILE
 from shared.config import Config
 from shared.errors import ConfigError, ResumeError, RunInUseError
+from shared.retention import LOCK, RUN_NAME
 from shared.strict_json import parse_strict_json
 
-_RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 _LONGEST_LINE_BYTES = 1 << 26  # 10,000 clients with a reason of 300 characters each, at 12 bytes a character
 _FIGURES_BY_NAME = ("family_recall", "recall_at_fpr", "fpr_at_threshold", "class_recall")
 _LISTS = ("contributor_ids", "left_out", "groups", "bad_groups")
@@ -232,7 +231,7 @@ class RunFolder:
 
     @classmethod
     def _newest(cls, log_dir: Path) -> "RunFolder | None":
-        runs = [cls(path) for path in log_dir.glob("*") if _RUN_NAME.fullmatch(path.name)]
+        runs = [cls(path) for path in log_dir.glob("*") if RUN_NAME.fullmatch(path.name)]
         # By the second in which the run began, and within it by when it last got on: the rest of a name is random.
         ages = {run: (run.name[:15], run.checkpoint.stat().st_mtime_ns) for run in runs if run.checkpoint.is_file()}
         return max(ages, key=ages.__getitem__, default=None)
@@ -250,7 +249,7 @@ class RunFolder:
         Raises:
             RunInUseError: another one does already.
         """
-        path = self.path / "server.lock"
+        path = self.path / LOCK
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,18 +8,33 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.admission import Admission
-from shared.errors import TooFewClientsError, UpdateRejectedError
+from orchestrator.told import Told
+from shared.errors import BadSignatureError, TooFewClientsError, UpdateRejectedError
 from shared.exchange import Kind, Outcome, Reply, Request, Value
-from shared.identity import identity_name
+from shared.identity import client_number, identity_name
 from shared.printable import printable
 
 GREETING_SECONDS = 30.0  # for one answer; it costs a client one signature
 MAX_UNGREETED = 256  # connections that have not said who they are; beyond, new ones are turned away unheard
 
 _log = logging.getLogger("orchestrator")
+
+
+@dataclass(frozen=True)
+class Channel:
+    """What is known of a connection before it says who it is.
+
+    Attributes:
+        binding: the name of its TLS connection, which its greeting must be signed for; empty without TLS.
+        name: whom its client certificate is made out to, such as client-2; empty where none was asked for.
+    """
+
+    binding: bytes = b""
+    name: str = ""
 
 
 class Line(Protocol):
@@ -30,6 +45,9 @@ class Line(Protocol):
 
     def dismiss(self, node: str, reason: str) -> None:
         """Say why, and end the connection; it may be gone already."""
+
+    def seated(self, node: str) -> None:
+        """It has said who it is: from now on it may send what a tenant sends."""
 
 
 class Seats:
@@ -50,25 +68,36 @@ class Seats:
     def __init__(self, run_name: str, session: str, admission: Admission | None = None, key_proof: bytes = b"") -> None:
         self._run_name, self.session, self._admission, self._key_proof = run_name, session, admission, key_proof
         self._nodes: dict[str, str] = {}  # node -> tenant, "" before the greeting; of every connection that is here
+        self._channels: dict[str, Channel] = {}  # node -> what it came through
         self._changed = threading.Condition()
         self._closing = False
+        self._told = Told(_log)
 
     def close(self) -> None:
         """The run is over: from now on a tenant that disconnects is no news."""
         self._closing = True
 
-    def arrive(self, node: str) -> bool:
+    def why_not(self, name: str) -> str:
+        """Why the client of this name may not take part, by the enrolled list; empty if it may, or anyone may.
+
+        Raises:
+            EnrolmentError: the list can't be read.
+        """
+        return self._admission.why_not(client_number(name)) if self._admission else ""
+
+    def arrive(self, node: str, channel: Channel = Channel()) -> bool:
         """Make room for a new connection, to be greeted by `greet`; whether there is room."""
         with self._changed:
             if sum(not tenant for tenant in self._nodes.values()) >= MAX_UNGREETED:
                 return False
-            self._nodes[node] = ""
+            self._nodes[node], self._channels[node] = "", channel
         return True
 
     def leave(self, node: str) -> None:
         """Forget a connection. Twice is fine."""
         with self._changed:
             tenant = self._nodes.pop(node, "")
+            self._channels.pop(node, None)
             self._changed.notify_all()
         if tenant and not self._closing:
             _log.warning("client %s disconnected", tenant)
@@ -137,7 +166,9 @@ class Seats:
             if type(tenant) is not int or tenant < 0:
                 raise ValueError(f"client_id = {tenant!r:.80}")
             if self._admission:
-                self._admission.check_greeting(str(tenant), nonce, answer.values.get("signature"))
+                channel = self._channels.get(node, Channel())
+                self._admission.check_greeting(str(tenant), nonce, answer.values.get("signature"), channel.binding)
+                _check_name(str(tenant), channel)
         except UpdateRejectedError as error:
             self._refuse(node, line, str(error))
         except Exception as error:  # a connection may break in any way
@@ -154,17 +185,31 @@ class Seats:
             # With a proof of who it is, the older connection is one that the tenant lost without our noticing.
             refused = bool(older) and not self._admission
             if not refused:
-                for other in older:
-                    del self._nodes[other]
                 if node in self._nodes:  # it may be gone already
+                    for other in older:
+                        del self._nodes[other]
                     self._nodes[node] = tenant
+                    line.seated(node)
                     _log.info("client %s connected", tenant)
+                else:
+                    older = []
                 self._changed.notify_all()
-        if refused:
+        if not refused:
+            for other in older:
+                with contextlib.suppress(Exception):
+                    line.dismiss(other, f"client {tenant} has connected anew, and a client has one connection")
+        else:
             self._refuse(node, line, f"a client {tenant} is connected already; each client needs an id of its own")
 
     def _refuse(self, node: str, line: Line, reason: str) -> None:
-        _log.warning("refused a connection: %s", reason)
+        self._told.warn("refused a connection: %s", reason)
         with contextlib.suppress(Exception):
             line.dismiss(node, reason)
         self.leave(node)
+
+
+def _check_name(tenant: str, channel: Channel) -> None:
+    if channel.name not in ("", identity_name(tenant)):
+        raise BadSignatureError(
+            f"client {tenant} came with the certificate of {channel.name}; each needs its own (tls_client_certificate)"
+        )

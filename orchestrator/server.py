@@ -1,27 +1,31 @@
-"""Serve a run over Flower's `start_server`: the port, certificates, the loop of rounds, and the end."""
+"""Serve a run over Flower's gRPC protocol: the doors, the loop of rounds, and the end.
+
+Flower's own `start_server` asks for no client certificates and reads without bounds, so the port is opened by
+`orchestrator/doors.py`; Flower's loop of rounds, messages and strategy are used as they are.
+"""
 
 import logging
 import os
 import signal
 import time
-from pathlib import Path
 from types import FrameType
 
-from flwr.server import History, Server, ServerConfig, start_server
+from flwr.server import History, Server, ServerConfig
+from flwr.server.server import run_fl
 
 from orchestrator.closing import conclude
 from orchestrator.coordinator import Coordinator
+from orchestrator.doors import Certificates, Doors
 from orchestrator.flower_transport import FlowerTransport
 from orchestrator.ports import check_port_free
 from orchestrator.run import open_run
 from orchestrator.run_folder import RoundRecord
 from orchestrator.strategy import EncryptedFedAvg
-from shared.bounded_files import MAX_CERTIFICATE_BYTES, read_bounded
 from shared.config import Config
 from shared.console import console, show_cursor
-from shared.errors import ConfigError, NoSumError
+from shared.errors import NoSumError
 from shared.exchange import drive
-from shared.private_files import keep_files_private, read_private_file
+from shared.private_files import keep_files_private
 
 _MESSAGE_SLACK_BYTES = 1 << 20
 _GOODBYE_SECONDS = 5.0
@@ -46,18 +50,18 @@ def run_server(config: Config, resume: str | None = None, go_on: str = "") -> li
     """
     keep_files_private()  # clients' names and failures, and what the models learned from them
     check_port_free(config)
-    certificates = _read_certificates(config)
+    certificates = Certificates.load(config)
     run = open_run(config, FlowerTransport, resume)
     server = OrchestratorServer(run.coordinator, run.transport, go_on)
     server.set_max_workers(config.num_clients)  # Flower's default works on a few clients at a time
-    _log.info("listening on %s, TLS %s", config.server_address, "on" if certificates else "off")
-    start_server(
-        server_address=config.server_address,
-        server=server,
-        config=ServerConfig(num_rounds=config.num_rounds, round_timeout=config.round_timeout),
-        grpc_max_message_length=run.longest_message + _MESSAGE_SLACK_BYTES,
-        certificates=certificates,
-    )
+    longest = run.longest_message + _MESSAGE_SLACK_BYTES
+    doors = Doors(config, certificates, longest, run.transport.come, run.transport.gone, run.transport.seats.why_not)
+    doors.open()
+    _log.info("listening on %s, TLS %s", config.server_address, _protection(certificates))
+    try:
+        run_fl(server, ServerConfig(num_rounds=config.num_rounds, round_timeout=config.round_timeout))
+    finally:
+        doors.close()
     conclude(config, run, server.failure)
     return run.coordinator.records
 
@@ -101,19 +105,10 @@ class OrchestratorServer(Server):
         super().disconnect_all_clients(timeout=_GOODBYE_SECONDS)
 
 
-def _read_certificates(config: Config) -> tuple[bytes, bytes, bytes] | None:
-    """(CA, certificate, private key) as PEM; None where TLS is off."""
-    if not config.tls_ca:
-        return None
-    if not config.tls_certificate:
-        raise ConfigError("tls_certificate = '': with tls_ca set the server needs tls_certificate and tls_key as well")
-    try:
-        ca, certificate = (
-            read_bounded(path, MAX_CERTIFICATE_BYTES) for path in (config.tls_ca, config.tls_certificate)
-        )
-    except OSError as error:
-        raise ConfigError(f"{error.filename}: {error.strerror}; make it with orchestrator/provision.py") from None
-    return ca, certificate, read_private_file(Path(config.tls_key), "make it with orchestrator/provision.py")
+def _protection(certificates: Certificates | None) -> str:
+    if certificates is None:
+        return "off"
+    return "on, each client with a certificate" if certificates.from_clients else "on, clients without certificates"
 
 
 def _exit_at_signals(go_on: str) -> None:

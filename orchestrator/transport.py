@@ -30,6 +30,9 @@ class Transport(ABC):
     def dismiss(self, node: str, reason: str) -> None:
         """Say why, and end the connection; it may be gone already."""
 
+    def seated(self, node: str) -> None:  # noqa: B027
+        """It has said who it is; that makes no difference unless the transport says so."""
+
     def close(self) -> None:  # noqa: B027
         """Give back what the transport holds; there is nothing unless it says so."""
 

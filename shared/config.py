@@ -54,6 +54,15 @@ OwnModule = Annotated[str, Field(pattern=rf"^{_NAME}(\.{_NAME})+$", title="packa
 Texts = Annotated[tuple[str, ...], BeforeValidator(_texts, json_schema_input_type=str | int | list[str | int])]
 
 
+def listed_pins(value: Any) -> Any:
+    """A fingerprint or several as a list; an empty text is none."""
+    return () if value == "" else _listed(value)
+
+
+# One public key, or several of which one is the server's: the present one and the next.
+Pins = Annotated[tuple[str, ...], BeforeValidator(listed_pins, json_schema_input_type=str | list[str])]
+
+
 def setting(default: Any, doc: str, *, low: float | None = None, high: float | None = None) -> Any:
     """A field with its meaning and its inclusive range beside it."""
     return Field(default=default, description=doc, ge=low, le=high)
@@ -89,12 +98,20 @@ class Config(BaseModel):
     tls_ca: str = setting("", "PEM file of the CA; clients trust servers with its certificates alone")
     tls_certificate: str = setting("", "PEM file of the server's certificate; for the server alone")
     tls_key: str = setting("", "PEM file of its private key; for the server alone")
+    tls_client_certificate: str = setting("", "PEM file of a client's certificate; {client_id} is filled in")
+    tls_client_key: str = setting("", "PEM file of its private key; {client_id} is filled in")
+    client_certificates: Literal["", "required", "none"] = setting(
+        "", "whether the server asks each client for one; empty: where tls_client_certificate is set"
+    )
+    max_streams_per_address: int = setting(
+        0, "streams that one address may have at once; 0: num_clients and 8 more", low=0, high=100_000
+    )
     allow_insecure_network: bool = setting(False, "use addresses other than loopback without TLS")
     enrolled_clients: str = setting("", "enrolled.json; updates must be signed by a client in it")
     roster_signer: str = setting("", "public key that must have signed enrolled.json, in hex")
     client_identity: str = setting("", "a client's private key file; {client_id} is filled in")
     tenant_policy: str = setting("", "file of a tenant's own rules; {client_id} is filled in")
-    pinned_key_fingerprint: str = setting("", "public key that clients insist on, SHA-256 in hex")
+    pinned_key_fingerprint: Pins = setting((), "public keys that clients insist on, SHA-256 in hex; empty: any")
 
     # Local training
     local_epochs: int = setting(5, "passes over a client's own data in a round", low=1, high=10_000)
@@ -226,6 +243,8 @@ class Config(BaseModel):
 
     # Where a run leaves its files
     log_dir: str = setting("logs", "folder that holds one folder per run")
+    log_format: Literal["text", "json"] = setting("text", "of log lines, on the screen and in files")
+    keep_runs: int = setting(0, "runs' folders that stay in log_dir; 0: all", low=0, high=1_000_000)
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
@@ -263,6 +282,12 @@ class Config(BaseModel):
         """Whether updates are masked; where identities exist they are, unless the settings say `none`."""
         by_default = self.secure_aggregation == "" and bool(self.enrolled_clients or self.client_identity)
         return by_default or self.secure_aggregation == "masked"
+
+    @property
+    def asks_client_certificates(self) -> bool:
+        """Whether a client without a certificate gets no further than the TLS handshake."""
+        by_default = self.client_certificates == "" and bool(self.tls_client_certificate)
+        return bool(self.tls_ca) and (by_default or self.client_certificates == "required")
 
     @property
     def fewest_contributors(self) -> int:

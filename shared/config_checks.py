@@ -39,11 +39,18 @@ def check_combinations(c: "Config") -> None:
             f"tls_certificate = {c.tls_certificate!r}: the server needs tls_ca, tls_certificate and tls_key, a client "
             "tls_ca alone"
         )
-    if c.pinned_key_fingerprint and not re.fullmatch("[0-9a-f]{64}", c.pinned_key_fingerprint):
+    if bool(c.tls_client_certificate) != bool(c.tls_client_key) or (c.tls_client_certificate and not c.tls_ca):
         raise ConfigError(
-            f"pinned_key_fingerprint = {c.pinned_key_fingerprint!r}: expected 64 lower-case hex digits, as "
-            "`orchestrator/keys.py show` prints them"
+            f"tls_client_certificate = {c.tls_client_certificate!r}: a client needs tls_client_key as well, and tls_ca"
         )
+    if c.client_certificates == "required" and not c.tls_ca:
+        raise ConfigError("client_certificates = 'required': without TLS there are none; set tls_ca and the others")
+    for pin in c.pinned_key_fingerprint:
+        if not re.fullmatch("[0-9a-f]{64}", pin):
+            raise ConfigError(
+                f"pinned_key_fingerprint = {pin!r}: expected 64 lower-case hex digits, as `orchestrator/keys.py show` "
+                "prints them"
+            )
     if c.roster_signer and not re.fullmatch("[0-9a-f]{64}", c.roster_signer):
         raise ConfigError(
             f"roster_signer = {c.roster_signer!r}: expected 64 lower-case hex digits, as orchestrator/provision.py "

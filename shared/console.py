@@ -4,6 +4,7 @@ import codecs
 import io
 import locale
 import logging
+import logging.handlers
 import os
 import re
 import sys
@@ -20,11 +21,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from shared.config import Config
 from shared.errors import RoundRefusedError
-from shared.printable import LineFormatter
+from shared.printable import JsonFormatter, LineFormatter
+
+LOG_FILE_BYTES = 1 << 24  # of one log file, before the next one is begun
+LOG_FILES = 4  # of before that stay beside it: server.log.1 and so on
 
 _PLAIN_SECONDS = 5.0  # without a terminal, one progress line at most this often
 
 _WIDE = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 150  # None: rich finds out
+_SCREEN_LINE = "%(asctime)s %(name)-12s %(message)s"
+_json = False
 _PLAIN = str.maketrans({"…": "...", "–": "-", "±": "+-", "·": "*", "²": "^2"})
 
 console = Console(width=_WIDE, highlight=False, soft_wrap=not sys.stdout.isatty())
@@ -39,7 +45,19 @@ class _ConsoleHandler(logging.Handler):
         if record.levelno < logging.WARNING and _display.say(record.getMessage()):
             return
         style = next((style for level, style in self._STYLES if record.levelno >= level), "")
-        console.print(self.format(record), style=style, markup=False)
+        in_json = isinstance(self.formatter, JsonFormatter)  # which a program reads: neither folded nor coloured
+        console.print(self.format(record), style="" if in_json else style, markup=False, soft_wrap=in_json or None)
+
+
+class _LogFile(logging.handlers.RotatingFileHandler):
+    """A log file, and the next one when it is full; each is its owner's alone."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=LOG_FILE_BYTES, backupCount=LOG_FILES, encoding="utf-8")
+
+    def _open(self) -> io.TextIOWrapper:
+        Path(self.baseFilename).touch(mode=0o600)
+        return super()._open()
 
 
 def fit_characters(stream: object) -> None:
@@ -75,7 +93,7 @@ def setup_logging(bars: bool = True) -> None:
     fit_characters(sys.stdout)
     _bars.enabled = bars and console.is_terminal
     handler = _ConsoleHandler(logging.INFO)  # a logger with a file (`add_log_file`) has finer lines for it
-    handler.setFormatter(LineFormatter("%(asctime)s %(name)-12s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_formatter(_SCREEN_LINE, "%H:%M:%S"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # A filter: Flower, which is imported later, sets its logger's level and adds a handler, and leaves filters alone.
     logging.getLogger("flwr").addFilter(_is_critical)
@@ -83,6 +101,21 @@ def setup_logging(bars: bool = True) -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)  # lists its plugins when Flower is imported
     # gRPC's server prints a traceback out of Flower for each idle client that is lost; the server says it in one line.
     logging.getLogger("grpc").setLevel(logging.CRITICAL)
+
+
+def set_log_format(name: str) -> None:
+    """Log lines of this process, and of the log files that it opens from now on, in `log_format` of the settings."""
+    global _json
+    _json = name == "json"
+    if _json:
+        _bars.enabled = False
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _ConsoleHandler):
+            handler.setFormatter(_formatter(_SCREEN_LINE, "%H:%M:%S"))
+
+
+def _formatter(line: str, times: str | None = None) -> logging.Formatter:
+    return JsonFormatter() if _json else LineFormatter(line, times)
 
 
 def show_cursor() -> None:
@@ -154,6 +187,8 @@ def close_display() -> None:
 def add_log_file(logger: logging.Logger, path: Path) -> None:
     """Keep a copy of a logger's lines in a file, with the date and the level; its folder and it are its owner's alone.
 
+    A file that is full (`LOG_FILE_BYTES`) is put aside, and the oldest of those goes (`LOG_FILES`).
+
     The file also has the lines of level DEBUG, which the screen does not show: the stages of a masked round, for one.
 
     The file that the logger wrote to before is closed: a server that greets under ever new names of runs must not use
@@ -163,9 +198,8 @@ def add_log_file(logger: logging.Logger, path: Path) -> None:
         logger.removeHandler(earlier)
         earlier.close()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)-7s %(message)s"))
+    handler = _LogFile(path)
+    handler.setFormatter(_formatter("%(asctime)s %(levelname)-7s %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
 

@@ -173,7 +173,9 @@ class Enrolment:
         )
         _verify_signature(key, signature, expected.to_bytes(client_id), client_id, hint)
 
-    def verify_greeting(self, client_id: str, session: str, nonce: bytes, signature: object) -> None:
+    def verify_greeting(
+        self, client_id: str, session: str, nonce: bytes, signature: object, channel: bytes = b""
+    ) -> None:
         """Accept that a client is who it says it is, or say why not.
 
         Args:
@@ -181,13 +183,16 @@ class Enrolment:
             session: the server's own session.
             nonce: the bytes that the server made for this greeting; it must accept each only once.
             signature: whatever the client sent, `ClientIdentity.sign_greeting`.
+            channel: `channel_binding` of the connection that it came through; empty without TLS.
 
         Raises:
             UpdateRejectedError: it is not signed by a client that may take part.
         """
         key = self.public_key(client_id)
         hint = "for this greeting; check that the client has the identity file that was made for this id"
-        _verify_signature(key, signature, greeting_bytes(session, nonce, client_id), client_id, hint)
+        if channel:
+            hint += ", and that nobody between the two ends opens TLS"
+        _verify_signature(key, signature, greeting_bytes(session, nonce, client_id, channel), client_id, hint)
 
     def with_client(self, client_id: str, public_key: str, added: date, expires: date) -> "Enrolment":
         """A list with one client more.

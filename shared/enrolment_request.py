@@ -1,12 +1,15 @@
 """A tenant's request to the operator: enrol this key under this name, or let it count for longer, or take a new key.
 
-    {"format": "enrolment-request", "version": 1, "federation": "<signer of the roster, hex>", "client_id": "client-2",
-     "public_key": "<hex>", "of": null, "made": "2026-01-31", "consent": "", "signature": "<hex>"}
+    {"format": "enrolment-request", "version": 2, "federation": "<signer of the roster, hex>", "client_id": "client-2",
+     "public_key": "<hex>", "certificate_request": "<PEM>", "of": null, "made": "2026-01-31", "consent": "",
+     "signature": "<hex>"}
 
 The tenant makes it with `client/enrol.py`, and `orchestrator/provision.py --sign` reads it. No private key is in it:
 `signature`, over all the rest, shows that the tenant has the one of `public_key`. Where the name is enrolled already,
 `of` is what the roster says of it now, `{"public_key", "expires"}`, and `consent` is a signature over the same by that
 key: nobody else can renew or exchange it, and no request counts twice, since the first one changes what it is of.
+`certificate_request` is a PKCS #10 request (RFC 2986) for the tenant's TLS certificate, by a P-256 key of its own: TLS
+libraries know no better key that all of them take.
 """
 
 import hashlib
@@ -17,19 +20,27 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from cryptography.exceptions import InvalidSignature
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from shared.bounded_files import read_bounded
 from shared.enrolment import Enrolment
 from shared.errors import EnrolmentRequestError
 from shared.strict_json import parse_strict_json
 
-REQUEST_PREFIX: Final = b"cloud-security-orchestrator enrolment request v1\0"
+REQUEST_PREFIX: Final = b"cloud-security-orchestrator enrolment request v2\0"
 LIFETIME: Final = timedelta(days=30)  # a request that is older was forgotten, or held back for a better moment
 _SKEW: Final = timedelta(days=1)
 _MOST_BYTES: Final = 1 << 14
-_FIELDS: Final = {"format", "version", "federation", "client_id", "public_key", "of", "made", "consent", "signature"}
+_FIELDS: Final = {
+    "format", "version", "federation", "client_id", "public_key", "certificate_request", "of", "made", "consent",
+    "signature",
+}  # fmt: skip
 _KEY: Final = re.compile("[0-9a-f]{64}")
 _SIGNATURE: Final = re.compile("[0-9a-f]{128}")
 _NAME: Final = re.compile(r"client-(0|[1-9]\d{0,8})")
@@ -54,6 +65,7 @@ class EnrolmentRequest:
         public_key: the tenant's, 64 hex digits; it may be the one that is listed.
         of: what the roster says of the name now; None: nothing yet.
         made: the day, UTC.
+        certificate_request: for its TLS certificate, PEM; empty: it asks for none.
     """
 
     federation: str
@@ -61,6 +73,24 @@ class EnrolmentRequest:
     public_key: str
     of: Present | None
     made: date
+    certificate_request: str = ""
+
+    def tls_key(self) -> ec.EllipticCurvePublicKey | None:
+        """The key that its TLS certificate is to be for; None: it asks for none.
+
+        Raises:
+            ValueError: the certificate request is none, of another name or kind of key, or its signature does not hold.
+        """
+        if not self.certificate_request:
+            return None
+        asked = x509.load_pem_x509_csr(self.certificate_request.encode())
+        key = asked.public_key()
+        named = [attribute.value for attribute in asked.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        if named != [self.client_id] or not isinstance(key, ec.EllipticCurvePublicKey):
+            raise ValueError(f"certificate_request is not for {self.client_id} and a key of P-256")
+        if key.curve.name != "secp256r1" or not asked.is_signature_valid:
+            raise ValueError("certificate_request is not signed by a key of P-256")
+        return key
 
     @property
     def title(self) -> str:
@@ -129,37 +159,53 @@ class EnrolmentRequest:
             raise EnrolmentRequestError(
                 f"{path}: can't be read: {error.strerror}; give a file of client/enrol.py"
             ) from None
-        except (ValueError, InvalidSignature) as error:
+        except (ValueError, InvalidSignature, UnsupportedAlgorithm) as error:
             why = str(error) or "altered, or not signed by the key that it asks for"
             raise EnrolmentRequestError(f"{path}: no request: {why}; have the tenant make it anew") from None
 
     def _raw(self) -> dict[str, Any]:
         of = None if self.of is None else {"public_key": self.of.public_key, "expires": self.of.expires.isoformat()}
         return {
-            "format": "enrolment-request", "version": 1, "federation": self.federation, "client_id": self.client_id,
-            "public_key": self.public_key, "of": of, "made": self.made.isoformat(),
+            "format": "enrolment-request", "version": 2, "federation": self.federation, "client_id": self.client_id,
+            "public_key": self.public_key, "certificate_request": self.certificate_request, "of": of,
+            "made": self.made.isoformat(),
         }  # fmt: skip
 
 
 def _parse(raw: Any) -> EnrolmentRequest:
     if not isinstance(raw, dict) or raw.keys() != _FIELDS or raw["format"] != "enrolment-request":
         raise ValueError(f"expected the fields {', '.join(sorted(_FIELDS))}")
-    if raw["version"] != 1:
-        raise ValueError("expected version 1")
+    if raw["version"] != 2:
+        raise ValueError("expected version 2")
     of = raw["of"]
     if of is not None and (not isinstance(of, dict) or of.keys() != {"public_key", "expires"}):
         raise ValueError("expected 'of' to be null, or to have 'public_key' and 'expires'")
     present = None if of is None else Present(_form(of, "public_key", _KEY), _day(of, "expires"))
     request = EnrolmentRequest(
         _form(raw, "federation", _KEY), _form(raw, "client_id", _NAME), _form(raw, "public_key", _KEY), present,
-        _day(raw, "made"),
+        _day(raw, "made"), _text(raw, "certificate_request"),
     )  # fmt: skip
+    request.tls_key()
     _verify(request.public_key, _form(raw, "signature", _SIGNATURE), request)
     if present is not None:
         _verify(present.public_key, _form(raw, "consent", _SIGNATURE), request)
     elif raw["consent"] != "":
         raise ValueError("a consent, of no key")
     return request
+
+
+def make_certificate_request(name: str, key: ec.EllipticCurvePrivateKey) -> str:
+    """A PKCS #10 request for a tenant's TLS certificate, as PEM."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    made = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    return made.public_bytes(Encoding.PEM).decode()
+
+
+def _text(raw: dict[str, Any], name: str) -> str:
+    value = raw[name]
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is malformed")
+    return value
 
 
 def _form(raw: dict[str, Any], name: str, form: re.Pattern[str]) -> str:

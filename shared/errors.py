@@ -102,7 +102,15 @@ class AddressInUseError(OrchestratorError):
 
 
 class ServerUnreachableError(OrchestratorError):
-    """A client found no server within `server_wait_timeout`."""
+    """A client found no server within `server_wait_timeout`.
+
+    Attributes:
+        reason: what the last try came to.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ChannelError(OrchestratorError):

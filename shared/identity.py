@@ -5,7 +5,8 @@ task. The server knows all of these, so the 64 bytes of the signature alone are 
 that should have been signed, and verifies the signature over it. So an update that was recorded, forged, sent on behalf
 of another or made from another model is refused: what was signed is another statement.
 
-A greeting, signed when a client joins, proves who it is before it has anything to send.
+A greeting, signed when a client joins, proves who it is before it has anything to send. It is bound to the TLS
+connection that it goes through, so whoever passes it on through a connection of their own proves nothing.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from shared.identity_files import load_identity_key
 NONCE_BYTES: Final = 32
 # A prefix separates its signatures from every other use of the same key, now or later; the version is part of it.
 STATEMENT_PREFIX: Final = b"cloud-security-orchestrator update statement v1\0"
-GREETING_PREFIX: Final = b"cloud-security-orchestrator greeting v1\0"
+GREETING_PREFIX: Final = b"cloud-security-orchestrator greeting v2\0"
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # also safe as a file name and in a log line
 _SHA256_HEX: Final = re.compile(r"[0-9a-f]{64}")
@@ -124,17 +125,29 @@ class UpdateStatement:
         )
 
 
-def greeting_bytes(session: str, nonce: bytes, client_id: str) -> bytes:
-    """What a client signs when it joins: `GREETING_PREFIX`, then session, nonce and the client's id.
+def channel_binding(server_certificate: bytes, client_certificate: bytes = b"") -> bytes:
+    """The name of a TLS connection: SHA-256 of each end's certificate, each after its length.
 
-    Each has its length in front of it, and its form, as in `UpdateStatement.to_bytes`.
+    Args:
+        server_certificate: DER.
+        client_certificate: DER; empty where none was asked for.
+    """
+    certificates = (server_certificate, client_certificate)
+    return _join_fields(*(hashlib.sha256(data).digest() if data else b"" for data in certificates))
+
+
+def greeting_bytes(session: str, nonce: bytes, client_id: str, channel: bytes = b"") -> bytes:
+    """What a client signs when it joins: `GREETING_PREFIX`, then session, nonce, the client's id and its channel.
+
+    Each has its length in front of it, and its form, as in `UpdateStatement.to_bytes`. The channel is `channel_binding`
+    of the TLS connection, and empty without TLS.
 
     Raises:
         RoundRefusedError: the session or the nonce is out of its form.
     """
     _require_name(session, "greeting's session")
     _require_nonce(nonce, "greeting's nonce")
-    return GREETING_PREFIX + _join_fields(session.encode(), nonce, client_id.encode())
+    return GREETING_PREFIX + _join_fields(session.encode(), nonce, client_id.encode(), channel)
 
 
 def _join_fields(*items: bytes) -> bytes:
@@ -191,14 +204,15 @@ class ClientIdentity:
         """The 64 bytes of an Ed25519 signature over the statement, made in this client's own name."""
         return self.signing_key.sign(statement.to_bytes(self.client_id))
 
-    def sign_greeting(self, session: str, nonce: bytes) -> bytes:
+    def sign_greeting(self, session: str, nonce: bytes, channel: bytes = b"") -> bytes:
         """The 64 bytes of an Ed25519 signature that proves, to whoever chose the nonce, that this client is here.
 
         Args:
             session: the start of the server that the client joins.
             nonce: `NONCE_BYTES` random bytes that the server made for this greeting.
+            channel: `channel_binding` of the connection, as this client sees it; empty without TLS.
 
         Raises:
             RoundRefusedError: the server sent a session or a nonce out of its form.
         """
-        return self.signing_key.sign(greeting_bytes(session, nonce, self.client_id))
+        return self.signing_key.sign(greeting_bytes(session, nonce, self.client_id, channel))

@@ -9,7 +9,7 @@ from shared.printable import printable
 
 
 def template_engine(*folders: Path) -> Environment:
-    """For the templates of these folders: it escapes whatever is no markup of this project's own, and knows all names."""
+    """For the templates of these folders: it escapes what is no markup of this project's own, and knows all names."""
     environment = Environment(
         loader=FileSystemLoader(folders),
         autoescape=True,

@@ -1,6 +1,8 @@
 """Texts of others, made fit for a terminal, a log line and a report."""
 
+import json
 import logging
+from datetime import UTC, datetime
 from itertools import groupby
 
 LONGEST = 300  # characters: of one text that came from the other side
@@ -47,3 +49,19 @@ class LineFormatter(logging.Formatter):
         """The traceback, indented, so that no line of an error's text can pass for one of the log."""
         lines = super().formatException(ei).split("\n")  # type: ignore[arg-type]  # logging's own type is private
         return "\n".join("  " + printable(line, LONGEST_LINE) for line in lines)
+
+
+class JsonFormatter(LineFormatter):
+    """Log lines as JSON objects, one a line: `time` (UTC, ISO 8601), `level`, `logger`, `message`, and `traceback`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One object, on one line."""
+        said = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": printable(record.getMessage(), LONGEST_LINE),
+        }
+        if record.exc_info:
+            said["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(said, ensure_ascii=False)

@@ -147,8 +147,8 @@ def listening(world: World) -> Iterator[None]:
             except OSError:
                 return
             try:
-                with connection, context.wrap_socket(connection, server_side=True):
-                    pass
+                with connection, context.wrap_socket(connection, server_side=True) as secured:
+                    secured.sendall(b"\0\0\0\4\0\0\0\0\0")  # HTTP/2 begins so: SETTINGS, RFC 9113, section 6.5
             except OSError:
                 pass  # the client went away, or refused
 

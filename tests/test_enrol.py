@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client import enrol
@@ -18,11 +19,11 @@ from client.enrol import Keys, public_hex
 from client.tenant import Tenant
 from orchestrator import provision as provisioning
 from orchestrator.coordinator import Coordinator
-from orchestrator.provision import provision, renew_server, revoke_client, sign_request, upgrade
+from orchestrator.provision import certify, provision, renew_server, revoke_client, sign_request, upgrade
 from shared.config import Config
 from shared.data_utils import load_client_data
 from shared.enrolment import ROSTER_PREFIX, Enrolment, parse_unsigned
-from shared.enrolment_request import REQUEST_PREFIX, EnrolmentRequest, Present
+from shared.enrolment_request import REQUEST_PREFIX, EnrolmentRequest, Present, make_certificate_request
 from shared.errors import (
     ConfigError,
     EnrolmentError,
@@ -39,6 +40,7 @@ from shared.identity import GREETING_PREFIX, STATEMENT_PREFIX, ClientIdentity
 from shared.identity_files import IDENTITY_PASSPHRASE, encode_identity, load_identity_key
 from shared.key_files import PASSPHRASE_VARIABLE
 from shared.masking.codec import MAGIC
+from shared.private_files import make_private_folder
 from shared.roster import Roster, days_left
 from tests.federations import masked_settings, open_in_memory
 from tests.test_provision import certificate, handshake
@@ -89,7 +91,7 @@ def test_a_tenant_makes_its_key_and_nobody_else_sees_it(tmp_path: Path, pki: Pat
     secret = identity.signing_key.private_bytes_raw().hex()
     for path in (*pki.rglob("*"), keys.request):
         assert path.is_dir() or secret not in path.read_text(), path
-    assert not (pki / "clients").exists()
+    assert {path.name for path in (pki / "clients").iterdir()} == {"client-2.tls.pem"}
 
 
 def test_both_sides_show_one_fingerprint(tmp_path: Path, pki: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,6 +109,54 @@ def test_both_sides_show_one_fingerprint(tmp_path: Path, pki: Path, capsys: pyte
         assert words in signed
         assert words in shown
     assert "(365 days)" in shown
+
+
+def test_a_tenant_gets_a_certificate_of_the_key_that_it_made(tmp_path: Path, pki: Path) -> None:
+    keys = enrolled(tmp_path, pki, days=20)
+    made = certificate(pki / "clients/client-2.tls.pem")
+    assert made.public_key() == keys.load_tls().public_key()
+    assert made.subject.rfc4514_string() == "CN=client-2"
+    assert made.not_valid_after_utc.date() == roster_of(pki).clients["client-2"].expires + timedelta(days=1)
+    made.verify_directly_issued_by(certificate(pki / "ca.pem"))
+    assert stat.S_IMODE(keys.tls_key.stat().st_mode) == 0o600
+    keys.renew(roster_of(pki))
+    sign(pki, keys, days=300)
+    renewed = certificate(pki / "clients/client-2.tls.pem")
+    assert (renewed.public_key(), renewed.not_valid_after_utc > made.not_valid_after_utc) == (made.public_key(), True)
+
+
+def test_a_certificate_is_made_where_the_ca_key_is(tmp_path: Path, pki: Path) -> None:
+    away = pki / "ca.key"
+    elsewhere = away.rename(tmp_path / "ca.key")
+    keys = enrolled(tmp_path, pki)
+    path, request = pki / "clients/client-2.tls.pem", EnrolmentRequest.load(keys.request)
+    assert not path.exists()
+    with pytest.raises(KeyFileError, match="it is kept offline"):
+        certify(pki, request)
+    elsewhere.rename(away)
+    assert certify(pki, request) == path
+    assert certificate(path).public_key() == keys.load_tls().public_key()
+    path.unlink()
+    keys.rotate(roster_of(pki))  # not signed, so its key is not listed
+    with pytest.raises(EnrolmentRequestError, match="of another key than the roster lists"):
+        certify(pki, EnrolmentRequest.load(keys.request))
+    revoke_client(pki, "client-2")
+    with pytest.raises(RevokedClientError):
+        certify(pki, request)
+    assert not path.exists()
+
+
+def test_a_certificate_request_in_anothers_name_is_refused(tmp_path: Path, pki: Path) -> None:
+    """Signed by the tenant, as the rest is: a careless operator would make it another's certificate."""
+    keys, key = at_home(tmp_path), Ed25519PrivateKey.generate()
+    make_private_folder(keys.folder)
+    theirs = make_certificate_request("client-0", ec.generate_private_key(ec.SECP256R1()))
+    other = make_certificate_request("client-2", ec.generate_private_key(ec.SECP384R1()))
+    for asked in (theirs, other, "-----BEGIN CERTIFICATE REQUEST-----", "x"):
+        request = EnrolmentRequest(roster_of(pki).signer, "client-2", public_hex(key), None, TODAY, asked)
+        keys.request.write_bytes(request.signed(key))
+        with pytest.raises(EnrolmentRequestError, match="no request"):
+            EnrolmentRequest.load(keys.request)
 
 
 def test_a_request_with_another_fingerprint_than_the_tenant_told_is_refused(tmp_path: Path, pki: Path) -> None:
@@ -127,7 +177,9 @@ CHANGES: list[dict[str, Any]] = [
     {"consent": "ab" * 64},
     {"signature": "ab" * 64},
     {"signature": ""},
-    {"version": 2},
+    {"version": 3},
+    {"certificate_request": ""},
+    {"certificate_request": "-----BEGIN CERTIFICATE REQUEST-----"},
     {"more": 1},
 ]
 

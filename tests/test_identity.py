@@ -41,6 +41,7 @@ from shared.identity import (
     STATEMENT_PREFIX,
     ClientIdentity,
     UpdateStatement,
+    channel_binding,
     digest_arrays,
     greeting_bytes,
 )
@@ -98,9 +99,16 @@ def test_the_encoding_is_pinned() -> None:
         + b"\0\0\0\x08client-1"
         + b"".join(b"\0\0\0\x20" + sha256(what).digest() for what in (b"key", b"task", b"payload"))
     )
-    assert greeting_bytes("run", NONCE, "client-1") == (
-        b"cloud-security-orchestrator greeting v1\0\0\0\0\x03run" + b"\0\0\0\x20" + NONCE + b"\0\0\0\x08client-1"
+    assert greeting_bytes("run", NONCE, "client-1", b"tls") == (
+        b"cloud-security-orchestrator greeting v2\0\0\0\0\x03run"
+        + (b"\0\0\0\x20" + NONCE)
+        + b"\0\0\0\x08client-1"
+        + b"\0\0\0\x03tls"
     )
+    assert channel_binding(b"server", b"client") == b"".join(
+        b"\0\0\0\x20" + sha256(what).digest() for what in (b"server", b"client")
+    )
+    assert channel_binding(b"server") == b"\0\0\0\x20" + sha256(b"server").digest() + b"\0\0\0\0"
 
 
 def test_no_domain_is_the_beginning_of_another() -> None:

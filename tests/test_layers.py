@@ -16,8 +16,8 @@ from tests.processes import ROOT
 
 LAYERS = ("client", "flower_app", "orchestrator", "shared")
 ADAPTERS = [
-    "client.connection",
     "client.flower_client",
+    "client.stream",
     "flower_app.client_app",
     "flower_app.codec",
     "flower_app.grid_transport",

@@ -77,8 +77,10 @@ def test_the_federation_is_complete_and_its_keys_are_private(pki: Path) -> None:
         "clients/client-0.key",
         "clients/client-1.key",
         "clients/client-2.key",
+        *(f"clients/client-{i}.tls.key" for i in range(3)),
     }
-    assert files_of(pki) == private | {"ca.pem", "server.pem", "enrolled.json"}
+    public = {f"clients/client-{i}.tls.pem" for i in range(3)}
+    assert files_of(pki) == private | public | {"ca.pem", "server.pem", "enrolled.json"}
     for name in files_of(pki):
         assert stat.S_IMODE((pki / name).stat().st_mode) & 0o077 == (0 if name in private else 0o044)
     assert {stat.S_IMODE(folder.stat().st_mode) for folder in (pki, pki / "clients")} == {0o700}
@@ -101,7 +103,7 @@ def test_private_keys_are_private_from_the_start(tmp_path: Path, monkeypatch: py
     finally:
         os.umask(before)
     keys = {name: how for name, how in created.items() if ".key." in name}
-    assert len(keys) == 4
+    assert len(keys) == 5
     assert set(keys.values()) == {(0o600, os.O_EXCL)}
 
 
@@ -147,7 +149,8 @@ def test_a_failure_half_way_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
 def test_added_clients_go_on_from_the_highest_number(fresh: Path) -> None:
     before = Enrolment.load(fresh / "enrolled.json").clients
     revoke_client(fresh, "client-1")  # its number is not given out again
-    assert [file.name for file in add_clients(fresh, 2)] == ["clients/client-2.key", "clients/client-3.key"]
+    made = [file.name for file in add_clients(fresh, 2)]
+    assert made == [f"clients/client-{i}{end}" for i in (2, 3) for end in (".key", ".tls.key", ".tls.pem")]
     after = Enrolment.load(fresh / "enrolled.json").clients
     assert after["client-0"] == before["client-0"]
     assert [name for name, client in after.items() if client.revoked] == ["client-1"]
@@ -159,7 +162,7 @@ def test_added_clients_go_on_from_the_highest_number(fresh: Path) -> None:
 def test_clients_are_added_without_the_ca_key(fresh: Path) -> None:
     """Which belongs offline."""
     (fresh / "ca.key").unlink()
-    add_clients(fresh, 1)
+    assert [file.name for file in add_clients(fresh, 1)] == ["clients/client-2.key"], "and no certificate"
 
 
 def test_a_failed_enrolment_leaves_no_key(fresh: Path) -> None:

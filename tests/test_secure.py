@@ -40,6 +40,14 @@ def secure(pki: Path, **changes: Any) -> dict[str, Any]:
     }
 
 
+def mutual(pki: Path) -> dict[str, str]:
+    """Each client's own TLS certificate."""
+    return {
+        "tls_client_certificate": str(pki / "clients" / "client-{client_id}.tls.pem"),
+        "tls_client_key": str(pki / "clients" / "client-{client_id}.tls.key"),
+    }
+
+
 def fingerprint(pki: Path) -> str:
     output = Running("orchestrator/keys.py", "show", "--out", str(pki / "paillier.json")).finish().output
     match = re.search("[0-9a-f]{64}", output)
@@ -49,12 +57,12 @@ def fingerprint(pki: Path) -> str:
 
 def test_a_run_with_everything_switched_on(start: Start, tmp_path: Path, pki: Path) -> None:
     pinned = fingerprint(pki)
-    config = str(write_config(tmp_path, **secure(pki, pinned_key_fingerprint=pinned)))
+    config = str(write_config(tmp_path, **secure(pki, pinned_key_fingerprint=["ab" * 32, pinned], **mutual(pki))))
     server, clients = start(SERVER, "--config", config), start(CLIENTS, "--config", config)
     ends = [server.finish(), clients.finish()]
     assert [e.code for e in ends] == [0, 0], ends[0].output + ends[1].output
     assert [r["contributors"] for r in read_metrics(tmp_path)] == [3, 3]
-    assert "TLS on" in ends[0].output
+    assert "TLS on, each client with a certificate" in ends[0].output
     assert "anyone who reaches" not in ends[0].output
     assert pinned[:16] in ends[0].output, "the log names the key as keys.py does"
     secret = (pki / "paillier.json").read_text()

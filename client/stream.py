@@ -1,0 +1,50 @@
+"""One stream to the server: Flower's messages come, Flower's client answers, until the server ends it.
+
+Flower's own `start_client` shows no client certificate, and does not hand on why a server ended a stream.
+"""
+
+import queue
+
+import grpc
+from flwr.client import Client
+from flwr.common import serde
+from flwr.proto.transport_pb2 import ClientMessage, Reason, ServerMessage
+from flwr.proto.transport_pb2_grpc import FlowerServiceStub
+
+from shared.errors import FrameError
+
+
+def serve(client: Client, channel: grpc.Channel) -> bool:
+    """Answer on one stream until it ends.
+
+    Returns:
+        Whether the server said that the run is over; False: the stream ended without a word.
+
+    Raises:
+        grpc.RpcError: the stream broke, or the server ended it; its code and details say why.
+        FrameError: a message that Flower's server never sends.
+    """
+    answers: queue.SimpleQueue[ClientMessage | None] = queue.SimpleQueue()
+    stream = FlowerServiceStub(channel).Join(iter(answers.get, None))
+    try:
+        for message in stream:
+            if message.WhichOneof("msg") == "reconnect_ins":  # Flower's goodbye
+                answers.put(ClientMessage(disconnect_res=ClientMessage.DisconnectRes(reason=Reason.ACK)))
+                return True
+            answers.put(_answer(client, message))
+    finally:
+        answers.put(None)  # gRPC's thread that sends waits for it
+    return False
+
+
+def _answer(client: Client, message: ServerMessage) -> ClientMessage:
+    kind = message.WhichOneof("msg")
+    if kind == "get_properties_ins":
+        properties = client.get_properties(serde.get_properties_ins_from_proto(message.get_properties_ins))
+        return ClientMessage(get_properties_res=serde.get_properties_res_to_proto(properties))
+    if kind == "fit_ins":
+        return ClientMessage(fit_res=serde.fit_res_to_proto(client.fit(serde.fit_ins_from_proto(message.fit_ins))))
+    if kind == "evaluate_ins":
+        evaluated = client.evaluate(serde.evaluate_ins_from_proto(message.evaluate_ins))
+        return ClientMessage(evaluate_res=serde.evaluate_res_to_proto(evaluated))
+    raise FrameError(f"the server sent {kind!r}, which this client has no answer to; is it of the same version?")
