@@ -22,7 +22,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared import cli
-from shared.enrolment import EnrolledClient, Enrolment
+from shared.enrolled_clients import EnrolledClient
+from shared.enrolment import Enrolment
 from shared.enrolment_request import EnrolmentRequest, Present
 from shared.errors import ConfigError, EnrolmentError, KeyFileError, PassphraseError
 from shared.identity import identity_name
@@ -215,10 +216,7 @@ def _run(args: argparse.Namespace) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status."""
-    summary, _, commands = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=commands, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = cli.parser_of(__doc__)
     actions = parser.add_subparsers(dest="command", required=True)
     for name, meaning in (
         ("new", "make a key, and a request to enrol it"),
