@@ -19,7 +19,7 @@ from client.channel import check_channel, proxy_for
 from client.policy import Policy, PolicyKeeper, Sum
 from shared import cli
 from shared.addresses import split_address
-from shared.config import Config, load_config
+from shared.config import Config
 from shared.data_utils import load_client_data
 from shared.doctor import checks
 from shared.doctor.command_line import tell
@@ -42,18 +42,9 @@ def examine(path: str, overrides: Sequence[str], client_id: int, against: str = 
         against: what the server's doctor printed with `--json`; empty: nothing is compared.
     """
     report = Report(identity_name(str(client_id)))
-    loaded: list[Config] = []
-
-    def settings() -> Iterator[Finding]:
-        loaded.append(load_config(path, overrides))
-        yield Finding("settings", Level.OK, f"{path}: {loaded[0].num_clients} tenants, {loaded[0].server_address}")
-
-    report.look("settings", settings)
-    report.look("version", checks.check_versions)
-    if not loaded:
+    config, signed = checks.settings_of(report, path, overrides), [datetime.min.replace(tzinfo=UTC)]
+    if config is None:
         return report
-    config, signed = loaded[0], [datetime.min.replace(tzinfo=UTC)]
-    report.facts |= checks.facts_of(config, datetime.now(UTC))
     if config.client_identity:
         report.look("identity", lambda: _identity(config, client_id, report, signed))
     if config.tls_ca:

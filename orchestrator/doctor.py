@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from orchestrator.ports import check_port_free
 from shared import cli
 from shared.addresses import split_address
-from shared.config import Config, load_config
+from shared.config import Config
 from shared.data_utils import load_test_data, load_validation_data
 from shared.doctor import checks
 from shared.doctor.command_line import tell
@@ -43,18 +43,9 @@ def examine(path: str, overrides: Sequence[str], against: str = "") -> Report:
         against: what a tenant's doctor printed with `--json`; empty: nothing is compared.
     """
     report = Report("server")
-    loaded: list[Config] = []
-
-    def settings() -> Iterator[Finding]:
-        loaded.append(load_config(path, overrides))
-        yield Finding("settings", Level.OK, f"{path}: {loaded[0].num_clients} tenants, {loaded[0].server_address}")
-
-    report.look("settings", settings)
-    report.look("version", checks.check_versions)
-    if not loaded:
+    config, signed = checks.settings_of(report, path, overrides), [datetime.min.replace(tzinfo=UTC)]
+    if config is None:
         return report
-    config, signed = loaded[0], [datetime.min.replace(tzinfo=UTC)]
-    report.facts |= checks.facts_of(config, datetime.now(UTC))
     if config.enrolled_clients:
         report.look("roster", lambda: _roster(config, report, signed))
     if config.tls_certificate:
