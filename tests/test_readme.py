@@ -18,6 +18,7 @@ from tests.conftest import Start
 from tests.processes import ROOT
 
 README = ROOT / "README.md"
+SECURITY = ROOT / "SECURITY.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 CHANGELOG = ROOT / "CHANGELOG.md"
 METRICS = ROOT / "docs/metrics.md"
@@ -62,7 +63,7 @@ def test_the_index_links_every_page() -> None:
     index = ROOT / "docs/README.md"
     names = re.findall(r"\]\(([^)#]+)", index.read_text(encoding="utf-8"))
     linked = {(index.parent / name).resolve() for name in names}
-    assert linked == set(DOCUMENTS) - {index}
+    assert linked == {*DOCUMENTS, SECURITY} - {index}
 
 
 def test_every_make_target_exists() -> None:
@@ -131,7 +132,7 @@ def test_every_field_of_the_metrics_is_explained() -> None:
     assert explained == {field.name for field in fields(RoundRecord)}
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, CHANGELOG], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("document", [*DOCUMENTS, SECURITY, CHANGELOG], ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_and_files_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)]+)\)", text):
@@ -144,7 +145,7 @@ def test_links_and_files_exist(document: Path) -> None:
             assert anchor in anchors(linked), f"{document.name} links {target}"
     if document == CHANGELOG:  # it may name what is there no more
         return
-    places = "benchmarks|client|config|docs|orchestrator|shared|tests"
+    places = "benchmarks|client|config|deploy|docs|orchestrator|shared|tests"
     for span in re.findall(rf"`((?:{places})/[\w./-]*)`", text):
         assert (ROOT / span).exists() or span in to_be_saved(document), f"{document.name} names {span}"
 
