@@ -10,6 +10,9 @@ DEMO_CLIENTS := logs/demo-clients.log
 N ?= 100
 SIMULATION_PKI := logs/simulation-pki-$(N)
 
+# Without this a machine that sets it has every process of the tests compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo simulate peek test test_long test_newest schedules faults fuzz fuzz_readers load bench attacks lint \
 	format settings lock sbom audit_dependencies clean
 
@@ -39,7 +42,7 @@ peek: $(VENV)/installed  ## play an orchestrator that tries to open one client's
 	@$(PY) benchmarks/peek.py
 
 test: $(VENV)/installed-dev  ## run the tests
-	$(PY) -m pytest -n 2 -m "not long"
+	$(PY) -m pytest -n 2 --dist worksteal -m "not long"
 
 test_long: $(VENV)/installed-dev  ## run the tests of whole federations that fail, restart and mask; some minutes more
 	$(PY) -m pytest -n 2 -m long

@@ -20,6 +20,9 @@ from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
+from tests.processes import ROOT
+
+FOLDER = ROOT / "deploy/systemd"
 LIBRARY = "libseccomp.so.2"
 COMMON = Path("orchestrator-.service.d/hardening.conf")
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000  # SCMP_ACT_ALLOW, and SCMP_ACT_ERRNO but for its errno

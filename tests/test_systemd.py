@@ -18,10 +18,10 @@ from shared.key_files import PASSPHRASE_VARIABLE
 from tests import sandbox
 from tests.federations import masked_settings, open_in_memory
 from tests.processes import ROOT, SMALL, free_port
+from tests.sandbox import FOLDER
 from tests.test_agent import SETTINGS, ByAgent
 from tests.test_wheel import COMMANDS
 
-FOLDER = ROOT / "deploy/systemd"
 UNITS = sorted(FOLDER.glob("*.service"))
 PROGRAMS = "/opt/orchestrator/bin/"
 # The least exposure that what a process does allows: 0 is none, 10 all. docs/operations.md has the table.
