@@ -163,7 +163,7 @@ class _Noise:
 def _steps(parameters: nn.Parameter, settings: TrainingSettings) -> Callable[[], None]:
     """What moves the parameters by their gradient, once a call.
 
-    These are the functions beneath torch's optimizers, with their defaults. An `Optimizer` makes torch load its compiler
+    These are the functions beneath torch's optimizers, with their defaults. An `Optimizer` has torch load its compiler
     at its first step: a second, and 800 modules, in each tenant's process.
     """
     gradient = parameters.grad
