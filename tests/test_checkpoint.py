@@ -20,6 +20,7 @@ from orchestrator.checkpoint import (
     save_checkpoint,
 )
 from orchestrator.run_folder import LoggedRounds, RunFolder
+from orchestrator.run_server import main
 from shared.config import load_config
 from shared.data_sources.scaling import GRID
 from shared.errors import ResumeError
@@ -255,11 +256,11 @@ def test_a_run_that_lost_a_round_of_its_log_is_refused_in_one_line(start: Start,
     assert "Traceback" not in end.output
 
 
-def test_nothing_to_resume_is_one_line(start: Start, tmp_path: Path) -> None:
-    end = start(SERVER, "--config", str(write_config(tmp_path)), "--resume").finish()
-    assert end.code == 1
-    assert len(end.output.splitlines()) == 1
-    assert "no run to resume; start one without --resume" in end.output
+def test_nothing_to_resume_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(write_config(tmp_path)), "--resume"]) == 1
+    said = capsys.readouterr().out
+    assert len(said.splitlines()) == 1
+    assert "no run to resume; start one without --resume" in said
 
 
 @pytest.mark.long
