@@ -245,15 +245,18 @@ def test_a_finished_run_is_repaired_and_ends_at_once(start: Start, finished: tup
         assert "waiting for clients" not in end.output
 
 
-def test_a_run_that_lost_a_round_of_its_log_is_refused_in_one_line(start: Start, finished: tuple[Path, Path]) -> None:
+def test_a_run_that_lost_a_round_of_its_log_is_refused_in_one_line(
+    finished: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     config, run = finished
     metrics = (run / "metrics.jsonl").read_text(encoding="utf-8")
     (run / "metrics.jsonl").write_text(metrics.splitlines(keepends=True)[0], encoding="utf-8")
-    end = start(SERVER, "--config", str(config), "--resume").finish()
+    code = main(["--config", str(config), "--resume"])
     (run / "metrics.jsonl").write_text(metrics, encoding="utf-8")
-    assert end.code == 1
-    assert "metrics.jsonl, line 2: missing or cut off, and the checkpoint is of round 2; restore" in end.output
-    assert "Traceback" not in end.output
+    said = capsys.readouterr().out
+    assert code == 1
+    assert "metrics.jsonl, line 2: missing or cut off, and the checkpoint is of round 2; restore" in said
+    assert "Traceback" not in said
 
 
 def test_nothing_to_resume_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
