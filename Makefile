@@ -10,7 +10,11 @@ DEMO_CLIENTS := logs/demo-clients.log
 N ?= 100
 SIMULATION_PKI := logs/simulation-pki-$(N)
 
-.PHONY: help demo simulate peek test test_long test_newest schedules faults fuzz fuzz_readers load siege bench attacks lint format settings clean
+# Without this a machine that sets it has every process of the tests compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help demo simulate peek test test_long test_newest schedules faults fuzz fuzz_readers load siege bench attacks lint \
+	format settings lock sbom audit_dependencies clean
 
 help:  ## list what can be made
 	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -38,7 +42,7 @@ peek: $(VENV)/installed  ## play an orchestrator that tries to open one client's
 	@$(PY) benchmarks/peek.py
 
 test: $(VENV)/installed-dev  ## run the tests
-	$(PY) -m pytest -n 2 -m "not long"
+	$(PY) -m pytest -n 2 --dist worksteal -m "not long"
 
 test_long: $(VENV)/installed-dev  ## run the tests of whole federations that fail, restart and mask; some minutes more
 	$(PY) -m pytest -n 2 -m long
@@ -84,6 +88,21 @@ bench: $(VENV)/installed-bench  ## measure against phe, TenSEAL and HEU; refresh
 attacks: $(VENV)/installed-bench  ## bad tenants with and without defences, on NSL-KDD; goes on where it was stopped; hours
 	$(PY) benchmarks/poisoning.py --workers 2 --json logs/attacks.json --markdown docs/measured/attacks.md --picture docs/measured/attacks.png
 
+lock: $(VENV)/installed  ## write requirements.lock anew: every package that is installed with this project, by version and hash
+	@mkdir -p build
+	$(PY) -m pip freeze --exclude-editable | grep -v '[@+]' >build/tested.txt
+	grep -v '^-e' requirements.txt >build/wanted.txt
+	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-config --no-annotate \
+		--index-url https://pypi.org/simple --custom-compile-command 'make lock' \
+		--constraints build/tested.txt --output-file requirements.lock build/wanted.txt
+
+sbom: $(VENV)/installed $(VENV)/tools/installed  ## what is installed here, with licences, as CycloneDX: build/sbom.json
+	@mkdir -p build
+	$(VENV)/tools/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file build/sbom.json $(PY)
+
+audit_dependencies: $(VENV)/tools/installed  ## look up each package of requirements.lock among the known vulnerabilities, on the network
+	$(VENV)/tools/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
+
 clean:  ## remove the environment and caches; runs in logs/ stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
@@ -97,6 +116,11 @@ $(VENV)/installed: requirements.txt pyproject.toml
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(PY) -m pip install --quiet -e ".[dev]"
+	@touch $@
+
+$(VENV)/tools/installed: deploy/tools.txt | $(VENV)/installed
+	$(PYTHON) -m venv $(VENV)/tools
+	$(VENV)/tools/bin/python -m pip install --quiet -r deploy/tools.txt
 	@touch $@
 
 # Flower packs the folder that it is run in, and the app imports what is installed: this very project.

@@ -35,7 +35,7 @@ import logging
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -352,18 +352,32 @@ def _by_tactic(results: Results) -> list[str]:
     return [*lines, ""]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="CloudTrail: federated training, and other attacks to find.")
+def tell(description: str, needed: Mapping[str, str], measure: Callable[..., str]) -> None:
+    """The command line of a benchmark on the CloudTrail data.
+
+    Args:
+        description: what it measures, for `--help`.
+        needed: {folder in the data: the pattern of the files that it must hold}.
+        measure: is given these folders in order, and returns the tables.
+    """
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--markdown", type=Path, help="write the tables to this file as well")
     args = parser.parse_args()
-    folders = DATA / "cloudtrail-invictus", DATA / "cloudtrail-stratus"
-    for folder in folders:
-        if not any(folder.glob("*.json")):
-            raise SystemExit(f"no CloudTrail files in {folder}; set THREAT_DATA to the folder that holds it")
-    text = tables(run(*folders))
+    for name, files in needed.items():
+        if not any((DATA / name).glob(files)):
+            raise SystemExit(f"no {files} in {DATA / name}; set THREAT_DATA to the folder that holds it")
+    text = measure(*(DATA / name for name in needed))
     print(text)
     if args.markdown:
         args.markdown.write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    tell(
+        "CloudTrail: federated training, and other attacks to find.",
+        {"cloudtrail-invictus": "*.json", "cloudtrail-stratus": "*.json"},
+        lambda *folders: tables(run(*folders)),
+    )
 
 
 if __name__ == "__main__":

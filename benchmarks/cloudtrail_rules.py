@@ -16,7 +16,6 @@ Rules are the public ones of SigmaHQ, `sigma-cloud`. The folders are looked for 
 ../shared/data beside the repository.
 """
 
-import argparse
 import logging
 import tempfile
 from collections.abc import Callable
@@ -27,7 +26,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.cloudtrail import (
-    DATA,
     OUTSIDE,
     ROOT,
     SEEDS,
@@ -42,6 +40,7 @@ from benchmarks.cloudtrail import (
     records_of,
     share,
     tactic_of,
+    tell,
     train_on,
     write,
 )
@@ -249,17 +248,11 @@ def _by_tactic(results: Results) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="CloudTrail: rules alone, a model alone, and both.")
-    parser.add_argument("--markdown", type=Path, help="write the tables to this file as well")
-    args = parser.parse_args()
-    folders = DATA / "cloudtrail-invictus", DATA / "cloudtrail-stratus", DATA / "sigma-cloud"
-    for folder, files in zip(folders, ("*.json", "*.json", "**/*.yml"), strict=True):
-        if not any(folder.glob(files)):
-            raise SystemExit(f"no {files} in {folder}; set THREAT_DATA to the folder that holds it")
-    text = tables(run(*folders))
-    print(text)
-    if args.markdown:
-        args.markdown.write_text(text, encoding="utf-8")
+    tell(
+        "CloudTrail: rules alone, a model alone, and both.",
+        {"cloudtrail-invictus": "*.json", "cloudtrail-stratus": "*.json", "sigma-cloud": "**/*.yml"},
+        lambda *folders: tables(run(*folders)),
+    )
 
 
 if __name__ == "__main__":

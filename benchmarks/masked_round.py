@@ -21,7 +21,6 @@ import torch
 from benchmarks.measuring import Figures, Passes, medians, wait_for_randomisers
 from benchmarks.rounds import PARAMETERS, round_settings
 from client.tenant import Tenant
-from client.training import warm_up
 from orchestrator.coordinator import Coordinator
 from orchestrator.keys import new_key
 from orchestrator.provision import provision
@@ -155,7 +154,6 @@ def _bytes(values: Values, name: str) -> int:
 def masked_cost(clients: int, local_epochs: int, passes: Passes) -> MaskedCost:
     """Train NSL-KDD with and without masks, a round each in turn; 3072 bits. A first pair is not timed."""
     torch.set_num_threads(1)  # as the launcher of the clients does
-    warm_up()
     log = logging.getLogger("orchestrator")
     propagated, log.propagate = log.propagate, False
     with tempfile.TemporaryDirectory() as name:

@@ -8,7 +8,6 @@ It reads, connects to the server, and changes nothing but its notes in `<log_dir
 if a line says FAIL.
 """
 
-import argparse
 import socket
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,9 +19,10 @@ from client.channel import check_channel, load_client_certificate, proxy_for
 from client.policy import Policy, PolicyKeeper, Sum
 from shared import cli
 from shared.addresses import split_address
-from shared.config import Config, load_config
+from shared.config import Config
 from shared.data_utils import load_client_data
 from shared.doctor import checks
+from shared.doctor.command_line import tell
 from shared.doctor.findings import Finding, Level, Report, compare, read_facts
 from shared.enrolment import Enrolment
 from shared.errors import EnrolmentError, PolicyError
@@ -42,18 +42,9 @@ def examine(path: str, overrides: Sequence[str], client_id: int, against: str = 
         against: what the server's doctor printed with `--json`; empty: nothing is compared.
     """
     report = Report(identity_name(str(client_id)))
-    loaded: list[Config] = []
-
-    def settings() -> Iterator[Finding]:
-        loaded.append(load_config(path, overrides))
-        yield Finding("settings", Level.OK, f"{path}: {loaded[0].num_clients} tenants, {loaded[0].server_address}")
-
-    report.look("settings", settings)
-    report.look("version", checks.check_versions)
-    if not loaded:
+    config, signed = checks.settings_of(report, path, overrides), [datetime.min.replace(tzinfo=UTC)]
+    if config is None:
         return report
-    config, signed = loaded[0], [datetime.min.replace(tzinfo=UTC)]
-    report.facts |= checks.facts_of(config, datetime.now(UTC))
     if config.client_identity:
         report.look("identity", lambda: _identity(config, client_id, report, signed))
     if config.tls_ca:
@@ -165,22 +156,9 @@ def _data(config: Config, client_id: int, report: Report) -> Iterator[Finding]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status."""
-    summary, _, commands = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=commands, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    cli.add_settings(parser)
+    parser = cli.parser_of(__doc__)
     parser.add_argument("--client_id", type=int, required=True, metavar="N", help="this tenant's number")
-    parser.add_argument("--against", default="", metavar="FILE", help="the server's --json, or - for stdin")
-    parser.add_argument("--json", action="store_true", help="for programs, and for --against on the other side")
-    args = parser.parse_args(argv)
-
-    def work() -> int:
-        report = examine(args.config, args.set, args.client_id, args.against)
-        print(report.to_json() if args.json else "\n".join(finding.line() for finding in report.findings))
-        return 0 if report.healthy else cli.FAILED
-
-    return cli.run(work)
+    return tell(parser, argv, lambda args: examine(args.config, args.set, args.client_id, args.against))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from shared import cli
-from shared.enrolment import EnrolledClient, Enrolment
+from shared.enrolled_clients import EnrolledClient
+from shared.enrolment import Enrolment
 from shared.enrolment_request import EnrolmentRequest, Present, make_certificate_request
 from shared.errors import ConfigError, EnrolmentError, KeyFileError, KeyMaterialError, PassphraseError
 from shared.identity import identity_name
@@ -265,10 +266,7 @@ def _run(args: argparse.Namespace) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status."""
-    summary, _, commands = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=commands, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = cli.parser_of(__doc__)
     actions = parser.add_subparsers(dest="command", required=True)
     for name, meaning in (
         ("new", "make a key, and a request to enrol it"),

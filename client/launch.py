@@ -10,7 +10,6 @@ from client.agent import Agent
 from client.connection import run_client
 from client.flower_client import FlowerClient
 from client.tenant import Tenant
-from client.training import warm_up
 from shared.config import Config
 from shared.data_utils import load_client_data
 from shared.errors import OrchestratorError
@@ -22,7 +21,6 @@ def _run_one(config: Config, client_id: int, stay: bool) -> bool:
     """One client from its data to the end of the run, or of one run after the other; whether it got there."""
     log = logging.getLogger(f"client.{client_id}")
     try:
-        warm_up()
         tenant = Tenant(config, client_id, load_client_data(config, client_id), load_identity(config, client_id))
         run_client(FlowerClient(tenant), stay)
         if tenant.refusal and not tenant.answered:
@@ -55,7 +53,6 @@ def run_agent(config: Config, client_id: int, path: Path, group: str) -> None:
         OrchestratorError: the tenant's rows, identity or ledger are missing or wrong, or it can't listen there.
     """
     keep_files_private()
-    warm_up()
     tenant = Tenant(config, client_id, load_client_data(config, client_id), load_identity(config, client_id))
     agent = Agent(tenant, path, group)
     tenant.log.info("answering on %s%s", path, f", for the group {group}" if group else "")

@@ -10,6 +10,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from client.processes import run_processes
 from shared import cli
@@ -104,5 +105,10 @@ def _parse_ids(text: str | None, num_clients: int) -> list[int]:
     return ids
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """The installed command `orchestrator-tenant`: the process ends with it, whatever threads are still at work."""
     cli.exit_at_once(main)
+
+
+if __name__ == "__main__":
+    command()

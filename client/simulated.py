@@ -14,7 +14,6 @@ import torch
 from client.launch import load_identity
 from client.server_key import checked_scheme
 from client.tenant import Tenant
-from client.training import warm_up
 from shared.app_settings import app_config
 from shared.config import Config
 from shared.data_utils import load_client_data
@@ -64,7 +63,6 @@ def _check_simulated() -> None:
 @cache
 def _tenant(config: Config, number: int) -> Tenant:
     torch.set_num_threads(1)  # the processes share the cores
-    warm_up()
     rows, identity = load_client_data(config, number), load_identity(config, number)
     return Tenant(config, number, rows, identity, _shared_scheme, log_file=False)
 

@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
 
 from shared.config import Config
 from shared.data_sources.dataset import Dataset
@@ -50,13 +52,6 @@ class TrainingSettings:
             config.local_epochs, config.batch_size, config.learning_rate, config.proximal_mu, config.class_balance,
             config.optimizer, config.input_noise,
         )  # fmt: skip
-
-
-def warm_up() -> None:
-    """Make torch load what it loads at the first step of an optimizer, which takes seconds, before a round is timed."""
-    weight = nn.Parameter(torch.zeros(1))
-    weight.grad = torch.zeros(1)
-    torch.optim.SGD([weight]).step()
 
 
 def row_weights(labels: NDArray[np.int64], class_balance: str) -> NDArray[np.float32]:
@@ -105,7 +100,7 @@ def train(
     gradient, start_at = flat.grad, flat.detach().clone()
     assert gradient is not None  # noqa: S101 - `_flat_parameters` has just made it
     noise = _Noise(settings, rows.features.shape[1], seed) if settings.input_noise else None
-    optimizer = _optimizer(flat, settings)
+    step = _steps(flat, settings)
     model.train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
@@ -121,7 +116,7 @@ def train(
                 torch.autograd.backward((losses * counts[batch]).mean())
                 if settings.proximal_mu:
                     gradient += settings.proximal_mu * (flat.detach() - start_at)
-                optimizer.step()
+                step()
             on_epoch(1)
 
 
@@ -165,7 +160,32 @@ class _Noise:
         return inputs + self._bank[start : start + len(inputs)]
 
 
-def _optimizer(parameters: nn.Parameter, settings: TrainingSettings) -> torch.optim.Optimizer:
+def _steps(parameters: nn.Parameter, settings: TrainingSettings) -> Callable[[], None]:
+    """What moves the parameters by their gradient, once a call.
+
+    These are the functions beneath torch's optimizers, with their defaults. An `Optimizer` has torch load its compiler
+    at its first step: a second, and 800 modules, in each tenant's process.
+    """
+    gradient = parameters.grad
+    assert gradient is not None  # noqa: S101 - `_flat_parameters` has made it
     if settings.optimizer == "adam":  # Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015
-        return torch.optim.Adam([parameters], lr=settings.learning_rate)
-    return torch.optim.SGD([parameters], lr=settings.learning_rate, momentum=_MOMENTUM)
+        means, squares = [torch.zeros_like(parameters)], [torch.zeros_like(parameters)]
+        taken = [torch.tensor(0.0)]
+
+        @torch.no_grad()
+        def step() -> None:
+            adam(
+                [parameters], [gradient], means, squares, [], taken, foreach=False, fused=False, amsgrad=False,
+                beta1=0.9, beta2=0.999, lr=settings.learning_rate, weight_decay=0.0, eps=1e-8, maximize=False,
+            )  # fmt: skip
+    else:
+        velocity: list[Tensor | None] = [None]
+
+        @torch.no_grad()
+        def step() -> None:
+            sgd(
+                [parameters], [gradient], velocity, foreach=False, fused=False, weight_decay=0.0, momentum=_MOMENTUM,
+                lr=settings.learning_rate, dampening=0.0, nesterov=False, maximize=False,
+            )  # fmt: skip
+
+    return step

@@ -9,6 +9,7 @@ forger can make it anew; who may write the run's folder is a matter for its owne
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +22,10 @@ from shared.config import Config, load_config
 from shared.errors import ResumeError
 from shared.identity import digest_arrays
 
+FORMAT: Final = 1  # raised with whatever a version before could not read, or would read as something else
 _SERVER = "server/"
 _ROUNDS, _LOG_SHA256 = _SERVER + "rounds", _SERVER + "log_sha256"
 _BEST, _PREPROCESSING = "best/", "preprocessing/"
-_RECORDS = "server/records"  # of an earlier version
 # Settings that a resumed run may change: they decide neither what is trained nor who can read it.
 _FREE_TO_CHANGE = {
     "server_address", "num_rounds", "client_wait_timeout", "server_wait_timeout", "round_timeout", "stage_timeout",
@@ -57,7 +58,7 @@ class Checkpoint:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write the file whole or not at all; it is on the disk when this returns."""
     tensors = _tensors(checkpoint)
-    replace_file(path, save(tensors, metadata={"sha256": content_sha256(tensors)}))
+    replace_file(path, save(tensors, metadata={"sha256": content_sha256(tensors), "format": str(FORMAT)}))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -69,11 +70,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            claimed = (file.metadata() or {})["sha256"]
+            metadata = file.metadata() or {}
+        if "format" not in metadata:
+            raise ValueError("an earlier version wrote it, which gave it no number")
+        if metadata["format"] != str(FORMAT):
+            raise ValueError(f"it is of format {metadata['format'][:10]!r}, this version reads {FORMAT}")
+        claimed = metadata["sha256"]
         if content_sha256(tensors) != claimed:
             raise ValueError("it is damaged: its SHA-256 differs from that of what was saved")
-        if _RECORDS in tensors:
-            raise ValueError("an earlier version wrote it, with the rounds in it")
         finished = _finished(tensors.pop(_ROUNDS), tensors.pop(_LOG_SHA256))
         if not all(np.isfinite(array).all() for array in tensors.values()):
             raise ValueError("it holds values that are not finite")

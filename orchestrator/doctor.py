@@ -8,7 +8,6 @@ It reads, asks for the port, and changes nothing but its notes in `<log_dir>/sta
 if a line says FAIL.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, time
@@ -22,9 +21,10 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from orchestrator.ports import check_port_free
 from shared import cli
 from shared.addresses import split_address
-from shared.config import Config, load_config
+from shared.config import Config
 from shared.data_utils import load_test_data, load_validation_data
 from shared.doctor import checks
+from shared.doctor.command_line import tell
 from shared.doctor.findings import Finding, Level, Report, compare, read_facts
 from shared.errors import ChannelError, KeyMaterialError
 from shared.key_files import load_key, passphrase_from_environment
@@ -43,18 +43,9 @@ def examine(path: str, overrides: Sequence[str], against: str = "") -> Report:
         against: what a tenant's doctor printed with `--json`; empty: nothing is compared.
     """
     report = Report("server")
-    loaded: list[Config] = []
-
-    def settings() -> Iterator[Finding]:
-        loaded.append(load_config(path, overrides))
-        yield Finding("settings", Level.OK, f"{path}: {loaded[0].num_clients} tenants, {loaded[0].server_address}")
-
-    report.look("settings", settings)
-    report.look("version", checks.check_versions)
-    if not loaded:
+    config, signed = checks.settings_of(report, path, overrides), [datetime.min.replace(tzinfo=UTC)]
+    if config is None:
         return report
-    config, signed = loaded[0], [datetime.min.replace(tzinfo=UTC)]
-    report.facts |= checks.facts_of(config, datetime.now(UTC))
     if config.enrolled_clients:
         report.look("roster", lambda: _roster(config, report, signed))
     if config.tls_certificate:
@@ -151,21 +142,7 @@ def _data(config: Config, report: Report) -> Iterator[Finding]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status."""
-    summary, _, commands = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=commands, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    cli.add_settings(parser)
-    parser.add_argument("--against", default="", metavar="FILE", help="what a tenant's doctor prints with --json; or -")
-    parser.add_argument("--json", action="store_true", help="for programs, and for --against on the other side")
-    args = parser.parse_args(argv)
-
-    def work() -> int:
-        report = examine(args.config, args.set, args.against)
-        print(report.to_json() if args.json else "\n".join(finding.line() for finding in report.findings))
-        return 0 if report.healthy else cli.FAILED
-
-    return cli.run(work)
+    return tell(cli.parser_of(__doc__), argv, lambda args: examine(args.config, args.set, args.against))
 
 
 if __name__ == "__main__":

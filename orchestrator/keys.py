@@ -123,10 +123,7 @@ def _key_length(text: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status."""
-    summary, _, commands = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=commands, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = cli.parser_of(__doc__)
     actions = parser.add_subparsers(dest="command", required=True)
     for name, meaning in (
         ("new", "make a key"),

@@ -10,6 +10,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from shared import cli
 from shared.config import load_config
@@ -47,8 +48,14 @@ def _resuming(args: argparse.Namespace) -> str:
     """The command that goes on with the run of these arguments."""
     settings = ["--config", args.config, *(part for pair in args.set for part in ("--set", pair))]
     older = ["--run", args.run] if args.run else []
-    return shlex.join(["python", sys.argv[0], *settings, "--resume", *older])
+    program = ["python", sys.argv[0]] if sys.argv[0].endswith(".py") else [sys.argv[0]]
+    return shlex.join([*program, *settings, "--resume", *older])
+
+
+def command() -> NoReturn:
+    """The installed command `orchestrator-server`: the process ends with it, whatever threads are still at work."""
+    cli.exit_at_once(main)
 
 
 if __name__ == "__main__":
-    cli.exit_at_once(main)
+    command()

@@ -19,6 +19,17 @@ FAILED, WRONG_SETTINGS = 1, 2  # argparse, too, leaves with 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell counts
 
 
+def parser_of(doc: str | None) -> argparse.ArgumentParser:
+    """A parser whose help is a script's docstring: its first paragraph, and below the options the commands that follow.
+
+    Options are never abbreviated: what a tenant writes into a unit file today must mean the same after an upgrade.
+    """
+    summary, _, commands = (doc or "").partition("\n\n")
+    return argparse.ArgumentParser(
+        description=summary, epilog=commands, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+
+
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """The options that say which settings a run has: `load_config(args.config, args.set)` reads them."""
     parser.add_argument("--config", default="config/config.yaml", help="YAML file (default: %(default)s)")

@@ -5,20 +5,19 @@ value and what is allowed, before any key is made or port opened; `shared/config
 `config/config.yaml` explains each setting to a person, and `python -m shared.settings_docs` makes the reference of it.
 """
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler
-from pydantic_core import ErrorDetails
 
 from shared.bounded_files import read_bounded
 from shared.config_checks import MIN_MASKED_COHORT, check_combinations
 from shared.errors import ConfigError
-from shared.yaml_values import found, parse_yaml
+from shared.setting_forms import refusal
+from shared.yaml_values import parse_yaml
 
 MIN_CONTRIBUTORS = 2  # a sum of one update is that update
 _MOST_BYTES = 1 << 20  # of a file; all settings with their explanations are some kilobytes
@@ -257,7 +256,7 @@ class Config(BaseModel):
         try:
             return build(values)
         except ValidationError as error:
-            raise ConfigError(_one_line(error.errors()[0], values)) from None
+            raise ConfigError(refusal(error.errors()[0], values, Config.model_json_schema()["properties"])) from None
 
     def replace(self, **changes: Any) -> "Config":
         """A copy with these settings changed, checked like any other.
@@ -354,50 +353,3 @@ def parse_config(raw: dict[Any, Any]) -> Config:
         ConfigError: at the first setting that is wrong.
     """
     return Config.model_validate(raw)
-
-
-def form_of(key: str) -> dict[str, Any]:
-    """What a setting may be as JSON schema: its `type`, and `minimum` and `maximum` or `enum`; of a list, its items.
-
-    `own` is the form of a name of the operator's own code, where a setting takes one.
-    """
-    properties: dict[str, Any] = Config.model_json_schema()["properties"][key]
-    forms: list[dict[str, Any]] = properties.get("anyOf", [properties])
-    form = dict(forms[0])
-    if "const" in form:  # a choice of one
-        form["enum"] = [form["const"]]
-    for other in forms[1:]:
-        form |= {"own": other["title"]} if "pattern" in other else {"list": True}
-    return form
-
-
-_SCALARS = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "a text"}
-_LISTS = {
-    "integer": "a whole number or a list of them, such as 16 or [64, 32]",
-    "string": "a text or a list of them, such as benign or [benign, '0']",
-}
-
-
-def _one_line(error: ErrorDetails, values: Mapping[Any, Any]) -> str:
-    key = error["loc"][0]
-    value = values[key]
-    if key not in Config.model_fields:
-        advice = _nearest(str(key), Config.model_fields) or "config/config.yaml lists every key"
-        return f"{key}: unknown key (value {value!r}); {advice}"
-    form = form_of(str(key))
-    if "enum" in form:
-        near = _nearest(str(value), form["enum"])
-        expected = ", ".join(choice or '""' for choice in form["enum"])
-        expected += f", or {form['own']} of your own" if "own" in form else ""
-        expected += f"; {near}" if near else ""
-        return f"{key} = {value!r}: expected one of {expected}"
-    if error["type"] in ("greater_than_equal", "less_than_equal", "finite_number"):
-        return f"{key} = {value!r}: expected {form['minimum']:g} to {form['maximum']:g}"
-    if "list" in form:
-        return f"{key} = {value!r}: expected {_LISTS[form['type']]}"
-    return f"{key} = {value!r}: expected {_SCALARS[form['type']]}, found {found(value, form['type'])}"
-
-
-def _nearest(text: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(text, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else ""

@@ -23,6 +23,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from shared.bounded_files import open_regular, read_at_most
+from shared.enrolled_clients import EnrolledClient, is_public_key, parse_clients
 from shared.errors import (
     BadSignatureError,
     EnrolmentError,
@@ -31,33 +32,13 @@ from shared.errors import (
     RevokedClientError,
     RosterSignatureError,
 )
-from shared.identity import NAME, UpdateStatement, greeting_bytes
+from shared.identity import UpdateStatement, greeting_bytes
 from shared.strict_json import parse_strict_json
 
 ENROLMENT_VERSION: Final = 2
 MAX_ENROLMENT_BYTES: Final = 1 << 24  # 16 MiB: fifty thousand clients
 # As in `shared/identity.py`: whatever a key signs begins with a prefix of its own.
 ROSTER_PREFIX: Final = b"cloud-security-orchestrator roster v1\0"
-_KEY: Final = re.compile("[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class EnrolledClient:
-    """One line of the roster.
-
-    Attributes:
-        public_key: Ed25519, 64 hex digits.
-        added: the day on which it was enrolled, UTC.
-        expires: the last day on which it counts, UTC.
-        revoked: whether it counts no more, whatever the day.
-        former: keys that it had before; nobody may have one of them again.
-    """
-
-    public_key: str
-    added: date
-    expires: date
-    revoked: bool = False
-    former: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -295,7 +276,7 @@ def parse_unsigned(data: bytes, expires: date) -> Enrolment:
             name: {**entry, "expires": expires.isoformat(), "former": []} if isinstance(entry, dict) else entry
             for name, entry in dict(raw["clients"]).items()
         }
-        return Enrolment(MappingProxyType(_parse_clients(clients)))
+        return Enrolment(MappingProxyType(parse_clients(clients)))
     except (ValueError, TypeError) as error:
         raise EnrolmentError(f"not a list of the earlier version: {error}; there is nothing to upgrade") from None
 
@@ -336,11 +317,11 @@ def _parse_roster(raw: Any, name: str) -> Enrolment:
     number, signer, signature = raw["number"], raw["signer"], raw["signature"]
     if type(number) is not int or not 1 <= number < 1 << 53:
         raise ValueError("expected 'number' to be a whole number from 1")
-    if not _is_key(signer):
+    if not is_public_key(signer):
         raise ValueError("expected 'signer' to be a public key of 64 lower-case hex digits")
     if not isinstance(signature, str) or not re.fullmatch("[0-9a-f]{128}", signature):
         raise ValueError("expected 'signature' to be 128 lower-case hex digits")
-    clients = _parse_clients(raw["clients"])
+    clients = parse_clients(raw["clients"])
     message = _signed_bytes(raw)
     try:
         Ed25519PublicKey.from_public_bytes(bytes.fromhex(signer)).verify(bytes.fromhex(signature), message)
@@ -350,34 +331,3 @@ def _parse_roster(raw: Any, name: str) -> Enrolment:
             "whoever runs the federation"
         ) from None
     return Enrolment(MappingProxyType(clients), number, signer, signature, hashlib.sha256(message).hexdigest())
-
-
-def _is_key(value: object) -> bool:
-    return isinstance(value, str) and _KEY.fullmatch(value) is not None
-
-
-def _parse_clients(raw: Mapping[str, Any]) -> dict[str, EnrolledClient]:
-    clients: dict[str, EnrolledClient] = {}
-    owners: dict[str, str] = {}
-    for client_id, entry in raw.items():
-        if not NAME.fullmatch(client_id):
-            raise ValueError(f"client id {client_id[:64]!r} is not 1 to 64 letters, digits, '.', '_' or '-'")
-        if not isinstance(entry, dict) or entry.keys() != {"public_key", "added", "expires", "revoked", "former"}:
-            raise ValueError(
-                f"client {client_id!r}: expected the keys 'public_key', 'added', 'expires', 'revoked' and 'former'"
-            )
-        public_key, former, revoked = entry["public_key"], entry["former"], entry["revoked"]
-        if not isinstance(former, list) or not all(map(_is_key, [public_key, *former])):
-            raise ValueError(f"client {client_id!r}: expected a public key of 64 lower-case hex digits")
-        if type(revoked) is not bool:
-            raise ValueError(f"client {client_id!r}: expected 'revoked' to be true or false")
-        for name in ("added", "expires"):
-            if not isinstance(entry[name], str) or not re.fullmatch(r"\d{4}-\d\d-\d\d", entry[name], re.ASCII):
-                raise ValueError(f"client {client_id!r}: expected {name!r} as a date such as 2026-01-31")
-        for key in (public_key, *former):
-            if key in owners:  # one tenant would count as two contributors, and see the other's share of a sum
-                raise ValueError(f"clients {owners[key]!r} and {client_id!r} have the same public key")
-            owners[key] = client_id
-        added, expires = (date.fromisoformat(entry[name]) for name in ("added", "expires"))
-        clients[client_id] = EnrolledClient(public_key, added, expires, revoked, tuple(former))
-    return clients

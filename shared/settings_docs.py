@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from shared.config import Config, form_of
+from shared.config import Config
+from shared.setting_forms import form_of
 
 ROOT = Path(__file__).resolve().parent.parent
 _INTRODUCTION = """# Settings
@@ -63,7 +64,7 @@ def _meanings(example: str) -> dict[str, str]:
 
 
 def _allowed(key: str) -> str:
-    form = form_of(key)
+    form = form_of(Config.model_json_schema()["properties"][key])
     if "enum" in form:
         own = f", or `{form['own']}`" if "own" in form else ""
         return ", ".join(f"`{choice}`" if choice else '`""`' for choice in form["enum"]) + own

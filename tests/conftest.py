@@ -12,6 +12,10 @@ import pytest
 
 from tests.processes import Running
 
+# Before torch and NumPy are loaded: with a thread a core in each of pytest's processes, and in those that tests start,
+# more than half of the suite's time is threads that wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A shell's background job ignores Ctrl-C, and so would every process that the tests start to interrupt it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from benchmarks.simulate import QUIET
 from shared.config import Config
+from tests import sandbox
 from tests.namespaces import command_in
 from tests.processes import ROOT, free_port
 
 PROGRAMS = Path(sys.executable).parent
+UNITS = {"superlink": "superlink", "agent": "tenant@", "node": "supernode@"}  # by how a process's name begins
 
 
 def written(config: Config, folder: Path) -> Path:
@@ -24,7 +26,13 @@ def written(config: Config, folder: Path) -> Path:
 
 
 class Deployment:
-    """A SuperLink with TLS and node keys, three SuperNodes, and the three tenants' agents."""
+    """A SuperLink with TLS and node keys, three SuperNodes, and the three tenants' agents.
+
+    Attributes:
+        confined: run each with what its unit in `deploy/systemd` leaves it, and no more.
+    """
+
+    confined = False
 
     def __init__(self, config: Config, folder: Path, addresses: Mapping[str, str] | None = None) -> None:
         """Prepare; `addresses` are those of hosts of their own (`tests/namespaces.py`): "link" and "tenant-<n>"."""
@@ -47,11 +55,15 @@ class Deployment:
     def _on(self, host: str) -> list[str]:
         return command_in(host) if self._addresses else []
 
+    def _within(self, name: str) -> list[str]:
+        unit = UNITS.get(name.partition("-")[0]) if self.confined else None
+        return sandbox.inside(sandbox.FOLDER / f"orchestrator-{unit}.service", [self.folder]) if unit else []
+
     def start(self, name: str, *command: object, host: str = "link") -> None:
         self._started.add(name)
         with (self.folder / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [*self._on(host), *map(str, command)],
+                [*self._on(host), *self._within(name), *map(str, command)],
                 cwd=ROOT,
                 env=self._environment,
                 stdout=log,

@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.liars import FOUND, VICTIM, Lie, LyingPublisher
 from client import auditing, audits
+from client.audit import main as audit_command
 from client.auditing import Accepted, AuditError, Fault, Place, verify
 from client.audits import audit_folder
 from orchestrator.publishing import Verdicts
@@ -317,17 +318,26 @@ def test_the_memory_of_an_audit_is_refused_where_it_is_damaged(tmp_path: Path) -
             audits.Audits(config, "client-0", logging.getLogger("x")).check_start("20260101-000000-abcdef", [], 1)
 
 
-def test_the_command_checks_what_a_tenant_was_shown(honest: Honest, tmp_path: Path) -> None:
+def test_the_command_checks_what_a_tenant_was_shown(
+    honest: Honest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "c.yaml").write_text(honest.config.as_yaml(), encoding="utf-8")
-    command = [sys.executable, "client/audit.py", "--config", str(tmp_path / "c.yaml")]
-    for how in (["--round", "1"], ["--round", "1", "--run", honest.run.folder.name], ["--proof", str(honest.path)]):
-        end = subprocess.run([*command, *how], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-        assert end.returncode == 0, end.stdout + end.stderr
-        assert "client-0, client-1, client-2, client-3" in " ".join(end.stdout.split())
-    for how, said in ((["--round", "7"], "no proof of round 7 of any run"), (["--proof", "README.md"], "no proof:")):
-        end = subprocess.run([*command, *how], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-        assert end.returncode == 1
-        assert said in " ".join(end.stdout.split())
+    settings = ["--config", str(tmp_path / "c.yaml")]
+    all_four = "client-0, client-1, client-2, client-3"
+    end = subprocess.run(
+        [sys.executable, "client/audit.py", *settings, "--round", "1"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert end.returncode == 0, end.stdout + end.stderr
+    assert all_four in " ".join(end.stdout.split())
+    for code, said, *how in (
+        (0, all_four, "--round", "1", "--run", honest.run.folder.name),
+        (0, all_four, "--proof", str(honest.path)),
+        (1, "no proof of round 7 of any run", "--round", "7"),
+        (1, "no proof:", "--proof", str(ROOT / "README.md")),
+    ):
+        assert audit_command([*settings, *how]) == code
+        assert said in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

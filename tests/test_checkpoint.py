@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 from orchestrator.checkpoint import (
+    FORMAT,
     Checkpoint,
     check_same_settings,
     content_sha256,
@@ -19,6 +20,7 @@ from orchestrator.checkpoint import (
     save_checkpoint,
 )
 from orchestrator.run_folder import LoggedRounds, RunFolder
+from orchestrator.run_server import main
 from shared.config import load_config
 from shared.data_sources.scaling import GRID
 from shared.errors import ResumeError
@@ -109,7 +111,7 @@ def _of(**server: NDArray[Any]) -> bytes:
         "a": np.zeros(1, np.float32),
         **{f"server/{name}": array for name, array in server.items()},
     }
-    return save(tensors, metadata={"sha256": content_sha256(tensors)})
+    return save(tensors, metadata={"sha256": content_sha256(tensors), "format": str(FORMAT)})
 
 
 ROUNDS, LOG_SHA256 = np.ones(1, np.int64), np.zeros(32, np.uint8)
@@ -138,9 +140,17 @@ def test_what_is_no_checkpoint_is_refused(path: Path, content: bytes) -> None:
         load_checkpoint(path)
 
 
-def test_a_checkpoint_of_the_version_before_is_refused_by_name(path: Path) -> None:
-    path.write_bytes(_of(records=np.frombuffer(b'[{"round": 1, "loss": 0.5}]', np.uint8)))
-    with pytest.raises(ResumeError, match="an earlier version wrote it, with the rounds in it") as caught:
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({}, "an earlier version wrote it, which gave it no number"),
+        ({"format": str(FORMAT + 1)}, f"it is of format '{FORMAT + 1}', this version reads {FORMAT}"),
+    ],
+)
+def test_a_checkpoint_of_another_version_is_refused_by_name(path: Path, metadata: dict[str, str], words: str) -> None:
+    tensors: dict[str, NDArray[Any]] = {"server/rounds": ROUNDS, "server/log_sha256": LOG_SHA256}
+    path.write_bytes(save(tensors, metadata={"sha256": content_sha256(tensors), **metadata}))
+    with pytest.raises(ResumeError, match=words) as caught:
         load_checkpoint(path)
     assert "start a run without --resume" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -187,7 +197,7 @@ def test_it_holds_no_key(finished: tuple[Path, Path]) -> None:
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     metadata = header.pop("__metadata__")
-    assert metadata.keys() == {"sha256"}
+    assert metadata.keys() == {"sha256", "format"}
     rounds = {"server/rounds": 8, "server/log_sha256": 32}  # bytes
     statistics = {"preprocessing/ranks", "preprocessing/counts"}
     assert header.keys() == load_file(run / "model.safetensors").keys() | statistics | rounds.keys()
@@ -235,22 +245,25 @@ def test_a_finished_run_is_repaired_and_ends_at_once(start: Start, finished: tup
         assert "waiting for clients" not in end.output
 
 
-def test_a_run_that_lost_a_round_of_its_log_is_refused_in_one_line(start: Start, finished: tuple[Path, Path]) -> None:
+def test_a_run_that_lost_a_round_of_its_log_is_refused_in_one_line(
+    finished: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     config, run = finished
     metrics = (run / "metrics.jsonl").read_text(encoding="utf-8")
     (run / "metrics.jsonl").write_text(metrics.splitlines(keepends=True)[0], encoding="utf-8")
-    end = start(SERVER, "--config", str(config), "--resume").finish()
+    code = main(["--config", str(config), "--resume"])
     (run / "metrics.jsonl").write_text(metrics, encoding="utf-8")
-    assert end.code == 1
-    assert "metrics.jsonl, line 2: missing or cut off, and the checkpoint is of round 2; restore" in end.output
-    assert "Traceback" not in end.output
+    said = capsys.readouterr().out
+    assert code == 1
+    assert "metrics.jsonl, line 2: missing or cut off, and the checkpoint is of round 2; restore" in said
+    assert "Traceback" not in said
 
 
-def test_nothing_to_resume_is_one_line(start: Start, tmp_path: Path) -> None:
-    end = start(SERVER, "--config", str(write_config(tmp_path)), "--resume").finish()
-    assert end.code == 1
-    assert len(end.output.splitlines()) == 1
-    assert "no run to resume; start one without --resume" in end.output
+def test_nothing_to_resume_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(write_config(tmp_path)), "--resume"]) == 1
+    said = capsys.readouterr().out
+    assert len(said.splitlines()) == 1
+    assert "no run to resume; start one without --resume" in said
 
 
 @pytest.mark.long

@@ -22,6 +22,7 @@ from orchestrator.simulation import make_tenants
 from shared.config import Config
 from shared.exchange import Kind, Reply, Request
 from shared.frames import decode_answer, encode_request, receive_frame, send_frame
+from tests import sandbox
 from tests.deployments import Deployment, written
 from tests.federations import masked_settings, open_in_memory
 from tests.namespaces import available, hosts
@@ -75,6 +76,7 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
 
 
 def test_a_superlink_its_nodes_and_the_tenants_agents(deployment: Deployment, tmp_path: Path) -> None:
+    deployment.confined = sandbox.available()  # what the units of deploy/systemd take away is taken away here
     deployment.start_link()
     for number in range(3):
         deployment.start_agent(number)

@@ -25,7 +25,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from shared.enrolment import EnrolledClient, Enrolment
+from shared.enrolled_clients import EnrolledClient
+from shared.enrolment import Enrolment
 from shared.errors import (
     BadSignatureError,
     EnrolmentError,

@@ -18,11 +18,20 @@ from tests.conftest import Start
 from tests.processes import ROOT
 
 README = ROOT / "README.md"
+SECURITY = ROOT / "SECURITY.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 CHANGELOG = ROOT / "CHANGELOG.md"
 METRICS = ROOT / "docs/metrics.md"
 SERVER = "python orchestrator/run_server.py --config config/config.yaml"
 CLIENTS = "python client/run_clients.py --config config/config.yaml --num_clients 3 --executor thread"
+
+PARSERS = {  # what several scripts have in common, by what shows that a script uses it
+    "from benchmarks.cloudtrail import": "benchmarks/cloudtrail.py",
+    "from shared.doctor.command_line import": "shared/doctor/command_line.py",
+    "add_settings(": "shared/cli.py",  # the last: the doctors' own uses it, too
+    "add_follow_options(": "client/follow_options.py",
+    "score_view.add_options(": "client/score_view.py",
+}
 
 
 def code(path: Path) -> list[str]:
@@ -56,7 +65,7 @@ def test_the_index_links_every_page() -> None:
     index = ROOT / "docs/README.md"
     names = re.findall(r"\]\(([^)#]+)", index.read_text(encoding="utf-8"))
     linked = {(index.parent / name).resolve() for name in names}
-    assert linked == set(DOCUMENTS) - {index}
+    assert linked == {*DOCUMENTS, SECURITY} - {index}
 
 
 def test_every_make_target_exists() -> None:
@@ -110,12 +119,8 @@ def test_every_python_command_has_its_script_config_and_options() -> None:
             if script == "-m":
                 script = arguments.pop(0).replace(".", "/") + ".py"
             source = (ROOT / script).read_text(encoding="utf-8")
-            if "add_settings(" in source:
-                source += (ROOT / "shared/cli.py").read_text(encoding="utf-8")
-            if "add_follow_options(" in source:
-                source += (ROOT / "client/follow_options.py").read_text(encoding="utf-8")
-            if "score_view.add_options(" in source:
-                source += (ROOT / "client/score_view.py").read_text(encoding="utf-8")
+            for sign, module in PARSERS.items():
+                source += (ROOT / module).read_text(encoding="utf-8") if sign in source else ""
             for argument, value in zip(arguments, [*arguments, ""][1:], strict=True):
                 assert not argument.startswith("--") or f'"{argument}"' in source, f"{document.name}: {command}"
                 if argument == "--config" and value not in to_be_saved(document):
@@ -129,7 +134,7 @@ def test_every_field_of_the_metrics_is_explained() -> None:
     assert explained == {field.name for field in fields(RoundRecord)}
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, CHANGELOG], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("document", [*DOCUMENTS, SECURITY, CHANGELOG], ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_and_files_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)]+)\)", text):
@@ -142,7 +147,7 @@ def test_links_and_files_exist(document: Path) -> None:
             assert anchor in anchors(linked), f"{document.name} links {target}"
     if document == CHANGELOG:  # it may name what is there no more
         return
-    places = "benchmarks|client|config|docs|orchestrator|shared|tests"
+    places = "benchmarks|client|config|deploy|docs|orchestrator|shared|tests"
     for span in re.findall(rf"`((?:{places})/[\w./-]*)`", text):
         assert (ROOT / span).exists() or span in to_be_saved(document), f"{document.name} names {span}"
 

@@ -1,6 +1,7 @@
 """What a person sees: at 80 columns, with other characters than Unicode's, at the end of a run and at Ctrl-C."""
 
 import io
+import pickle
 import re
 import shlex
 import signal
@@ -23,14 +24,11 @@ from tests.terminal import Terminal
 
 SERVER, CLIENTS = "orchestrator/run_server.py", "client/run_clients.py"
 
-# Everything that draws: a log line, a table, the closing box, in a process of its own with a real standard output.
+# Everything that draws: a log line, a table, the closing box, in a process of its own with a real standard output. The
+# box is made here: the server's code takes seconds to load, and what writes it is this much.
 DRAWING = """
-import logging
-from pathlib import Path
+import logging, pickle, sys
 from rich.table import Table
-from orchestrator.closing import closing
-from orchestrator.run_folder import RoundRecord
-from shared.config import Config
 from shared.console import console, setup_logging
 
 setup_logging()
@@ -38,15 +36,17 @@ logging.getLogger("orchestrator").warning("key ab12… ±3 of café 中")
 table = Table("round")
 table.add_row("1")
 console.print(table)
-console.print(closing(Config(), [RoundRecord(round=1, roc_auc=0.5)], Path("logs/latest"), None, boxed=True))
+console.print(pickle.load(sys.stdin.buffer))
 """
 
 
 def draw(**environment: str) -> str:
     """What the program above writes in this environment and no other; bytes that are not UTF-8 become U+FFFD."""
+    box = closing(Config(), [RoundRecord(round=1, roc_auc=0.5)], Path("logs/latest"), None, boxed=True)
     end = subprocess.run(
         [sys.executable, "-c", DRAWING],
-        env={"PYTHONPATH": str(ROOT), "COLUMNS": "80", **environment}, capture_output=True, timeout=60,
+        input=pickle.dumps(box), capture_output=True, timeout=60,
+        env={"PYTHONPATH": str(ROOT), "COLUMNS": "80", **environment},
     )  # fmt: skip
     assert (end.returncode, end.stderr) == (0, b"")
     return end.stdout.decode(errors="replace")

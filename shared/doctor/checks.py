@@ -8,7 +8,7 @@ import platform
 import re
 import resource
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
@@ -17,10 +17,10 @@ from typing import Final
 from cryptography import x509
 
 from shared.bounded_files import MAX_CERTIFICATE_BYTES, read_bounded
-from shared.config import Config
+from shared.config import Config, load_config
 from shared.data_sources.dataset import Dataset
 from shared.data_utils import feature_count, load_schema
-from shared.doctor.findings import Finding, Level
+from shared.doctor.findings import Finding, Level, Report
 from shared.enrolment import Enrolment
 from shared.errors import ChannelError, DataError, MissingDependencyError
 from shared.roster import SOON_DAYS
@@ -36,6 +36,28 @@ _AGREED: Final = (
     "num_features", "num_hidden_units", "num_classes", "scaling", "he_scheme", "he_key_length", "he_packing",
     "he_precision_bits", "he_integer_bits", "num_clients", "secure_aggregation", "audit",
 )  # fmt: skip
+
+
+def settings_of(report: Report, path: str, overrides: Sequence[str]) -> Config | None:
+    """The settings, and what the other end must have as well, into the report; None where they can't be read.
+
+    Args:
+        report: of either side.
+        path: of the YAML file.
+        overrides: `key=value`, as `--set` takes them.
+    """
+    loaded: list[Config] = []
+
+    def settings() -> Iterator[Finding]:
+        loaded.append(load_config(path, overrides))
+        yield Finding("settings", Level.OK, f"{path}: {loaded[0].num_clients} tenants, {loaded[0].server_address}")
+
+    report.look("settings", settings)
+    report.look("version", check_versions)
+    if not loaded:
+        return None
+    report.facts |= facts_of(loaded[0], datetime.now(UTC))
+    return loaded[0]
 
 
 def check_versions() -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 Two state machines, `ClientRound` and `ServerRound`, with plain bytes between them and no network code in either.
 """
 
-from shared.masking.client import ClientRound, VectorPlan
+from shared.masking.client import ClientRound
 from shared.masking.memory import RoundMemory
 from shared.masking.messages import (
     EVALUATION,
@@ -15,6 +15,7 @@ from shared.masking.messages import (
     minimum_threshold,
     modulus_digest,
 )
+from shared.masking.plan import VectorPlan
 from shared.masking.server import ServerRound
 
 __all__ = [

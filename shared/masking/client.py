@@ -11,16 +11,14 @@ One object serves one round and each of its methods works once. Whatever is rais
 good: the state that a method works on is taken out of the object first, so its keys can't be used again.
 """
 
-import secrets
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from shared.errors import ConfigError, EncodingError, KeyMaterialError
+from shared.errors import EncodingError, KeyMaterialError
 from shared.masking import agreement
 from shared.masking.client_state import (
     ORDER,
@@ -44,50 +42,23 @@ from shared.masking.errors import (
     ShareRequestError,
     SubsetError,
     TaskMismatchError,
-    TermsMismatchError,
 )
 from shared.masking.memory import RoundMemory, Stage
 from shared.masking.messages import (
-    MIN_COHORT,
     RevealBody,
     RevealRequest,
     RoundTerms,
-    ShareBody,
     least_honest,
-    modulus_digest,
     parse_boxes,
     parse_survivors,
     view_digest,
 )
+from shared.masking.plan import VectorPlan
 from shared.masking.roster import check_confirms, check_enrolment, read_roster
-from shared.masking.shamir import SECRET_BYTES, split
+from shared.masking.shamir import SECRET_BYTES
+from shared.masking.shares import give_shares, open_shares
 from shared.masking.stream import MaskSum
 from shared.masking.suspended import decode_state, encode_state
-
-
-@dataclass(frozen=True)
-class VectorPlan:
-    """What the client is ready to upload; a round on other terms is refused.
-
-    Attributes:
-        bucket: which vector it is.
-        modulus: the Paillier modulus n that it will encrypt under.
-        ciphertexts: length of the vector of plaintexts.
-        n_min: the least number of clients that a sum may cover, at least 3.
-
-    Raises:
-        ConfigError: n_min below 3.
-    """
-
-    bucket: str
-    modulus: int
-    ciphertexts: int
-    n_min: int = MIN_COHORT
-
-    def __post_init__(self) -> None:
-        if self.n_min < MIN_COHORT:
-            raise ConfigError(f"n_min = {self.n_min}: expected at least {MIN_COHORT}; a smaller sum shows an update")
-
 
 _S = TypeVar("_S", Fresh, Advertised, Shared, Masked, Confirmed)
 
@@ -154,16 +125,7 @@ class ClientRound:
         """
         self._take(Fresh)
         terms = RoundTerms.decode(announcement)
-        plan = self.plan
-        if terms.modulus_digest != modulus_digest(plan.modulus):
-            raise TermsMismatchError("the round is for another public key than the one this client encrypts under")
-        if (terms.bucket, terms.ciphertexts) != (plan.bucket, plan.ciphertexts):
-            raise TermsMismatchError(
-                f"the round is for {terms.ciphertexts} ciphertexts of {terms.bucket!r}; "
-                f"expected {plan.ciphertexts} of {plan.bucket!r}"
-            )
-        if terms.n_min < plan.n_min:
-            raise CohortTooSmallError(f"n_min = {terms.n_min}; expected at least {plan.n_min}")
+        self.plan.check(terms)
         self._claim(terms, Stage.ADVERTISE)
         # Fresh in every round: with keys of a session one drop-out would expose the client's earlier rounds too.
         channel_key, mask_key = X25519PrivateKey.generate(), X25519PrivateKey.generate()
@@ -190,27 +152,8 @@ class ClientRound:
         state = self._take(Advertised)
         cohort = read_roster(roster, state.terms, self._enrolled, state.advert)
         self._claim(state.terms, Stage.SHARE)
-        context, peers = state.context, [peer for peer in cohort.ids if peer != self._id]
-        seed = bytearray(secrets.token_bytes(SECRET_BYTES))
-        seed_shares = split(seed, state.terms.threshold, len(cohort.ids))
-        key_shares = split(state.mask_key.private_bytes_raw(), state.terms.threshold, len(cohort.ids))
-        boxes, box_keys, pair_keys = {}, {}, {}
-        for peer in peers:
-            channel = agreement.exchange(state.channel_key, cohort.adverts[peer].channel_key)
-            place = cohort.point(peer) - 1
-            boxes[peer] = agreement.seal_box(
-                agreement.box_key(channel, context, self._id, peer),
-                cohort.digest,
-                seed_shares[place],
-                key_shares[place],
-            )
-            box_keys[peer] = agreement.box_key(channel, context, peer, self._id)
-            common = agreement.exchange(state.mask_key, cohort.adverts[peer].mask_key)
-            pair_keys[peer] = agreement.pair_mask_key(common, context, self._id, peer)
-        body = ShareBody(agreement.commit(seed, context, self._id), boxes).encode()
-        own_share = seed_shares[cohort.point(self._id) - 1]
-        self._state = Shared(state.terms, context, cohort, seed, own_share, pair_keys, box_keys)
-        return sign(Kind.SHARES, context, self._id, body, self._signing_key)
+        self._state, body = give_shares(state, cohort, self._id)
+        return sign(Kind.SHARES, state.context, self._id, body, self._signing_key)
 
     def mask(self, boxes: bytes, plaintexts: Sequence[int], task: bytes, work: bytes) -> list[int]:
         """Stage 2: mask the vector, once. Encrypt what is returned, and nothing else, with `raw_encrypt`.
@@ -254,11 +197,7 @@ class ClientRound:
         if len(plaintexts) != self.plan.ciphertexts or not all(0 <= x < self.plan.modulus for x in plaintexts):
             raise EncodingError(f"expected {self.plan.ciphertexts} plaintexts in [0, n)")
         self._claim(state.terms, Stage.MASK)
-        shares = {self._id: (state.seed_share, 0)}  # its own mask key it never reveals: it confirms only sets it is in
-        for peer, box in found.items():
-            opened = agreement.open_box(state.box_keys[peer], state.roster.digest, box)
-            if opened is not None:
-                shares[peer] = opened
+        shares = open_shares(state, found, self._id)
         masks = MaskSum(self.plan.modulus, self.plan.ciphertexts)
         masks.add(agreement.self_mask_key(state.seed, state.context, self._id))
         for peer in found:

@@ -24,7 +24,8 @@ from phe import paillier
 
 from orchestrator.admission import Admission
 from orchestrator.aggregator import Aggregator, RoundSum
-from shared.enrolment import EnrolledClient, Enrolment
+from shared.enrolled_clients import EnrolledClient
+from shared.enrolment import Enrolment
 from shared.he.fixed_point import FixedPoint
 from shared.he.keys import PrivateKeyMaterial, PublicKeyMaterial
 from shared.he.paillier import PaillierPrivate, PaillierPublic

@@ -1,0 +1,213 @@
+"""The unit files in deploy/systemd: systemd finds no fault, they leave their processes little, and that is enough."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from shared.identity_files import IDENTITY_PASSPHRASE
+from shared.key_files import PASSPHRASE_VARIABLE
+from tests import sandbox
+from tests.federations import masked_settings, open_in_memory
+from tests.processes import ROOT, SMALL, free_port
+from tests.sandbox import FOLDER
+from tests.test_agent import SETTINGS, ByAgent
+from tests.test_wheel import COMMANDS
+
+UNITS = sorted(FOLDER.glob("*.service"))
+PROGRAMS = "/opt/orchestrator/bin/"
+# The least exposure that what a process does allows: 0 is none, 10 all. docs/operations.md has the table.
+EXPOSURE = re.compile(r"Overall exposure level for \S+: ([\d.]+)")
+OPERATIONS = ROOT / "docs/operations.md"
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
+needs_sandbox = pytest.mark.skipif(
+    not sandbox.available(), reason="not root, or no libseccomp, systemd or newer kernel"
+)
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """The unit files as on a machine that has the commands."""
+    shutil.copytree(FOLDER, tmp_path / "units")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for unit in (tmp_path / "units").rglob("*.*"):
+        if unit.is_file():
+            text = unit.read_text(encoding="utf-8")
+            for name in re.findall(rf"ExecStart={PROGRAMS}(\S+)", text):
+                (programs / name).write_text("#!/bin/sh\n", encoding="utf-8")
+                (programs / name).chmod(0o755)
+            unit.write_text(text.replace(PROGRAMS, f"{programs}/"), encoding="utf-8")
+    return tmp_path / "units"
+
+
+@needs_systemd
+def test_systemd_finds_no_fault(installed: Path) -> None:
+    units = [str(path) for path in installed.glob("*.service")]
+    assert len(units) == len(UNITS) == 5
+    environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{installed}:"}
+    end = subprocess.run(
+        ["systemd-analyze", "verify", *units], env=environment, capture_output=True, text=True, timeout=120
+    )
+    ours = [line for line in end.stderr.splitlines() if "orchestrator" in line]
+    assert ours == []
+    broken = installed / "orchestrator-server.service"
+    broken.write_text(broken.read_text(encoding="utf-8") + "NoSuchSetting=yes\n", encoding="utf-8")
+    again = subprocess.run(
+        ["systemd-analyze", "verify", *units], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert "NoSuchSetting" in again.stderr
+
+
+@needs_systemd
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_the_exposure_is_what_the_page_says(unit: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "etc/systemd/system"
+    shutil.copytree(FOLDER, folder)
+    end = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", f"--root={tmp_path}", "--no-pager", unit.name],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    found = EXPOSURE.search(end.stdout)
+    assert found, end.stdout + end.stderr
+    (documented,) = re.findall(rf"^\| `{re.escape(unit.name)}` \| [^|]+ \| ([\d.]+) \|", OPERATIONS.read_text(), re.M)
+    # Each systemd counts a little differently; the page's is that of 252.
+    assert float(found[1]) <= float(documented) + 0.3
+
+
+def test_each_unit_starts_a_command_that_there_is() -> None:
+    for unit in UNITS:
+        (line,) = sandbox.settings(unit)["ExecStart"]
+        program, *arguments = line.split()
+        name = program.removeprefix(PROGRAMS)
+        if name in COMMANDS:
+            script = ROOT / (COMMANDS[name].partition(":")[0].replace(".", "/") + ".py")
+            source = script.read_text(encoding="utf-8") + (ROOT / "shared/cli.py").read_text(encoding="utf-8")
+        else:
+            source = subprocess.run(
+                [Path(sys.executable).with_name(name), "--help"], capture_output=True, text=True
+            ).stdout
+        for option in [argument for argument in arguments if argument.startswith("--")]:
+            assert option in source, f"{unit.name}: {name} has no {option}"
+
+
+def test_no_two_sides_share_a_user() -> None:
+    """The node runs the operator's code: as the agent's user it could read the rows."""
+    users = {unit.name.removesuffix(".service"): sandbox.settings(unit)["User"][0] for unit in UNITS}
+    assert len({users[f"orchestrator-{name}"] for name in ("server", "tenant@", "supernode@")}) == 3
+    assert "root" not in users.values()
+    agent = sandbox.settings(FOLDER / "orchestrator-tenant@.service")
+    assert agent["RestrictAddressFamilies"] == ["AF_UNIX"], "whoever has the rows has no network"
+    assert agent["PrivateNetwork"] == ["yes"]
+
+
+@pytest.fixture
+def running() -> Iterator[list["subprocess.Popen[str]"]]:
+    started: list[subprocess.Popen[str]] = []
+    yield started
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def under(unit: str, folders: list[Path], *command: object, **environment: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*sandbox.inside(FOLDER / unit, folders), sys.executable, *map(str, command)],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **environment},
+    )  # fmt: skip
+
+
+@pytest.mark.long
+@needs_sandbox
+def test_agents_train_and_mask_under_their_unit(running: list["subprocess.Popen[str]"], tmp_path: Path) -> None:
+    config = masked_settings(tmp_path, 3, **SETTINGS)
+    sockets = {}
+    for number in range(3):
+        own = tmp_path / f"tenant-{number}"
+        own.mkdir()
+        path = own / "settings.yaml"
+        path.write_text(config.replace(log_dir=str(own / "logs")).as_yaml(), encoding="utf-8")
+        sockets[str(number)] = ByAgent(own / "agent.sock")
+        running.append(
+            under(
+                "orchestrator-tenant@.service", [own], "client/run_clients.py", "--config", path,
+                "--client_ids", number, "--agent", "--socket", own / "agent.sock", "--socket_group", "root",
+            )
+        )  # fmt: skip
+    end = time.monotonic() + 120
+    while not all(by.path.exists() for by in sockets.values()):
+        assert time.monotonic() < end
+        assert all(process.poll() is None for process in running), [p.communicate() for p in running]
+        time.sleep(0.1)
+    run = open_in_memory(config, sockets)
+    run.coordinator.run()
+    run.close()
+    assert [record.contributors for record in run.coordinator.records] == [3, 3]
+    for process in running:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        assert process.returncode == 130, "SuccessExitStatus of the unit"
+
+
+@pytest.mark.long
+@needs_sandbox
+def test_a_server_serves_and_is_resumed_under_its_unit(running: list["subprocess.Popen[str]"], tmp_path: Path) -> None:
+    own = tmp_path / "server"
+    own.mkdir()
+    settings = tmp_path / "settings.yaml"
+    values = {**SMALL, "server_address": f"127.0.0.1:{free_port()}", "log_dir": str(own / "logs")}
+    settings.write_text(yaml.safe_dump(values), encoding="utf-8")
+    server = ("orchestrator/run_server.py", "--config", settings)
+    running.append(under("orchestrator-server.service", [own], *server))
+    elsewhere = f"log_dir={tmp_path / 'logs'}"
+    running.append(
+        subprocess.Popen(
+            [sys.executable, "client/run_clients.py", "--config", str(settings), "--set", elsewhere],
+            cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+    )  # fmt: skip
+    said = [process.communicate(timeout=170)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], "\n".join(said)
+    assert (own / "logs/latest/report.html").is_file()
+    resumed = under("orchestrator-resume.service", [own], *server, "--resume")
+    running.append(resumed)
+    assert resumed.communicate(timeout=170)[0].count("error") == 0
+    assert resumed.returncode == 0
+
+
+@pytest.mark.long
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("unit", "source"),
+    [
+        ("orchestrator-tenant@.service", "import socket; socket.create_connection(('127.0.0.1', 80))"),
+        ("orchestrator-tenant@.service", "import socket; socket.socket(socket.AF_INET)"),
+        ("orchestrator-supernode@.service", "import socket; socket.socket(socket.AF_NETLINK)"),
+        ("orchestrator-supernode@.service", "open('/etc/planted', 'w')"),
+        ("orchestrator-server.service", "import os; os.chroot('/')"),
+        ("orchestrator-server.service", "import mmap; mmap.mmap(-1, 4096, prot=7)"),
+    ],
+)
+def test_what_a_unit_takes_is_gone(unit: str, source: str, tmp_path: Path) -> None:
+    taken = under(unit, [tmp_path], "-c", f"{source}\nprint('had it')")
+    said, _ = taken.communicate(timeout=60)
+    assert taken.returncode == 1, said
+    assert re.search(r"PermissionError|Read-only file system|Operation not permitted", said), said
+
+
+def test_the_environment_files_of_the_units_are_explained() -> None:
+    text = OPERATIONS.read_text(encoding="utf-8")
+    for unit in UNITS:
+        for path in sandbox.settings(unit).get("EnvironmentFile", []):
+            assert path.lstrip("-") in text
+    assert {PASSPHRASE_VARIABLE, IDENTITY_PASSPHRASE, "SUPERLINK"} <= set(re.findall(r"[A-Z_]{6,}", text))
