@@ -4,6 +4,7 @@
     python benchmarks/nsl_kdd.py --detectors              # network, forest, density, fused, boosting, without labels
     python benchmarks/nsl_kdd.py --markdown tables.md     # its other tables, with --zscore as they stand there
     python benchmarks/nsl_kdd.py --select                 # how the settings for skew were chosen: validation rows alone
+    python benchmarks/nsl_kdd.py --settings               # what they are worth on KDDTest+
 
 Federated rounds are the real ones, in this process and without ciphertexts: see `benchmarks/simulation.py`.
 
@@ -48,7 +49,7 @@ SCALINGS: dict[str, dict[str, Any]] = {
     "quantiles": {"input_noise": 0.0},
     "quantiles and noise 0.3": {},
 }
-SKEW_SETTINGS: dict[str, Any] = {"class_balance": "inverse", "server_momentum": 0.5}  # by `--select`
+SKEW_SETTINGS: dict[str, Any] = {"class_balance": "inverse", "server_momentum": 0.5}  # by `--zscore --select`
 CANDIDATES: dict[str, dict[str, Any]] = {
     "FedAvg": {},
     "FedProx, mu 0.01": {"proximal_mu": 0.01},
@@ -59,8 +60,9 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "inverse, momentum 0.5": {"class_balance": "inverse", "server_momentum": 0.5},
     "inverse, momentum 0.9": {"class_balance": "inverse", "server_momentum": 0.9},
 }
-FEDERATED, PROXIMAL = "federated", "federated, FedProx"
-PROXIMAL_MU = 0.01
+UNEVEN = ("Dirichlet(0.1), 3 clients", "one family each, 4 clients")
+JUDGED = ("FedAvg", "FedProx, mu 0.01", "inverse, momentum 0.9")  # of the candidates; the last by `--select`
+FEDERATED = "federated"
 SKEWED, BEST, LOCAL = "federated, for skew", "federated, for skew, best round", "local mean"
 
 
@@ -79,8 +81,6 @@ def run_seed(seed: int, scaling: dict[str, Any]) -> list[Result]:
             results += boosting(clients_of)
         last, _ = federated(clients_of)
         results.append(Result(case, FEDERATED, model_figures(last, validation, test)))
-        last, _ = federated(clients_of.replace(proximal_mu=PROXIMAL_MU))
-        results.append(Result(case, PROXIMAL, model_figures(last, validation, test)))
         last, best = federated(clients_of.replace(**SKEW_SETTINGS))
         results.append(Result(case, SKEWED, model_figures(last, validation, test)))
         results.append(Result(case, BEST, model_figures(best, validation, test)))
@@ -104,11 +104,25 @@ def run_scalings(seed: int) -> list[Result]:
     return results
 
 
+def run_settings(seed: int, scaling: dict[str, Any]) -> list[Result]:
+    """The settings for uneven clients, of one seed, on KDDTest+."""
+    torch.set_num_threads(1)
+    results = []
+    for case in UNEVEN:
+        for name in JUDGED:
+            c = config_of(seed, CASES[case] | CANDIDATES[name] | scaling)
+            _, validation, test = scaled(c, load_test_data(c))
+            last, _ = federated(c)
+            results.append(Result(case, name, model_figures(last, validation, test)))
+        print(f"seed {seed}: {case} done", flush=True)
+    return results
+
+
 def select(candidate: str, scaling: dict[str, Any]) -> list[Result]:
     """One candidate on the two most uneven partitions, judged by validation rows; KDDTest+ is not even read."""
     torch.set_num_threads(1)
     results = []
-    for case in ("Dirichlet(0.1), 3 clients", "one family each, 4 clients"):
+    for case in UNEVEN:
         c = config_of(SELECTION_SEED, CASES[case] | CANDIDATES[candidate] | scaling)
         _, validation, _ = scaled(c, load_validation_data(c))
         last, _ = federated(c)
@@ -140,7 +154,7 @@ def targets(results: Sequence[Result]) -> list[str]:
 
 
 def report(results: Sequence[Result]) -> str:
-    everything = (POOLED, BOOSTED, COARSE, FEDERATED, PROXIMAL, SKEWED, BEST, LOCAL)
+    everything = (POOLED, BOOSTED, COARSE, FEDERATED, SKEWED, BEST, LOCAL)
     quality = {name: name for name in ("accuracy", "ROC-AUC", "PR-AUC", "FPR")}
     quality |= {"real FPR": f"real@{AT}"}
     lines = ["### Quality on KDDTest+", "", *table(results, quality, everything)]
@@ -165,6 +179,14 @@ def scaling_report(results: Sequence[Result]) -> str:
     return "\n".join(["### Federated training by either scaling", "", *table(results, columns, list(SCALINGS))])
 
 
+def settings_report(results: Sequence[Result]) -> str:
+    columns = {"ROC-AUC": "ROC-AUC", "accuracy": "accuracy", "FPR": "FPR"} | {name: name for name in FAMILIES}
+    columns |= {"real FPR": f"real@{AT}", "recall, 1 %": f"recall@{AT}", "r@5 %": "r@5 %"}
+    columns |= {f"{name}, r@5 %": f"{name}, r@5 %" for name in ("r2l", "u2r")}
+    ordered = sorted(results, key=lambda r: (UNEVEN.index(r.case), JUDGED.index(r.method)))
+    return "\n".join(["### Settings for uneven clients on KDDTest+", "", *table(ordered, columns, JUDGED)])
+
+
 def selection_report(results: Sequence[Result]) -> str:
     results = sorted(results, key=lambda r: r.case)
     columns = {"loss": "loss", "accuracy": "accuracy", "FPR": "FPR"} | {name: name for name in FAMILIES}
@@ -179,6 +201,7 @@ def main() -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--select", action="store_true", help="compare settings on the validation rows instead")
     what.add_argument("--scaling", action="store_true", help="compare the scalings, of federated models alone, instead")
+    what.add_argument("--settings", action="store_true", help="compare settings for uneven clients on KDDTest+ instead")
     what.add_argument("--detectors", action="store_true", help="compare network, forest, density and fused instead")
     args = parser.parse_args()
     start = time.perf_counter()
@@ -189,6 +212,8 @@ def main() -> None:
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         if args.select:
             parts, as_text = pool.map(partial(select, scaling=scaling), CANDIDATES), selection_report
+        elif args.settings:
+            parts, as_text = pool.map(partial(run_settings, scaling=scaling), SEEDS), settings_report
         elif args.detectors:
             parts, as_text = pool.map(run_detectors, SEEDS), detectors_report
         elif args.scaling:
