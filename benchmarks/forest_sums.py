@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ class ForestCost:
         values: numbers in the largest of one tenant's vectors.
         vector_seconds: adding up its rows, masking and encrypting, over all sums.
         stage_seconds: the four other stages of masking, over all sums.
+        cpu_seconds: processor seconds of both, of all threads, which other work on the machine hardly changes.
         sent_bytes: all that it sent.
         received_bytes: all that it was sent, but for the forest.
         decrypt_seconds: what the orchestrator takes to decrypt the sums, over all of them.
@@ -57,6 +58,7 @@ class ForestCost:
     values: int
     vector_seconds: float
     stage_seconds: float
+    cpu_seconds: float
     sent_bytes: int
     received_bytes: int
     decrypt_seconds: float
@@ -68,6 +70,7 @@ class Timed:
 
     Attributes:
         vectors, stages: seconds of its answers with a vector, and of those to the other stages of masking.
+        cpu: processor seconds of both.
         sent, received: bytes.
     """
 
@@ -77,13 +80,14 @@ class Timed:
 
     def forget(self) -> None:
         """Begin anew: what comes before the first sum does not count."""
-        self.vectors = self.stages = 0.0
+        self.vectors = self.stages = self.cpu = 0.0
         self.sent = self.received = 0
 
     def answer(self, request: Request) -> Reply | Refusal:
-        start = perf_counter()
+        start, cpu = perf_counter(), process_time()
         answer = self._tenant.answer(request)
         taken = perf_counter() - start
+        self.cpu += process_time() - cpu
         if request.kind is Kind.TRAIN:
             self.vectors += taken
         else:
@@ -189,6 +193,7 @@ def _grow(config: Config, rows: Mapping[int, ClientData]) -> tuple[ForestCost, b
     cost = ForestCost(
         config.he_scheme, config.data_source, len(whom), len(rows[0].train), len(records), values,
         sum(t.vectors for t in whom) / len(whom), sum(t.stages for t in whom) / len(whom),
+        sum(t.cpu for t in whom) / len(whom),
         sum(t.sent for t in whom) // len(whom), sum(t.received for t in whom) // len(whom),
         sum(record.decrypt_seconds or 0.0 for record in records), seconds,
     )  # fmt: skip

@@ -97,7 +97,7 @@ def _results() -> Results:
         training=[TrainingCost(9, 3, 1, 2.0, 3.0)],
         audits=[AuditCost("kahe", 9, 3, 1, 10, 30, 1.0, 0.5, 0.7)],
         paces=[Pace("memory", "kahe", 3, 0.5, dict.fromkeys(PARTS, 0.1))],
-        forests=[ForestCost("kahe", "d", 3, 9, 30, 7, 1.0, 0.5, 10, 5, 0.1, 2.0)],
+        forests=[ForestCost("kahe", "d", 3, 9, 30, 7, 1.0, 0.5, 1.4, 10, 5, 0.1, 2.0)],
         growth=[StageCost(3, 0, 1, 1, dict.fromkeys(STAGES, 1.0), dict.fromkeys(STAGES[:-1], 1.0), 1.0)],
     )
 
@@ -207,7 +207,7 @@ def test_a_forest_is_grown_by_each_scheme_and_is_the_same(monkeypatch: pytest.Mo
     plain, paillier, kahe = forest_costs(90, 512, **small)
     assert [cost.scheme for cost in (plain, paillier, kahe)] == ["none", "paillier", "kahe"]
     assert {(cost.rows, cost.sums) for cost in (plain, paillier, kahe)} == {(90, 2)}
-    assert min(paillier.vector_seconds, paillier.stage_seconds, paillier.decrypt_seconds, kahe.stage_seconds) > 0
+    assert min(paillier.vector_seconds, paillier.stage_seconds, paillier.cpu_seconds, paillier.decrypt_seconds) > 0
     assert min(paillier.sent_bytes, kahe.sent_bytes, paillier.received_bytes) > 0
 
 
