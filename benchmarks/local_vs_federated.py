@@ -6,8 +6,8 @@ For simulations, where all clients' rows are on this machine: in a real federati
 the run's settings, starts from the same weights, takes rows scaled as the federation scales them, and sees its rows as
 often as a client of the run did: `local_epochs` for each round that was run; a forest is grown whole. It is judged on
 the run's test rows, at a threshold from the run's validation rows. Beside them stand detectors of other kinds
-(`benchmarks/methods.py`): forest, density, and gradient boosting of all rows. The result goes into the run's folder and
-its report, which says in words which one to use.
+(`benchmarks/methods.py`): forest, density, and gradient boosting of all rows; of CloudTrail also Sigma rules, with
+`--rules_path FOLDER`. The result goes into the run's folder and its report, which says in words which one to use.
 """
 
 import argparse
@@ -91,16 +91,21 @@ def compare(config: Config, epochs: int) -> Comparison:
     return Comparison(epochs, rival("pooled", concatenated(parts), config.num_clients), alone)
 
 
-def with_other_kinds(comparison: Comparison, config: Config, bundle: ModelBundle) -> Comparison:
+def with_other_kinds(
+    comparison: Comparison, config: Config, bundle: ModelBundle, rules: Path | None = None
+) -> Comparison:
     """The same with the run's own detector ranked, and detectors of other kinds where the settings allow them.
 
     Args:
         comparison: as `compare` makes it.
         config: of the run.
         bundle: that the run left.
+        rules: a folder of Sigma rules to stand beside them.
 
     Raises:
         DataError: not all clients' rows are on this machine.
+        ConfigError: rules are of no use beside this run.
+        RuleError: the folder of rules can't be used.
     """
     trains = [load_client_data(config, client_id).train for client_id in range(config.num_clients)]
     test = bundle.preprocessing.apply(load_test_data(config))
@@ -109,7 +114,8 @@ def with_other_kinds(comparison: Comparison, config: Config, bundle: ModelBundle
     if config.labels == "none" or config.num_classes != 2:
         return comparison
     methods = Methods(config, bundle.build_model(), unseen)
-    return replace(comparison, others=list(methods.federated()), references=list(methods.pooled()))
+    given = [methods.rules(rules)] if rules else []
+    return replace(comparison, others=[*methods.federated(), *given], references=list(methods.pooled()))
 
 
 def unseen_attacks(config: Config, test: Dataset, trains: Sequence[Dataset]) -> NDArray[np.bool_]:
@@ -178,6 +184,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, default=Path("logs/latest"), help="its folder (default: %(default)s)")
     parser.add_argument("--model_class", default="", help="package.module:Class, if the run's model is your own")
     parser.add_argument("--data_source", default="", help="package.module, if the run's data source is your own")
+    parser.add_argument(
+        "--rules_path", type=Path, metavar="FOLDER", help="Sigma rules to compare with; CloudTrail alone"
+    )
     args = parser.parse_args(argv)
     setup_logging()
     torch.set_num_threads(1)  # for models this small, more threads only contend
@@ -187,9 +196,14 @@ def main(argv: list[str] | None = None) -> int:
             raise ReportError(f"{args.run}: the run has no evaluation.json; let it come to its end (--resume)")
         check_named("model", run.config.model, "--model_class", args.model_class)
         check_named("data_source", run.config.data_source, "--data_source", args.data_source)
+        if args.rules_path:  # before anything is trained
+            from shared.rules.folder import load_rules  # takes pySigma
+
+            load_rules(args.rules_path, run.config.data_source)
         with _nothing_of_the_rows():
             comparison = compare(run.config, len(run.rounds) * run.config.local_epochs)
-            comparison = with_other_kinds(comparison, run.config, ModelBundle.load(args.run, args.model_class))
+            bundle = ModelBundle.load(args.run, args.model_class)
+            comparison = with_other_kinds(comparison, run.config, bundle, args.rules_path)
         write_json(RunFolder(args.run).comparison, comparison)
         console.print(_table(run.evaluation, comparison))
         console.print(_story(run.evaluation, comparison))

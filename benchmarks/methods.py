@@ -1,11 +1,13 @@
 """Detectors beside the one that a run trained, for `benchmarks/local_vs_federated.py`: what else the rows would give.
 
 What a federation can have is made in the open here, and is what it would be encrypted: its forest and its density are
-those of all rows in one place, tree for tree and bit for bit. Boosting is the reference that needs them there.
+those of all rows in one place, tree for tree and bit for bit. Boosting is the reference that needs them there. Sigma
+rules, for CloudTrail, learn nothing.
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,14 +22,16 @@ from orchestrator.report.run_data import Rival
 from shared.config import DENSITY, FOREST, MLP, Config
 from shared.data_sources.dataset import Dataset
 from shared.data_sources.scaling import Quantiles
-from shared.data_utils import load_client_data, load_test_data, load_validation_data
+from shared.data_utils import feature_count, load_client_data, load_test_data, load_validation_data
 from shared.density import BenignSums, Density
 from shared.errors import ConfigError, DataError
 from shared.forest.plan import ForestPlan
 from shared.forest.pooled import grow_pooled
 from shared.fusion import Fusion
 from shared.preprocessing import Preprocessing
+from shared.rules.rule import LABEL_LEVEL
 
+RULES = f"Sigma rules of level {LABEL_LEVEL} and above"
 _BINS = (255, 32)
 # What a forest has no use for, and refuses.
 _NO_DELTAS = {"weighting": "uniform", "class_balance": "none", "server_momentum": 0.0, "fraction_fit": 1.0}
@@ -43,6 +47,14 @@ class Boosted(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         odds = torch.from_numpy(self._trees.decision_function(features.numpy()))
+        return torch.stack([torch.zeros_like(odds), odds], dim=1)
+
+
+class Hits(nn.Module):
+    """Rules as a module: whether one hits a record, 0 or 1, (B, 1), to logits (B, 2)."""
+
+    def forward(self, hits: Tensor) -> Tensor:
+        odds = hits[:, 0] - 0.5
         return torch.stack([torch.zeros_like(odds), odds], dim=1)
 
 
@@ -109,6 +121,31 @@ class Methods:
         for bins in _BINS:
             name = f"gradient boosting, {bins} bins"
             yield self._rival(name, len(rows), Boosted(rows, bins, self._config.seed), known, new)
+
+    def rules(self, folder: Path) -> Rival:
+        """A folder of Sigma rules: a window is an alert if one of level `LABEL_LEVEL` or above hits a record of it.
+
+        Raises:
+            ConfigError: the run's labels are rules' hits, with which rules would agree whatever they find.
+            RuleError: the folder has no rules, or a file of it is none.
+        """
+        c = self._config
+        if c.labels == "rules":
+            raise ConfigError(
+                "--rules_path beside a run with labels: rules: expected labels of another origin, as rules find what "
+                "rules call an attack; leave --rules_path out"
+            )
+        # As labels, hits come window by window, for the very windows that the run is judged on.
+        hits = c.replace(labels="rules", rules_path=str(folder), label_field="", label_patterns=(), label_path="")
+        hits = hits.replace(num_features=feature_count(hits))
+        known, new = (
+            Dataset(found.labels[:, None].astype(np.float32), rows.labels, rows.families)
+            for found, rows in (
+                (load_validation_data(hits), self._validation),
+                (load_test_data(hits), self._test),
+            )
+        )
+        return self._rival(RULES, 0, Hits(), known, new)
 
     def _rival(self, name: str, count: int, detector: nn.Module, known: Dataset, new: Dataset) -> Rival:
         evaluation = evaluate_final(self._config, detector, known, new)

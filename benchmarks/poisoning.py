@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from benchmarks.attacks import VECTORS
-from benchmarks.nsl_kdd import DATA
+from benchmarks.nsl_kdd_figures import DATA
 from benchmarks.report import Sheet
 from client import learning
 from client.tenant import Tenant

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.nsl_kdd import DATA
+from benchmarks.nsl_kdd_figures import DATA
 from benchmarks.report import Sheet
 from client.private_training import NoisyGradients, clipped_sum, sampled
 from client.scaled_rows import ScaledRows

@@ -5,6 +5,7 @@ from typing import Any
 
 from benchmarks.auditing import AuditCost
 from benchmarks.comb import CombCost
+from benchmarks.forest_sums import ForestCost
 from benchmarks.masked_round import MaskedCost
 from benchmarks.masking_growth import StageCost
 from benchmarks.measuring import Measured, times_better
@@ -52,6 +53,7 @@ class Results:
     training: list[TrainingCost] = field(default_factory=list)
     audits: list[AuditCost] = field(default_factory=list)
     paces: list[Pace] = field(default_factory=list)
+    forests: list[ForestCost] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @classmethod
@@ -69,6 +71,7 @@ class Results:
             training=[TrainingCost(**cost) for cost in values.get("training", [])],
             audits=[AuditCost(**cost) for cost in values.get("audits", [])],
             paces=[Pace(**cost) for cost in values.get("paces", [])],
+            forests=[ForestCost(**cost) for cost in values.get("forests", [])],
             notes=values["notes"],
         )
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmarks.auditing import audit_cost
 from benchmarks.comb import comb_over_limit
+from benchmarks.forest_sums import forest_costs
 from benchmarks.machine import machine_facts
 from benchmarks.masked_round import masked_cost
 from benchmarks.masking_growth import growth
@@ -126,6 +127,10 @@ def tiny(results: Results) -> None:
     results.paces = [pace(transport, scheme) for transport in ("memory", "legacy") for scheme in ("paillier", "kahe")]
 
 
+def forest(results: Results) -> None:
+    results.forests = forest_costs()
+
+
 def training(results: Results) -> None:
     results.training = [training_cost(Passes(most=7, limit_seconds=90))]
 
@@ -139,7 +144,7 @@ QUICK: dict[str, Callable[[Results], None]] = {
 }  # fmt: skip
 FULL: dict[str, Callable[[Results], None]] = {
     "schemes": schemes, "comb": comb, "rounds": rounds, "memory": memory, "masked": masked,
-    "training": training, "audit": audit, "tiny": tiny,
+    "training": training, "audit": audit, "tiny": tiny, "forest": forest,
 }  # fmt: skip
 
 

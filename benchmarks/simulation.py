@@ -35,7 +35,8 @@ def federated(c: Config) -> tuple[torch.nn.Module, torch.nn.Module]:
     log.disabled = True  # that nothing is encrypted here is said above, once
     try:
         with tempfile.TemporaryDirectory() as folder:
-            changes = {**WITHOUT_CRYPTOGRAPHY, "log_dir": folder, "early_stopping_rounds": c.num_rounds}
+            patience = c.early_stopping_rounds or c.num_rounds  # it is what remembers the best round
+            changes = {**WITHOUT_CRYPTOGRAPHY, "log_dir": folder, "early_stopping_rounds": patience}
             model = simulate(c.replace(**changes), report=False).model
     finally:
         log.disabled = disabled

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.auditing import AuditCost, audit_cost
 from benchmarks.comb import CombCost, comb_over_limit
+from benchmarks.forest_sums import ForestCost, forest_costs
 from benchmarks.masked_round import MaskedCost, masked_cost
 from benchmarks.masking_growth import STAGES, StageCost, growth
 from benchmarks.measuring import Figures, Measured, Passes, interleave, medians, times_better
@@ -96,6 +97,7 @@ def _results() -> Results:
         training=[TrainingCost(9, 3, 1, 2.0, 3.0)],
         audits=[AuditCost("kahe", 9, 3, 1, 10, 30, 1.0, 0.5, 0.7)],
         paces=[Pace("memory", "kahe", 3, 0.5, dict.fromkeys(PARTS, 0.1))],
+        forests=[ForestCost("kahe", "d", 3, 9, 30, 7, 1.0, 0.5, 1.4, 10, 5, 0.1, 2.0)],
         growth=[StageCost(3, 0, 1, 1, dict.fromkeys(STAGES, 1.0), dict.fromkeys(STAGES[:-1], 1.0), 1.0)],
     )
 
@@ -196,6 +198,17 @@ def test_an_audit_and_tiny_rounds_are_measured() -> None:
     assert min(cost.decrypt_seconds, cost.roots_seconds, cost.verify_seconds) > 0
     tiny = pace("memory", "paillier", rounds=2, key_bits=512)
     assert (tiny.rounds, sorted(tiny.parts)) == (2, sorted(PARTS))
+
+
+def test_a_forest_is_grown_by_each_scheme_and_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {"data_source": "synthetic", "num_samples_per_client": 200}
+    monkeypatch.setattr("benchmarks.forest_sums.data_settings", lambda clients: rows)
+    small = {"num_features": 6, "forest_trees": 2, "forest_parallel": 2, "forest_depth": 2, "num_rounds": 2}
+    plain, paillier, kahe = forest_costs(90, 512, **small)
+    assert [cost.scheme for cost in (plain, paillier, kahe)] == ["none", "paillier", "kahe"]
+    assert {(cost.rows, cost.sums) for cost in (plain, paillier, kahe)} == {(90, 2)}
+    assert min(paillier.vector_seconds, paillier.stage_seconds, paillier.cpu_seconds, paillier.decrypt_seconds) > 0
+    assert min(paillier.sent_bytes, kahe.sent_bytes, paillier.received_bytes) > 0
 
 
 @pytest.mark.parametrize("variant", list(OURS))

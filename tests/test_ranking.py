@@ -1,5 +1,6 @@
 """Which detector to use: shares that thresholds have no part in, the advice in words, and the table of a whole run."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from benchmarks.local_vs_federated import main as compare
 from benchmarks.local_vs_federated import unseen_attacks
+from benchmarks.methods import RULES, Methods
 from orchestrator.report.evaluation import AtRate, Evaluation
 from orchestrator.report.ranking import Caught, Ranking, advice, rank
 from orchestrator.report.run_data import read_run
@@ -16,7 +18,11 @@ from orchestrator.simulation import simulate
 from shared.config import parse_config
 from shared.data_sources.dataset import Dataset
 from shared.data_utils import load_client_data, load_test_data
+from shared.errors import ConfigError
 from tests.run_folders import example_evaluation
+from tests.test_rules import rule
+from tests.test_rules import write as write_rules
+from tests.test_source_cloudtrail import record
 
 RUN: dict[str, Any] = {
     "he_key_length": 512, "allow_insecure_key": True, "num_features": 6, "num_rounds": 2, "forest_trees": 4,
@@ -117,6 +123,56 @@ def test_a_density_is_compared_with_what_could_be_trained() -> None:
     comparison = read_run(folder).comparison
     assert comparison is not None
     assert [rival.name for rival in comparison.others] == ["network", "forest"]
+
+
+def windows_of_calls(path: Path, user: str) -> Path:
+    """A window a minute for ten hours: of six of them three are attacks, one of which a rule hits, and three not."""
+    records = []
+    for minute in range(600):
+        kind = minute % 6
+        agent = "stratus-red-team" if kind < 3 else "console"
+        name = "StopLogging" if kind == 0 else "ListUsers"
+        records.append(record(60 * minute, name, user=user, userAgent=agent))
+    path.write_text(json.dumps({"Records": records}))
+    return path
+
+
+def test_rules_stand_beside_what_was_learned(tmp_path: Path) -> None:
+    own = windows_of_calls(tmp_path / "own.json", "AIDAALICE")
+    test = windows_of_calls(tmp_path / "test.json", "AIDABOB")
+    run = {"num_features": 42, "data_source": "cloudtrail", "data_path": str(own), "test_path": str(test)}
+    labels = {"label_field": "userAgent", "label_patterns": "*stratus*", "window_minutes": 1, "partition": "even"}
+    folder = simulate(parse_config(RUN | run | labels)).folder
+    rules = write_rules(
+        tmp_path / "rules",
+        rule({"selection": {"eventName": "StopLogging"}}, title="stops", level="medium"),
+        rule({"selection": {"eventName": "ListUsers"}}, title="lists", level="low"),
+    )
+    assert compare(["--run", str(folder), "--rules_path", str(rules)]) == 0
+    comparison = read_run(folder).comparison
+    assert comparison is not None
+    found = {rival.name: rival for rival in comparison.others}[RULES]
+    assert found.ranking is not None
+    assert (found.rows, found.evaluation.fpr) == (0, 0.0)
+    assert found.evaluation.recall == pytest.approx(1 / 3, abs=0.01)
+    assert found.ranking.attacks.shares == {"0.01": found.evaluation.recall, "0.05": found.evaluation.recall}
+    page = (folder / "report.html").read_text()
+    assert f"<td>{RULES}</td>" in page
+    assert compare(["--run", str(folder), "--rules_path", str(tmp_path / "nothing")]) == 1
+
+
+def test_rules_beside_flows_or_beside_labels_of_rules_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = write_rules(tmp_path / "rules", rule({"selection": {"eventName": "StopLogging"}}, level="medium"))
+    folder = simulate(parse_config(RUN)).folder
+    assert compare(["--run", str(folder), "--rules_path", str(rules)]) == 1
+    assert "records of cloudtrail alone" in " ".join(capsys.readouterr().out.split())
+    own = windows_of_calls(tmp_path / "own.json", "AIDAALICE")
+    labels = {"labels": "rules", "rules_path": str(rules), "window_minutes": 1, "partition": "even"}
+    config = parse_config(RUN | {"num_features": 42, "data_source": "cloudtrail", "data_path": str(own)} | labels)
+    with pytest.raises(ConfigError, match="expected labels of another origin"):
+        Methods(config, Says(), np.zeros(0, dtype=np.bool_)).rules(rules)
 
 
 def test_without_labels_there_is_the_density_of_each_client_and_nothing_else() -> None:
