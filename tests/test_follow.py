@@ -399,7 +399,7 @@ def test_killed_again_and_again_at_a_moment(killed: Killed, moment: str, call: i
         ([], "--output is missing"),
         (["--follow"], "--output is missing"),
         (["--sink", "webhook=https://example.com"], "--state is missing"),
-        (["--output", "{out}", "--follow", "--top", "5"], "use --threshold"),
+        (["--output", "{out}", "--follow", "--rank", "5"], "use --threshold"),
         (["--output", "{logs}/a.jsonl", "--follow"], "is, or is in, what is scored"),
         (["--output", "{out}", "--follow", "--state", "{logs}/state"], "is, or is in, what is scored"),
         (["--output", "{out}", "--sink", "file={logs}/b.jsonl"], "is, or is in, what is scored"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from py_ocsf_models.events.findings.detection_finding import DetectionFinding
 
+from client import alerts as alerts_module
 from client.alerts import Findings
 from client.explain import Driver
 from client.scoring import score_files
@@ -41,6 +42,7 @@ def test_an_alert_on_cloudtrail_is_a_detection_finding(tmp_path: Path, monkeypat
     bundle: ModelBundle = flow_bundle(tmp_path)
     findings = Findings(bundle, 0.5)
     monkeypatch.setattr(findings, "_kind", "cloudtrail")
+    monkeypatch.setattr(alerts_module, "record_id", lambda *_of: "0" * 32)
     source = {
         "start": 1_700_000_100, "end": 1_700_000_400, "principal": "mallory", "account": "111122223333", "events": 3,
         "first_event_id": "e-1", "apis": ["cloudtrail.amazonaws.com:StopLogging"], "call_counts": [3],

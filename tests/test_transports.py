@@ -21,17 +21,19 @@ from flwr.common import (
     Parameters,
     ndarrays_to_parameters,
 )
-from flwr.server.client_proxy import ClientProxy
 
 from client.flower_client import FlowerClient
 from client.tenant import Tenant
 from flower_app.grid_transport import GridTransport
+from orchestrator import flower_transport
 from orchestrator import server as server_module
 from orchestrator.coordinator import Coordinator
 from orchestrator.flower_transport import FlowerTransport
 from orchestrator.patience import Patience
 from orchestrator.run import open_run
+from orchestrator.seats import Channel
 from orchestrator.server import OrchestratorServer
+from orchestrator.streams import Peer, Stream
 from shared.config import Config
 from shared.exchange import Kind, Refusal, Reply, Request
 from shared.masking import EVALUATION, WEIGHTS, RoundTerms
@@ -67,11 +69,11 @@ class Script:
         return LOSSES.get((*self._sums.get(node, ("", 0)), request.kind)) == node
 
 
-class Connection(ClientProxy):
+class Connection(flower_transport.Connection):
     """A connection of Flower's to a tenant in this process."""
 
     def __init__(self, tenant: Tenant, script: Script) -> None:
-        super().__init__(f"cid-{tenant.client_id}")
+        super().__init__(Stream(Peer("127.0.0.1", tenant.client_id), Channel(), lambda _stream: None))
         self._client, self._name, self._script = FlowerClient(tenant), str(tenant.client_id), script
 
     def get_properties(self, ins: GetPropertiesIns, timeout: float | None, group_id: int | None) -> GetPropertiesRes:
