@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -18,6 +19,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell's background job ignores Ctrl-C, and so would every process that the tests start to interrupt it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _levels_of_logs() -> Iterator[None]:
+    """A benchmark that silences a log in its process does not silence it for the tests after its own."""
+    logs = [logging.getLogger(name) for name in ("bundle", "data", "labels", "orchestrator", "rules", "score")]
+    before = [(log.level, log.propagate, log.disabled) for log in logs]
+    yield
+    for log, (log.level, log.propagate, log.disabled) in zip(logs, before, strict=True):
+        log.setLevel(log.level)  # which forgets what the log has reckoned with
 
 
 class Start(Protocol):

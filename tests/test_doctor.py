@@ -414,7 +414,7 @@ def test_the_commands_print_a_line_each_or_json_and_end_with_the_documented_code
     arguments = ["--config", str(world.folder / "server.yaml")]
     assert server_doctor.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert all(line.startswith("ok ") for line in lines)
+    assert [line for line in lines if not line.startswith("ok ")] == []
     assert server_doctor.main([*arguments, "--json"]) == 0
     printed = capsys.readouterr().out
     assert len(json.loads(printed)["findings"]) == len(lines)
