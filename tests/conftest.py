@@ -22,13 +22,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
-def _levels_of_logs() -> Iterator[None]:
-    """A benchmark that silences a log in its process does not silence it for the tests after its own."""
-    logs = [logging.getLogger(name) for name in ("bundle", "data", "labels", "orchestrator", "rules", "score")]
-    before = [(log.level, log.propagate, log.disabled) for log in logs]
+def _logs_as_they_were() -> Iterator[None]:
+    """What a script that ran in a test's process did to the logs is undone: silence, and lines on the screen."""
+    root = logging.getLogger()
+    logs = [root, *map(logging.getLogger, ("bundle", "data", "labels", "orchestrator", "rules", "score"))]
+    before = [log.level for log in logs]
     yield
-    for log, (log.level, log.propagate, log.disabled) in zip(logs, before, strict=True):
-        log.setLevel(log.level)  # which forgets what the log has reckoned with
+    for log, level in zip(logs, before, strict=True):
+        log.setLevel(level)
+    for handler in list(root.handlers):
+        if type(handler).__module__ == "shared.console":
+            root.removeHandler(handler)
 
 
 class Start(Protocol):
