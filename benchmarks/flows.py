@@ -95,7 +95,8 @@ def main(argv: list[str] | None = None) -> int:
     cli.add_settings(parser)
     parser.add_argument("--markdown", type=Path, help="write the table to this file as well")
     args = parser.parse_args(argv)
-    logging.getLogger("data").setLevel(logging.ERROR)  # a run tells of the rows; here it would be for each reading
+    for name in ("data", "labels"):  # a run tells of the rows; here it would be for each reading
+        logging.getLogger(name).setLevel(logging.ERROR)
     torch.set_num_threads(1)
 
     def work() -> None:

@@ -169,13 +169,14 @@ def _cell(value: float | None) -> str:
 @contextlib.contextmanager
 def _nothing_of_the_rows() -> Iterator[None]:
     """Without the lines about the clients' rows, which the run has said, and each reading would say again."""
-    log = logging.getLogger("data")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    levels = {log: log.level for log in map(logging.getLogger, ("data", "labels"))}
+    for log in levels:
+        log.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        log.setLevel(level)
+        for log, level in levels.items():
+            log.setLevel(level)
 
 
 def main(argv: list[str] | None = None) -> int:
