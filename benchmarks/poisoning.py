@@ -36,6 +36,7 @@ from shared.console import console
 from shared.data_sources.dataset import ClientData, Dataset
 from shared.data_sources.nsl_kdd_schema import NUMERIC
 from shared.data_utils import load_client_data, load_test_data
+from shared.errors import NoSumError
 from shared.he.scheme import Vector
 from shared.metrics import predict_probabilities
 from shared.model import flatten, set_parameters, unflatten
@@ -236,8 +237,8 @@ def run(case: Case) -> Result:
         opened.transport.connect()
         try:
             opened.coordinator.run()
-        except Exception as error:  # three rounds in a row that were rolled back
-            console.print(f"{case}: {type(error).__name__}: {error}", markup=False)
+        except NoSumError as error:  # three rounds in a row that were rolled back
+            console.print(f"{case}: {error}", markup=False)
         model, records = opened.coordinator.model, opened.coordinator.records
         last = records[-1]
         test = model._test_data
