@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.measuring import Passes, seconds
 from client.auditing import Accepted, verify
-from orchestrator.provision import provision
+from orchestrator.pki import identity_settings, provision
 from orchestrator.run import open_run
 from orchestrator.simulation import make_tenants
 from orchestrator.transport import MemoryTransport
@@ -63,8 +63,7 @@ def audit_cost(
                 "num_features": features, "num_hidden_units": WIDTH, "num_samples_per_client": 20, "local_epochs": 1,
                 "num_rounds": 1, "fraction_evaluate": 0.0, "he_scheme": scheme, "he_key_length": key_bits,
                 "allow_insecure_key": True, "audit": True, "log_dir": name,
-                "enrolled_clients": str(folder / "pki/enrolled.json"),
-                "client_identity": str(folder / "pki/clients/client-{client_id}.key"),
+                **identity_settings(folder / "pki"),
             }
         )  # fmt: skip
         tenants = make_tenants(config)

@@ -19,12 +19,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.deployments import Deployment
+from benchmarks.machine import free_port
 from benchmarks.pace import in_memory, in_two_terminals
-from benchmarks.rounds import free_port
-from orchestrator.provision import add_node_keys
-from shared.config import Config
-from tests.deployments import Deployment
-from tests.federations import masked_settings
+from orchestrator.pki import add_node_keys, identity_settings, provision
+from shared.config import Config, parse_config
 
 CLIENTS, ROUNDS = 3, 6
 _SKIPPED = 1  # the first round, in which processes start and libraries are loaded
@@ -32,10 +31,14 @@ _SKIPPED = 1  # the first round, in which processes start and libraries are load
 
 def settings(folder: Path, evaluated: bool) -> Config:
     """Of one run, in its own folder."""
-    return masked_settings(
-        folder, CLIENTS, he_key_length=3072, num_rounds=ROUNDS, num_samples_per_client=200, local_epochs=2,
-        min_fit_clients=CLIENTS, fraction_evaluate=float(evaluated), server_address=f"127.0.0.1:{free_port()}",
-        client_wait_timeout=600.0, server_wait_timeout=600.0,
+    provision(folder / "pki", CLIENTS, [])
+    return parse_config(
+        {
+            "num_clients": CLIENTS, "he_key_length": 3072, "num_rounds": ROUNDS, "num_samples_per_client": 200,
+            "local_epochs": 2, "min_fit_clients": CLIENTS, "fraction_evaluate": float(evaluated),
+            "server_address": f"127.0.0.1:{free_port()}", "client_wait_timeout": 600.0, "server_wait_timeout": 600.0,
+            "log_dir": str(folder), **identity_settings(folder / "pki"),
+        }
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import torch
 from benchmarks.measuring import wait_for_randomisers
 from benchmarks.rounds import data_settings
 from client.tenant import Tenant
-from orchestrator.provision import provision
+from orchestrator.pki import identity_settings, provision
 from orchestrator.run import open_run
 from orchestrator.simulation import make_tenants
 from orchestrator.transport import MemoryTransport
@@ -145,10 +145,7 @@ def _settings(folder: Path, scheme: str, rows: int, key_bits: int, changes: Mapp
     if data["data_source"] == "synthetic":
         settings["num_samples_per_client"] = 2 * rows
     if scheme != "none":
-        settings |= {
-            "enrolled_clients": str(folder / "pki/enrolled.json"),
-            "client_identity": str(folder / "pki/clients/client-{client_id}.key"),
-        }
+        settings |= identity_settings(folder / "pki")
     return parse_config(settings | dict(changes))
 
 

@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import socket
 import sys
 import tempfile
 import time
@@ -25,7 +24,8 @@ from typing import Any
 import psutil
 import yaml
 
-from orchestrator.provision import provision
+from benchmarks.machine import free_port
+from orchestrator.pki import provision
 
 ROOT = Path(__file__).resolve().parent.parent
 _POLL_SECONDS = 0.2
@@ -53,11 +53,8 @@ def settings(args: argparse.Namespace, folder: Path, *, masked: bool, mutual: bo
         "tls_client_certificate": str(pki / "clients" / "client-{client_id}.tls.pem"),
         "tls_client_key": str(pki / "clients" / "client-{client_id}.tls.key"),
     }
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     return {
-        "server_address": f"127.0.0.1:{port}",
+        "server_address": f"127.0.0.1:{free_port()}",
         "num_clients": args.clients,
         "min_available_clients": args.clients,
         "num_rounds": args.rounds,

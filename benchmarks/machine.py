@@ -1,7 +1,8 @@
-"""The machine and the libraries that a result belongs to."""
+"""The machine and the libraries that a result belongs to, and its free ports."""
 
 import os
 import platform
+import socket
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +22,14 @@ def machine_facts() -> dict[str, Any]:
         "libraries": {name: _version(name) for name in _LIBRARIES},
         "load_average": [round(load, 2) for load in os.getloadavg()],
     }
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _cpu_model() -> str:

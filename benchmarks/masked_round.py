@@ -23,7 +23,7 @@ from benchmarks.rounds import PARAMETERS, round_settings
 from client.tenant import Tenant
 from orchestrator.coordinator import Coordinator
 from orchestrator.keys import new_key
-from orchestrator.provision import provision
+from orchestrator.pki import identity_settings, provision
 from orchestrator.run import open_run
 from orchestrator.transport import MemoryTransport
 from shared.config import Config, parse_config
@@ -190,8 +190,7 @@ def _settings(folder: Path, clients: int, local_epochs: int, kind: str) -> Confi
             "min_fit_clients": clients,
             "fraction_evaluate": 1.0,
             "log_dir": str(folder / kind),
-            "enrolled_clients": str(folder / "pki/enrolled.json"),
-            "client_identity": str(folder / "pki/clients/client-{client_id}.key"),
+            **identity_settings(folder / "pki"),
             "secure_aggregation": kind,
         }
     )

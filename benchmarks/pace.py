@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.rounds import ROOT, free_port
-from orchestrator.provision import provision
+from benchmarks.machine import free_port
+from benchmarks.rounds import ROOT
+from orchestrator.pki import identity_settings, provision
 from orchestrator.run import open_run
 from orchestrator.simulation import make_tenants
 from orchestrator.transport import MemoryTransport
@@ -54,8 +55,7 @@ def pace(transport: str, scheme: str, rounds: int = 30, key_bits: int = 3072) ->
                 "num_clients": CLIENTS, "min_fit_clients": CLIENTS, "num_features": 4, "num_hidden_units": 3,
                 "num_samples_per_client": 20, "local_epochs": 1, "num_rounds": rounds + _SKIPPED,
                 "fraction_evaluate": 0.0, "he_scheme": scheme, "he_key_length": key_bits, "allow_insecure_key": True,
-                "log_dir": name, "enrolled_clients": str(folder / "pki/enrolled.json"),
-                "client_identity": str(folder / "pki/clients/client-{client_id}.key"),
+                "log_dir": name, **identity_settings(folder / "pki"),
                 "server_address": f"127.0.0.1:{free_port()}", "client_wait_timeout": 300.0,
             }
         )  # fmt: skip

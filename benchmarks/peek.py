@@ -10,7 +10,6 @@ The last line says so, and the exit status is 0 only if that is what happened.
 
 import argparse
 import logging
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,8 +24,9 @@ import torch
 from benchmarks.dishonest import CLIENTS, REVEALED, VICTIM, Attack, Loot, far_scaler, spies, z_scores
 from benchmarks.liars import FOUND, Lie, who_finds
 from benchmarks.liars import TITLES as LIES_TOLD
+from benchmarks.machine import free_port
 from client.training import TrainingSettings, train
-from orchestrator.provision import provision
+from orchestrator.pki import identity_settings, provision
 from orchestrator.server import run_server
 from shared.config import Config, parse_config
 from shared.console import console, setup_logging
@@ -67,14 +67,10 @@ class Run:
     """
 
     def __init__(self, folder: Path, mode: str, plan: Sequence[Attack], clients: Sequence[str]) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
         self.config = parse_config(
             {
-                **SETTINGS, "server_address": address, "num_rounds": len(plan), "secure_aggregation": mode,
-                "log_dir": str(folder / mode), "enrolled_clients": str(folder / "pki/enrolled.json"),
-                "client_identity": str(folder / "pki/clients/client-{client_id}.key"),
+                **SETTINGS, "server_address": f"127.0.0.1:{free_port()}", "num_rounds": len(plan),
+                "secure_aggregation": mode, "log_dir": str(folder / mode), **identity_settings(folder / "pki"),
             }
         )  # fmt: skip
         path = folder / f"{mode}-{len(list(folder.glob('*.yaml')))}.yaml"
@@ -185,8 +181,7 @@ def lie_about_sums(folder: Path) -> bool:
         config = Config(
             num_clients=CLIENTS, min_available_clients=CLIENTS, min_fit_clients=CLIENTS - 1, local_epochs=1,
             fraction_evaluate=0.0, min_evaluate_clients=CLIENTS - 1, num_rounds=2, num_samples_per_client=200,
-            audit=True, log_dir=str(folder / lie), enrolled_clients=str(folder / "pki/enrolled.json"),
-            client_identity=str(folder / "pki/clients/client-{client_id}.key"),
+            audit=True, log_dir=str(folder / lie), **identity_settings(folder / "pki"),
         )  # fmt: skip
         words = who_finds(config, lie)
         expected = spelt_out(f"audit: {FOUND[lie]}")

@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.machine import free_port
 from benchmarks.measuring import Passes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -147,10 +147,3 @@ def _finished(metrics: Path) -> list[Record]:
     """The rounds whose line is complete."""
     lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

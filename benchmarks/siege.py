@@ -30,8 +30,8 @@ import grpc
 import psutil
 import yaml
 
-from benchmarks.machine import machine_facts
-from orchestrator.provision import provision
+from benchmarks.machine import free_port, machine_facts
+from orchestrator.pki import identity_settings, provision
 
 ROOT = Path(__file__).resolve().parent.parent
 METHOD = "/flwr.proto.FlowerService/Join"
@@ -89,9 +89,7 @@ class Federation:
 
     def __init__(self, folder: Path, doors: str) -> None:
         self.folder, self.doors, self.pki = folder, doors, folder / "pki"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         provision(self.pki, TENANTS + 1, [])
         self.config = folder / "config.yaml"
         self.config.write_text(yaml.safe_dump(self._settings()), encoding="utf-8")
@@ -108,8 +106,7 @@ class Federation:
             "num_features": 6, "num_hidden_units": 3, "num_samples_per_client": 100, "local_epochs": 1,
             "he_key_length": 512, "allow_insecure_key": True,
             "client_wait_timeout": 600.0, "server_wait_timeout": 600.0,
-            "secure_aggregation": "masked", "enrolled_clients": str(self.pki / "enrolled.json"),
-            "client_identity": str(self.pki / "clients/client-{client_id}.key"), "tls_ca": str(self.pki / "ca.pem"),
+            "secure_aggregation": "masked", **identity_settings(self.pki), "tls_ca": str(self.pki / "ca.pem"),
             "tls_certificate": str(self.pki / "server.pem"), "tls_key": str(self.pki / "server.key"),
             "log_dir": str(self.folder / "logs"), **(mutual if self.doors == "mtls" else {}),
         }  # fmt: skip

@@ -6,7 +6,6 @@ python benchmarks/simulate.py --tenants 100 --pki logs/simulation-pki
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.machine import free_port
 from shared import cli
 from shared.errors import OrchestratorError
 
@@ -44,9 +44,7 @@ def superlink(home: Path) -> Iterator[dict[str, str]]:
         SimulationError: it does not start.
     """
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     connection = f'[superlink.{_LINK}]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
     (home / "config.toml").write_text(f'[superlink]\ndefault = "{_LINK}"\n\n{connection}', encoding="utf-8")
     programs = str(Path(sys.executable).parent)

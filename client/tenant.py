@@ -6,7 +6,7 @@ Free of Flower; `client/flower_client.py` carries requests and answers.
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from client.private_sum import make_part
 from client.private_training import NoisyGradients
 from client.request_values import check_training, data, integer, text
 from client.scaled_rows import ScaledRows
+from client.sealing import Sealed, Sealer
 from client.server_key import Schemes, ServerKey, checked_scheme
 from shared.config import Config
 from shared.console import add_log_file, check_run_name, track
@@ -35,27 +36,17 @@ from shared.evaluation_sum import EvaluationCode, EvaluationSums
 from shared.exchange import OFF, Kind, Model, Refusal, Reply, Request, Value, Values
 from shared.feature_statistics import WORKS
 from shared.frames import decode_values, encode_values
-from shared.he.scheme import Encrypted, Progress, PublicScheme, Vector, no_progress
-from shared.identity import ClientIdentity, UpdateStatement, digest_model
+from shared.he.scheme import PublicScheme, Vector
+from shared.identity import ClientIdentity, digest_model
 from shared.masking import EVALUATION, RoundTerms
 from shared.metrics import evaluate
 from shared.model import build_model, get_parameters, set_parameters
 from shared.refusals import code_of
 from shared.retention import remove_old_runs
 from shared.task import Task, training_settings
-from shared.wire import Header, dump_update, vector_encoding
 
 # What outlives a request, but for rows, model and scheme, which are the same in whatever process; by attribute.
-_STATE: Values = {"_run": "", "_session": "", "refusal": ""}
-
-
-@dataclass(frozen=True)
-class _Sealed:
-    """One encrypted vector, ready to leave."""
-
-    payload: bytes
-    saturated: int
-    signature: dict[str, Value]  # where this tenant has an identity
+_STATE: Values = {"_run": "", "refusal": ""}
 
 
 class Tenant:
@@ -99,10 +90,9 @@ class Tenant:
         self.refusal = ""
         self.channel = b""
         self._rows = ScaledRows(config, rows)
-        self._identity = identity
         self._part = make_part(config, identity)
+        self._sealer = Sealer(identity, self._part)
         self._audits = Audits(config, identity.client_id, self.log) if config.audit and identity is not None else None
-        self._session = ""
         self.model = build_model(config)
         self._policy = PolicyKeeper.of(config, client_id, sum(p.size for p in get_parameters(self.model)))
         self._budget = Budget(config, f"client-{client_id}", self._rows.digest) if config.privacy != "none" else None
@@ -127,7 +117,10 @@ class Tenant:
         For an engine that starts a process for each request. In the middle of a masked sum the bytes hold its secrets.
         """
         state = {name: getattr(self, name) for name in _STATE}
-        known: Values = {"key_proof": self._key.proof, "proven": self._key.proven, "part": self._part.suspend()}
+        known: Values = {
+            "session": self._sealer.session, "key_proof": self._key.proof, "proven": self._key.proven,
+            "part": self._part.suspend(),
+        }  # fmt: skip
         return encode_values({**state, **known})
 
     def resume(self, suspended: bytes) -> None:
@@ -136,10 +129,11 @@ class Tenant:
         Raises:
             OrchestratorError: not what `suspend` returned, or the tenant's memory is not to be had.
         """
-        start: Values = {**_STATE, "key_proof": b"", "proven": "", "part": b""}
+        start: Values = {**_STATE, "session": "", "key_proof": b"", "proven": "", "part": b""}
         state = decode_values(suspended) if suspended else start
         for name in _STATE:
             setattr(self, name, state[name])
+        self._sealer.session = text(state, "session")
         self._key.proof, self._key.proven = state["key_proof"], text(state, "proven")
         self._part.resume(data(state, "part"))
 
@@ -185,12 +179,7 @@ class Tenant:
             self.log.info("found run %s; %d rows to train on", run, self._rows.examples)
             self._run = run
         self._key.proof = request.values.get("key_proof", b"")
-        values: dict[str, Value] = {"client_id": self.client_id}
-        if self._identity is not None:
-            self._session = text(request.values, "session")
-            nonce = data(request.values, "nonce")
-            values["signature"] = self._identity.sign_greeting(self._session, nonce, self.channel)
-        return Reply(b"", values)
+        return Reply(b"", {"client_id": self.client_id, **self._sealer.greeting(request.values, self.channel)})
 
     def _dismissed(self, request: Request) -> Reply:
         """The server takes no part of this tenant's, and says why."""
@@ -331,21 +320,10 @@ class Tenant:
             self.log.exception("nothing of mine goes into this sum; to the others it looks like any other answer")
             return nothing
 
-    def _seal(
-        self,
-        asked: Values,
-        scheme: PublicScheme[Any],
-        vector: Vector,
-        task: Task,
-        work: bytes,
-        progress: Progress = no_progress,
-    ) -> _Sealed:
-        """Mask, encrypt, pickle and sign a vector, in answer to a request."""
+    def _seal(self, asked: Values, scheme: PublicScheme[Any], vector: Vector, task: Task, *how: Any) -> Sealed:
+        """Count it against the policy, and make of it what leaves."""
         self._policy.count(self._kind(task.bucket))
-        round_number = integer(asked, "round")
-        encrypted = self._part.encrypt(scheme, vector, round_number, asked.get("boxes"), progress, task, work)
-        payload = _pickled(scheme, encrypted, round_number, len(vector), task.bucket)
-        return _Sealed(payload, encrypted.saturated, self._sign(asked, round_number, task, payload))
+        return self._sealer.seal(asked, scheme, vector, task, *how)
 
     def _check_cohort(self, asked: Values, kind: Sum) -> None:
         """Refuse to be in a sum of too few, or of what this tenant's policy is against."""
@@ -356,20 +334,6 @@ class Tenant:
                 f"the server asks {cohort} clients in this round; with fewer than {self.config.fewest_contributors} "
                 "(min_contributors) the sum would show too much of mine"
             )
-
-    def _sign(self, asked: Values, round_number: int, task: Task, payload: bytes) -> dict[str, Value]:
-        """Sign for what this payload answers; nothing where this tenant has no identity."""
-        if self._identity is None:
-            return {}
-        statement = UpdateStatement(
-            session=self._session,
-            server_round=round_number,
-            nonce=data(asked, "nonce"),
-            key_fingerprint=task.key,
-            task_sha256=task.digest().hex(),
-            payload=payload,
-        )
-        return {"signature": self._identity.sign(statement)}
 
     def _load(self, model: Model) -> None:
         """Put the global parameters into the model, if they fit it."""
@@ -383,15 +347,3 @@ class Tenant:
         if not all(p.dtype == np.float32 and np.isfinite(p).all() for p in model):
             raise RoundRefusedError("the server's model holds values that are not finite float32 numbers")
         set_parameters(self.model, model)
-
-
-def _pickled(scheme: PublicScheme[Any], encrypted: Encrypted[Any], round_number: int, size: int, bucket: str) -> bytes:
-    """Step 7: the list of ciphertexts, pickled, and the block where the scheme has one."""
-    header = Header(
-        scheme=scheme.name,
-        round=round_number,
-        key=scheme.fingerprint(),
-        size=size,
-        encoding=vector_encoding(scheme, bucket),
-    )
-    return dump_update(header, *scheme.to_bytes(encrypted.ciphertexts))

@@ -5,7 +5,6 @@ Flower's strategy and server (`orchestrator/strategy.py`) drive the same generat
 """
 
 import logging
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -18,6 +17,7 @@ from orchestrator.observers import Observer
 from orchestrator.publishing import Publisher
 from orchestrator.roll_back import RollBack
 from orchestrator.round import Job, Sum, SumRounds
+from orchestrator.round_figures import note_privacy, note_sum
 from orchestrator.run_folder import RoundRecord, RunFolder
 from orchestrator.run_log import RunLog, farewell
 from orchestrator.scaling import PrivateScaling
@@ -29,22 +29,19 @@ from shared.errors import (
     EnrolmentError,
     NoSumError,
     OrchestratorError,
-    PrivacyBudgetError,
     RolledBackError,
     TooFewContributorsError,
 )
 from shared.evaluation_sum import EvaluationCode
-from shared.exchange import Kind, Steps, Values, drive
+from shared.exchange import Kind, Steps, drive
 from shared.identity import digest_arrays, digest_model
 from shared.learner import State
-from shared.masking import EVALUATION, WEIGHTS, least_honest, minimum_threshold
+from shared.masking import EVALUATION, WEIGHTS
 from shared.masking.errors import RoundAbandonedError
 from shared.sum_proof import SumProof
 from shared.task import training_settings
 
-_FIRST_SUMS, _LEAST_SIGNAL = 5, 0.1
 ROUNDS_WITHOUT_SUM = 3  # in a row, and the run stops
-_MOST = 1e12  # no client's seconds or saturated values are more
 _NO_SUM = (TooFewContributorsError, EncodingError, RoundAbandonedError, EnrolmentError, RolledBackError)
 
 _log = logging.getLogger("orchestrator")
@@ -180,16 +177,9 @@ class Coordinator:
             self._skip(error, len(cohort))
             return
         self._write_proof(job, result, state)
-        self._note_privacy(result, len(cohort))
-        record.contributor_ids, record.contributors = result.contributors, len(result.contributors)
-        record.failures = len(cohort) - record.contributors
-        # Who was lost after its update had arrived is in the model all the same.
-        record.failed = {t: why for t, why in record.failed.items() if t not in result.contributors}
-        _note_costs(record, result, masked=c.masked)
-        _log.debug(
-            "round %d: added %d encrypted updates in %.2f s, decrypted their sum in %.2f s",
-            number, record.contributors, result.add_seconds, result.decrypt_seconds,
-        )  # fmt: skip
+        if self._plan is not None:
+            note_privacy(record, result, len(cohort), c, self._plan, self.records)
+        note_sum(record, result, len(cohort), masked=c.masked)
 
     def score(self) -> None:
         """Measure the global model on the orchestrator's own rows."""
@@ -243,30 +233,6 @@ class Coordinator:
             record.round, loss, accuracy, area, record.round_seconds,
         )  # fmt: skip
         self._observers.committed(record)
-
-    def _note_privacy(self, result: Sum, cohort: int) -> None:
-        """What the round cost, and how much of its sum is noise.
-
-        Raises:
-            PrivacyBudgetError: the first sums of the run are next to nothing but noise.
-        """
-        if self._plan is None:
-            return
-        c, record, count = self._config, self.record, len(result.contributors)
-        sharers = least_honest(max(minimum_threshold(cohort), c.fewest_contributors), cohort)
-        record.epsilon = self._plan.spent(record.round)
-        record.signal_to_noise = self._plan.signal_to_noise(result.total, count, sharers)
-        _log.info(
-            "round %d: epsilon %.3f of %g, delta %g; signal to noise %.2f",
-            record.round, record.epsilon, c.dp_target_epsilon, c.dp_delta, record.signal_to_noise,
-        )  # fmt: skip
-        heard = [r.signal_to_noise for r in (*self.records, record) if r.signal_to_noise is not None]
-        signal = math.sqrt(sum(ratio * ratio for ratio in heard) / len(heard))
-        if len(heard) == _FIRST_SUMS and signal < _LEAST_SIGNAL and not c.dp_force:
-            raise PrivacyBudgetError(
-                f"the first {_FIRST_SUMS} sums are noise, with a signal of {signal:.2f} of its length; raise "
-                "dp_target_epsilon or dp_sampling_rate, lower num_rounds, or go on all the same with dp_force: true"
-            )
 
     def publish(self) -> Steps[None]:
         """Show the proof of the last finished sum to the tenants that have not seen it."""
@@ -356,22 +322,3 @@ class Coordinator:
 
     def _note_silence(self, tenant: str, reason: str) -> None:
         _log.warning("round %d, evaluation: client %s is left out: %s", self.record.round, tenant, reason)
-
-
-def _note_costs(record: RoundRecord, result: Sum, *, masked: bool) -> None:
-    record.fit_seconds = result.wait_seconds
-    record.aggregate_seconds, record.decrypt_seconds = result.add_seconds, result.decrypt_seconds
-    record.upload_bytes_per_client = result.payload_bytes
-    if not masked:
-        record.train_seconds = max(figure(said, "train_seconds") for said in result.said.values())
-        record.encrypt_seconds = max(figure(said, "encrypt_seconds") for said in result.said.values())
-    record.saturated = int(sum(figure(said, "saturated") for said in result.said.values()))
-
-
-def figure(said: Values, key: str) -> float:
-    """A tenant's own figure of its work, for the log alone; 0 where it sent none or nonsense.
-
-    Bounded, so that no sum of them is infinite: JSON has no such number, and the round's line could not be written.
-    """
-    value = said.get(key)
-    return float(value) if isinstance(value, int | float) and 0 <= value <= _MOST else 0.0

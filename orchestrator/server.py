@@ -18,7 +18,7 @@ from orchestrator.coordinator import Coordinator
 from orchestrator.doors import Certificates, Doors
 from orchestrator.flower_transport import FlowerTransport
 from orchestrator.ports import check_port_free
-from orchestrator.run import open_run
+from orchestrator.run import OpenRun, open_run
 from orchestrator.run_folder import RoundRecord
 from orchestrator.strategy import EncryptedFedAvg
 from shared.config import Config
@@ -54,16 +54,24 @@ def run_server(config: Config, resume: str | None = None, go_on: str = "") -> li
     run = open_run(config, FlowerTransport, resume)
     server = OrchestratorServer(run.coordinator, run.transport, go_on)
     server.set_max_workers(config.num_clients)  # Flower's default works on a few clients at a time
-    longest = run.longest_message + _MESSAGE_SLACK_BYTES
-    doors = Doors(config, certificates, longest, run.transport.come, run.transport.gone, run.transport.seats.why_not)
+    try:
+        _serve(config, server, run, certificates)
+        conclude(config, run, server.failure)
+    finally:  # of a run that ended badly, too: who looks on is told so, and another start may go on with it
+        run.close()
+    return run.coordinator.records
+
+
+def _serve(config: Config, server: Server, run: OpenRun[FlowerTransport], certificates: Certificates | None) -> None:
+    """Open the doors, and close them when Flower's loop has ended, however it did."""
+    transport, longest = run.transport, run.longest_message + _MESSAGE_SLACK_BYTES
+    doors = Doors(config, certificates, longest, transport.come, transport.gone, transport.seats.why_not)
     doors.open()
     _log.info("listening on %s, TLS %s", config.server_address, _protection(certificates))
     try:
         run_fl(server, ServerConfig(num_rounds=config.num_rounds, round_timeout=config.round_timeout))
     finally:
         doors.close()
-    conclude(config, run, server.failure)
-    return run.coordinator.records
 
 
 class OrchestratorServer(Server):

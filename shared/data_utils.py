@@ -19,9 +19,10 @@ from shared.errors import DataError
 if TYPE_CHECKING:  # pandas and pyarrow take a second to load, and not every source needs them
     import pandas as pd
 
-    from shared.data_sources.file_source import FileSource, RecordReader
+    from shared.data_sources.file_source import FileSource
     from shared.data_sources.files import BrokenLines
     from shared.data_sources.schema import Features, FeatureSchema
+    from shared.data_sources.source_types import RecordReader
     from shared.rules.rule import Rules
 
 
@@ -140,7 +141,7 @@ def stream_features(
     Raises:
         DataError: the files are missing or malformed, or don't have the columns of `schema`.
     """
-    from shared.data_sources.file_source import Inputs
+    from shared.data_sources.source_types import Inputs
 
     source = file_source(config)
     reader: RecordReader

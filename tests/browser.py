@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,19 @@ def look_at(browser: str, page: Path, width: int, folder: Path) -> Seen:
     by_page = [line for line in events if '"initiator":"not an origin"' not in line]
     requests = [address for line in by_page for address in re.findall(r'"url":"((?:http|ws)s?:[^"]+)"', line)]
     return Seen(json.loads(html.unescape(found[1])), console, requests)
+
+
+class Parsed(HTMLParser):
+    """The tags of a page, and its text as a person would read it."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data + " "  # cells of a table are words of their own

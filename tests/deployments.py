@@ -1,107 +1,37 @@
-"""A deployment on Flower's present engine: a SuperLink with TLS and node keys, SuperNodes, and tenants' agents."""
+"""A deployment under test: on hosts of their own where there are such, confined as its units are, and broken into."""
 
-import contextlib
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.simulate import QUIET
+import psutil
+
+from benchmarks import deployments
 from shared.config import Config
 from tests import sandbox
 from tests.namespaces import command_in
-from tests.processes import ROOT, free_port
 
-PROGRAMS = Path(sys.executable).parent
 UNITS = {"superlink": "superlink", "agent": "tenant@", "node": "supernode@"}  # by how a process's name begins
 
 
-def written(config: Config, folder: Path) -> Path:
-    """The settings as a file."""
-    path = folder / "settings.yaml"
-    path.write_text(config.as_yaml(), encoding="utf-8")
-    return path
-
-
-class Deployment:
-    """A SuperLink with TLS and node keys, three SuperNodes, and the three tenants' agents.
+class Deployment(deployments.Deployment):
+    """One that can be cut to pieces.
 
     Attributes:
-        confined: run each with what its unit in `deploy/systemd` leaves it, and no more.
+        confined: run each process with what its unit in `deploy/systemd` leaves it, and no more.
     """
 
     confined = False
 
     def __init__(self, config: Config, folder: Path, addresses: Mapping[str, str] | None = None) -> None:
         """Prepare; `addresses` are those of hosts of their own (`tests/namespaces.py`): "link" and "tenant-<n>"."""
-        self.folder, self.pki = folder, folder / "pki"
         self._addresses = addresses or {}
-        self.port, self.ports = free_port(), [free_port() for _ in range(4)]
-        self.address = self._addresses.get("link", "127.0.0.1")
-        self.settings = written(config, folder)
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._started: set[str] = set()
-        self._environment = {
-            **os.environ, **QUIET, "FLWR_HOME": str(folder / "flower"), "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
-            "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1",
-        }  # fmt: skip
-        (folder / "flower").mkdir()
-        connection = f'address = "{self.address}:{self.port}"\nroot-certificates = "{self.pki}/ca.pem"\n'
-        links = f'[superlink]\ndefault = "prod"\n\n[superlink.prod]\n{connection}'
-        (folder / "flower/config.toml").write_text(links, encoding="utf-8")
+        super().__init__(config, folder, self._addresses.get("link", "127.0.0.1"))
 
-    def _on(self, host: str) -> list[str]:
-        return command_in(host) if self._addresses else []
-
-    def _within(self, name: str) -> list[str]:
+    def prefix(self, name: str, host: str) -> list[str]:
         unit = UNITS.get(name.partition("-")[0]) if self.confined else None
-        return sandbox.inside(sandbox.FOLDER / f"orchestrator-{unit}.service", [self.folder]) if unit else []
-
-    def start(self, name: str, *command: object, host: str = "link") -> None:
-        self._started.add(name)
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen(
-                [*self._on(host), *self._within(name), *map(str, command)],
-                cwd=ROOT,
-                env=self._environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def start_agent(self, number: int) -> None:
-        script = (sys.executable, "client/run_clients.py", "--config", self.settings)
-        self.start(
-            f"agent-{number}", *script, "--client_ids", number, "--agent", "--socket", self.folder / f"{number}.sock",
-            host=f"tenant-{number}",
-        )  # fmt: skip
-
-    def start_link(self) -> None:
-        before = self.said("superlink").count("startup complete") if "superlink" in self._started else 0
-        certificates = ("--ssl-ca-certfile", "ca.pem", "--ssl-certfile", "server.pem", "--ssl-keyfile", "server.key")
-        self.start(
-            "superlink", "flower-superlink", *(self.pki / part if "." in part else part for part in certificates),
-            "--enable-supernode-auth", "--database", self.folder / "link.db", "--host", self.address,
-            "--port", self.port,
-        )  # fmt: skip
-        self.wait_for("superlink", "startup complete", times=before + 1)
-
-    def register(self, number: int) -> None:
-        key = self.pki / f"nodes/client-{number}.key.pub"
-        command = ["flwr", "supernode", "register", str(key), "prod"]
-        subprocess.run(
-            [*self._on("link"), *command], env=self._environment, check=True, capture_output=True, timeout=120
-        )
-
-    def start_node(self, number: int, *prefix: str) -> None:
-        self.start(
-            f"node-{number}", *prefix, "flower-supernode", "--superlink", f"{self.address}:{self.port}",
-            "--root-certificates", self.pki / "ca.pem", "--auth-supernode-private-key",
-            self.pki / f"nodes/client-{number}.key", "--node-config", f'socket="{self.folder}/{number}.sock"',
-            "--port", self.ports[number],
-            host=f"tenant-{number}",
-        )  # fmt: skip
+        within = sandbox.inside(sandbox.FOLDER / f"orchestrator-{unit}.service", [self.folder]) if unit else []
+        return [*(command_in(host) if self._addresses else []), *within]
 
     def start_node_again(self, number: int, seconds: float = 180.0) -> None:
         """As a supervisor does: until its heartbeats have run out Flower takes it for a second one, and it ends."""
@@ -112,49 +42,9 @@ class Deployment:
                 self.start_node(number)
             time.sleep(2.0)
 
-    def run(self, name: str, *, resume: bool = False) -> None:
-        settings = f'config="{self.settings}" resume={str(resume).lower()} engine="deployment"'
-        self.run_app(name, ROOT, settings)
-
-    def run_app(self, name: str, app: Path, settings: str) -> None:
-        self.start(name, "flwr", "run", app, "prod", "--run-config", settings, "--stream")
-
-    def pid(self, name: str) -> int:
-        return self._processes[name].pid
-
-    def said(self, name: str) -> str:
-        return (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
-
-    def wait_for(self, name: str, text: str, seconds: float = 400.0, times: int = 1) -> None:
-        end = time.monotonic() + seconds
-        while self.said(name).count(text) < times:
-            assert time.monotonic() < end, f"{name} never said {text!r}:\n{self.said(name)}"
-            time.sleep(0.5)
-
-    def code_of(self, name: str, seconds: float = 120.0) -> int:
-        return self._processes[name].wait(timeout=seconds)
-
-    def kill(self, name: str) -> None:
-        """With all that it has started, as a machine that loses its power."""
-        import psutil
-
-        process = self._processes.pop(name)
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(process.pid).children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    child.kill()
-        process.kill()
-        process.wait()
-
     def kill_serverapp(self) -> None:
-        import psutil
-
         link = psutil.Process(self._processes["superlink"].pid)
         found = [child for child in link.children(recursive=True) if "flwr-serverapp" in " ".join(child.cmdline())]
         assert found
         for child in found:
             child.kill()
-
-    def close(self) -> None:
-        for name in list(self._processes):
-            self.kill(name)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.provision import provision
+from orchestrator.pki import identity_settings, provision
 from orchestrator.run import OpenRun, open_run
 from orchestrator.simulation import make_tenants as make_tenants
 from orchestrator.transport import Answering, MemoryTransport
@@ -44,8 +44,7 @@ def masked_settings(folder: Path, clients: int, *, hosts: Sequence[str] = (), **
     return parse_config(
         {
             "he_key_length": 512, "allow_insecure_key": True, "num_clients": clients, "log_dir": str(folder),
-            "enrolled_clients": str(folder / "pki/enrolled.json"),
-            "client_identity": str(folder / "pki/clients/client-{client_id}.key"), **settings,
+            **identity_settings(folder / "pki"), **settings,
         }
     )  # fmt: skip
 

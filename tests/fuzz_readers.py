@@ -38,9 +38,9 @@ import pyarrow.parquet as pq
 
 from shared.config import Config
 from shared.data_sources import audit, cloudtrail, csv, json_values, ocsf, vpc_flow
-from shared.data_sources.file_source import Inputs
 from shared.data_sources.files import BrokenLines
 from shared.data_sources.flow_records import DEFAULT_FIELDS
+from shared.data_sources.source_types import Inputs
 from shared.errors import DataError
 from tests import audit_events
 

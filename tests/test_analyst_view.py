@@ -26,10 +26,10 @@ from shared.findings.folder import load_findings
 from shared.kinds import AttackKinds
 from shared.preprocessing import FeatureHistogram
 from shared.rules.folder import load_rules
-from tests.browser import find_browser, look_at
+from tests.browser import Parsed, find_browser, look_at
 from tests.findings import asff, guardduty, ocsf, write_lines
 from tests.processes import ROOT
-from tests.test_report import ATTACK, _Page
+from tests.test_report import ATTACK
 from tests.test_rules import rule
 from tests.test_rules import write as write_rules
 from tests.test_scoring import flows
@@ -222,7 +222,7 @@ def test_the_page_needs_nothing_but_itself_and_shows_hostile_names_as_text(cloud
     path = write(tmp_path / "a.json", [record(0, name=ATTACK, userIdentity=hostile, awsRegion=ATTACK), record(1)])
     scoring = scoring_of(scored(cloud, path), tmp_path / "a-alerts.jsonl", suppressed=3)
     html = render(scoring, 20)
-    page = _Page(html)
+    page = Parsed(html)
     assert not {"script", "img", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
     assert "default-src 'none'" in html
     assert "2 alerts of 500 records, in 2 groups." in page.text
@@ -232,7 +232,7 @@ def test_the_page_needs_nothing_but_itself_and_shows_hostile_names_as_text(cloud
     for group in scoring.groups:
         assert group.uid in page.text
         assert group.members[0] in page.text
-    assert "AIDAALICE" not in _Page(render(scoring, 1)).text or "AIDAX" not in _Page(render(scoring, 1)).text
+    assert "AIDAALICE" not in Parsed(render(scoring, 1)).text or "AIDAX" not in Parsed(render(scoring, 1)).text
 
 
 def test_the_table_shows_the_most_urgent_first(cloud: ModelBundle, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from orchestrator.simulation import simulate
 from shared.bundle import ModelBundle
 from shared.config import Config, load_config, parse_config
 from shared.data_sources import cloudtrail, ocsf, ocsf_parquet, vpc_flow
-from shared.data_sources.file_source import Chunk, Inputs
 from shared.data_sources.files import BrokenLines
+from shared.data_sources.source_types import Chunk, Inputs
 from shared.errors import ConfigError, DataError
 from tests import audit_events as make
 from tests.audit_events import START, Event

@@ -24,7 +24,7 @@ from orchestrator import certificates
 from orchestrator import doctor as server_doctor
 from orchestrator.certificates import ca_certificate, server_certificate, subject_alternative_names
 from orchestrator.keys import new_key
-from orchestrator.provision import provision, revoke_client, sign_request
+from orchestrator.pki import provision, revoke_client, sign_request
 from shared.doctor import checks
 from shared.doctor.findings import Level, Report, read_facts
 from shared.enrolment import Enrolment

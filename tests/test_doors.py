@@ -20,7 +20,7 @@ from orchestrator import doors as doors_module
 from orchestrator.admission import Admission
 from orchestrator.certificates import read_certificate
 from orchestrator.doors import Certificates, Doors
-from orchestrator.provision import add_clients, provision, renew_server, revoke_client
+from orchestrator.pki import add_clients, provision, renew_server, revoke_client
 from orchestrator.seats import Channel, Seats
 from orchestrator.sockets import Doorkeeper, connections
 from orchestrator.streams import GREETING_BYTES, Peer, Stream, StreamEndedError, Why

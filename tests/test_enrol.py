@@ -19,7 +19,7 @@ from client.enrol import Keys, public_hex
 from client.tenant import Tenant
 from orchestrator import provision as provisioning
 from orchestrator.coordinator import Coordinator
-from orchestrator.provision import certify, provision, renew_server, revoke_client, sign_request, upgrade
+from orchestrator.pki import certify, identity_settings, provision, renew_server, revoke_client, sign_request, upgrade
 from shared.config import Config
 from shared.data_utils import load_client_data
 from shared.enrolment import ROSTER_PREFIX, Enrolment, parse_unsigned
@@ -583,8 +583,7 @@ def own_federation(folder: Path, clients: int, days: dict[int, int], **settings:
     signer = roster_of(folder / "pki").signer
     common: dict[str, Any] = {
         "he_key_length": 512, "allow_insecure_key": True, "num_clients": clients, "log_dir": str(folder),
-        "enrolled_clients": str(folder / "pki/enrolled.json"), "roster_signer": signer,
-        "client_identity": str(folder / "pki/clients/client-{client_id}.key"),
+        "roster_signer": signer, **identity_settings(folder / "pki"),
     }  # fmt: skip
     return Config(**(common | SMALL | settings))
 

@@ -21,9 +21,9 @@ import pytest
 from shared.data_sources import cloudtrail, json_values
 from shared.data_sources.cloudtrail_records import canonical, other_kind
 from shared.data_sources.envelopes import CONTROL, records
-from shared.data_sources.file_source import Inputs
 from shared.data_sources.files import BrokenLines
 from shared.data_sources.json_values import JsonValues
+from shared.data_sources.source_types import Inputs
 from shared.data_sources.times import epoch_seconds
 from shared.errors import DataError
 from tests.test_source_cloudtrail import Record, record, settings, some_records, write

@@ -14,8 +14,8 @@ import pytest
 
 from shared.config import Config
 from shared.data_sources import csv, vpc_flow
-from shared.data_sources.file_source import Chunk, Inputs
 from shared.data_sources.files import BrokenLines
+from shared.data_sources.source_types import Chunk, Inputs
 from shared.errors import DataError
 
 START = 1_767_600_000

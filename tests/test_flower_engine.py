@@ -16,14 +16,15 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks.deployments import written
 from benchmarks.simulate import run_app, superlink
-from orchestrator.provision import add_node_keys
+from orchestrator.pki import add_node_keys
 from orchestrator.simulation import make_tenants
 from shared.config import Config
 from shared.exchange import Kind, Reply, Request
 from shared.frames import decode_answer, encode_request, receive_frame, send_frame
 from tests import sandbox
-from tests.deployments import Deployment, written
+from tests.deployments import Deployment
 from tests.federations import masked_settings, open_in_memory
 from tests.namespaces import available, hosts
 from tests.processes import ROOT

@@ -13,7 +13,8 @@ import pytest
 from shared.bundle import ModelBundle
 from shared.config import Config
 from shared.data_sources import cloudtrail, vpc_flow
-from shared.data_sources.file_source import FileSource, Table
+from shared.data_sources.file_source import FileSource
+from shared.data_sources.source_types import Table
 from shared.errors import ConfigError, DataError
 from shared.findings import joining
 from shared.findings.folder import load_findings

@@ -124,6 +124,13 @@ def test_layers_lean_on_shared_alone() -> None:
             assert {layer(other) for other in imported} & ours <= allowed, module
 
 
+def test_benchmarks_run_without_the_tests() -> None:
+    """`python benchmarks/engines.py` ended with "No module named 'tests'": they are in nobody's installation."""
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in ROOT.glob("benchmarks/*.py")}
+    assert len(sources) > 20
+    assert [name for name, source in sources.items() if "tests" in map(layer, imports(source, "benchmarks"))] == []
+
+
 def test_no_server_loads_the_tenants_code() -> None:
     """One module plays both sides. It is there for others, and the package that offers it loads it when it is asked."""
     assert {layer(other) for other in graph()[SIMULATION]} & {*LAYERS} == {"client", "orchestrator", "shared"}

@@ -2,7 +2,6 @@
 
 import json
 import threading
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +14,13 @@ from orchestrator.run_folder import RunFolder
 from orchestrator.seats import Seats
 from shared.config import Config
 from shared.exchange import Kind
-from tests.browser import find_browser
+from tests.browser import Parsed, find_browser
 from tests.devtools import Browser
 from tests.federations import make_tenants, open_in_memory
 from tests.run_folders import NAME, example_rounds
 from tests.watching import ATTACK, Listener, get, open_hostile, watched_settings
 
 PHONE, DESKTOP = 390, 1280
-
-
-class Parsed(HTMLParser):
-    """The tags of a page, and its text as a person would read it."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def settings(folder: Path, **changes: Any) -> Config:

@@ -15,7 +15,7 @@ from orchestrator.admission import Admission
 from orchestrator.aggregator import Aggregator
 from orchestrator.flower_transport import of_properties
 from orchestrator.masked_sum import Extras, MaskedSum, Opening
-from orchestrator.provision import revoke_client
+from orchestrator.pki import revoke_client
 from orchestrator.round import Job, SumRounds
 from orchestrator.seats import Seats
 from orchestrator.transport import MemoryTransport

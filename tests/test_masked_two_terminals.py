@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from orchestrator.provision import provision
+from orchestrator.pki import identity_settings, provision
 from tests.conftest import Start
 from tests.processes import read_metrics, write_config
 
@@ -20,10 +20,7 @@ SERVER, CLIENTS, FAULTY = "orchestrator/run_server.py", "client/run_clients.py",
 def enrol(folder: Path, clients: int) -> dict[str, Any]:
     """Identities for a run, and the settings that name them."""
     provision(folder / "pki", clients, [])
-    return {
-        "enrolled_clients": str(folder / "pki/enrolled.json"),
-        "client_identity": str(folder / "pki/clients/client-{client_id}.key"),
-    }
+    return identity_settings(folder / "pki")
 
 
 def server_log(folder: Path) -> str:

@@ -16,9 +16,10 @@ import pytest
 
 from shared.config import Config
 from shared.data_sources import csv, vpc_flow
-from shared.data_sources.file_source import FileSource, Inputs
+from shared.data_sources.file_source import FileSource
 from shared.data_sources.files import BrokenLines
 from shared.data_sources.flow_records import BLANK_LINES, DEFAULT_FIELDS, NO_FLOWS, REPEATED_HEADER
+from shared.data_sources.source_types import Inputs
 from shared.data_utils import load_client_data, stream_features
 from shared.errors import DataError
 from tests import test_source_vpc_flow as vpc

@@ -10,7 +10,7 @@ import pytest
 
 from client.tenant import Tenant
 from orchestrator.keys import new_key
-from orchestrator.provision import provision
+from orchestrator.pki import provision
 from shared.config import Config, parse_config
 from shared.data_utils import load_client_data
 from shared.errors import KeyFileError, OrchestratorError, ResumeError

@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store
 
-from orchestrator import provision
 from orchestrator.certificates import subject_alternative_names
-from orchestrator.provision import add_clients, main, revoke_client
+from orchestrator.pki import add_clients, provision, revoke_client
+from orchestrator.provision import main
 from shared.enrolment import Enrolment
 from shared.errors import ConfigError, EnrolmentError, KeyFileError
 from shared.identity import ClientIdentity
@@ -35,14 +35,14 @@ HOSTS = ["orchestrator.example.org", "10.0.0.7", "fd00::7"]
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A federation that the tests only read."""
     folder = tmp_path_factory.mktemp("federation") / "config" / "pki"
-    provision.provision(folder, 3, HOSTS)
+    provision(folder, 3, HOSTS)
     return folder
 
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Path:
     """A federation that a test may change."""
-    provision.provision(tmp_path / "pki", 2, [])
+    provision(tmp_path / "pki", 2, [])
     return tmp_path / "pki"
 
 
@@ -99,7 +99,7 @@ def test_private_keys_are_private_from_the_start(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "open", spying_open)
     before = os.umask(0)
     try:
-        provision.provision(tmp_path / "pki", 1, [])
+        provision(tmp_path / "pki", 1, [])
     finally:
         os.umask(before)
     keys = {name: how for name, how in created.items() if ".key." in name}
@@ -123,7 +123,7 @@ def test_nothing_is_overwritten_and_then_nothing_is_made(tmp_path: Path, name: s
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("precious")
     with pytest.raises(KeyFileError, match=rf"{name}: already exists .* use --add N"):
-        provision.provision(tmp_path, 3, [])
+        provision(tmp_path, 3, [])
     assert files_of(tmp_path) == {name}
     assert (tmp_path / name).read_text() == "precious"
 
@@ -139,7 +139,7 @@ def test_a_failure_half_way_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(os, "link", failing_link)
     with pytest.raises(KeyFileError, match="No space left on device"):
-        provision.provision(tmp_path / "pki", 3, [])
+        provision(tmp_path / "pki", 3, [])
     assert files_of(tmp_path) == set()
 
 

@@ -21,7 +21,7 @@ REMOVED = {
 FEDERATION = """
 import hashlib, sys
 from pathlib import Path
-from orchestrator.provision import provision
+from orchestrator.pki import provision
 from orchestrator.simulation import simulate
 from shared.config import load_config
 

@@ -24,7 +24,7 @@ from orchestrator import doors as doors_module
 from orchestrator.admission import Admission
 from orchestrator.doors import Certificates, Doors
 from orchestrator.flower_transport import FlowerTransport
-from orchestrator.provision import provision, renew_server
+from orchestrator.pki import provision, renew_server
 from orchestrator.seats import Seats
 from shared.config import Config
 from shared.data_utils import load_client_data

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
 
@@ -31,27 +30,11 @@ from shared.data_sources.dataset import Dataset
 from shared.errors import ReportError
 from shared.metrics import predict_probabilities
 from shared.model import build_model
-from tests.browser import find_browser, look_at
+from tests.browser import Parsed, find_browser, look_at
 from tests.run_folders import FINGERPRINT, NAME, example_evaluation, example_rounds, example_rows, write_run
 
 ATTACK = "<script>document.title='taken over'</script><img src=x onerror=alert(1)>{{ 7 * 7 }}\u202e"
 PHONE, DESKTOP = 375, 1280
-
-
-class _Page(HTMLParser):
-    """The tags of a page, and its text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data + " "
 
 
 def hostile_rounds() -> list[RoundRecord]:
@@ -119,7 +102,7 @@ SCENARIOS = ("no rounds", "one round", "all skipped", "100 rounds of 50 clients"
 def test_a_report_needs_nothing_but_itself(name: str, tmp_path: Path) -> None:
     page = write_report(scenario(name, tmp_path)).read_text(encoding="utf-8")
     assert not re.search(r"https?://|@import|url\(", page)
-    for tag, attributes in _Page(page).tags:
+    for tag, attributes in Parsed(page).tags:
         assert tag not in {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
         assert not [key for key in attributes if key.startswith("on") or key in ("src", "href")]
     assert "default-src 'none'" in page
@@ -166,7 +149,7 @@ def test_texts_of_clients_are_shown_and_do_nothing(tmp_path: Path) -> None:
     assert "<script" not in page
     assert "<img" not in page
     assert "\u202e" not in page, "it would turn round what follows it"
-    text = _Page(page).text
+    text = Parsed(page).text
     assert "<script>document.title='taken over'</script>" in text
     assert "{{ 7 * 7 }}" in text
     assert "x" * 301 not in text
@@ -176,7 +159,7 @@ def test_texts_of_clients_are_shown_and_do_nothing(tmp_path: Path) -> None:
 def test_the_figures_are_those_of_the_files(tmp_path: Path) -> None:
     rounds, e = example_rounds(3), example_evaluation()
     folder = write_run(tmp_path, Config(num_rounds=3), rounds, e)
-    text = " ".join(_Page(write_report(folder).read_text(encoding="utf-8")).text.split())
+    text = " ".join(Parsed(write_report(folder).read_text(encoding="utf-8")).text.split())
     lines = RunFolder(folder).metrics.read_text(encoding="utf-8").splitlines()
     for line in map(json.loads, lines):
         row = (line["round"], line["contributors"], line["loss"], line["accuracy"], line["roc_auc"], line["pr_auc"])
@@ -240,7 +223,7 @@ def test_the_classes_are_in_the_report_as_in_the_file(tmp_path: Path) -> None:
     e = of_classes(3, [(0, 0)] * 1234 + [(0, 2)] * 17 + [(1, 1)] * 40 + [(2, 0)] * 7 + [(2, 2)] * 3)
     folder = write_run(tmp_path, Config(num_classes=3), example_rounds(1), e)
     assert read_run(folder).evaluation == e
-    text = " ".join(_Page(write_report(folder).read_text(encoding="utf-8")).text.split())
+    text = " ".join(Parsed(write_report(folder).read_text(encoding="utf-8")).text.split())
     assert "benign attack-1 attack-2 benign 1,234 0 17 attack-1 0 40 0 attack-2 7 0 3" in text
     assert "2 attack-2 10 15.0 % 30.0 % 0.200" in text
 
@@ -252,7 +235,7 @@ def test_a_matrix_that_no_screen_has_room_for_is_left_out(classes: int, said: st
     e = of_classes(classes)
     assert np.shape(e.confusion) == ((classes, classes) if classes <= MOST_CONFUSED else (0,))
     assert len(e.classes) == classes
-    text = _Page(write_report(write_run(tmp_path, Config(), example_rounds(1), e)).read_text(encoding="utf-8")).text
+    text = Parsed(write_report(write_run(tmp_path, Config(), example_rounds(1), e)).read_text(encoding="utf-8")).text
     assert "Which class is taken for which" not in text
     assert said in " ".join(text.split())
 
@@ -428,7 +411,7 @@ def test_a_test_set_of_a_few_rows_gives_no_percentages(tmp_path: Path) -> None:
     assert not any("%" in tile.value for tile in tiles(run))
     assert tiles(run)[0].value == "14"
     assert f"Nothing here says how good the model is: {few}." in caveats(run)
-    text = " ".join(_Page(write_report(tmp_path / NAME).read_text(encoding="utf-8")).text.split())
+    text = " ".join(Parsed(write_report(tmp_path / NAME).read_text(encoding="utf-8")).text.split())
     assert "Attacks caught, by family" not in text
     assert "No shares of these" in text
     assert few in text

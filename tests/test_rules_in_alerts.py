@@ -12,7 +12,7 @@ from client.scoring import Summary, score_files
 from client.tactics import TACTIC_IDS
 from shared.bundle import ModelBundle
 from shared.data_sources import cloudtrail
-from shared.data_sources.file_source import Inputs
+from shared.data_sources.source_types import Inputs
 from shared.data_utils import stream_features
 from shared.rules.folder import load_rules
 from tests.test_rules import rule

@@ -13,9 +13,9 @@ from flwr.common import Code, GetPropertiesIns, GetPropertiesRes, Scalar, Status
 from orchestrator import flower_transport
 from orchestrator import seats as seats_module
 from orchestrator.admission import Admission
-from orchestrator.coordinator import figure
 from orchestrator.flower_transport import FlowerTransport
-from orchestrator.provision import provision, revoke_client
+from orchestrator.pki import provision, revoke_client
+from orchestrator.round_figures import figure
 from orchestrator.seats import Channel, Seats
 from orchestrator.streams import Peer, Stream
 from shared.errors import TooFewClientsError

@@ -18,7 +18,7 @@ from client.sinks.elasticsearch import Elasticsearch
 from client.sinks.lines import LinesFile, add_lines
 from client.sinks.options import sinks_of
 from client.sinks.sink import Alert, Outcome, Sink
-from orchestrator.provision import provision
+from orchestrator.pki import provision
 from shared.errors import ConfigError
 from tests.sink_servers import (
     Reply,

@@ -16,7 +16,8 @@ import pytest
 from shared.config import Config, load_config
 from shared.data_sources import cloudtrail
 from shared.data_sources.cloudtrail_identity import principal_key
-from shared.data_sources.file_source import Chunk, FileSource, Inputs
+from shared.data_sources.file_source import FileSource
+from shared.data_sources.source_types import Chunk, Inputs
 from shared.data_utils import feature_count, load_client_data, load_test_data, stream_features
 from shared.errors import DataError
 from tests.processes import ROOT

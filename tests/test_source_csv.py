@@ -18,9 +18,10 @@ import pytest
 
 from shared.config import Config, load_config
 from shared.data_sources import csv, csv_layout, tables
-from shared.data_sources.file_source import FileSource, Inputs, Table
+from shared.data_sources.file_source import FileSource
 from shared.data_sources.quotes import WatchedQuotes
 from shared.data_sources.schema import buckets
+from shared.data_sources.source_types import Inputs, Table
 from shared.data_utils import feature_count, load_client_data, load_test_data, load_validation_data, stream_features
 from shared.errors import DataError
 from tests.processes import ROOT

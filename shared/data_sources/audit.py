@@ -18,11 +18,11 @@ from shared.data_sources import files as data_files
 from shared.data_sources.audit_table import AuditTable
 from shared.data_sources.call_features import Memory
 from shared.data_sources.envelopes import LeftOut
-from shared.data_sources.file_source import Chunk, Inputs
 from shared.data_sources.files import BrokenLines
 from shared.data_sources.json_values import Value, begins_as_json
 from shared.data_sources.labels import ADDRESS, EVENT_ID, TIME, label_origin
 from shared.data_sources.schema import Column, FeatureSchema, Kind, bucket_columns
+from shared.data_sources.source_types import Chunk, Inputs
 
 _MACHINES = "AWSService"  # of CloudTrail's types of identity
 # Feature: kind, and the entries of a table that it is made from.

@@ -13,8 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shared.data_sources.cloudtrail_context import AccountHistory, rare_calls, rule_hits
-from shared.data_sources.file_source import Chunk
 from shared.data_sources.schema import FeatureSchema, bucket_columns, buckets
+from shared.data_sources.source_types import Chunk
 from shared.data_sources.windows import frequencies, most_frequent, window_families
 
 # Feature: the column of records whose distinct values count.

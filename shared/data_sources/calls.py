@@ -15,7 +15,6 @@ from shared.config import Config
 from shared.data_sources import files as data_files
 from shared.data_sources.call_features import Memory
 from shared.data_sources.envelopes import LeftOut
-from shared.data_sources.file_source import Chunk, Inputs
 from shared.data_sources.files import BrokenLines
 from shared.data_sources.json_values import Value
 from shared.data_sources.label_checks import LabelTally
@@ -27,6 +26,7 @@ from shared.data_sources.labels import (
     origin_in_words,
 )
 from shared.data_sources.schema import FeatureSchema
+from shared.data_sources.source_types import Chunk, Inputs
 from shared.data_sources.windows import LATENESS, closed_windows
 from shared.errors import OddFileError
 from shared.findings.joining import FindingJoin

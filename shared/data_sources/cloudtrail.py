@@ -12,11 +12,11 @@ from shared.data_sources import calls, cloudtrail_features
 from shared.data_sources import files as data_files
 from shared.data_sources.cloudtrail_records import canonical, csv_records, is_csv, other_kind
 from shared.data_sources.envelopes import LeftOut, records
-from shared.data_sources.file_source import Chunk, Inputs
 from shared.data_sources.files import BrokenLines, opened_text
 from shared.data_sources.json_values import Value, begins_as_json
 from shared.data_sources.labels import ADDRESS, EVENT_ID, TIME, label_origin
 from shared.data_sources.schema import FeatureSchema
+from shared.data_sources.source_types import Chunk, Inputs
 
 NAME = "cloudtrail"
 _FIELD_OF = {EVENT_ID: "eventID", TIME: "eventTime", ADDRESS: "sourceIPAddress"}

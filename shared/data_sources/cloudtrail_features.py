@@ -13,8 +13,8 @@ from shared.data_sources import call_features
 from shared.data_sources.call_features import Memory
 from shared.data_sources.cloudtrail_identity import principal_key
 from shared.data_sources.cloudtrail_outcome import failed, is_denial
-from shared.data_sources.file_source import Chunk
 from shared.data_sources.schema import Column, FeatureSchema, Kind, bucket_columns
+from shared.data_sources.source_types import Chunk
 from shared.data_sources.windows import latest_time
 
 IDENTITY_TYPES = ("Root", "IAMUser", "AssumedRole", "FederatedUser", "AWSAccount", "AWSService")

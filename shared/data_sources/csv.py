@@ -37,7 +37,6 @@ from shared.data_sources.csv_columns import (
     tell_once,
 )
 from shared.data_sources.csv_layout import looks_like_data
-from shared.data_sources.file_source import Chunk, Inputs
 from shared.data_sources.files import BrokenLines
 from shared.data_sources.json_values import begins_as_json
 from shared.data_sources.label_checks import IndexSearch, LabelTally
@@ -50,6 +49,7 @@ from shared.data_sources.schema import (
     compressed,
     number_column,
 )
+from shared.data_sources.source_types import Chunk, Inputs
 from shared.data_sources.tables import Batch, Table, batches, table_of
 from shared.errors import DataError, OddFileError
 

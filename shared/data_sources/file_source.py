@@ -6,129 +6,28 @@ makes a `DataSource` of it.
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from shared.config import Config
 from shared.config_checks import CLIENT_ID
 from shared.data_sources.dataset import Dataset
-from shared.data_sources.files import BrokenLines
 from shared.data_sources.partition import partition_rows
-from shared.data_sources.schema import Features, FeatureSchema
+from shared.data_sources.schema import FeatureSchema
+from shared.data_sources.source_types import Chunk, Inputs, Reader, Table
 from shared.data_sources.stores import local_path
 from shared.data_sources.streams import Stream, generator
 from shared.data_sources.verdicts import RowVerdicts, other_labels
+from shared.data_sources.widths import check_width, described, differing_fields
 from shared.errors import DataError
 from shared.feedback import load_feedback
-from shared.findings.finding import FindingSet
-from shared.rules.rule import Rules
 
 _LOCK = threading.Lock()
 _log = logging.getLogger("labels")
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The files of one tenant, or those to score.
-
-    Attributes:
-        path: a file or a folder.
-        label_path: file of labels, if the labels come from one.
-        labelled: False for new records: no label is looked for, and the files need none.
-        rules: Sigma rules to evaluate on each record, if there are any.
-        findings: of other detectors, where labels come from them.
-        feedback_path: file of verdicts, if there are any.
-    """
-
-    path: Path
-    label_path: Path | None = None
-    labelled: bool = True
-    rules: Rules | None = None
-    findings: FindingSet | None = None
-    feedback_path: Path | None = None
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Some rows in the order of the data.
-
-    Attributes:
-        meta: where each row comes from, for a person; never a feature. Windows have `start`, seconds since 1970.
-        features: raw, (rows, features).
-        families: "benign" or the attack's family, (rows,); all empty where `Inputs.labelled` is False.
-        groups: value of `partition_column`, (rows,); all empty without one.
-    """
-
-    meta: pd.DataFrame
-    features: Features
-    families: NDArray[np.str_]
-    groups: NDArray[np.str_]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows with raw features: what a `Dataset` is before scaling.
-
-    Attributes:
-        schema: of the columns.
-        features: raw, float32, (rows, features).
-        families: (rows,).
-        groups: (rows,).
-        starts: begin of each row's window, seconds since 1970, (rows,); None where rows are records.
-    """
-
-    schema: FeatureSchema
-    features: Features
-    families: NDArray[np.str_]
-    groups: NDArray[np.str_]
-    starts: NDArray[np.int64] | None
-
-    def __len__(self) -> int:
-        return len(self.families)
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """0 for benign, 1 for attack, (rows,)."""
-        return np.not_equal(self.families, "benign").astype(np.int64)
-
-    def take(self, rows: NDArray[np.int64]) -> "Table":
-        """The rows at these positions, in this order."""
-        starts = None if self.starts is None else self.starts[rows]
-        return Table(self.schema, self.features[rows], self.families[rows], self.groups[rows], starts)
-
-    @property
-    def rows(self) -> Dataset:
-        """The same rows, labelled."""
-        return Dataset(self.features, self.labels, self.families)
-
-
-class RecordReader(Protocol):
-    """What scoring needs of a source."""
-
-    def schema_like(self, config: Config, path: Path, learned: FeatureSchema) -> FeatureSchema:
-        """The columns that new records would have: `learned`, unless they don't fit it."""
-
-    def stream(
-        self, config: Config, inputs: Inputs, schema: FeatureSchema, broken: BrokenLines | None = None
-    ) -> Iterator[Chunk]:
-        """All rows, in bounded memory where `inputs.labelled` is False; `broken` counts lines, if the caller asks."""
-
-
-class Reader(RecordReader, Protocol):
-    """What `csv`, `cloudtrail` and `vpc_flow` offer."""
-
-    def schema(self, config: Config, inputs: Inputs) -> FeatureSchema:
-        """The columns that these settings make of these files. Reads no more than the first lines."""
-
-    def files(self, path: Path) -> list[Path]:
-        """The files that `stream` reads, in that order."""
 
 
 @dataclass(frozen=True)
@@ -288,19 +187,6 @@ def _benign(chunk: Chunk) -> NDArray[np.str_]:
     return np.full(len(chunk.features), "benign")
 
 
-def check_width(config: Config, schema: FeatureSchema) -> None:
-    """The model's input must be as wide as the data.
-
-    Raises:
-        DataError: it is not; the message names the number to set.
-    """
-    if config.num_features != len(schema):
-        raise DataError(
-            f"num_features = {config.num_features}: this data has {len(schema)} features; "
-            f"set num_features: {len(schema)}, on every side, if all have these: {described(schema)}"
-        )
-
-
 def _check_own_width(source: FileSource, config: Config, inputs: Inputs, schema: FeatureSchema) -> None:
     """One tenant's files must make what all others' make: another number here would part it from them.
 
@@ -321,36 +207,6 @@ def _check_own_width(source: FileSource, config: Config, inputs: Inputs, schema:
         f"{told}; for csv name columns that others lack in csv_drop_columns, and columns of names or codes, as all "
         "have them, in csv_categorical_columns"
     )
-
-
-def described(schema: FeatureSchema) -> str:
-    """The fields that features are made from, by kind, for a person."""
-    kinds: dict[str, list[str]] = {"numbers": [], "names": []}
-    for name in dict.fromkeys(column.field for column in schema.columns):
-        columns = [column for column in schema.columns if column.field == name]
-        kinds["names" if len(columns) > 1 or columns[0].kind == "category" else "numbers"].append(name)
-    names = f", names ({schema.hash_width} columns each) {_some(kinds['names'])}" if kinds["names"] else ""
-    return f"numbers {_some(kinds['numbers'])}{names}"
-
-
-def differing_fields(mine: FeatureSchema, common: FeatureSchema) -> str:
-    """Which fields are in one schema alone, or of another kind, for a person."""
-    here = {column.field: column.kind for column in mine.columns}
-    there = {column.field: column.kind for column in common.columns}
-    told = [f"column {name!r} is here alone" for name in here if name not in there]
-    told += [f"column {name!r} is missing here" for name in there if name not in here]
-    words = {"numeric": "numbers", "category": "text", "cyclic": "numbers"}
-    told += [
-        f"column {name!r} holds {words[kind]} here and {words[there[name]]} there"
-        for name, kind in here.items()
-        if there.get(name, kind) != kind
-    ]
-    return _some(told, 10) if told else "no column differs, so num_features is wrong for all"
-
-
-def _some(names: Sequence[str], most: int = 40) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) + more) or "none"
 
 
 def _split(table: Table, config: Config) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -15,10 +15,10 @@ import pandas as pd
 from shared.config import Config
 from shared.data_sources import files as data_files
 from shared.data_sources import nsl_kdd
-from shared.data_sources.file_source import Chunk, Inputs
 from shared.data_sources.files import BrokenLines, opened_text
 from shared.data_sources.nsl_kdd_schema import ATTACK_NAME, COLUMNS, NUMERIC, SYMBOLS
 from shared.data_sources.schema import FeatureSchema
+from shared.data_sources.source_types import Chunk, Inputs
 
 CHUNK_LINES = 20_000
 _FIELDS = COLUMNS[: COLUMNS.index(ATTACK_NAME)]

@@ -19,7 +19,6 @@ from shared.data_sources import files as data_files
 from shared.data_sources.cloudtrail_identity import principal_key
 from shared.data_sources.cloudtrail_outcome import is_denial
 from shared.data_sources.envelopes import LeftOut
-from shared.data_sources.file_source import Chunk, Inputs
 from shared.data_sources.files import BrokenLines
 from shared.data_sources.flow_forms import NETWORK_ACTIVITY, ocsf_flow
 from shared.data_sources.flow_records import NEEDED, checked
@@ -27,6 +26,7 @@ from shared.data_sources.json_values import Value, begins_as_json
 from shared.data_sources.labels import looked_up
 from shared.data_sources.record_fields import text_of
 from shared.data_sources.schema import FeatureSchema
+from shared.data_sources.source_types import Chunk, Inputs
 
 _CLASSES = {6003: "ocsf_api_activity", 3002: "ocsf_authentication", 3001: "ocsf_account_change"}
 _TABLE_OF = dict(zip(_CLASSES, audit_table.shipped(tuple(_CLASSES.values())), strict=True))

@@ -7,8 +7,8 @@ import numpy as np
 
 from shared.config import Config
 from shared.data_sources.dataset import Dataset, DataSource
-from shared.data_sources.file_source import check_width
 from shared.data_sources.schema import MAX_NUMBER, FeatureSchema
+from shared.data_sources.widths import check_width
 from shared.errors import ConfigError, DataError
 from shared.plugins import import_own
 

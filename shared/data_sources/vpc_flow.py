@@ -13,12 +13,12 @@ import pandas as pd
 from shared.config import Config
 from shared.data_sources import files as data_files
 from shared.data_sources import vpc_flow_features
-from shared.data_sources.file_source import Chunk, Inputs
 from shared.data_sources.files import BrokenLines
 from shared.data_sources.flow_records import NEEDED, field_name, flows_of, is_flow_log
 from shared.data_sources.label_checks import LabelTally
 from shared.data_sources.labels import ADDRESS, BENIGN, EVENT_ID, TIME, label_origin, load_label_rules, origin_in_words
 from shared.data_sources.schema import FeatureSchema
+from shared.data_sources.source_types import Chunk, Inputs
 from shared.data_sources.windows import LATENESS, closed_windows
 from shared.errors import DataError
 from shared.findings.joining import FindingJoin

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from shared.data_sources.file_source import Chunk
 from shared.data_sources.schema import Column, FeatureSchema, Kind
+from shared.data_sources.source_types import Chunk
 from shared.data_sources.windows import most_frequent, window_families
 
 TCP, UDP, ICMP = 6, 17, (1, 58)
