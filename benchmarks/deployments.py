@@ -103,9 +103,17 @@ class Deployment:
         return (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
 
     def wait_for(self, name: str, text: str, seconds: float = 400.0, times: int = 1) -> None:
+        """Until a process has said this so many times.
+
+        Raises:
+            TimeoutError: it has not within so many seconds, or has ended without.
+        """
         end = time.monotonic() + seconds
-        while self.said(name).count(text) < times:
-            if time.monotonic() > end:
+        while True:
+            over = time.monotonic() > end or self._processes[name].poll() is not None
+            if self.said(name).count(text) >= times:
+                return
+            if over:
                 raise TimeoutError(f"{name} never said {text!r}:\n{self.said(name)}")
             time.sleep(0.5)
 
