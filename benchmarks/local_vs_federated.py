@@ -42,7 +42,7 @@ from shared.data_sources.dataset import Dataset
 from shared.data_sources.scaling import Quantiles
 from shared.data_utils import load_client_data, load_test_data, load_validation_data
 from shared.density import BenignSums, Density
-from shared.errors import DataError, OrchestratorError, ReportError
+from shared.errors import DataError, OrchestratorError
 from shared.forest.plan import ForestPlan
 from shared.forest.pooled import grow_pooled
 from shared.model import build_model
@@ -105,7 +105,7 @@ def with_other_kinds(
     Raises:
         DataError: not all clients' rows are on this machine.
         ConfigError: rules are of no use beside this run.
-        RuleError: the folder of rules can't be used.
+        OrchestratorError: the folder of rules can't be used.
     """
     trains = [load_client_data(config, client_id).train for client_id in range(config.num_clients)]
     test = bundle.preprocessing.apply(load_test_data(config))
@@ -194,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run = read_run(args.run)
         if run.evaluation is None:
-            raise ReportError(f"{args.run}: the run has no evaluation.json; let it come to its end (--resume)")
+            raise DataError(f"{args.run}: the run has no evaluation.json; let it come to its end (--resume)")
         check_named("model", run.config.model, "--model_class", args.model_class)
         check_named("data_source", run.config.data_source, "--data_source", args.data_source)
         if args.rules_path:  # before anything is trained

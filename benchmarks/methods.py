@@ -127,7 +127,7 @@ class Methods:
 
         Raises:
             ConfigError: the run's labels are rules' hits, with which rules would agree whatever they find.
-            RuleError: the folder has no rules, or a file of it is none.
+            OrchestratorError: the folder has no rules, or a file of it is none.
         """
         c = self._config
         if c.labels == "rules":

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from client.tenant import Tenant
-from shared.errors import AgentError, FrameError
+from shared.errors import FrameError, NetworkError
 from shared.exchange import Refusal
 from shared.frames import Frame, decode_request, encode_answer, receive_frame, send_frame
 from shared.model import get_parameters
@@ -36,7 +36,7 @@ class Agent:
         group: the group whose members may connect, beside this user; empty: none.
 
     Raises:
-        AgentError: the path can't be a socket, or another agent listens on it.
+        NetworkError: the path can't be a socket, or another agent listens on it.
     """
 
     def __init__(self, tenant: Tenant, path: Path, group: str = "") -> None:
@@ -120,7 +120,7 @@ def _listen(path: Path, group: str) -> socket.socket:
         _remove_stale(path)
         return _bound(path, group)
     except (OSError, LookupError) as error:
-        raise AgentError(
+        raise NetworkError(
             f"--socket {path}: {getattr(error, 'strerror', None) or error}; name a path in a folder of this user's, of "
             "at most 107 bytes, and a group that it is in"
         ) from None
@@ -149,11 +149,11 @@ def _remove_stale(path: Path) -> None:
     """Take away what an agent left that was killed.
 
     Raises:
-        AgentError: somebody listens there, or it is something else.
+        NetworkError: somebody listens there, or it is something else.
     """
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise AgentError(f"--socket {path}: there is a file that is no socket; name another path")
+            raise NetworkError(f"--socket {path}: there is a file that is no socket; name another path")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -162,4 +162,4 @@ def _remove_stale(path: Path) -> None:
         except OSError:
             path.unlink()
             return
-    raise AgentError(f"--socket {path}: another agent listens there; stop it, or name another path")
+    raise NetworkError(f"--socket {path}: another agent listens there; stop it, or name another path")

@@ -14,7 +14,7 @@ from pathlib import Path
 from shared import cli
 from shared.config import Config, load_config
 from shared.console import setup_logging
-from shared.errors import DataError, RosterSignatureError
+from shared.errors import DataError, EnrolmentError, Reason
 
 _log = logging.getLogger("audit")
 
@@ -53,7 +53,9 @@ def _audit(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     enrolment = roster_of_round(path) or Enrolment.load(config.enrolled_clients).ever()
     if config.roster_signer not in ("", enrolment.signer):
-        raise RosterSignatureError(f"{config.enrolled_clients}: not signed by {config.roster_signer} (roster_signer)")
+        raise EnrolmentError(
+            f"{config.enrolled_clients}: not signed by {config.roster_signer} (roster_signer)", Reason.ROSTER_SIGNATURE
+        )
     verified = verify(path, config, enrolment, Accepted(scheme_of, load_schema(config)))
     seconds, proof = time.perf_counter() - start, verified.proof
     _log.info("round %d of run %s, by the proof %s", proof.round_number, proof.run, path)

@@ -29,11 +29,10 @@ from shared.errors import (
     ConfigError,
     DataError,
     EncodingError,
+    Flaw,
     FrameError,
     KeyMaterialError,
-    NotEnrolledError,
     OrchestratorError,
-    RevokedClientError,
     RoundRefusedError,
     UpdateRejectedError,
 )
@@ -63,20 +62,19 @@ class Fault(StrEnum):
 
 
 class AuditError(OrchestratorError):
-    """A round's sum is not what it is said to be.
+    """A round's sum is not what it is said to be; its code is `audit: <fault>`.
 
     Attributes:
         fault: what is wrong.
     """
 
     def __init__(self, fault: Fault, text: str) -> None:
-        super().__init__(f"{fault}: {text}")
+        super().__init__(f"{fault}: {text}", f"audit: {fault}")
         self.fault = fault
 
     @property
-    def code(self) -> str:
-        """What the orchestrator is told."""
-        return f"audit: {self.fault}"
+    def coded(self) -> str:
+        return f"audit: {self}"
 
 
 class Place(NamedTuple):
@@ -251,9 +249,9 @@ class _Checked:
             self._enrolment.verify(client, statement, contribution.signature)
             parts = load_update(contribution.payload, self._header, self._scheme.layout(self._size))
             return self._scheme.from_bytes(*parts)
-        except (NotEnrolledError, RevokedClientError) as error:
-            raise AuditError(Fault.INVENTED, str(error)) from None
         except (UpdateRejectedError, RoundRefusedError) as error:
+            if error.code in (Flaw.NOT_ENROLLED, Flaw.REVOKED):
+                raise AuditError(Fault.INVENTED, str(error)) from None
             raise AuditError(Fault.ALTERED, f"the contribution of {client}: {error}") from None
 
     def check_opening(self, total: Any, path: Path) -> None:

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from shared.addresses import is_loopback, split_address
 from shared.bounded_files import MAX_CERTIFICATE_BYTES, read_bounded
 from shared.config import Config
-from shared.errors import ChannelError, ConfigError, KeyMaterialError, PassphraseError
+from shared.errors import ConfigError, KeyMaterialError, NetworkError, PassphraseError
 from shared.identity import channel_binding
 from shared.identity_files import IDENTITY_PASSPHRASE
 from shared.passphrases import passphrase_in
@@ -68,7 +68,7 @@ def load_client_certificate(config: Config, client_id: int) -> ClientCertificate
 
     Raises:
         ConfigError: the certificate can't be read.
-        KeyFileError, PassphraseError, KeyMaterialError: it or its key can't be used.
+        KeyMaterialError, PassphraseError: it or its key can't be used.
     """
     path = config.tls_client_certificate.replace("{client_id}", str(client_id))
     key_path = Path(config.tls_client_key.replace("{client_id}", str(client_id)))
@@ -104,7 +104,7 @@ def open_channel(config: Config, own: ClientCertificate | None) -> tuple[grpc.Ch
         own: what this client shows; None: nothing.
 
     Raises:
-        ChannelError: the two sides do not agree on TLS, or the certificate is not to be trusted.
+        NetworkError: the two sides do not agree on TLS, or the certificate is not to be trusted.
         OSError: nobody listens, or the way there is closed.
     """
     if not config.tls_ca:
@@ -120,14 +120,14 @@ def check_channel(config: Config, own: ClientCertificate | None = None) -> None:
     """Find out, by a handshake of its own, whether TLS is why a connection failed: gRPC's words help nobody.
 
     Raises:
-        ChannelError: one side does not trust the other's certificate, or speaks TLS and the other doesn't.
+        NetworkError: one side does not trust the other's certificate, or speaks TLS and the other doesn't.
     """
     try:
         look_at_server(config, own)
     except OSError:
         return  # nobody listens, or the server is just being restarted
     if not config.tls_ca:
-        raise ChannelError(
+        raise NetworkError(
             f"the server at {config.server_address} speaks TLS and this client does not; set tls_ca to its ca.pem"
         )
 
@@ -136,7 +136,7 @@ def look_at_server(config: Config, own: ClientCertificate | None) -> bytes:
     """The server's certificate as DER, checked against the CA and the name where TLS is on.
 
     Raises:
-        ChannelError: one side does not trust the other's certificate, or the server does not speak TLS.
+        NetworkError: one side does not trust the other's certificate, or the server does not speak TLS.
         OSError: nobody listens, the way there is closed, or without `tls_ca`: the server does not speak TLS.
     """
     host, _ = split_address(config.server_address)
@@ -157,26 +157,26 @@ def look_at_server(config: Config, own: ClientCertificate | None) -> bytes:
                 time.sleep(_AGAIN_SECONDS)  # it may have been stopped at this very moment
     except ssl.SSLCertVerificationError as error:
         if "mismatch" in error.verify_message:
-            raise ChannelError(
+            raise NetworkError(
                 f"the server's certificate is not for {host!r} ({error.verify_message}); connect to a name that it "
                 "has, or make it with orchestrator/provision.py --host"
             ) from None
-        raise ChannelError(
+        raise NetworkError(
             f"the server's certificate is not signed by the CA in {config.tls_ca} ({error.verify_message}); get ca.pem "
             "from whoever runs the server; if you have it, you may be talking to somebody else"
         ) from None
     except ssl.SSLError as error:
         if config.tls_ca and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-            raise ChannelError(
+            raise NetworkError(
                 f"the server at {config.server_address} does not speak TLS; set tls_certificate and tls_key there"
             ) from None
         raise
     if own is None:
-        raise ChannelError(
+        raise NetworkError(
             "the server wants a certificate of each client; set tls_client_certificate and tls_client_key to this "
             "tenant's (client/enrol.py asks for one)"
         )
-    raise ChannelError(
+    raise NetworkError(
         f"the server does not take the certificate in {own.path}: of another CA, ended, or no client's; get a new one: "
         "client/enrol.py renew"
     )

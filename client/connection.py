@@ -11,12 +11,7 @@ from client.channel import check_channel, load_client_certificate, mind_proxy, o
 from client.flower_client import FlowerClient
 from client.stream import serve
 from shared.config import Config
-from shared.errors import (
-    FrameError,
-    OrchestratorError,
-    RefusedByServerError,
-    ServerUnreachableError,
-)
+from shared.errors import FrameError, NetworkError, OrchestratorError, ServerUnreachableError
 from shared.printable import printable
 
 FIRST_WAIT_SECONDS: Final = 0.5
@@ -67,8 +62,8 @@ class Connection:
 
         Raises:
             ServerUnreachableError: no word from the server for `server_wait_timeout` seconds.
-            RefusedByServerError: the server has refused this client for as long; an id that is taken may become free.
-            ChannelError: the two sides do not agree on TLS, which waiting would not mend.
+            NetworkError: the server has refused this client for as long, as an id that is taken may become free; or
+                the two sides do not agree on TLS, which waiting would not mend.
         """
         alone_since = time.monotonic()
         while True:
@@ -105,7 +100,7 @@ class Connection:
             said = printable(error.details() or "")
             if error.code() in _REFUSED:
                 self._client.welcome = False
-                return RefusedByServerError(f"the server refuses this client: {said}")
+                return NetworkError(f"the server refuses this client: {said}")
             if not self._client.welcome and not self._config.tls_ca:
                 check_channel(self._config)
             return self._unreachable(f"{error.code().name}: {said}")

@@ -58,7 +58,7 @@ class Delivery:
         """Send what waits, until there is none or the sink is in trouble; at once where it must be left alone.
 
         Raises:
-            FollowStateError: what was acknowledged can't be recorded.
+            ResumeError: what was acknowledged can't be recorded.
             OSError: the dead letters can't be written.
         """
         if self.pause():

@@ -34,7 +34,7 @@ from shared import cli
 from shared.enrolled_clients import EnrolledClient
 from shared.enrolment import Enrolment
 from shared.enrolment_request import EnrolmentRequest, Present, make_certificate_request
-from shared.errors import ConfigError, EnrolmentError, KeyFileError, KeyMaterialError, PassphraseError
+from shared.errors import ConfigError, EnrolmentError, KeyMaterialError, PassphraseError
 from shared.identity import identity_name
 from shared.identity_files import IDENTITY_PASSPHRASE, encode_identity, load_identity_key
 from shared.node_keys import NODES, node_key_files
@@ -71,7 +71,7 @@ class Keys:
         """The key that is in use.
 
         Raises:
-            KeyFileError, PassphraseError, KeyMaterialError: the file can't be used.
+            KeyMaterialError, PassphraseError: the file can't be used.
         """
         return load_identity_key(self.path, self.name, "make one with client/enrol.py new")
 
@@ -79,7 +79,7 @@ class Keys:
         """The key of its TLS certificate, made if there is none yet: P-256, as TLS libraries take no Ed25519.
 
         Raises:
-            KeyFileError, PassphraseError, KeyMaterialError: the file can't be used or written.
+            KeyMaterialError, PassphraseError: the file can't be used or written.
         """
         if not os.path.lexists(self.tls_key):
             make_private_folder(self.folder)
@@ -102,7 +102,7 @@ class Keys:
         """Make a key, and a request to enrol it.
 
         Raises:
-            KeyFileError: there is a key already, or it can't be written.
+            KeyMaterialError: there is a key already, or it can't be written.
         """
         if self.name in roster.clients:
             raise EnrolmentError(f"{self.name} is in the roster already; ask the operator for a number that is free")
@@ -115,7 +115,7 @@ class Keys:
 
         Raises:
             EnrolmentError, UpdateRejectedError: the roster does not list it, or no more.
-            KeyFileError, PassphraseError, KeyMaterialError: the key can't be used.
+            KeyMaterialError, PassphraseError: the key can't be used.
         """
         key = self.load()
         self._listed(roster, key)
@@ -125,7 +125,7 @@ class Keys:
         """Make the next key beside the present one, and a request to take it; the present one stays in use till then.
 
         Raises:
-            As `renew`; KeyFileError too where there is a next key already.
+            As `renew`; KeyMaterialError too where there is a next key already.
         """
         present = self.load()
         self._listed(roster, present)
@@ -138,21 +138,21 @@ class Keys:
 
         Raises:
             EnrolmentError: the roster does not list the next key.
-            KeyFileError, PassphraseError, KeyMaterialError: a file can't be used.
+            KeyMaterialError, PassphraseError: a file can't be used.
         """
         key = load_identity_key(self.next, self.name, "make one with client/enrol.py rotate")
         self._listed(roster, key)
         try:
             self.next.replace(self.path)
         except OSError as error:
-            raise KeyFileError(f"{self.path}: can't be written: {error.strerror}") from None
+            raise KeyMaterialError(f"{self.path}: can't be written: {error.strerror}") from None
 
     def protect(self) -> None:
         """Encrypt the key's file under the passphrase of the environment.
 
         Raises:
             PassphraseError: there is none.
-            KeyFileError, KeyMaterialError: the key can't be used, or is encrypted under another.
+            KeyMaterialError: the key can't be used, or is encrypted under another.
         """
         passphrase = passphrase_in(IDENTITY_PASSPHRASE)
         if passphrase is None:
@@ -201,12 +201,14 @@ def make_node_key(folder: Path, name: str) -> list[Path]:
     """The key of this tenant's Flower node, and what the operator registers of it.
 
     Raises:
-        KeyFileError: there is one, or it can't be written.
+        KeyMaterialError: there is one, or it can't be written.
     """
     files = {folder / file: data for file, data in node_key_files(name).items()}
     for path in files:
         if os.path.lexists(path):
-            raise KeyFileError(f"{path}: already exists and is never overwritten; remove it, or choose another --out")
+            raise KeyMaterialError(
+                f"{path}: already exists and is never overwritten; remove it, or choose another --out"
+            )
     for path, data in files.items():
         make_private_folder(path.parent)
         mode = PUBLIC_MODE if path.name.endswith(".pub") else PRIVATE_MODE

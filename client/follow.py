@@ -33,7 +33,7 @@ from client.sinks.sink import Sink
 from shared.data_sources.files import is_cut_off, read_order
 from shared.data_sources.schema import Features
 from shared.data_sources.stores import Place, place_of, safe_name
-from shared.errors import DataError, NoLogError, SinkError, StoreError
+from shared.errors import DataError, NetworkError, NoLogError, StoreError
 
 MOST_OBJECTS, MOST_GROUP_BYTES = 2_000, 2 << 30  # that are read at once, where rows are windows
 MOST_WAITING = 1_000_000  # alerts that a sink has not taken; then nothing more is read
@@ -160,7 +160,7 @@ class Follower:
 
         Raises:
             DataError: a place is not there, or some of its files were refused; all others were read.
-            SinkError: a sink did not take all; the next start goes on with it.
+            NetworkError: a sink did not take all; the next start goes on with it.
         """
         for place in self._places:
             self._read(place, settled=True)
@@ -200,7 +200,7 @@ class Follower:
                 return
             for delivery in waiting:
                 if delivery.failures >= MOST_TRIES or delivery.pause() > LONGEST_WAIT:
-                    raise SinkError(
+                    raise NetworkError(
                         f"{delivery.sink.name} at {delivery.sink.where}: {delivery.problem}; "
                         f"{self._outbox.waiting(delivery.sink.name)} alerts are kept in {self._state.folder}, and the "
                         "next start with this --state sends them"

@@ -121,7 +121,7 @@ def follow(
 
     Raises:
         ConfigError: the model has no threshold, and no rules raise alerts.
-        DataError, SinkError, FollowStateError: as in `Follower`.
+        DataError, NetworkError, ResumeError: as in `Follower`.
     """
     from client.follow import Follower, Pace
     from client.follow_state import FollowState

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from shared.errors import FollowStateError
+from shared.errors import ResumeError
 from shared.private_files import make_private_folder
 
 _FILE, _LOCK = "state.db", "lock"
@@ -59,8 +59,8 @@ class FollowState:
         folder: made, for its owner alone, if it is not there.
 
     Raises:
-        FollowStateError: another process has it, or it can't be read or written.
-        KeyFileError: the folder can't be made.
+        ResumeError: another process has it, or it can't be read or written.
+        KeyMaterialError: the folder can't be made.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -75,13 +75,13 @@ class FollowState:
             self.database = self._opened()
         except BlockingIOError:
             self._unlock()
-            raise FollowStateError(
+            raise ResumeError(
                 f"{folder}: another process works with it; two would send alerts twice: stop the other one, or name "
                 "another folder with --state"
             ) from None
         except (OSError, sqlite3.Error) as error:
             self._unlock()
-            raise FollowStateError(
+            raise ResumeError(
                 f"{folder}: can't be used: {error}; expected a folder that this program made and may write to. If it "
                 "is damaged, put it aside: everything is then read again, and sent again"
             ) from None
@@ -107,7 +107,7 @@ class FollowState:
         """All of what is done within, on the disk when it ends, or nothing of it.
 
         Raises:
-            FollowStateError: it can't be written.
+            ResumeError: it can't be written.
         """
         try:
             self.database.execute("BEGIN IMMEDIATE")
@@ -118,7 +118,7 @@ class FollowState:
                 raise
             self.database.execute("COMMIT")
         except sqlite3.Error as error:
-            raise FollowStateError(
+            raise ResumeError(
                 f"{self.folder}: can't be written: {error}; make room or mend it, and start again: nothing is lost"
             ) from None
 

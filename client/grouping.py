@@ -61,7 +61,7 @@ class Grouping:
 
         Raises:
             RoundRefusedError: not a draw that this tenant's settings are for.
-            MalformedMessageError: not a toss.
+            BrokenRuleError of MALFORMED_MESSAGE: not a toss.
         """
         toss = Toss.decode(payload)
         self._check(toss)
@@ -78,8 +78,8 @@ class Grouping:
 
         Raises:
             RoundRefusedError: no toss is under way, or the commitments are too few, or without this tenant's own.
-            RepeatedStageError: it tossed for this draw before.
-            MalformedMessageError: no commitments.
+            BrokenRuleError of REPEATED_STAGE: it tossed for this draw before.
+            BrokenRuleError of MALFORMED_MESSAGE: no commitments.
         """
         tossed, self.tossed = self.tossed, b""
         if not tossed:
@@ -103,8 +103,8 @@ class Grouping:
 
         Raises:
             RoundRefusedError: it shows none, or some that are not of this session.
-            UnknownPeerError, BadSignatureError: they were not drawn by its tenants.
-            MalformedMessageError: not draws.
+            BrokenRuleError of UNKNOWN_PEER, BAD_SIGNATURE: they were not drawn by its tenants.
+            BrokenRuleError of MALFORMED_MESSAGE: not draws.
         """
         draws = decode_draws(data(values, "draws"))
         if not draws or len(draws) > most_draws(self._config.regroupings):

@@ -39,7 +39,7 @@ def load_identity(config: Config, client_id: int) -> ClientIdentity | None:
     """What a client signs with, by `client_identity`; None where that is empty.
 
     Raises:
-        KeyFileError, PassphraseError, KeyMaterialError: the file can't be used.
+        KeyMaterialError, PassphraseError: the file can't be used.
     """
     if not config.client_identity:
         return None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shared.atomic import sync_folder
 from shared.bounded_files import read_bounded
-from shared.masking.errors import RoundMemoryError
+from shared.masking.errors import BrokenRuleError, Rule
 from shared.masking.memory import Record, RoundMemory
 
 _MOST_BYTES = 1 << 28  # some hundred thousand rounds of a hundred tenants
@@ -26,7 +26,8 @@ class Ledger(RoundMemory):
         path: the file; made where there is none.
 
     Raises:
-        RoundMemoryError: another process has it open, or it can't be read or written, or is not what this class writes.
+        BrokenRuleError of ROUND_MEMORY: another process has it open, or it can't be read or written, or is not what
+            this class writes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,9 +66,10 @@ class Ledger(RoundMemory):
                 return
             raise BlockingIOError
         except BlockingIOError:
-            raise RoundMemoryError(
+            raise BrokenRuleError(
+                Rule.ROUND_MEMORY,
                 f"{self._path}: another process of this tenant has it open; two could answer one round twice: stop the "
-                "other one"
+                "other one",
             ) from None
         except OSError as error:
             raise self._unusable("locked", error) from None
@@ -84,8 +86,9 @@ class Ledger(RoundMemory):
             try:
                 self._apply(json.loads(line))
             except (ValueError, TypeError, RecursionError) as error:
-                raise RoundMemoryError(
-                    f"{self._path}, line {number}: {error}; expected a tenant's ledger: restore it from a backup"
+                raise BrokenRuleError(
+                    Rule.ROUND_MEMORY,
+                    f"{self._path}, line {number}: {error}; expected a tenant's ledger: restore it from a backup",
                 ) from None
         if len(lines) > len(self._records()) + _SLACK:
             self._compact()
@@ -123,9 +126,9 @@ class Ledger(RoundMemory):
         except OSError as error:
             raise self._unusable("written", error) from None
 
-    def _unusable(self, what: str, error: OSError) -> RoundMemoryError:
-        return RoundMemoryError(
-            f"{self._path}: can't be {what}: {error.strerror or error}; check the disk and its owner"
+    def _unusable(self, what: str, error: OSError) -> BrokenRuleError:
+        return BrokenRuleError(
+            Rule.ROUND_MEMORY, f"{self._path}: can't be {what}: {error.strerror or error}; check the disk and its owner"
         )
 
 

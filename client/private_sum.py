@@ -142,7 +142,7 @@ def make_part(config: Config, identity: ClientIdentity | None) -> Part:
 
     Raises:
         ConfigError: masked, and without an identity.
-        EnrolmentError, KeyFileError: the list of peers or the folder of the rounds' memory is not to be had.
+        EnrolmentError, KeyMaterialError: the list of peers or the folder of the rounds' memory is not to be had.
     """
     if not config.masked:
         return PlainPart()
@@ -160,7 +160,7 @@ class MaskedPart:
         identity: who this client is.
 
     Raises:
-        RoundMemoryError: another process of this client runs, or the file can't be used.
+        BrokenRuleError of ROUND_MEMORY: another process of this client runs, or the file can't be used.
     """
 
     def __init__(self, config: Config, identity: ClientIdentity) -> None:

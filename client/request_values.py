@@ -1,7 +1,7 @@
 """What a server asks, read with suspicion: each value must be there, and of its type and range."""
 
 from shared.config import Config
-from shared.errors import RoundRefusedError, SettingsMismatchError
+from shared.errors import Reason, RoundRefusedError
 from shared.exchange import Values
 from shared.task import training_settings
 
@@ -49,12 +49,13 @@ def check_training(asked: Values, own: Config) -> None:
     would be that one's update.
 
     Raises:
-        SettingsMismatchError: naming each setting that differs.
+        RoundRefusedError of OTHER_SETTINGS: naming each setting that differs.
     """
     differing = [name for name, value in training_settings(own).items() if asked.get(name) != value]
     if differing:
         shown = ", ".join(f"{name} = {asked.get(name)!r:.80} (mine: {getattr(own, name)!r})" for name in differing)
-        raise SettingsMismatchError(
+        raise RoundRefusedError(
             f"the server asks for {shown}; a client trains by its own settings; agree on them: the YAML of both "
-            "sides has to say the same"
+            "sides has to say the same",
+            Reason.OTHER_SETTINGS,
         )

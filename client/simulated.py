@@ -17,7 +17,7 @@ from client.tenant import Tenant
 from shared.app_settings import app_config
 from shared.config import Config
 from shared.data_utils import load_client_data
-from shared.errors import EngineError
+from shared.errors import RoundRefusedError
 from shared.exchange import Value
 from shared.frames import Frame, decode_request, encode_answer
 from shared.he.scheme import PublicScheme
@@ -40,7 +40,7 @@ def answer_simulated(
         The answer, and what the tenant leaves.
 
     Raises:
-        EngineError: this is no simulation.
+        RoundRefusedError: this is no simulation.
         OrchestratorError: the settings, the tenant's rows or its identity are missing or wrong.
     """
     _check_simulated()
@@ -54,7 +54,7 @@ def answer_simulated(
 def _check_simulated() -> None:
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
-        raise EngineError(
+        raise RoundRefusedError(
             "a tenant's work was asked of a real node, by code that comes from whoever submits the run; start the "
             "tenant's agent (client/run_clients.py --agent) and name its socket in the node's --node-config"
         )

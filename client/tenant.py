@@ -27,11 +27,7 @@ from client.server_key import Schemes, ServerKey, checked_scheme
 from shared.config import Config
 from shared.console import add_log_file, check_run_name, track
 from shared.data_sources.dataset import ClientData
-from shared.errors import (
-    EvaluationOffError,
-    OrchestratorError,
-    RoundRefusedError,
-)
+from shared.errors import OrchestratorError, Reason, RoundRefusedError
 from shared.evaluation_sum import EvaluationCode, EvaluationSums
 from shared.exchange import OFF, Kind, Model, Refusal, Reply, Request, Value, Values
 from shared.feature_statistics import WORKS
@@ -81,7 +77,7 @@ class Tenant:
 
         Raises:
             ConfigError: its policy is not to be had.
-            EnrolmentError, KeyFileError, RoundMemoryError: masked, and what that needs is not to be had.
+            EnrolmentError, KeyMaterialError, BrokenRuleError: masked, and what that needs is not to be had.
         """
         self.config = config
         self.client_id = client_id
@@ -156,7 +152,7 @@ class Tenant:
         try:
             return steps.get(request.kind, self._later_stage)(request)
         except OrchestratorError as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = error.coded
             self.log.error("%s", reason)
             code = code_of(error)
         except Exception as error:  # a bug or bad data; the next round may go well
@@ -273,9 +269,11 @@ class Tenant:
         """The sums over this tenant's held-out rows, encrypted."""
         asked = request.values
         if self.config.fraction_evaluate == 0:
-            raise EvaluationOffError("this client evaluates no model (fraction_evaluate: 0)")
+            raise RoundRefusedError("this client evaluates no model (fraction_evaluate: 0)", Reason.NO_EVALUATION)
         if self.refusal:
-            raise EvaluationOffError("this client refused the round, so it does not evaluate its model either")
+            raise RoundRefusedError(
+                "this client refused the round, so it does not evaluate its model either", Reason.NO_EVALUATION
+            )
         self._check_cohort(asked, Sum.EVALUATION)
         scheme, scaler = self._key.scheme(asked), data(asked, "scaler")
         self._load(request.model)

@@ -8,7 +8,7 @@ import secrets
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from shared.enrolment import Enrolment
-from shared.errors import BadSignatureError, UpdateRejectedError
+from shared.errors import Flaw, UpdateRejectedError
 from shared.identity import NONCE_BYTES, UpdateStatement, identity_name
 from shared.roster import Roster
 
@@ -91,7 +91,9 @@ class RoundAdmission:
         """
         nonce = self._nonces.get(client_id)
         if nonce is None:
-            raise BadSignatureError(f"client {client_id} was not asked in this round: it has no request to sign for")
+            raise UpdateRejectedError(
+                Flaw.SIGNATURE, f"client {client_id} was not asked in this round: it has no request to sign for"
+            )
         expected = UpdateStatement(
             session=self._session,
             server_round=self._round,

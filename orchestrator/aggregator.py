@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.admission import Admission
 from shared.config import MIN_CONTRIBUTORS
-from shared.errors import ContributorLimitError, DuplicateUpdateError, TooFewContributorsError
+from shared.errors import Flaw, TooFewContributorsError, UpdateRejectedError
 from shared.he.scheme import PrivateScheme, Unmask, Vector
 from shared.masking import WEIGHTS
 from shared.wire import Header, check_length, load_update, tensor_length, vector_encoding
@@ -110,14 +110,16 @@ class RoundSum:
         Whatever is refused leaves the sum as it was.
 
         Raises:
-            UpdateRejectedError: one of its subclasses says why.
+            UpdateRejectedError: its code says why.
         """
         start = time.perf_counter()
         try:
             if tenant in self._contributors:
-                raise DuplicateUpdateError(f"client {tenant} has sent an update in this round already")
+                raise UpdateRejectedError(Flaw.REPEATED, f"client {tenant} has sent an update in this round already")
             if len(self._contributors) == self._limits.max_contributors:
-                raise ContributorLimitError(f"the sum has its {len(self._contributors)} contributors already")
+                raise UpdateRejectedError(
+                    Flaw.TOO_MANY, f"the sum has its {len(self._contributors)} contributors already"
+                )
             check_length(payload, self.header, self.layout)
             if self._admission is not None:
                 self._admission.check(tenant, payload, signature)

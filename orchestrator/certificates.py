@@ -108,7 +108,7 @@ class Authority:
         """Of a federation's folder.
 
         Raises:
-            KeyFileError, KeyMaterialError: `ca.key` or `ca.pem` is missing or malformed, or they don't belong together.
+            KeyMaterialError: `ca.key` or `ca.pem` is missing or malformed, or they don't belong together.
         """
         key = load_pem_private_key(read_private_file(folder / "ca.key", "it is kept offline; bring it here"), None)
         certificate = read_certificate(folder / "ca.pem")

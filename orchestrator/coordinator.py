@@ -289,7 +289,7 @@ class Coordinator:
         """A reproducible choice among the connected tenants, at most as many as a sum may hold.
 
         Raises:
-            TooFewClientsError: not enough of them within `client_wait_timeout`.
+            NetworkError: not enough of them within `client_wait_timeout`.
         """
         c = self._config
         tenants = self._seats.gather(at_least, c.client_wait_timeout)

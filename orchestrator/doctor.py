@@ -26,7 +26,7 @@ from shared.data_utils import load_test_data, load_validation_data
 from shared.doctor import checks
 from shared.doctor.command_line import tell
 from shared.doctor.findings import Finding, Level, Report, compare, read_facts
-from shared.errors import ChannelError, KeyMaterialError
+from shared.errors import KeyMaterialError, NetworkError
 from shared.key_files import load_key, passphrase_from_environment
 from shared.private_files import read_private_file
 from shared.roster import Roster
@@ -83,7 +83,7 @@ def _certificates(config: Config, signed: list[datetime]) -> Iterator[Finding]:
     try:
         own.verify_directly_issued_by(ca)
     except (ValueError, TypeError, InvalidSignature):
-        raise ChannelError(
+        raise NetworkError(
             f"{config.tls_certificate}: not signed by the CA in {config.tls_ca}, which clients trust; take both from "
             "one folder of orchestrator/provision.py"
         ) from None

@@ -26,7 +26,7 @@ from orchestrator.told import Told
 from shared.addresses import split_address
 from shared.bounded_files import MAX_CERTIFICATE_BYTES, read_bounded
 from shared.config import Config
-from shared.errors import AddressInUseError, ConfigError, EnrolmentError, KeyMaterialError
+from shared.errors import ConfigError, EnrolmentError, KeyMaterialError, NetworkError
 from shared.identity import channel_binding
 from shared.printable import printable
 from shared.private_files import read_private_file
@@ -65,7 +65,7 @@ class Certificates:
         """Those that the settings name; None where TLS is off.
 
         Raises:
-            ConfigError, KeyFileError: they can't be read.
+            ConfigError, KeyMaterialError: they can't be read.
         """
         if not config.tls_ca:
             return None
@@ -148,7 +148,7 @@ class Doors:
         """Listen.
 
         Raises:
-            AddressInUseError: it can't.
+            NetworkError: it can't.
         """
         try:
             if self._certificates is None:
@@ -160,7 +160,7 @@ class Doors:
                 )
                 self._server.add_secure_port(self._address, credentials)
         except RuntimeError as error:
-            raise AddressInUseError(
+            raise NetworkError(
                 f"can't listen on {self._address}: {error}; stop the other server, choose another server_address, or "
                 "look at the certificate and its key"
             ) from None

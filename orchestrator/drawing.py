@@ -12,6 +12,7 @@ from shared.groups import COMMITMENT_BYTES, TOSS_BYTES, Draw, Partition, Toss, e
 from shared.identity import identity_name
 from shared.masking.codec import SIGNATURE_BYTES, encode_entries, header
 from shared.masking.codec import Kind as MessageKind
+from shared.masking.errors import BrokenRuleError, Rule
 from shared.refusals import spelt_out
 
 _log = logging.getLogger("orchestrator")
@@ -88,13 +89,15 @@ class Drawing:
 
         def commit(name: str, payload: bytes) -> None:
             if len(payload) != COMMITMENT_BYTES:
-                raise UpdateRejectedError(f"a commitment of {len(payload)} bytes; expected {COMMITMENT_BYTES}")
+                raise BrokenRuleError(
+                    Rule.MALFORMED_MESSAGE, f"a commitment of {len(payload)} bytes; expected {COMMITMENT_BYTES}"
+                )
             commitments[name] = payload
 
         def reveal(name: str, payload: bytes) -> None:
             secret, signature = payload[:TOSS_BYTES], payload[TOSS_BYTES:]
             if toss.commitment(name, secret) != commitments[name]:
-                raise UpdateRejectedError("its toss is not what it committed to")
+                raise BrokenRuleError(Rule.FALSE_SECRET, "its toss is not what it committed to")
             toss.check(name, commitments, secret, signature, keys)
             revealed[name] = (secret, signature)
 

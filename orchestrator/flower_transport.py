@@ -75,7 +75,7 @@ class _Bridge(GrpcBridge):
         """Send it, and wait for the answer.
 
         Raises:
-            StreamEndedError: there is none.
+            ConnectionError: there is none.
         """
         answer = self._stream.ask(ins_wrapper.server_message.SerializeToString(), ins_wrapper.timeout)
         return ResWrapper(ClientMessage.FromString(answer))
@@ -158,7 +158,7 @@ def of_fit(result: FitRes) -> Outcome:
     try:
         return Reply(unwrap_tensor(b"".join(result.parameters.tensors)), result.metrics)
     except UpdateRejectedError as error:
-        return Refusal(f"{type(error).__name__}: {error}")
+        return Refusal(error.coded)
 
 
 def of_evaluation(result: EvaluateRes) -> Outcome:

@@ -18,7 +18,7 @@ from typing import Final
 
 from shared import cli
 from shared.config_checks import MIN_SECURE_KEY_BITS
-from shared.errors import KeyFileError
+from shared.errors import KeyMaterialError
 from shared.he.keys import generate_keypair
 from shared.he.modulus_proof import prove
 from shared.key_files import (
@@ -40,11 +40,11 @@ def new_key(path: Path, key_length: int, passphrase: str | None) -> PaillierKey:
     """Make a key and save it.
 
     Raises:
-        KeyFileError: the file exists, or it can't be written.
+        KeyMaterialError: the file exists, or it can't be written.
         KeyMaterialError: no key of this length can be made.
     """
     if os.path.lexists(path):  # told before the seconds that a key takes; save_key checks again, without a gap
-        raise KeyFileError(f"{path}: already exists and is never overwritten; rotate it, or choose another --out")
+        raise KeyMaterialError(f"{path}: already exists and is never overwritten; rotate it, or choose another --out")
     key = _generate(key_length)
     make_private_folder(path.parent)
     save_key(path, key, passphrase)
@@ -63,8 +63,8 @@ def rotate_key(path: Path, key_length: int | None, passphrase: str | None) -> tu
         The old key, the new key and where the old file is kept.
 
     Raises:
-        KeyFileError, PassphraseError, KeyMaterialError: the old key can't be loaded or the new one saved; the old file
-        is then still in place.
+        KeyMaterialError, PassphraseError: the old key can't be loaded or the new one saved; the old file is then
+            still in place.
     """
     old = load_key(path, passphrase)
     new = _generate(key_length or old.key_length)
@@ -72,7 +72,7 @@ def rotate_key(path: Path, key_length: int | None, passphrase: str | None) -> tu
     try:
         os.link(path, kept)  # a second name of the same file: its mode stays, and there is always a key at `path`
     except OSError as error:
-        raise KeyFileError(f"{kept}: the old key can't be kept: {error.strerror}; repeat the command") from None
+        raise KeyMaterialError(f"{kept}: the old key can't be kept: {error.strerror}; repeat the command") from None
     replace_key(path, new, passphrase)
     return old, new, kept
 

@@ -166,13 +166,15 @@ class MaskedSum:
 
         def on_reply(tenant: str, outcome: Outcome) -> None:
             nonlocal good
+            if isinstance(outcome, Refusal | Lost):
+                self._opening.note_failure(tenant, f"at {kind}: {explained(outcome)}")
+                return
             try:
-                if isinstance(outcome, Refusal | Lost):
-                    raise UpdateRejectedError(explained(outcome))
                 add(outcome.payload)
-                good += 1
             except UpdateRejectedError as error:
                 self._opening.note_failure(tenant, f"at {kind}: {error}")
+            else:
+                good += 1
 
         values: dict[str, Value] = {"payload": payload, **(more or {})}
         requests = {self._tenants[name]: Request(kind, values) for name in self._round.cohort}

@@ -31,7 +31,7 @@ from orchestrator.certificates import (
 from shared.bounded_files import read_bounded
 from shared.enrolment import MAX_ENROLMENT_BYTES, Enrolment, parse_unsigned
 from shared.enrolment_request import EnrolmentRequest
-from shared.errors import EnrolmentError, EnrolmentRequestError, KeyFileError, KeyMaterialError
+from shared.errors import EnrolmentError, KeyMaterialError
 from shared.identity_files import encode_identity, load_identity_key
 from shared.key_files import PASSPHRASE_VARIABLE
 from shared.node_keys import NODES, node_key_files
@@ -70,7 +70,7 @@ def provision(folder: Path, num_clients: int, hosts: Sequence[str], days: int = 
 
     Raises:
         ConfigError: a host is neither a DNS name nor an IP address.
-        KeyFileError: a file of that name exists (nothing is made then), or can't be written.
+        KeyMaterialError: a file of that name exists (nothing is made then), or can't be written.
     """
     names = subject_alternative_names([*LOCAL_HOSTS, *hosts])
     now = now_utc()
@@ -112,7 +112,7 @@ def add_clients(folder: Path, num_clients: int, days: int = DEFAULT_DAYS) -> lis
 
     Raises:
         EnrolmentError: the folder has no well-formed roster.
-        KeyFileError, KeyMaterialError: a file can't be written, or the key of the roster or the CA can't be used;
+        KeyMaterialError: a file can't be written, or the key of the roster or the CA can't be used;
             nobody is enrolled then.
     """
     with _locked(folder):
@@ -130,7 +130,7 @@ def revoke_client(folder: Path, client_id: str) -> Enrolment:
 
     Raises:
         EnrolmentError: there is no such client, it is revoked already, or the roster is missing or malformed.
-        KeyFileError, KeyMaterialError: the roster can't be written, or its key can't be used.
+        KeyMaterialError: the roster can't be written, or its key can't be used.
     """
     return _change(folder, lambda roster: roster.without(client_id))
 
@@ -147,11 +147,11 @@ def sign_request(folder: Path, request: EnrolmentRequest, days: int = DEFAULT_DA
         fingerprint: what the tenant said on another way; empty: it is not compared.
 
     Raises:
-        EnrolmentRequestError: for another federation, too old, for another state of the roster than the present one,
+        EnrolmentError: for another federation, too old, for another state of the roster than the present one,
             or with another fingerprint.
         EnrolmentError: the name or the key is taken, or the roster is missing or malformed.
         UpdateRejectedError: the tenant is revoked, or its enrolment has ended.
-        KeyFileError, KeyMaterialError: the roster can't be written, or its key or the CA's can't be used.
+        KeyMaterialError: the roster can't be written, or its key or the CA's can't be used.
     """
 
     def change(roster: Enrolment) -> Enrolment:
@@ -170,15 +170,15 @@ def certify(folder: Path, request: EnrolmentRequest) -> Path:
     """Make the TLS certificate that an enrolled tenant's request asks for. Returns its file.
 
     Raises:
-        EnrolmentRequestError: it asks for none, or its key is not the one that the roster lists.
+        EnrolmentError: it asks for none, or its key is not the one that the roster lists.
         EnrolmentError, UpdateRejectedError: the roster can't be read, or the tenant may not take part.
-        KeyFileError, KeyMaterialError: the CA can't be used, or the file can't be written.
+        KeyMaterialError: the CA can't be used, or the file can't be written.
     """
     roster, key = Enrolment.load(folder / ENROLLED), request.tls_key()
     roster.public_key(request.client_id)
     listed = roster.clients[request.client_id]
     if key is None or listed.public_key != request.public_key:
-        raise EnrolmentRequestError(
+        raise EnrolmentError(
             f"the request of {request.client_id} asks for no certificate, or is of another key than the roster lists; "
             "have it made anew, and sign it first"
         )
@@ -199,7 +199,7 @@ def upgrade(folder: Path, days: int = DEFAULT_DAYS) -> Enrolment:
 
     Raises:
         EnrolmentError: there is no such list.
-        KeyFileError: a file can't be read or written.
+        KeyMaterialError: a file can't be read or written.
     """
     with _locked(folder):
         try:
@@ -219,7 +219,7 @@ def renew_server(folder: Path) -> datetime:
     """Make the server a new key and certificate, for the same names. Returns when it ends.
 
     Raises:
-        KeyFileError, KeyMaterialError: `ca.key`, `ca.pem` or `server.pem` is missing or malformed, or can't be written.
+        KeyMaterialError: `ca.key`, `ca.pem` or `server.pem` is missing or malformed, or can't be written.
     """
     with _locked(folder):
         authority = Authority.load(folder)
@@ -253,7 +253,7 @@ def add_node_keys(folder: Path) -> list[NewFile]:
 
     Raises:
         EnrolmentError: the folder has no well-formed list of enrolled clients.
-        KeyFileError: a file can't be written; none is made then.
+        KeyMaterialError: a file can't be written; none is made then.
     """
     with _locked(folder):
         clients = Enrolment.load(folder / ENROLLED).public_keys()
@@ -301,12 +301,14 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise KeyFileError(f"{folder}: {error.strerror}; make the federation with --clients N --out {folder}") from None
+        raise KeyMaterialError(
+            f"{folder}: {error.strerror}; make the federation with --clients N --out {folder}"
+        ) from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise KeyFileError(
+            raise KeyMaterialError(
                 f"{folder}: can't be locked: {error.strerror}; wait for the other provisioning to end and repeat"
             ) from None
         yield
@@ -318,7 +320,7 @@ def _create_all(folder: Path, files: Sequence[NewFile], advice: str) -> None:
     """Make all files or none."""
     for file in files:
         if os.path.lexists(folder / file.name):
-            raise KeyFileError(f"{folder / file.name}: already exists and is never overwritten; {advice}")
+            raise KeyMaterialError(f"{folder / file.name}: already exists and is never overwritten; {advice}")
     made: list[Path] = []
     try:
         for file in files:

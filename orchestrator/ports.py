@@ -4,14 +4,14 @@ import socket
 
 from shared.addresses import split_address
 from shared.config import Config
-from shared.errors import AddressInUseError
+from shared.errors import NetworkError
 
 
 def check_port_free(config: Config) -> None:
     """gRPC shares a port between servers without a word, so ask for it alone first.
 
     Raises:
-        AddressInUseError: the server can't listen on `server_address`.
+        NetworkError: the server can't listen on `server_address`.
     """
     host, port = split_address(config.server_address)
     try:
@@ -21,7 +21,7 @@ def check_port_free(config: Config) -> None:
             probe.bind(address)
             probe.listen(1)
     except OSError as error:
-        raise AddressInUseError(
+        raise NetworkError(
             f"can't listen on {config.server_address}: {error.strerror or error}; "
             "stop the other server or choose another server_address"
         ) from None

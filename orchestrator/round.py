@@ -160,7 +160,7 @@ class SumRounds:
             try:
                 running.add(tenant, outcome.payload, outcome.values.get("signature"))
             except UpdateRejectedError as error:
-                note_failure(tenant, f"{type(error).__name__}: {error}")
+                note_failure(tenant, error.coded)
             else:
                 said[tenant], longest = outcome.values, max(longest, len(outcome.payload))
                 if publisher is not None:

@@ -22,7 +22,7 @@ from shared.atomic import replace_file
 from shared.bounded_files import open_regular
 from shared.bundle import MODEL_FILE
 from shared.config import Config
-from shared.errors import ConfigError, ResumeError, RunInUseError
+from shared.errors import ConfigError, ResumeError
 from shared.retention import LOCK, RUN_NAME
 from shared.strict_json import parse_strict_json
 
@@ -247,7 +247,7 @@ class RunFolder:
         """Keep every other server from writing here, until `unlock` or the end of the process, however it ends.
 
         Raises:
-            RunInUseError: another one does already.
+            ResumeError: another one does already.
         """
         path = self.path / LOCK
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -257,7 +257,7 @@ class RunFolder:
             holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
             os.close(descriptor)
             who = f"the process {holder}" if holder.isdecimal() else "another server"
-            raise RunInUseError(
+            raise ResumeError(
                 f"{self.path}: {who} is at work on this run; wait for its end or stop it, then go on with --resume"
             ) from None
         os.ftruncate(descriptor, 0)

@@ -67,7 +67,7 @@ class RunLog:
 
         Raises:
             ResumeError: the chain is missing, damaged, shorter than the checkpoint says, or of another key.
-            KeyFileError, KeyMaterialError, PassphraseError: the log key can't be used.
+            KeyMaterialError, PassphraseError: the log key can't be used.
         """
         key = log_key(Path(log_dir) / "state" / "run_log.key")
         if finished is None:
@@ -160,7 +160,7 @@ def log_key(path: Path) -> Ed25519PrivateKey:
     Encrypted where ORCHESTRATOR_KEY_PASSPHRASE is set when it is made.
 
     Raises:
-        KeyFileError, KeyMaterialError, PassphraseError: it can't be made or read.
+        KeyMaterialError, PassphraseError: it can't be made or read.
     """
     if not os.path.lexists(path):
         make_private_folder(path.parent)

@@ -48,7 +48,7 @@ class PrivateScaling:
 
         Raises:
             StatisticsError: no sum came about.
-            TooFewClientsError: not enough tenants are connected.
+            NetworkError: not enough tenants are connected.
         """
         try:
             if self._config.scaling == "quantile":

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from orchestrator.admission import Admission
 from orchestrator.told import Told
-from shared.errors import BadSignatureError, TooFewClientsError, UpdateRejectedError
+from shared.errors import Flaw, NetworkError, UpdateRejectedError
 from shared.exchange import Kind, Outcome, Reply, Request, Value
 from shared.identity import client_number, identity_name
 from shared.printable import printable
@@ -117,7 +117,7 @@ class Seats:
         """All tenants that are here, ascending, as soon as there are `needed` of them.
 
         Raises:
-            TooFewClientsError: not so many within `timeout` seconds.
+            NetworkError: not so many within `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
         reported = -1
@@ -128,7 +128,7 @@ class Seats:
                     _log.info("waiting for clients: %d of %d connected", reported, needed)
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise TooFewClientsError(
+                    raise NetworkError(
                         f"{len(present)} clients came within {timeout:g} s, {needed} are needed; start more clients "
                         "or lower min_available_clients, or raise client_wait_timeout"
                     )
@@ -210,6 +210,7 @@ class Seats:
 
 def _check_name(tenant: str, channel: Channel) -> None:
     if channel.name not in ("", identity_name(tenant)):
-        raise BadSignatureError(
-            f"client {tenant} came with the certificate of {channel.name}; each needs its own (tls_client_certificate)"
+        raise UpdateRejectedError(
+            Flaw.SIGNATURE,
+            f"client {tenant} came with the certificate of {channel.name}; each needs its own (tls_client_certificate)",
         )

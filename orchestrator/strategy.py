@@ -58,7 +58,7 @@ class EncryptedFedAvg(Strategy):
         """Choose the round's clients, and what each is asked: the global model, the public key and the settings.
 
         Raises:
-            TooFewClientsError: not enough clients within `client_wait_timeout`.
+            NetworkError: not enough clients within `client_wait_timeout`.
         """
         return [(client, fit_ins(request)) for client, request in self._begin(self._coordinator.train(server_round))]
 

@@ -38,10 +38,6 @@ class End:
     reason: str
 
 
-class StreamEndedError(ConnectionError):
-    """There is nobody to ask any more."""
-
-
 @dataclass(frozen=True)
 class Peer:
     """The other end of a socket.
@@ -122,7 +118,7 @@ class Stream:
             timeout: seconds; the stream ends with it.
 
         Raises:
-            StreamEndedError: it has ended, or ends before there is an answer.
+            ConnectionError: it has ended, or ends before there is an answer.
         """
         with self._turn:
             with self._changed:
@@ -133,7 +129,7 @@ class Stream:
                 answer, self._answer = self._answer, None
             if answer is None:
                 self.close(Why.SILENT, f"no answer within {timeout or 0.0:g} s")
-                raise StreamEndedError(self._end.reason if self._end else "")
+                raise ConnectionError(self._end.reason if self._end else "")
             return answer
 
     def requests(self) -> Iterator[bytes]:

@@ -24,14 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from shared.bounded_files import open_regular, read_at_most
 from shared.enrolled_clients import EnrolledClient, is_public_key, parse_clients
-from shared.errors import (
-    BadSignatureError,
-    EnrolmentError,
-    ExpiredClientError,
-    NotEnrolledError,
-    RevokedClientError,
-    RosterSignatureError,
-)
+from shared.errors import EnrolmentError, Flaw, Reason, UpdateRejectedError
 from shared.identity import UpdateStatement, greeting_bytes
 from shared.strict_json import parse_strict_json
 
@@ -71,7 +64,8 @@ class Enrolment:
         Raises:
             EnrolmentError: missing, unreadable, another user's, open to others' writing, or malformed; two clients with
                 one key count as malformed.
-            RosterSignatureError: not signed by the key that it names. Whether to believe that one, the caller knows.
+            EnrolmentError of ROSTER_SIGNATURE: not signed by the key that it names. Whether to believe that one, the
+                caller knows.
         """
         try:
             with open_regular(path) as file:
@@ -84,9 +78,10 @@ class Enrolment:
         try:
             raw = parse_strict_json(data)
             if isinstance(raw, dict) and raw.get("version") == 1 and raw.keys() == {"version", "clients"}:
-                raise RosterSignatureError(
+                raise EnrolmentError(
                     f"{path}: an unsigned list of an earlier version; whoever made it runs: "
-                    "orchestrator/provision.py --upgrade --out FOLDER"
+                    "orchestrator/provision.py --upgrade --out FOLDER",
+                    Reason.ROSTER_SIGNATURE,
                 )
             return _parse_roster(raw, str(path))
         except ValueError as error:
@@ -112,21 +107,24 @@ class Enrolment:
         """The key of a client that is enrolled, not revoked and not expired.
 
         Raises:
-            NotEnrolledError, RevokedClientError, ExpiredClientError: it is not.
+            UpdateRejectedError of NOT_ENROLLED, REVOKED, EXPIRED: it is not.
         """
         client = self.clients.get(client_id)
         if client is None:
-            raise NotEnrolledError(
-                f"client {client_id[:64]!r} is not enrolled; the operator enrols it with orchestrator/provision.py"
+            raise UpdateRejectedError(
+                Flaw.NOT_ENROLLED,
+                f"client {client_id[:64]!r} is not enrolled; the operator enrols it with orchestrator/provision.py",
             )
         if client.revoked:
-            raise RevokedClientError(
-                f"client {client_id!r} is revoked; the operator may enrol a new one with orchestrator/provision.py"
+            raise UpdateRejectedError(
+                Flaw.REVOKED,
+                f"client {client_id!r} is revoked; the operator may enrol a new one with orchestrator/provision.py",
             )
         if client.expires < self.today:
-            raise ExpiredClientError(
+            raise UpdateRejectedError(
+                Flaw.EXPIRED,
                 f"client {client_id!r}: its enrolment ended on {client.expires}; the operator may enrol a new one with "
-                "orchestrator/provision.py (before an end, client/enrol.py renew asks for more)"
+                "orchestrator/provision.py (before an end, client/enrol.py renew asks for more)",
             )
         return Ed25519PublicKey.from_public_bytes(bytes.fromhex(client.public_key))
 
@@ -225,12 +223,13 @@ class Enrolment:
         """The next roster of the federation, with the content of its `enrolled.json`.
 
         Raises:
-            RosterSignatureError: the one before it was signed by another key.
+            EnrolmentError of ROSTER_SIGNATURE: the one before it was signed by another key.
         """
         signer = key.public_key().public_bytes_raw().hex()
         if self.signer not in ("", signer):
-            raise RosterSignatureError(
-                f"the roster was signed by {self.signer[:16]}…, this key is {signer[:16]}…; use its roster.key"
+            raise EnrolmentError(
+                f"the roster was signed by {self.signer[:16]}…, this key is {signer[:16]}…; use its roster.key",
+                Reason.ROSTER_SIGNATURE,
             )
         unsigned = replace(self, number=self.number + 1, signer=signer)
         message = _signed_bytes(unsigned._raw())
@@ -294,20 +293,23 @@ def _check_owner(path: str | Path, status: os.stat_result) -> None:
 
 def _verify_signature(key: Ed25519PublicKey, signature: object, message: bytes, client_id: str, hint: str) -> None:
     if type(signature) is not bytes:  # Flower may deliver any scalar here
-        raise BadSignatureError(
-            f"client {client_id!r} sent no signature; set client_identity to the file that was made for it"
+        raise UpdateRejectedError(
+            Flaw.SIGNATURE,
+            f"client {client_id!r} sent no signature; set client_identity to the file that was made for it",
         )
     try:
         key.verify(signature, message)
     except InvalidSignature:
-        raise BadSignatureError(f"not signed by the enrolled key of client {client_id!r} {hint}") from None
+        raise UpdateRejectedError(
+            Flaw.SIGNATURE, f"not signed by the enrolled key of client {client_id!r} {hint}"
+        ) from None
 
 
 def _parse_roster(raw: Any, name: str) -> Enrolment:
     """The checked roster; a `ValueError` says what is wrong.
 
     Raises:
-        RosterSignatureError: the signature does not hold.
+        EnrolmentError of ROSTER_SIGNATURE: the signature does not hold.
     """
     fields = {"version", "number", "signer", "clients", "signature"}
     if not isinstance(raw, dict) or raw.get("version") != ENROLMENT_VERSION:
@@ -326,8 +328,9 @@ def _parse_roster(raw: Any, name: str) -> Enrolment:
     try:
         Ed25519PublicKey.from_public_bytes(bytes.fromhex(signer)).verify(bytes.fromhex(signature), message)
     except (InvalidSignature, ValueError):
-        raise RosterSignatureError(
+        raise EnrolmentError(
             f"{name}: altered after it was signed, or not signed by the key that it names; get enrolled.json anew from "
-            "whoever runs the federation"
+            "whoever runs the federation",
+            Reason.ROSTER_SIGNATURE,
         ) from None
     return Enrolment(MappingProxyType(clients), number, signer, signature, hashlib.sha256(message).hexdigest())

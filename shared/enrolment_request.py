@@ -30,7 +30,7 @@ from cryptography.x509.oid import NameOID
 
 from shared.bounded_files import read_bounded
 from shared.enrolment import Enrolment
-from shared.errors import EnrolmentRequestError
+from shared.errors import EnrolmentError
 from shared.strict_json import parse_strict_json
 
 REQUEST_PREFIX: Final = b"cloud-security-orchestrator enrolment request v2\0"
@@ -122,26 +122,26 @@ class EnrolmentRequest:
         """Whether it is for this federation, of these days and of the present state of the roster.
 
         Raises:
-            EnrolmentRequestError: it is not.
+            EnrolmentError: it is not.
         """
         if fingerprint and fingerprint != self.fingerprint():
-            raise EnrolmentRequestError(
+            raise EnrolmentError(
                 f"the request's fingerprint is {self.fingerprint()}, --fingerprint says {fingerprint}; it is not "
                 "the one that the tenant made: get it anew"
             )
         if self.federation != roster.signer:
-            raise EnrolmentRequestError(
+            raise EnrolmentError(
                 f"the request is for the federation whose roster {self.federation[:16]}… signs, this one is signed "
                 f"by {roster.signer[:16]}…; the tenant has to make it with this federation's enrolled.json"
             )
         if not today - LIFETIME <= self.made <= today + _SKEW:
-            raise EnrolmentRequestError(
+            raise EnrolmentError(
                 f"the request was made on {self.made}; expected one of the last {LIFETIME.days} days: have it made anew"
             )
         listed = roster.clients.get(self.client_id)
         present = None if listed is None else Present(listed.public_key, listed.expires)
         if self.of is not None and self.of != present:
-            raise EnrolmentRequestError(
+            raise EnrolmentError(
                 f"the request is of an earlier state of {self.client_id}: it was signed before, or the roster has "
                 "changed since; have it made anew with the present enrolled.json"
             )
@@ -151,17 +151,15 @@ class EnrolmentRequest:
         """Read a request and check its signatures.
 
         Raises:
-            EnrolmentRequestError: it can't be read, is malformed, or a signature does not hold.
+            EnrolmentError: it can't be read, is malformed, or a signature does not hold.
         """
         try:
             return _parse(parse_strict_json(read_bounded(path, _MOST_BYTES)))
         except OSError as error:
-            raise EnrolmentRequestError(
-                f"{path}: can't be read: {error.strerror}; give a file of client/enrol.py"
-            ) from None
+            raise EnrolmentError(f"{path}: can't be read: {error.strerror}; give a file of client/enrol.py") from None
         except (ValueError, InvalidSignature, UnsupportedAlgorithm) as error:
             why = str(error) or "altered, or not signed by the key that it asks for"
-            raise EnrolmentRequestError(f"{path}: no request: {why}; have the tenant make it anew") from None
+            raise EnrolmentError(f"{path}: no request: {why}; have the tenant make it anew") from None
 
     def _raw(self) -> dict[str, Any]:
         of = None if self.of is None else {"public_key": self.of.public_key, "expires": self.of.expires.isoformat()}

@@ -1,20 +1,77 @@
 """Every error this project raises on purpose, in one tree.
 
 The message of each says what was wrong, what was expected and what to do; the scripts print it as one line and
-exit non-zero. Whatever is not an `OrchestratorError` is a bug.
+exit non-zero. Whatever is not an `OrchestratorError` is a bug. A class is what somebody catches apart from others, or
+what decides an exit code; what else there is to tell apart is in `code`.
 """
 
+from enum import StrEnum
+from typing import Self
+
 from shared.printable import LONGEST_ERROR, printable
+
+
+class Code(StrEnum):
+    """A closed list of codes, for machines, of which each member also has a meaning, in a line, for people."""
+
+    meaning: str
+
+    def __new__(cls, code: str, meaning: str) -> Self:
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+
+class Reason(Code):
+    """Why a tenant takes no part, where the class of the error does not say it."""
+
+    OTHER_SETTINGS = "round: other settings", "the settings of the training differ from its own"
+    NO_EVALUATION = "round: no evaluation", "it takes no part in evaluations (fraction_evaluate)"
+    ROSTER_SIGNATURE = "roster: bad signature", "its list of enrolled tenants is not signed by whom it goes by"
+    ROSTER_ROLLED_BACK = "roster: rolled back", "its list of enrolled tenants is older than one that it has seen"
+
+
+class Flaw(StrEnum):
+    """What is wrong with an update."""
+
+    LENGTH = "update: length"  # not the exact one that the model, the key and the packing imply
+    MALFORMED = "update: malformed"  # not the pickled header and list of ciphertexts that it should be
+    HEADER = "update: header"  # well-formed, but of another round, key, scheme, size, encoding or format
+    CIPHERTEXT = "update: ciphertext"  # a number in the list is not a valid one under this key
+    REPEATED = "update: repeated"  # the second one of a client in a round
+    TOO_MANY = "update: too many"  # one contributor more than the slots of the packing were sized for
+    NOT_ENROLLED = "update: not enrolled"  # the client's id is not in the list of enrolled clients
+    REVOKED = "update: revoked"  # the client was enrolled, and its identity was revoked
+    EXPIRED = "update: expired"  # the client's enrolment has ended
+    SIGNATURE = "update: signature"  # there is none of the enrolled client for this very request and payload
 
 
 class OrchestratorError(Exception):
     """Root of the tree: catch this to catch all of them.
 
     Its text is one printable line, as it may quote what came over the network or stood in a file.
+
+    Args:
+        message: the text.
+        code: see below; empty: the name of the class.
+
+    Attributes:
+        code: what it is called where a machine reads it: in a log, in a metric, and in what a masked tenant answers,
+            which is no more than that (`shared/refusals.py`).
     """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code or type(self).__name__
 
     def __str__(self) -> str:
         return printable(super().__str__(), LONGEST_ERROR)
+
+    @property
+    def coded(self) -> str:
+        """The code and the text."""
+        return f"{self.code}: {self}"
 
 
 class ConfigError(OrchestratorError):
@@ -22,7 +79,7 @@ class ConfigError(OrchestratorError):
 
 
 class DataError(OrchestratorError):
-    """A data file is missing or malformed."""
+    """A file of data, or of a run that is to be reported on, is missing or malformed."""
 
 
 class OddFileError(DataError):
@@ -37,24 +94,19 @@ class StoreError(DataError):
     """An object store can't be reached, or refuses to list or to give what is in it."""
 
 
-class SinkError(OrchestratorError):
-    """A place that alerts are sent to can't be reached or refuses them; they are kept."""
-
-
-class FollowStateError(OrchestratorError):
-    """What remembers which logs were read and which alerts were sent is in use, damaged, or can't be written."""
-
-
-class RuleError(OrchestratorError):
-    """A folder of Sigma rules is missing or has none for the source, or a file in it holds no Sigma rule."""
-
-
 class MissingDependencyError(OrchestratorError):
     """A library that the chosen settings need is not installed."""
 
 
 class KeyMaterialError(OrchestratorError):
-    """A cryptographic key is malformed, or not the one that was expected."""
+    """A cryptographic key is malformed or not the one that was expected, or its file can't be used.
+
+    A file can't be used that is missing, unreadable, open to other users of the machine, or would be overwritten.
+    """
+
+
+class PassphraseError(KeyMaterialError):
+    """An encrypted key file has no passphrase to open it, or one that does not open it."""
 
 
 class EncodingError(OrchestratorError):
@@ -63,10 +115,6 @@ class EncodingError(OrchestratorError):
 
 class TooFewContributorsError(OrchestratorError):
     """Fewer valid updates than `min_contributors`: nothing may be decrypted."""
-
-
-class TooFewClientsError(OrchestratorError):
-    """Not enough clients connected within `client_wait_timeout`."""
 
 
 class NoSumError(OrchestratorError):
@@ -89,19 +137,11 @@ class FrameError(OrchestratorError):
     """Bytes from another process are no request or answer of this project."""
 
 
-class AgentError(OrchestratorError):
-    """A tenant's agent can't listen on its socket, or can't be reached there."""
+class NetworkError(OrchestratorError):
+    """An address can't be listened on, or the other side can't be reached, is not to be trusted, or refuses."""
 
 
-class EngineError(OrchestratorError):
-    """Flower's engine was asked for something that it must not do here, such as a tenant's work on a real node."""
-
-
-class AddressInUseError(OrchestratorError):
-    """The server can't listen on `server_address`."""
-
-
-class ServerUnreachableError(OrchestratorError):
+class ServerUnreachableError(NetworkError):
     """A client found no server within `server_wait_timeout`.
 
     Attributes:
@@ -113,24 +153,15 @@ class ServerUnreachableError(OrchestratorError):
         self.reason = reason
 
 
-class ChannelError(OrchestratorError):
-    """The two sides do not agree on TLS, or the server's certificate is not to be trusted."""
-
-
 class ResumeError(OrchestratorError):
-    """There is no checkpoint to go on from, or it belongs to other settings."""
+    """There is nothing to go on from, or it is damaged, of other settings, or in use by another process.
 
-
-class RunInUseError(OrchestratorError):
-    """Another server is at work on this run; two would write over each other's checkpoint."""
+    That is a run's checkpoint and log, or what a follower of logs remembers.
+    """
 
 
 class RunLogError(OrchestratorError):
     """The log chain of a run was changed after it was written, or does not hold a head that was given out."""
-
-
-class ReportError(OrchestratorError):
-    """A run's folder holds no run, or a file in it is damaged, so that no report can be made of it."""
 
 
 class AlertRateError(OrchestratorError):
@@ -141,97 +172,28 @@ class BundleError(OrchestratorError):
     """What a run left of its model is missing, damaged, or does not fit together; nothing is scored with it."""
 
 
-class RefusedByServerError(OrchestratorError):
-    """The server does not take this client; its message says why."""
+class EnrolmentError(OrchestratorError):
+    """The list of enrolled clients or a request to be in it is malformed or forged, or the change can't be made."""
 
 
 class RoundRefusedError(OrchestratorError):
     """A client will not take part in this round, because of what the server asked for."""
 
 
-class SettingsMismatchError(RoundRefusedError):
-    """The server asks for a training with other settings than the client's own."""
-
-
 class PolicyError(RoundRefusedError):
-    """A rule of the tenant's own policy is against what it is asked.
-
-    Attributes:
-        code: what a masked tenant says, `policy: <rule>`, a code of `shared/refusals.py`.
-    """
+    """A rule of the tenant's own policy is against what it is asked; its code is `policy: <rule>`."""
 
     def __init__(self, rule: str, asked: str) -> None:
-        super().__init__(f"the rule {rule} of this tenant's policy is against {asked}")
-        self.code = f"policy: {rule}"
-
-
-class EvaluationOffError(RoundRefusedError):
-    """The client's own settings, or its refusal of this server's rounds, keep it out of evaluations."""
+        super().__init__(f"the rule {rule} of this tenant's policy is against {asked}", f"policy: {rule}")
 
 
 class UpdateRejectedError(OrchestratorError):
-    """A client's update is left out of the round; the sum is as if the client had never answered."""
+    """A client's update is left out of the round; the sum is as if the client had never answered.
 
+    Args:
+        flaw: a member of `Flaw`, or of a protocol's own list; it is the code.
+        message: the text.
+    """
 
-class PayloadLengthError(UpdateRejectedError):
-    """The payload does not have the exact length that the model, the key and the packing imply."""
-
-
-class MalformedPayloadError(UpdateRejectedError):
-    """The bytes are not the pickled header and list of ciphertexts that they should be."""
-
-
-class HeaderMismatchError(UpdateRejectedError):
-    """The header is well-formed but of another round, key, scheme, size or format."""
-
-
-class CiphertextError(UpdateRejectedError):
-    """A number in the list is not a valid ciphertext under this key."""
-
-
-class DuplicateUpdateError(UpdateRejectedError):
-    """A second update of one client in one round."""
-
-
-class ContributorLimitError(UpdateRejectedError):
-    """One contributor more than the slots of the packing were sized for."""
-
-
-class KeyFileError(KeyMaterialError):
-    """A key's file is missing, unreadable, open to other users of the machine, or would be overwritten."""
-
-
-class PassphraseError(KeyMaterialError):
-    """An encrypted key file has no passphrase to open it, or one that does not open it."""
-
-
-class EnrolmentError(OrchestratorError):
-    """The list of enrolled clients is missing or malformed, or the change asked of it can't be made."""
-
-
-class RosterSignatureError(EnrolmentError):
-    """The list of enrolled clients is not signed, or by somebody else than the one that this side goes by."""
-
-
-class RosterRolledBackError(EnrolmentError):
-    """The list of enrolled clients is older than one that this side has seen, or another one of the same number."""
-
-
-class EnrolmentRequestError(EnrolmentError):
-    """A tenant's request to be enrolled, renewed or given another key is malformed, forged, or not of this roster."""
-
-
-class NotEnrolledError(UpdateRejectedError):
-    """The client's id is not in the list of enrolled clients."""
-
-
-class RevokedClientError(UpdateRejectedError):
-    """The client was enrolled, and its identity was revoked."""
-
-
-class ExpiredClientError(UpdateRejectedError):
-    """The client's enrolment has ended."""
-
-
-class BadSignatureError(UpdateRejectedError):
-    """There is no signature of the enrolled client for this very request and payload."""
+    def __init__(self, flaw: StrEnum, message: str) -> None:
+        super().__init__(message, flaw)

@@ -27,7 +27,7 @@ from shared.masking.codec import (
     header,
     unsigned,
 )
-from shared.masking.errors import BadSignatureError, UnknownPeerError
+from shared.masking.errors import BrokenRuleError, Rule
 from shared.masking.memory import hides_swap
 from shared.masking.messages import SESSION_BYTES
 
@@ -64,7 +64,7 @@ class Toss:
         """The inverse of `encode`.
 
         Raises:
-            MalformedMessageError: not such bytes.
+            BrokenRuleError of MALFORMED_MESSAGE: not such bytes.
         """
         reader = Reader(payload, Kind.TOSS)
         toss = cls.read(reader)
@@ -99,15 +99,15 @@ class Toss:
         """Whether a tenant has revealed this secret in answer to these commitments.
 
         Raises:
-            UnknownPeerError: nobody of that name is known.
-            BadSignatureError: it did not sign that.
+            BrokenRuleError of UNKNOWN_PEER: nobody of that name is known.
+            BrokenRuleError of BAD_SIGNATURE: it did not sign that.
         """
         if name not in keys:
-            raise UnknownPeerError(f"draw {self.number}: {name!r} tossed, who is not enrolled")
+            raise BrokenRuleError(Rule.UNKNOWN_PEER, f"draw {self.number}: {name!r} tossed, who is not enrolled")
         try:
             keys[name].verify(signature, self._statement(name, commitments, secret))
         except InvalidSignature:
-            raise BadSignatureError(f"draw {self.number}: {name!r} did not sign this toss") from None
+            raise BrokenRuleError(Rule.BAD_SIGNATURE, f"draw {self.number}: {name!r} did not sign this toss") from None
 
     def _statement(self, name: str, commitments: Mapping[str, bytes], secret: bytes) -> bytes:
         settled = hashlib.sha256(encode_entries(commitments)).digest()
@@ -138,7 +138,7 @@ class Draw:
             keys: of the tenants that are, or were, enrolled.
 
         Raises:
-            UnknownPeerError, BadSignatureError: a toss is of nobody who is known, or not its tenant's own.
+            BrokenRuleError of UNKNOWN_PEER, BAD_SIGNATURE: a toss is of nobody who is known, or not its tenant's own.
         """
         commitments = {name: self.toss.commitment(name, secret) for name, (secret, _) in self.revealed.items()}
         for name, (secret, signature) in self.revealed.items():
@@ -183,7 +183,7 @@ def decode_draws(payload: bytes) -> list[Draw]:
     """The inverse of `encode_draws`.
 
     Raises:
-        MalformedMessageError: not such bytes.
+        BrokenRuleError of MALFORMED_MESSAGE: not such bytes.
     """
     reader = Reader(payload, Kind.DRAWS)
     reader.header(Kind.DRAWS)

@@ -17,7 +17,7 @@ def make_keys(config: Config) -> PrivateScheme[Any]:
     """The orchestrator's key pair by `he_scheme`: that of `he_key_file`, or a fresh one.
 
     Raises:
-        KeyFileError, PassphraseError, KeyMaterialError: the file can't be used; see `shared/key_files.py`.
+        KeyMaterialError, PassphraseError: the file can't be used; see `shared/key_files.py`.
         MissingDependencyError: `phe` found no gmpy2.
     """
     if config.he_scheme == "none":

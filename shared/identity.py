@@ -188,9 +188,9 @@ class ClientIdentity:
         """Read the file that `client/enrol.py` or `orchestrator/provision.py` made for this client.
 
         Raises:
-            KeyFileError: the file is missing, another user's, or open to other users.
+            KeyMaterialError: the file is missing, another user's, open to other users, without an Ed25519 private key,
+                or another client's.
             PassphraseError: it is encrypted, and TENANT_KEY_PASSPHRASE does not open it.
-            KeyMaterialError: it holds no Ed25519 private key, or another client's.
         """
         advice = "make it with client/enrol.py new, or ask whoever runs orchestrator/provision.py"
         return cls(client_id, load_identity_key(Path(path), client_id, advice))

@@ -45,9 +45,8 @@ def load_identity_key(path: Path, name: str, advice: str, variable: str = IDENTI
         variable: the environment variable with its passphrase.
 
     Raises:
-        KeyFileError: the file is missing, another user's, or open to other users.
+        KeyMaterialError: the file is missing, another user's, open to other users, no such file, or another's key.
         PassphraseError: it is encrypted, and the passphrase is missing or wrong (or the file was changed).
-        KeyMaterialError: it is no such file, or another's key.
     """
     data = read_private_file(path, advice)
     if data.startswith(b"{"):

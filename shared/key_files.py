@@ -31,6 +31,7 @@ FORMAT: Final = "paillier-private-key"
 VERSION: Final = 2
 KIND: Final = "blum"
 WITHDRAWN_KIND: Final = "subgroup"
+_WITHDRAWN: Final = "key: withdrawn kind"
 MAX_KEY_BITS: Final = 16_384
 
 _HEADER_FIELDS: Final = {
@@ -101,8 +102,7 @@ def save_key(path: str | Path, key: PaillierKey, passphrase: str | None) -> None
     """Write a new key file with mode 0600, encrypted unless `passphrase` is None.
 
     Raises:
-        KeyFileError: the file exists, or it can't be written.
-        KeyMaterialError: the key is malformed, so that it could not be loaded again.
+        KeyMaterialError: the file exists or can't be written, or the key is malformed: it could not be loaded again.
     """
     advice = "rotate it, or choose another --out"
     create_file(Path(path), _encode(key, passphrase), mode=PRIVATE_MODE, advice=advice)
@@ -112,8 +112,7 @@ def replace_key(path: str | Path, key: PaillierKey, passphrase: str | None) -> N
     """Like `save_key`, in place of the key that is there.
 
     Raises:
-        KeyFileError: it can't be written.
-        KeyMaterialError: the key is malformed.
+        KeyMaterialError: it can't be written, or the key is malformed.
     """
     replace_file(Path(path), _encode(key, passphrase), mode=PRIVATE_MODE)
 
@@ -122,9 +121,8 @@ def load_key(path: str | Path, passphrase: str | None) -> PaillierKey:
     """Read a key file and check all of it.
 
     Raises:
-        KeyFileError: missing, or open to other users.
+        KeyMaterialError: missing, open to other users, not a key file of this version, or the key in it is malformed.
         PassphraseError: encrypted, and the passphrase is missing, or wrong (or the file was changed).
-        KeyMaterialError: not a key file of this version, or the key in it is malformed.
     """
     data = _read(path)
     with _errors_of(path):
@@ -141,8 +139,7 @@ def read_header(path: str | Path) -> KeyHeader:
     """What a key file says about its key; needs no passphrase. An encrypted file's header is proven only by `load_key`.
 
     Raises:
-        KeyFileError: missing, or open to other users.
-        KeyMaterialError: not a key file of this version.
+        KeyMaterialError: missing, open to other users, or not a key file of this version.
     """
     data = _read(path)
     with _errors_of(path):
@@ -152,10 +149,6 @@ def read_header(path: str | Path) -> KeyHeader:
     return header
 
 
-class _WithdrawnKeyError(KeyMaterialError):
-    """The file is as it should be, but of a kind that is no more: no backup will do."""
-
-
 @contextlib.contextmanager
 def _errors_of(path: str | Path) -> Iterator[None]:
     """Say of which file an error is, and what to do about it."""
@@ -163,10 +156,10 @@ def _errors_of(path: str | Path) -> Iterator[None]:
         yield
     except PassphraseError as error:
         raise PassphraseError(f"{path}: {error}") from None
-    except _WithdrawnKeyError as error:
-        raise KeyMaterialError(f"{path}: {error}") from None
     except KeyMaterialError as error:
-        raise KeyMaterialError(f"{path}: {error}; restore the file from a backup, or make a new key") from None
+        # Of a kind that is no more, the file is as it should be, and no backup will do.
+        advice = "" if error.code == _WITHDRAWN else "; restore the file from a backup, or make a new key"
+        raise KeyMaterialError(f"{path}: {error}{advice}") from None
 
 
 def _refuse(wrong: bool, reason: str) -> None:
@@ -196,8 +189,9 @@ def _parse(data: bytes) -> dict[str, Any]:
 def _check_header(raw: dict[str, Any]) -> tuple[KeyHeader, PublicKeyMaterial]:
     kind, key_length, created = raw["kind"], raw["key_length"], raw["created"]
     if kind == WITHDRAWN_KIND:
-        raise _WithdrawnKeyError(
-            f"this key is of kind {kind}, which is no longer supported; make a new one with orchestrator/keys.py"
+        raise KeyMaterialError(
+            f"this key is of kind {kind}, which is no longer supported; make a new one with orchestrator/keys.py",
+            _WITHDRAWN,
         )
     _refuse(kind != KIND, f"unknown kind; expected {KIND}")
     _refuse(raw["base"] is not None, "base is not null, which it is in every key")

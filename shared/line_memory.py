@@ -47,7 +47,7 @@ def locked_lines(path: Path) -> Iterator[Lines]:
     Raises:
         OSError: it can't be opened, read or written.
         ValueError: a line is no JSON.
-        KeyFileError: its folder can't be made.
+        KeyMaterialError: its folder can't be made.
     """
     make_private_folder(path.parent)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shared import atomic
 from shared.bounded_files import open_regular, read_at_most
-from shared.errors import KeyFileError
+from shared.errors import KeyMaterialError
 
 PRIVATE_MODE = 0o600
 PUBLIC_MODE = 0o644
@@ -24,7 +24,7 @@ def read_private_file(path: Path, advice: str) -> bytes:
         advice: what to do when it is missing, for the error.
 
     Raises:
-        KeyFileError: missing, unreadable, not a regular file, too large, another user's, reached by another user's
+        KeyMaterialError: missing, unreadable, not a regular file, too large, another user's, reached by another user's
             link, or open to the group or to others.
     """
     try:
@@ -34,15 +34,15 @@ def read_private_file(path: Path, advice: str) -> bytes:
             _check_owner(path, status)
             mode = stat.S_IMODE(status.st_mode)
             if mode & 0o077:
-                raise KeyFileError(
+                raise KeyMaterialError(
                     f"{path}: mode {mode:04o} lets other users at a private key, expected {PRIVATE_MODE:04o}; "
                     f"run: chmod 600 {path}"
                 )
             return read_at_most(file, MAX_FILE_BYTES, str(path))
     except FileNotFoundError:
-        raise KeyFileError(f"{path}: no such file; {advice}") from None
+        raise KeyMaterialError(f"{path}: no such file; {advice}") from None
     except OSError as error:
-        raise KeyFileError(
+        raise KeyMaterialError(
             f"{path}: can't be read: {error.strerror}; give the path of the key file itself, as the user who owns it"
         ) from None
 
@@ -51,7 +51,7 @@ def _check_owner(path: Path, status: os.stat_result) -> None:
     """Whoever owns a key's file, or the link to it, could exchange the key for one that they know."""
     if status.st_uid not in (0, os.geteuid()):
         what = "a symbolic link of" if stat.S_ISLNK(status.st_mode) else "belongs to"
-        raise KeyFileError(
+        raise KeyMaterialError(
             f"{path}: {what} another user (id {status.st_uid}), who could exchange the key; remove it, and put a file "
             "of your own there"
         )
@@ -66,20 +66,20 @@ def create_file(path: Path, data: bytes, *, mode: int, advice: str) -> None:
     """Write a new file whole or not at all, and never over an existing one.
 
     Raises:
-        KeyFileError: the file exists (its message ends with `advice`), or it can't be written.
+        KeyMaterialError: the file exists (its message ends with `advice`), or it can't be written.
     """
     try:
         with _refusals(path):
             atomic.create_file(path, data, mode=mode)
     except FileExistsError:
-        raise KeyFileError(f"{path}: already exists and is never overwritten; {advice}") from None
+        raise KeyMaterialError(f"{path}: already exists and is never overwritten; {advice}") from None
 
 
 def replace_file(path: Path, data: bytes, *, mode: int) -> None:
     """Exchange a file's content in one step.
 
     Raises:
-        KeyFileError: it can't be written.
+        KeyMaterialError: it can't be written.
     """
     with _refusals(path):
         atomic.replace_file(path, data, mode=mode)
@@ -89,12 +89,12 @@ def make_private_folder(path: Path) -> None:
     """Make a folder that only its owner may enter; one that exists is left as it is.
 
     Raises:
-        KeyFileError: it can't be made.
+        KeyMaterialError: it can't be made.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise KeyFileError(f"{path}: the folder can't be made: {error.strerror}; choose another place") from None
+        raise KeyMaterialError(f"{path}: the folder can't be made: {error.strerror}; choose another place") from None
 
 
 @contextlib.contextmanager
@@ -107,4 +107,4 @@ def _refusals(path: Path) -> Iterator[None]:
         reason = error.strerror
         if error.errno in (errno.EPERM, errno.EOPNOTSUPP):
             reason = f"{reason} (a file system without hard links or file modes can't hold keys)"
-        raise KeyFileError(f"{path}: can't be written: {reason}; choose a folder you may write to") from None
+        raise KeyMaterialError(f"{path}: can't be written: {reason}; choose a folder you may write to") from None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shared.config import Config
 from shared.enrolment import Enrolment
-from shared.errors import EnrolmentError, RosterRolledBackError, RosterSignatureError
+from shared.errors import EnrolmentError, Reason
 from shared.line_memory import locked_lines
 
 SOON_DAYS = 30  # before an end, when both sides begin to say so
@@ -52,15 +52,17 @@ class Roster:
 
         Raises:
             EnrolmentError: the list can't be read or is malformed, or the memory can't be used.
-            RosterSignatureError: signed by nobody, or by another.
-            RosterRolledBackError: older than one that was seen before, or another one of the same number.
+            EnrolmentError of ROSTER_SIGNATURE: signed by nobody, or by another.
+            EnrolmentError of ROSTER_ROLLED_BACK: older than one that was seen before, or another one of the same
+                number.
         """
         enrolment = Enrolment.load(self._path)
         now = _Seen(str(self._path.resolve()), enrolment.signer, enrolment.number, enrolment.fingerprint)
         if self._signer and now.signer != self._signer:
-            raise RosterSignatureError(
+            raise EnrolmentError(
                 f"{self._path}: signed by {now.signer}, this side goes by {self._signer} (roster_signer); get "
-                "enrolled.json from whoever runs the federation, and ask them on another way if the key is new"
+                "enrolled.json from whoever runs the federation, and ask them on another way if the key is new",
+                Reason.ROSTER_SIGNATURE,
             )
         if now != self._seen:
             self._check(now)
@@ -105,13 +107,15 @@ def _check_follows(path: Path, before: _Seen | None, now: _Seen, advice: str) ->
     if before is None or before == now:
         return
     if before.signer != now.signer:
-        raise RosterSignatureError(
+        raise EnrolmentError(
             f"{path}: signed by {now.signer[:16]}…, those before it by {before.signer[:16]}…; get enrolled.json from "
-            f"whoever runs the federation; {advice}"
+            f"whoever runs the federation; {advice}",
+            Reason.ROSTER_SIGNATURE,
         )
     if now.number <= before.number:
         what = "another one" if now.number == before.number else "an older one, which may list who was revoked since"
-        raise RosterRolledBackError(
+        raise EnrolmentError(
             f"{path}: roster {now.number}, after roster {before.number} was seen: {what}; get the newest enrolled.json "
-            f"from whoever runs the federation; {advice}"
+            f"from whoever runs the federation; {advice}",
+            Reason.ROSTER_ROLLED_BACK,
         )

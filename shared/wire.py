@@ -21,11 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from shared.errors import (
-    HeaderMismatchError,
-    MalformedPayloadError,
-    PayloadLengthError,
-)
+from shared.errors import Flaw, UpdateRejectedError
 from shared.he.scheme import Layout, Parts, PublicScheme
 from shared.masking import WEIGHTS
 
@@ -76,20 +72,23 @@ def check_length(payload: bytes, expected: Header, layout: Layout) -> None:
     """The first thing that is asked of a payload, and the cheapest.
 
     Raises:
-        PayloadLengthError: not exactly the expected number of bytes.
+        UpdateRejectedError of LENGTH: not exactly the expected number of bytes.
     """
     length = payload_length(expected, layout)
     if len(payload) != length:
-        raise PayloadLengthError(f"the payload has {len(payload)} bytes; an update of this round has exactly {length}")
+        raise UpdateRejectedError(
+            Flaw.LENGTH, f"the payload has {len(payload)} bytes; an update of this round has exactly {length}"
+        )
 
 
 def load_update(payload: bytes, expected: Header, layout: Layout) -> Parts:
     """The ciphertexts and the block of an update from an untrusted client, of the form that `layout` says.
 
     Raises:
-        PayloadLengthError: not exactly the expected number of bytes.
-        HeaderMismatchError: of another round, key, scheme, size, encoding or format, and else as it should be.
-        MalformedPayloadError: not written as `dump_update` writes it.
+        UpdateRejectedError of LENGTH: not exactly the expected number of bytes.
+        UpdateRejectedError of HEADER: of another round, key, scheme, size, encoding or format, and else as it should
+            be.
+        UpdateRejectedError of MALFORMED: not written as `dump_update` writes it.
     """
     check_length(payload, expected, layout)
     length, places = _anatomy(expected, layout.ciphertexts, layout.width)
@@ -111,7 +110,7 @@ def _anatomy(header: Header, count: int, width: int) -> tuple[int, tuple[int, ..
     return len(zeros), tuple(map(int, places))
 
 
-def _difference(pickled: bytes, legal: bytes, expected: Header) -> HeaderMismatchError | MalformedPayloadError:
+def _difference(pickled: bytes, legal: bytes, expected: Header) -> UpdateRejectedError:
     """What is wrong with a pickle that is not the one legal way to write its ciphertexts down."""
     found, right = (np.frombuffer(data, np.uint8) for data in (pickled, legal))
     wrong = set(map(int, np.flatnonzero(found != right)[:_SHOWN]))
@@ -120,10 +119,11 @@ def _difference(pickled: bytes, legal: bytes, expected: Header) -> HeaderMismatc
         if wrong and wrong <= place:
             said = bytes(pickled[min(place) : max(place) + 1])
             shown = int.from_bytes(said, "little") if type(value) is int else said.decode("ascii", "replace")
-            return HeaderMismatchError(f"header says {name} = {shown!r:.80}; this round's is {value!r}")
-    return MalformedPayloadError(
+            return UpdateRejectedError(Flaw.HEADER, f"header says {name} = {shown!r:.80}; this round's is {value!r}")
+    return UpdateRejectedError(
+        Flaw.MALFORMED,
         f"byte {min(wrong)} is none that an update of this round has there: it is not a header and a list of "
-        "ciphertexts as `dump_update` writes them"
+        "ciphertexts as `dump_update` writes them",
     )
 
 
@@ -163,9 +163,9 @@ def unwrap_tensor(tensor: bytes) -> bytes:
     send for so many bytes is known beforehand, so it is compared instead of parsed.
 
     Raises:
-        MalformedPayloadError: not a one-dimensional uint8 array.
+        UpdateRejectedError of MALFORMED: not a one-dimensional uint8 array.
     """
     prefix = _npy_prefix(max(0, len(tensor) - _NPY_PREFIX_BYTES))
     if len(prefix) != _NPY_PREFIX_BYTES or not tensor.startswith(prefix):
-        raise MalformedPayloadError("the update is not wrapped in a one-dimensional uint8 array")
+        raise UpdateRejectedError(Flaw.MALFORMED, "the update is not wrapped in a one-dimensional uint8 array")
     return tensor[_NPY_PREFIX_BYTES:]

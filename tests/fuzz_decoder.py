@@ -36,7 +36,7 @@ MEMORY_LIMIT = 4 << 30  # bytes of address space of one process; the decoder its
 LAYOUT = keys().public.layout(header().size)
 WITH_BLOCK = LAYOUT._replace(block=224)  # as he_scheme kahe has one, if a shorter
 
-Outcome = str  # "accepted", or the name of the error's class
+Outcome = str  # "accepted", or the code of the error
 
 
 class FuzzError(Exception):
@@ -207,7 +207,7 @@ def try_input(target: Target, data: bytes) -> Outcome:
     except UpdateRejectedError as error:
         if "MemoryError" in str(error):
             raise FuzzError("asked for more memory than there is") from None
-        return type(error).__name__
+        return error.code
     except FuzzError:
         raise
     except Exception as error:

@@ -18,7 +18,7 @@ from client import agent as agent_module
 from client.agent import MAX_CONNECTIONS, Agent
 from orchestrator.simulation import make_tenants
 from shared.config import Config
-from shared.errors import AgentError
+from shared.errors import NetworkError
 from shared.exchange import Kind, Outcome, Refusal, Reply, Request
 from shared.frames import decode_answer, encode_request, receive_frame, send_frame
 from tests.federations import masked_settings, open_in_memory
@@ -161,7 +161,7 @@ def test_the_socket_is_its_user_s_alone(agents: dict[str, ByAgent]) -> None:
 
 def test_a_socket_for_a_group(config: Config, tmp_path: Path) -> None:
     group = str(os.getgid())
-    with pytest.raises(AgentError, match="group"):
+    with pytest.raises(NetworkError, match="group"):
         Agent(make_tenants(config)["0"], tmp_path / "a.sock", "no such group")
     import grp
 
@@ -172,10 +172,10 @@ def test_a_socket_for_a_group(config: Config, tmp_path: Path) -> None:
 
 def test_no_two_agents_have_one_socket(config: Config, agents: dict[str, ByAgent], tmp_path: Path) -> None:
     other: Any = make_other(config, tmp_path)
-    with pytest.raises(AgentError, match="another agent listens"):
+    with pytest.raises(NetworkError, match="another agent listens"):
         Agent(other, agents["0"].path)
     (tmp_path / "rows.csv").write_text("1,2")
-    with pytest.raises(AgentError, match="no socket"):
+    with pytest.raises(NetworkError, match="no socket"):
         Agent(other, tmp_path / "rows.csv")
     assert (tmp_path / "rows.csv").read_text() == "1,2"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as killed:

@@ -21,10 +21,11 @@ from shared.data_sources.envelopes import records
 from shared.data_sources.files import opened_text
 from shared.data_sources.json_values import LONGEST_VALUE
 from shared.enrolment import Enrolment
-from shared.errors import ConfigError, DataError, EnrolmentError, KeyFileError
+from shared.errors import ConfigError, DataError, EnrolmentError, KeyMaterialError
 from shared.identity import ClientIdentity
-from shared.masking.errors import RoundMemoryError
+from shared.masking.errors import Rule
 from shared.yaml_values import UniqueKeyLoader
+from tests.breaking import breaks
 from tests.processes import ROOT
 
 
@@ -65,7 +66,7 @@ def test_readers_make_it_an_error_of_their_own(tmp_path: Path) -> None:
     for path in odd_files(tmp_path):
         with pytest.raises(EnrolmentError, match="can't be read"):
             Enrolment.load(path)
-        with pytest.raises(KeyFileError, match="can't be read"):
+        with pytest.raises(KeyMaterialError, match="can't be read"):
             ClientIdentity.load(path, "client-1")
 
 
@@ -105,7 +106,7 @@ def test_nsl_kdd_is_read_within_its_bound(odd: list[Path], tmp_path: Path) -> No
 
 def test_a_ledger_is_read_within_its_bound(odd: list[Path]) -> None:
     for path in odd:
-        with pytest.raises(RoundMemoryError, match=r"can't be (opened|read): .*; check the disk and its owner"):
+        with breaks(Rule.ROUND_MEMORY, match=r"can't be (opened|read): .*; check the disk and its owner"):
             Ledger(path)
     assert odd[-1].stat().st_size == 1 << 33, "what is refused is left alone"
 

@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.cohorts import choose, choose_masked
 from shared.masking import RoundMemory
-from shared.masking.errors import CohortSwapError
+from shared.masking.errors import BrokenRuleError, Rule
 from tests.federations import make_tenants, masked_settings, open_in_memory
 
 SESSION = bytes(16)
@@ -27,7 +27,9 @@ def refusals(pick: Callable[[int, int, int], list[int]]) -> int:
             cohort = named(pick(connected, count, server_round))
             try:
                 memory.check_cohort(SESSION, "weights", cohort, 3)
-            except CohortSwapError:
+            except BrokenRuleError as error:
+                if error.code != Rule.COHORT_SWAP:
+                    raise
                 refused += 1
             memory.open_sum(SESSION, "weights", server_round.to_bytes(32), cohort, cohort)
     return refused

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from shared import cli
-from shared.errors import ConfigError, KeyFileError
+from shared.errors import ConfigError, KeyMaterialError
 from tests.processes import ROOT
 
 HEAVY = ("torch", "flwr", "grpc", "pandas", "sklearn", "pyarrow", "onnx")
@@ -67,7 +67,7 @@ def _raises(error: BaseException) -> Callable[[], int]:
         (lambda: None, 0, ""),
         (lambda: 1, 1, ""),
         (_raises(ConfigError("num_rounds = 0: expected at least 1")), 2, "num_rounds = 0: expected at least 1"),
-        (_raises(KeyFileError("no key")), 1, "no key"),
+        (_raises(KeyMaterialError("no key")), 1, "no key"),
         (_raises(OSError(28, "No space left on device")), 1, "No space left on device"),
         (_raises(KeyboardInterrupt()), 130, "interrupted: the file is whole"),
     ],

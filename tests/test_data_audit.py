@@ -23,7 +23,7 @@ from shared.data_sources.file_source import FileSource
 from shared.data_sources.files import BrokenLines
 from shared.data_sources.record_fields import Field, seconds_of
 from shared.data_sources.source_types import Chunk, Inputs
-from shared.errors import ConfigError, DataError, RuleError
+from shared.errors import ConfigError, DataError, OrchestratorError
 from tests import audit_events as make
 from tests.audit_events import MAKERS, START, Event
 from tests.processes import ROOT
@@ -553,7 +553,7 @@ def test_rules_for_none_of_the_services_are_refused(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "a.yml").write_text(SIGMA.format(title="a", source="product: windows", selection="a: b", level="high"))
     config = settings(tmp_path, labels="rules", rules_path=str(folder))
-    with pytest.raises(RuleError, match="no rule that can be evaluated for cloudtrail, kubernetes"):
+    with pytest.raises(OrchestratorError, match="no rule that can be evaluated for cloudtrail, kubernetes"):
         load_rules(config, folder)
     with pytest.raises(ConfigError, match="records of cloudtrail alone, and these are of ocsf"):
         load_rules(settings(tmp_path, data_source="ocsf"), folder)

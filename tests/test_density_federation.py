@@ -28,7 +28,7 @@ from shared.data_sources.dataset import ClientData, Dataset
 from shared.data_sources.schema import Features
 from shared.data_utils import load_client_data, load_schema, load_test_data, load_validation_data
 from shared.density import BenignSums, Density
-from shared.errors import AlertRateError, StatisticsError
+from shared.errors import AlertRateError, BundleError, StatisticsError
 from shared.exchange import Kind, Refusal, Reply, Request, drive
 from shared.feature_statistics import DENSITY, QUANTILES
 from shared.fusion import FusedDetector
@@ -117,7 +117,7 @@ def test_tenants_give_the_density_to_the_set_of_their_quantiles_alone(tmp_path: 
     """Rows that all count as benign would otherwise show who is in one of the two sums alone."""
     error, reasons = asked_for_others(tmp_path)
     assert error is not None
-    assert "WorkRepeatedError" in reasons
+    assert "masking: repeated work" in reasons
 
 
 def test_if_the_two_were_two_works_the_density_of_others_would_be_given(
@@ -222,7 +222,6 @@ def test_log_and_report_say_what_the_gate_decided(fused: tuple[Config, RunFolder
 
 def test_a_damaged_density_is_refused(fused: tuple[Config, RunFolder], tmp_path: Path) -> None:
     from shared.bundle import _digest
-    from shared.errors import BundleError
 
     _, folder = fused
     (tmp_path / "model.safetensors").write_bytes((folder.path / "model.safetensors").read_bytes())

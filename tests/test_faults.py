@@ -187,7 +187,7 @@ def test_faulty_clients_of_every_kind_in_one_run(fork: Fork, tmp_path: Path) -> 
     stale = {(3, REPLAY)}
     assert reasons.keys() == lost | stale
     assert all(reasons[key].startswith("lost: ") for key in lost)
-    assert all(reasons[key].startswith("HeaderMismatchError: header says round = ") for key in stale)
+    assert all(reasons[key].startswith("update: header: header says round = ") for key in stale)
 
     model = RunFolder(tmp_path / "logs" / "latest").model
     found = counts(config, model, {r["round"]: r["contributors"] for r in records})

@@ -18,7 +18,7 @@ from client.sinks.lines import LinesFile
 from shared.bundle import ModelBundle
 from shared.data_sources.files import is_cut_off
 from shared.data_sources.stores import Entry
-from shared.errors import DataError, FollowStateError, SinkError
+from shared.errors import DataError, NetworkError, ResumeError
 from tests.followed import MOMENTS, Following, flow_bundle, run_and_die, table
 from tests.forked import Forked
 from tests.sink_servers import Server, bulk, saying, serving, splunk
@@ -237,11 +237,11 @@ def test_an_empty_listing_for_a_while_makes_nothing_new(watch: Watch) -> None:
 
 
 def test_two_processes_never_share_a_state(watch: Watch) -> None:
-    with watch.following(), pytest.raises(FollowStateError, match="another process works with it"):
+    with watch.following(), pytest.raises(ResumeError, match="another process works with it"):
         watch.following()
     watch.following().__exit__()
     (watch.folder / "state" / "state.db").write_bytes(b"no database" * 1000)
-    with pytest.raises(FollowStateError, match="put it aside"):
+    with pytest.raises(ResumeError, match="put it aside"):
         watch.following()
 
 
@@ -258,7 +258,7 @@ def test_a_sink_that_stays_down_keeps_its_alerts_for_the_next_start(
         state = watch.folder / "state"
         with (
             Following(watch.bundle, state, [watch.logs], sinks_of(options, allow_http=False)) as follower,
-            pytest.raises(SinkError, match="5 alerts are kept"),
+            pytest.raises(NetworkError, match="5 alerts are kept"),
         ):
             follower.once()
         server.usual = splunk

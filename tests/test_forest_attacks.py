@@ -208,7 +208,7 @@ def differences(folder: Path) -> tuple[list[tuple[int, int]], set[str]]:
 def test_the_levels_of_a_batch_are_given_to_one_set_of_tenants(tmp_path: Path) -> None:
     found, refusals = differences(tmp_path)
     assert found == []
-    assert refusals == {"WorkRepeatedError"}
+    assert refusals == {"masking: repeated work"}
 
 
 def test_with_a_work_for_each_level_the_difference_is_the_victim_s_rows(

@@ -264,7 +264,7 @@ class TestAttacks:
         run, _ = self.attack(tmp_path, alter)
         (record,) = run.coordinator.records
         assert record.skipped
-        assert all("BadSignatureError" in why for why in record.failed.values())
+        assert all("masking: bad signature" in why for why in record.failed.values())
 
     def test_it_shows_no_draw(self, tmp_path: Path) -> None:
         def alter(exchange: Exchange) -> None:
@@ -282,7 +282,7 @@ class TestAttacks:
         run, tenants = self.attack(tmp_path, lambda _exchange: None)
         session = bytes.fromhex(run.transport.seats.session)
         answers = toss_again(tenants, Toss(session, 0, 3))
-        assert all(isinstance(answer, Refusal) and "RepeatedStageError" in answer.reason for answer in answers)
+        assert all(isinstance(answer, Refusal) and "masking: repeated stage" in answer.reason for answer in answers)
         later = toss_again(tenants, Toss(session, 4, 3))
         assert all(isinstance(answer, Reply) for answer in later), "a new number is a new draw"
         beyond = Request(Kind.TOSS, {"payload": Toss(session, 9, 3).encode()})
@@ -336,7 +336,7 @@ class TestAttacks:
         moved = [group for group in second.groups if group not in first.groups]
         assert moved
         assert second.contributors == 9 - sum(map(len, moved))
-        assert any("WorkRepeatedError" in why for why in second.failed.values())
+        assert any("masking: repeated work" in why for why in second.failed.values())
 
 
 def toss_again(tenants: Mapping[str, Tenant], toss: Toss) -> list[Any]:

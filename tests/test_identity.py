@@ -27,15 +27,7 @@ from numpy.typing import NDArray
 
 from shared.enrolled_clients import EnrolledClient
 from shared.enrolment import Enrolment
-from shared.errors import (
-    BadSignatureError,
-    EnrolmentError,
-    KeyFileError,
-    KeyMaterialError,
-    NotEnrolledError,
-    RevokedClientError,
-    RoundRefusedError,
-)
+from shared.errors import EnrolmentError, Flaw, KeyMaterialError, RoundRefusedError
 from shared.identity import (
     GREETING_PREFIX,
     NONCE_BYTES,
@@ -48,6 +40,7 @@ from shared.identity import (
 )
 from shared.masking.codec import MAGIC
 from shared.private_files import MAX_FILE_BYTES
+from tests.breaking import breaks
 
 
 def digest(text: str) -> str:
@@ -177,7 +170,7 @@ def test_an_identity_signs_and_the_enrolment_accepts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o610, 0o602, 0o601, 0o644, 0o777])
 def test_an_identity_open_to_others_is_refused_with_the_command_to_run(tmp_path: Path, mode: int) -> None:
     path = write(tmp_path / "client-1.key", pem(KEYS["client-1"]), mode)
-    with pytest.raises(KeyFileError, match=rf"mode {mode:04o} .* run: chmod 600 {path}"):
+    with pytest.raises(KeyMaterialError, match=rf"mode {mode:04o} .* run: chmod 600 {path}"):
         ClientIdentity.load(path, "client-1")
 
 
@@ -186,19 +179,19 @@ def test_a_link_is_judged_by_the_file_it_leads_to(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(path)
     assert ClientIdentity.load(tmp_path / "link", "client-1").client_id == "client-1"
     path.chmod(0o644)
-    with pytest.raises(KeyFileError, match="chmod 600"):
+    with pytest.raises(KeyMaterialError, match="chmod 600"):
         ClientIdentity.load(tmp_path / "link", "client-1")
 
 
 def test_a_missing_file_a_folder_and_a_pipe_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(KeyFileError, match="no such file; make it with client/enrol"):
+    with pytest.raises(KeyMaterialError, match="no such file; make it with client/enrol"):
         ClientIdentity.load(tmp_path / "none", "client-1")
-    with pytest.raises(KeyFileError, match="not a regular file"):
+    with pytest.raises(KeyMaterialError, match="not a regular file"):
         ClientIdentity.load(tmp_path, "client-1")
     os.mkfifo(tmp_path / "pipe", 0o600)
-    with pytest.raises(KeyFileError, match="not a regular file"):
+    with pytest.raises(KeyMaterialError, match="not a regular file"):
         ClientIdentity.load(tmp_path / "pipe", "client-1")
-    with pytest.raises(KeyFileError, match="larger than"):
+    with pytest.raises(KeyMaterialError, match="larger than"):
         ClientIdentity.load(write(tmp_path / "big", bytes(MAX_FILE_BYTES + 1)), "client-1")
 
 
@@ -250,7 +243,7 @@ def test_a_signature_for_anything_else_is_refused(change: dict[str, Any]) -> Non
     for signed, expected in ((other, STATEMENT), (STATEMENT, other)):
         signature = IDENTITIES["client-1"].sign(signed)
         ENROLMENT.verify("client-1", signed, signature)
-        with pytest.raises(BadSignatureError, match=r"key of client 'client-1' for this very .* another round, key"):
+        with breaks(Flaw.SIGNATURE, match=r"key of client 'client-1' for this very .* another round, key"):
             ENROLMENT.verify("client-1", expected, signature)
 
 
@@ -263,21 +256,21 @@ def test_each_field_of_a_statement_is_among_the_differences() -> None:
 )
 def test_a_greeting_of_another_session_or_nonce_is_refused(session: str, nonce: bytes) -> None:
     signature = IDENTITIES["client-1"].sign_greeting(SESSION, NONCE)
-    with pytest.raises(BadSignatureError, match="key of client 'client-1' for this greeting; check"):
+    with breaks(Flaw.SIGNATURE, match="key of client 'client-1' for this greeting; check"):
         ENROLMENT.verify_greeting("client-1", session, nonce, signature)
 
 
-def refused(client_id: str, update: object, greeting: object, error: type[Exception], words: str) -> None:
-    with pytest.raises(error, match=words):
+def refused(client_id: str, update: object, greeting: object, flaw: Flaw, words: str) -> None:
+    with breaks(flaw, match=words):
         ENROLMENT.verify(client_id, STATEMENT, update)
-    with pytest.raises(error, match=words):
+    with breaks(flaw, match=words):
         ENROLMENT.verify_greeting(client_id, SESSION, NONCE, greeting)
 
 
 def test_who_may_not_take_part_is_refused() -> None:
     stranger, revoked = ClientIdentity("client-9", KEYS["client-1"]), IDENTITIES["client-3"]
-    refused("client-9", stranger.sign(STATEMENT), stranger.sign_greeting(SESSION, NONCE), NotEnrolledError, "client-9")
-    refused("client-3", revoked.sign(STATEMENT), revoked.sign_greeting(SESSION, NONCE), RevokedClientError, "client-3")
+    refused("client-9", stranger.sign(STATEMENT), stranger.sign_greeting(SESSION, NONCE), Flaw.NOT_ENROLLED, "client-9")
+    refused("client-3", revoked.sign(STATEMENT), revoked.sign_greeting(SESSION, NONCE), Flaw.REVOKED, "client-3")
 
 
 @pytest.mark.parametrize(
@@ -290,16 +283,16 @@ def test_who_may_not_take_part_is_refused() -> None:
     ids=["another client", "another name", "another key"],
 )
 def test_another_client_stands_for_nothing_of_this_one(other: ClientIdentity) -> None:
-    refused("client-1", other.sign(STATEMENT), other.sign_greeting(SESSION, NONCE), BadSignatureError, "client-1")
+    refused("client-1", other.sign(STATEMENT), other.sign_greeting(SESSION, NONCE), Flaw.SIGNATURE, "client-1")
 
 
 def test_a_greeting_and_a_statement_never_stand_for_one_another() -> None:
     """Session, nonce and client are the same here: the prefix alone tells them apart. Nor does either go without."""
     identity, key = IDENTITIES["client-1"], KEYS["client-1"]
     update, greeting = STATEMENT.to_bytes("client-1"), greeting_bytes(SESSION, NONCE, "client-1")
-    refused("client-1", identity.sign_greeting(SESSION, NONCE), identity.sign(STATEMENT), BadSignatureError, "client-1")
+    refused("client-1", identity.sign_greeting(SESSION, NONCE), identity.sign(STATEMENT), Flaw.SIGNATURE, "client-1")
     bare = key.sign(update.removeprefix(STATEMENT_PREFIX)), key.sign(greeting.removeprefix(GREETING_PREFIX))
-    refused("client-1", *bare, BadSignatureError, "client-1")
+    refused("client-1", *bare, Flaw.SIGNATURE, "client-1")
 
 
 GOOD = IDENTITIES["client-1"].sign(STATEMENT)
@@ -309,17 +302,17 @@ def test_every_flipped_bit_of_a_signature_is_refused() -> None:
     for bit in range(8 * len(GOOD)):
         bad = bytearray(GOOD)
         bad[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(BadSignatureError):
+        with breaks(Flaw.SIGNATURE):
             ENROLMENT.verify("client-1", STATEMENT, bytes(bad))
 
 
 def test_what_is_no_signature_is_refused() -> None:
     """The network delivers any scalar, or nothing."""
     for signature in (b"", GOOD[:-1], GOOD + b"\0", bytes(64), bytes(65), GOOD * 1000):
-        refused("client-1", signature, signature, BadSignatureError, "not signed by the enrolled key of client")
+        refused("client-1", signature, signature, Flaw.SIGNATURE, "not signed by the enrolled key of client")
     scalars: list[object] = [None, True, 7, 1.5, GOOD.hex(), bytearray(GOOD), [GOOD]]
     for value in scalars:
-        refused("client-1", value, value, BadSignatureError, "client 'client-1' sent no signature; set client_identity")
+        refused("client-1", value, value, Flaw.SIGNATURE, "client 'client-1' sent no signature; set client_identity")
 
 
 # The enrolled list

@@ -24,7 +24,7 @@ from phe.paillier import PaillierPublicKey
 from orchestrator import keys
 from orchestrator.keys import new_key, rotate_key
 from shared import key_files
-from shared.errors import KeyFileError, KeyMaterialError, PassphraseError
+from shared.errors import KeyMaterialError, PassphraseError
 from shared.he.fixed_point import FixedPoint
 from shared.he.keys import PublicKeyMaterial, generate_keypair
 from shared.he.modulus_proof import prove, verify
@@ -171,7 +171,7 @@ def test_the_file_has_mode_0600_at_every_instant(path: Path, umask: int, monkeyp
 
 def test_an_existing_file_is_never_overwritten(path: Path) -> None:
     path.write_text("precious")
-    with pytest.raises(KeyFileError, match="already exists"):
+    with pytest.raises(KeyMaterialError, match="already exists"):
         save_key(path, key(), None)
     assert path.read_text() == "precious"
     assert list(path.parent.iterdir()) == [path]
@@ -182,19 +182,19 @@ def test_a_failed_write_leaves_nothing_behind(path: Path, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(KeyFileError, match="No space left on device"):
+    with pytest.raises(KeyMaterialError, match="No space left on device"):
         save_key(path, key(), None)
     assert list(path.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize("read", [lambda p: load_key(p, None), read_header], ids=["load_key", "read_header"])
 def test_a_file_open_to_others_or_missing_is_refused(path: Path, read: Callable[[Path], object]) -> None:
-    with pytest.raises(KeyFileError, match=r"no such file; make a key with orchestrator/keys\.py new"):
+    with pytest.raises(KeyMaterialError, match=r"no such file; make a key with orchestrator/keys\.py new"):
         read(path)
     save_key(path, key(), None)
     for mode in (0o640, 0o604, 0o660):
         path.chmod(mode)
-        with pytest.raises(KeyFileError, match=f"mode {mode:04o} .* chmod 600 {path}"):
+        with pytest.raises(KeyMaterialError, match=f"mode {mode:04o} .* chmod 600 {path}"):
             read(path)
 
 
@@ -495,7 +495,7 @@ def test_rotate_leaves_the_key_in_place_when_the_new_one_is_malformed(
 def test_new_does_not_make_a_key_for_a_name_that_is_taken(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_text("precious")
     monkeypatch.delattr(keys, "generate_keypair")
-    with pytest.raises(KeyFileError, match="already exists"):
+    with pytest.raises(KeyMaterialError, match="already exists"):
         new_key(path, BITS, None)
 
 

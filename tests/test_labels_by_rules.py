@@ -16,7 +16,7 @@ from shared.config import Config
 from shared.data_sources import cloudtrail
 from shared.data_sources.file_source import FileSource
 from shared.data_utils import feature_count, load_client_data, load_test_data
-from shared.errors import RuleError
+from shared.errors import OrchestratorError
 from tests.test_rules import rule
 from tests.test_rules import write as write_rules
 from tests.test_source_cloudtrail import record, settings, write
@@ -104,7 +104,7 @@ def test_no_hit_at_all_is_a_warning_and_a_broken_rule_stops(tmp_path: Path, capl
         assert set(load_test_data(config).families) == {"benign"}
     assert "0 records are attacks, by rules" in caplog.text
     (tmp_path / "rules/more.yml").write_text("title: broken")
-    with pytest.raises(RuleError, match=r"more\.yml"):
+    with pytest.raises(OrchestratorError, match=r"more\.yml"):
         load_test_data(config)
 
 

@@ -11,14 +11,9 @@ import pytest
 from client import ledger
 from client.ledger import Ledger
 from shared.masking import ClientRound, RoundMemory, VectorPlan
-from shared.masking.errors import (
-    CohortSwapError,
-    RepeatedStageError,
-    RoundMemoryError,
-    StaleRoundError,
-    WorkRepeatedError,
-)
+from shared.masking.errors import Rule
 from shared.masking.memory import Stage
+from tests.breaking import breaks
 from tests.masking_harness import ENROLLED, IDENTITIES, MODULUS, NAMES, SESSION, TASK, WORK, make_terms
 from tests.processes import ROOT
 
@@ -65,12 +60,12 @@ def test_a_round_is_entered_once_and_rounds_only_grow(again: list[RoundMemory]) 
 
     enter(4)
     for stale in (4, 3, 0):
-        with pytest.raises(StaleRoundError):
+        with breaks(Rule.STALE_ROUND):
             enter(stale)
     enter(4, bucket="scaler")
     enter(1, session=OTHER_SESSION)
     enter(6)
-    with pytest.raises(StaleRoundError):
+    with breaks(Rule.STALE_ROUND):
         enter(5)
 
 
@@ -78,7 +73,7 @@ def test_a_stage_is_answered_once_even_if_everything_else_was_set_back(again: li
     for stage in Stage:
         again.pop().claim(SESSION, "weights", 1, stage)
     for stage in list(Stage)[1:]:
-        with pytest.raises(RepeatedStageError):
+        with breaks(Rule.REPEATED_STAGE):
             again.pop().claim(SESSION, "weights", 1, stage)
 
 
@@ -87,9 +82,9 @@ def test_a_work_is_given_to_one_set_of_clients_whatever_the_session(again: list[
     opened(again.pop(), "abcd")
     opened(again.pop(), "abcd", session=OTHER_SESSION)  # the same sum again says nothing new
     for others in ("abc", "abcde", "abce"):
-        with pytest.raises(WorkRepeatedError, match="expected the same clients again"):
+        with breaks(Rule.REPEATED_WORK, match="expected the same clients again"):
             again.pop().check_set(WORK, named(others))
-        with pytest.raises(WorkRepeatedError):
+        with breaks(Rule.REPEATED_WORK):
             opened(again.pop(), others, session=OTHER_SESSION)
     again.pop().check_set(TASK, named("abc"))  # another work
 
@@ -98,7 +93,7 @@ def test_tenants_may_leave_and_come_and_not_be_exchanged(again: list[RoundMemory
     opened(again.pop(), "abcd")
     for cohort in ("abcd", "abc", "abcde", "aefg"):
         again.pop().check_cohort(SESSION, "weights", named(cohort), 3)
-    with pytest.raises(CohortSwapError, match=r"\['e'\] in the place of \['d'\]"):
+    with breaks(Rule.COHORT_SWAP, match=r"\['e'\] in the place of \['d'\]"):
         again.pop().check_cohort(SESSION, "weights", named("abce"), 3)
     again.pop().check_cohort(OTHER_SESSION, "weights", named("abce"), 3)
     again.pop().check_cohort(SESSION, "evaluation", named("abce"), 3)
@@ -127,17 +122,17 @@ def test_a_line_that_a_crash_cut_off_was_never_answered(tmp_path: Path) -> None:
 def test_a_spoilt_memory_refuses_and_is_left_alone(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "ledger.jsonl"
     path.write_bytes(line + b"\n")
-    with pytest.raises(RoundMemoryError, match=r"line 1: .*restore it from a backup"):
+    with breaks(Rule.ROUND_MEMORY, match=r"line 1: .*restore it from a backup"):
         Ledger(path)
     assert path.read_bytes() == line + b"\n"
 
 
 def test_what_can_not_be_remembered_is_not_answered(tmp_path: Path) -> None:
-    with pytest.raises(RoundMemoryError, match="can't be opened"):
+    with breaks(Rule.ROUND_MEMORY, match="can't be opened"):
         Ledger(tmp_path / "missing" / "ledger.jsonl")
     memory = Ledger(tmp_path / "ledger.jsonl")
     memory.close()
-    with pytest.raises(RoundMemoryError, match="can't be written"):
+    with breaks(Rule.ROUND_MEMORY, match="can't be written"):
         memory.claim(SESSION, "weights", 1, Stage.ADVERTISE)
 
 
@@ -152,7 +147,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
-    with pytest.raises(RoundMemoryError, match="No space left"):
+    with breaks(Rule.ROUND_MEMORY, match="No space left"):
         memory.claim(SESSION, "weights", 1, Stage.SHARE)
     monkeypatch.undo()
     memory.claim(SESSION, "weights", 1, Stage.SHARE)

@@ -54,7 +54,7 @@ class Member:
         try:
             answer = self._answer(request)
         except OrchestratorError as error:
-            answer = Refusal(f"{type(error).__name__}: {error}")
+            answer = Refusal(error.coded)
         return self.spoilt.get(request.kind, answer)
 
     def _answer(self, request: Request) -> Reply | Refusal:
@@ -220,7 +220,7 @@ def test_a_masked_one_time_key_opens_nothing(tmp_path: Path) -> None:
         (Kind.SHARE, of_properties(Status(Code.OK, ""), {"payload": "text"}), "at share: its answer holds no message"),
         (Kind.SHARE, Reply(b"x"), "at share: shares: 1 bytes; expected 5"),
         (Kind.SHARE, Refusal("not me"), "at share: not me"),
-        (Kind.SHARE, Refusal("WeakKeyError"), "at share: WeakKeyError: a tenant's key is weak"),
+        (Kind.SHARE, Refusal("masking: weak key"), "at share: masking: weak key: a tenant's key is weak"),
     ],
 )
 def test_who_fails_before_the_training_is_left_out_with_the_reason(
@@ -256,7 +256,7 @@ def test_a_client_that_asks_for_a_larger_cohort_refuses_a_smaller_one(federation
     strict = federation.config.replace(min_contributors=4, min_fit_clients=4, min_available_clients=4)
     federation.restart(0, strict)
     assert federation.run() == [0, 1, 1, 1]
-    assert federation.failed["0"] == "at advertise: CohortTooSmallError: n_min = 3; expected at least 4"
+    assert federation.failed["0"] == "at advertise: masking: small cohort: n_min = 3; expected at least 4"
 
 
 def test_a_client_never_falls_back_to_an_unmasked_update(federation: Federation) -> None:
@@ -294,7 +294,7 @@ def test_a_restarted_client_remembers_the_rounds_it_was_in(federation: Federatio
     federation.number = 0  # a server that goes back in its own session
     with pytest.raises(RoundAbandonedError):
         federation.begin()
-    assert "StaleRoundError: round 1 of 'weights' after round 1" in federation.failed["0"]
+    assert "masking: stale round: round 1 of 'weights' after round 1" in federation.failed["0"]
 
 
 def test_each_side_names_the_mismatch_when_the_other_does_not_mask(federation: Federation) -> None:

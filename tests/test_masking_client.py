@@ -6,31 +6,11 @@ from dataclasses import replace
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from shared.errors import ConfigError, EncodingError, KeyMaterialError, RoundRefusedError
+from shared.errors import ConfigError, EncodingError, KeyMaterialError
 from shared.masking import ClientRound, RoundMemory, VectorPlan, minimum_threshold
 from shared.masking.client_state import Masked, Refused, Shared
 from shared.masking.codec import Kind, encode_number, header, parse_signed, sign
-from shared.masking.errors import (
-    BadSignatureError,
-    BothSharesError,
-    CohortTooSmallError,
-    ConsistencyError,
-    MalformedMessageError,
-    OutOfOrderError,
-    OwnAdvertError,
-    OwnUpdateMissingError,
-    RepeatedAdvertError,
-    RepeatedStageError,
-    ReplayedMessageError,
-    RoundOverError,
-    ShareRequestError,
-    SubsetError,
-    TaskMismatchError,
-    TermsMismatchError,
-    ThresholdTooLowError,
-    UnknownPeerError,
-    WeakKeyError,
-)
+from shared.masking.errors import Rule
 from shared.masking.messages import (
     RevealBody,
     RevealRequest,
@@ -40,6 +20,7 @@ from shared.masking.messages import (
     parse_boxes,
     view_digest,
 )
+from tests.breaking import breaks
 from tests.masking_harness import (
     ENROLLED,
     IDENTITIES,
@@ -102,18 +83,18 @@ def at_reveal(count: int = 10, threshold: int = 7) -> tuple[ClientRound, RevealR
 
 
 @pytest.mark.parametrize(
-    ("terms", "error"),
+    ("terms", "rule"),
     [
-        (make_terms(3, modulus=MODULUS + 2), TermsMismatchError),
-        (make_terms(3, bucket="scaler"), TermsMismatchError),
-        (make_terms(3, ciphertexts=5), TermsMismatchError),
-        (make_terms(3, n_min=2), CohortTooSmallError),
-        (make_terms(3, n_min=3), CohortTooSmallError),
+        (make_terms(3, modulus=MODULUS + 2), Rule.OTHER_TERMS),
+        (make_terms(3, bucket="scaler"), Rule.OTHER_TERMS),
+        (make_terms(3, ciphertexts=5), Rule.OTHER_TERMS),
+        (make_terms(3, n_min=2), Rule.SMALL_COHORT),
+        (make_terms(3, n_min=3), Rule.SMALL_COHORT),
     ],
 )
-def test_terms(terms: RoundTerms, error: type[RoundRefusedError]) -> None:
+def test_terms(terms: RoundTerms, rule: Rule) -> None:
     client = ClientRound(ME, IDENTITIES[ME], ENROLLED, VectorPlan("weights", MODULUS, 4, n_min=4), RoundMemory())
-    with pytest.raises(error):
+    with breaks(rule):
         client.advertise(terms.encode())
 
 
@@ -130,7 +111,7 @@ def test_identity_must_be_the_enrolled_one() -> None:
     twice = {ME: ENROLLED[ME], "sybil": ENROLLED[ME]}
     with pytest.raises(KeyMaterialError):
         ClientRound(ME, IDENTITIES[ME], twice, plan, RoundMemory())
-    with pytest.raises(MalformedMessageError):
+    with breaks(Rule.MALFORMED_MESSAGE):
         ClientRound(ME, IDENTITIES[ME], {**ENROLLED, "no spaces": ENROLLED[ME]}, plan, RoundMemory())
 
 
@@ -144,17 +125,17 @@ def test_threshold_follows_from_the_roster() -> None:
         client, roster = advertised(make_terms(least), count)
         client.share(roster)
         client, roster = advertised(make_terms(least - 1), count)
-        with pytest.raises((ThresholdTooLowError, CohortTooSmallError)):
+        with breaks(Rule.LOW_THRESHOLD, Rule.SMALL_COHORT):
             client.share(roster)
     client, roster = advertised(make_terms(4))
-    with pytest.raises(ThresholdTooLowError):
+    with breaks(Rule.LOW_THRESHOLD):
         client.share(roster)
 
 
 @pytest.mark.parametrize("terms", [make_terms(5), make_terms(3, n_min=5)])
 def test_too_few_adverts(terms: RoundTerms) -> None:
     client, roster = advertised(terms, 4)
-    with pytest.raises(CohortTooSmallError):
+    with breaks(Rule.SMALL_COHORT):
         client.share(roster)
 
 
@@ -183,30 +164,29 @@ STRANGER = sign(Kind.ADVERT, CONTEXT, "x-stranger", bytes(range(64)), Ed25519Pri
 
 
 @pytest.mark.parametrize(
-    ("edit", "error"),
+    ("edit", "rule"),
     [
-        (lambda a: [*a, STRANGER], UnknownPeerError),
-        (lambda a: [*a[:2], a[1], *a[2:]], RepeatedAdvertError),
-        (lambda a: [*a[:2], other_advert(NAMES[1], TERMS), *a[2:]], RepeatedAdvertError),
-        (lambda a: altered(NAMES[2], lambda _: parse_signed(a[1], Kind.ADVERT, CONTEXT).body)(a), RepeatedAdvertError),
-        (altered(NAMES[2], lambda body: body[32:] + body[32:]), RepeatedAdvertError),
-        (altered(NAMES[2], lambda body: body, signer=NAMES[3]), BadSignatureError),
-        (altered(NAMES[2], lambda body: bytes(32) + body[32:]), WeakKeyError),
-        (altered(NAMES[2], lambda body: body[:32] + b"\1" + bytes(31)), WeakKeyError),
-        (altered(NAMES[2], lambda body: body[:63]), MalformedMessageError),
-        (lambda a: [a[0], other_advert(NAMES[1], make_terms(5, round_number=0)), *a[2:]], ReplayedMessageError),
-        (lambda a: [a[0], other_advert(NAMES[1], make_terms(5, session=bytes(16))), *a[2:]], ReplayedMessageError),
-        (lambda a: [a[0], other_advert(NAMES[1], make_terms(5, bucket="scaler")), *a[2:]], ReplayedMessageError),
-        (lambda a: a[1:], OwnAdvertError),
-        (lambda a: [other_advert(ME, TERMS), *a[1:]], OwnAdvertError),
-        (lambda a: [a[1], a[0], *a[2:]], MalformedMessageError),
+        (lambda a: [*a, STRANGER], Rule.UNKNOWN_PEER),
+        (lambda a: [*a[:2], a[1], *a[2:]], Rule.REPEATED_ADVERT),
+        (lambda a: [*a[:2], other_advert(NAMES[1], TERMS), *a[2:]], Rule.REPEATED_ADVERT),
+        (lambda a: altered(NAMES[2], lambda _: parse_signed(a[1], Kind.ADVERT, CONTEXT).body)(a), Rule.REPEATED_ADVERT),
+        (altered(NAMES[2], lambda body: body[32:] + body[32:]), Rule.REPEATED_ADVERT),
+        (altered(NAMES[2], lambda body: body, signer=NAMES[3]), Rule.BAD_SIGNATURE),
+        (altered(NAMES[2], lambda body: bytes(32) + body[32:]), Rule.WEAK_KEY),
+        (altered(NAMES[2], lambda body: body[:32] + b"\1" + bytes(31)), Rule.WEAK_KEY),
+        (altered(NAMES[2], lambda body: body[:63]), Rule.MALFORMED_MESSAGE),
+        (lambda a: [a[0], other_advert(NAMES[1], make_terms(5, round_number=0)), *a[2:]], Rule.REPLAYED_MESSAGE),
+        (lambda a: [a[0], other_advert(NAMES[1], make_terms(5, session=bytes(16))), *a[2:]], Rule.REPLAYED_MESSAGE),
+        (lambda a: [a[0], other_advert(NAMES[1], make_terms(5, bucket="scaler")), *a[2:]], Rule.REPLAYED_MESSAGE),
+        (lambda a: a[1:], Rule.OWN_ADVERT),
+        (lambda a: [other_advert(ME, TERMS), *a[1:]], Rule.OWN_ADVERT),
+        (lambda a: [a[1], a[0], *a[2:]], Rule.MALFORMED_MESSAGE),
     ],
 )
-def test_roster(edit: Callable[[list[bytes]], list[bytes]], error: type[RoundRefusedError]) -> None:
+def test_roster(edit: Callable[[list[bytes]], list[bytes]], rule: Rule) -> None:
     client, roster = advertised(edit=edit)
-    with pytest.raises(error) as caught:
+    with breaks(rule):
         client.share(roster)
-    assert caught.type is error
 
 
 # Stage 2: the boxes
@@ -215,7 +195,7 @@ def test_roster(edit: Callable[[list[bytes]], list[bytes]], error: type[RoundRef
 def test_boxes_from_outside_or_from_oneself() -> None:
     for extra in (NAMES[20], ME):
         client, boxes, _ = at_mask()
-        with pytest.raises(SubsetError):
+        with breaks(Rule.SUBSET):
             client.mask(encode_boxes({**boxes, extra: bytes(82)}, CONTEXT), [0] * 4, TASK, WORK)
 
 
@@ -223,7 +203,7 @@ def test_boxes_from_outside_or_from_oneself() -> None:
 def test_too_few_boxes(terms: RoundTerms, kept: int) -> None:
     client, boxes, _ = at_mask(terms=terms)
     few = {name: boxes[name] for name in list(boxes)[:kept]}
-    with pytest.raises(CohortTooSmallError):
+    with breaks(Rule.SMALL_COHORT):
         client.mask(encode_boxes(few, terms.context()), [0] * 4, TASK, WORK)
 
 
@@ -261,16 +241,16 @@ def test_a_box_is_for_one_roster() -> None:
 
 
 @pytest.mark.parametrize(
-    ("survivors", "error"),
+    ("survivors", "rule"),
     [
-        (NAMES[:4], CohortTooSmallError),
-        (NAMES[:6], SubsetError),
-        ([*NAMES[:4], NAMES[30]], SubsetError),
-        (NAMES[1:5], OwnUpdateMissingError),
+        (NAMES[:4], Rule.SMALL_COHORT),
+        (NAMES[:6], Rule.SUBSET),
+        ([*NAMES[:4], NAMES[30]], Rule.SUBSET),
+        (NAMES[1:5], Rule.OWN_UPDATE),
     ],
 )
-def test_survivors(survivors: list[str], error: type[RoundRefusedError]) -> None:
-    with pytest.raises(error):
+def test_survivors(survivors: list[str], rule: Rule) -> None:
+    with breaks(rule):
         at_confirm().confirm(encode_survivors(frozenset(survivors), CONTEXT))
 
 
@@ -278,14 +258,14 @@ def test_floor_of_survivors_is_n_min_too() -> None:
     terms = make_terms(3, n_min=4)
     simulation = Simulation(4, terms)
     simulation.mask()
-    with pytest.raises(CohortTooSmallError):
+    with breaks(Rule.SMALL_COHORT):
         simulation.clients[ME].confirm(encode_survivors(frozenset(NAMES[:3]), terms.context()))
 
 
 def test_a_second_view_is_never_signed() -> None:
     client = at_confirm()
     client.confirm(encode_survivors(frozenset(NAMES[:5]), CONTEXT))
-    with pytest.raises(RepeatedStageError):
+    with breaks(Rule.REPEATED_STAGE):
         client.confirm(encode_survivors(frozenset(NAMES[:5]), CONTEXT))
 
 
@@ -303,26 +283,25 @@ def test_reveal_gives_one_share_of_each() -> None:
 
 
 @pytest.mark.parametrize(
-    ("edit", "error"),
+    ("edit", "rule"),
     [
-        (lambda r: replace(r, keys=r.keys | {NAMES[3]}), BothSharesError),
-        (lambda r: replace(r, seeds=r.seeds | r.keys), BothSharesError),
-        (lambda r: replace(r, seeds=r.seeds | r.keys, keys=frozenset()), ShareRequestError),
-        (lambda r: replace(r, seeds=r.seeds - {NAMES[3]}, keys=r.keys | {NAMES[3]}), ShareRequestError),
-        (lambda r: replace(r, keys=frozenset()), ShareRequestError),
-        (lambda r: replace(r, seeds=r.seeds | {NAMES[40]}), ShareRequestError),
-        (lambda r: replace(r, signatures=dict(list(r.signatures.items())[:6])), ConsistencyError),
-        (lambda r: replace(r, signatures={}), ConsistencyError),
-        (lambda r: replace(r, signatures={**r.signatures, NAMES[9]: bytes(64)}), ConsistencyError),
-        (lambda r: replace(r, signatures={**r.signatures, NAMES[1]: r.signatures[NAMES[2]]}), BadSignatureError),
-        (lambda r: replace(r, signatures={**r.signatures, NAMES[1]: bytes(64)}), BadSignatureError),
+        (lambda r: replace(r, keys=r.keys | {NAMES[3]}), Rule.BOTH_SHARES),
+        (lambda r: replace(r, seeds=r.seeds | r.keys), Rule.BOTH_SHARES),
+        (lambda r: replace(r, seeds=r.seeds | r.keys, keys=frozenset()), Rule.SHARE_REQUEST),
+        (lambda r: replace(r, seeds=r.seeds - {NAMES[3]}, keys=r.keys | {NAMES[3]}), Rule.SHARE_REQUEST),
+        (lambda r: replace(r, keys=frozenset()), Rule.SHARE_REQUEST),
+        (lambda r: replace(r, seeds=r.seeds | {NAMES[40]}), Rule.SHARE_REQUEST),
+        (lambda r: replace(r, signatures=dict(list(r.signatures.items())[:6])), Rule.CONSISTENCY),
+        (lambda r: replace(r, signatures={}), Rule.CONSISTENCY),
+        (lambda r: replace(r, signatures={**r.signatures, NAMES[9]: bytes(64)}), Rule.CONSISTENCY),
+        (lambda r: replace(r, signatures={**r.signatures, NAMES[1]: r.signatures[NAMES[2]]}), Rule.BAD_SIGNATURE),
+        (lambda r: replace(r, signatures={**r.signatures, NAMES[1]: bytes(64)}), Rule.BAD_SIGNATURE),
     ],
 )
-def test_request(edit: Callable[[RevealRequest], RevealRequest], error: type[RoundRefusedError]) -> None:
+def test_request(edit: Callable[[RevealRequest], RevealRequest], rule: Rule) -> None:
     client, request, simulation = at_reveal()
-    with pytest.raises(error) as caught:
+    with breaks(rule):
         client.reveal(edit(request).encode(simulation.terms.context()))
-    assert caught.type is error
 
 
 @pytest.mark.parametrize("differs", ["nothing", "U3", "U2", "roster"])
@@ -339,7 +318,7 @@ def test_confirms_of_another_view_do_not_count(differs: str) -> None:
     if differs == "nothing":
         client.reveal(payload)
     else:
-        with pytest.raises(BadSignatureError):
+        with breaks(Rule.BAD_SIGNATURE):
             client.reveal(payload)
 
 
@@ -351,9 +330,9 @@ def test_each_stage_once_and_in_order() -> None:
     request = simulation.confirm()
     client = simulation.clients[ME]
     client.reveal(request)
-    with pytest.raises(RepeatedStageError):
+    with breaks(Rule.REPEATED_STAGE):
         client.reveal(request)
-    with pytest.raises(RoundOverError):
+    with breaks(Rule.ROUND_OVER):
         client.reveal(request)
 
 
@@ -373,34 +352,34 @@ def test_a_stage_again_or_too_early_ends_the_round(done: int) -> None:
         ]
         if calls >= len(stages):
             continue
-        with pytest.raises(RepeatedStageError if calls == done else OutOfOrderError):
+        with breaks(Rule.REPEATED_STAGE if calls == done else Rule.OUT_OF_ORDER):
             stages[calls]()
         for stage in stages:
-            with pytest.raises(RoundOverError):
+            with breaks(Rule.ROUND_OVER):
                 stage()
 
 
 def test_a_second_upload_is_refused() -> None:
     client, boxes, _ = at_mask()
     client.mask(encode_boxes(boxes, CONTEXT), [0] * 4, TASK, WORK)
-    with pytest.raises(RepeatedStageError):
+    with breaks(Rule.REPEATED_STAGE):
         client.mask(encode_boxes(boxes, CONTEXT), [0] * 4, TASK, WORK)
 
 
 def test_a_refusal_erases_the_state() -> None:
     client, _, _ = at_mask()
-    with pytest.raises(MalformedMessageError):
+    with breaks(Rule.MALFORMED_MESSAGE):
         client.mask(b"", [0] * 4, TASK, WORK)
     assert isinstance(client._state, Refused)
-    with pytest.raises(RoundOverError):
+    with breaks(Rule.ROUND_OVER):
         client.mask(b"", [0] * 4, TASK, WORK)
 
 
 def test_a_client_that_was_given_another_task_than_the_round_s_gives_nothing() -> None:
     client, boxes, _ = at_mask()
-    with pytest.raises(TaskMismatchError):
+    with breaks(Rule.OTHER_TASK):
         client.mask(encode_boxes(boxes, CONTEXT), [0] * 4, bytes(32), WORK)
-    with pytest.raises(RoundOverError):
+    with breaks(Rule.ROUND_OVER):
         client.mask(encode_boxes(boxes, CONTEXT), [0] * 4, TASK, WORK)
 
 

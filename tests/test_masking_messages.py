@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shared.errors import OrchestratorError, RoundRefusedError, UpdateRejectedError
 from shared.masking.codec import Kind, encode_entries, encode_id, encode_ids, encode_number, parse_signed
-from shared.masking.errors import MalformedMessageError, ReplayedMessageError
+from shared.masking.errors import BrokenRuleError, Rule
 from shared.masking.messages import (
     Advert,
     RevealBody,
@@ -24,6 +24,7 @@ from shared.masking.messages import (
     parse_survivors,
 )
 from shared.masking.shamir import PRIME
+from tests.breaking import breaks
 from tests.masking_harness import NAMES, TASK, WORK, Simulation, make_terms
 
 TERMS = make_terms(3)
@@ -126,7 +127,9 @@ def test_every_parser_gives_one_form_or_a_typed_error(name: str) -> None:
     def check(payload: bytes) -> None:
         try:
             again = AGAIN[name](payload)
-        except (MalformedMessageError, ReplayedMessageError):
+        except BrokenRuleError as error:
+            if error.code not in (Rule.MALFORMED_MESSAGE, Rule.REPLAYED_MESSAGE):
+                raise
             return
         assert again == payload
 
@@ -137,9 +140,9 @@ def test_every_parser_gives_one_form_or_a_typed_error(name: str) -> None:
 def test_every_length_but_the_right_one_is_refused(name: str) -> None:
     original = samples()[name]
     for size in range(len(original)):
-        with pytest.raises(MalformedMessageError):
+        with breaks(Rule.MALFORMED_MESSAGE):
             AGAIN[name](original[:size])
-    with pytest.raises(MalformedMessageError):
+    with breaks(Rule.MALFORMED_MESSAGE):
         AGAIN[name](original + b"\0")
 
 
@@ -148,7 +151,7 @@ def test_every_message_is_of_one_round_only(name: str) -> None:
     for place in (5, 36):
         payload = bytearray(samples()[name])
         payload[place] ^= 1
-        with pytest.raises(ReplayedMessageError):
+        with breaks(Rule.REPLAYED_MESSAGE):
             AGAIN[name](bytes(payload))
 
 
@@ -190,7 +193,7 @@ def test_only_bytes_are_bytes(payload: object) -> None:
 
 @pytest.mark.parametrize("bad", ["", "a" * 65, ".hidden", "no space", "naïve", "a\n", "a/b", "\udc80"])
 def test_ids(bad: str) -> None:
-    with pytest.raises(MalformedMessageError):
+    with breaks(Rule.MALFORMED_MESSAGE):
         encode_id(bad)
 
 
@@ -205,7 +208,7 @@ def test_ids(bad: str) -> None:
 )
 def test_one_set_has_one_encoding(entries: bytes) -> None:
     good = encode_survivors(frozenset(), CONTEXT)[:-2]
-    with pytest.raises(MalformedMessageError):
+    with breaks(Rule.MALFORMED_MESSAGE):
         parse_survivors(good + entries, CONTEXT)
 
 
@@ -231,11 +234,11 @@ def test_sets_and_entries_are_sorted() -> None:
 )
 def test_terms_out_of_range(change: dict[str, object]) -> None:
     fields = {**TERMS.__dict__, **change}
-    with pytest.raises(MalformedMessageError):
+    with breaks(Rule.MALFORMED_MESSAGE):
         RoundTerms(**fields)
 
 
 def test_a_share_outside_the_field_is_refused() -> None:
     body = RevealBody({"a": PRIME}, {}).encode()
-    with pytest.raises(MalformedMessageError):
+    with breaks(Rule.MALFORMED_MESSAGE):
         RevealBody.decode(body)

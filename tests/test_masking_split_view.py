@@ -10,10 +10,11 @@ from shared.masking import ClientRound, client
 from shared.masking.agreement import commit, exchange, pair_mask_key, self_mask_key
 from shared.masking.client_state import Confirmed, Masked, Shared
 from shared.masking.codec import Kind, parse_signed, sign
-from shared.masking.errors import ConsistencyError
+from shared.masking.errors import Rule
 from shared.masking.messages import RevealBody, RevealRequest, encode_survivors, view_digest
 from shared.masking.shamir import Rebuilder
 from shared.masking.stream import MaskSum
+from tests.breaking import breaks
 from tests.masking_harness import IDENTITIES, MODULUS, NAMES, TASK, WORK, Simulation, add_up, make_terms
 
 COLLUDERS, TARGETS, OTHERS = NAMES[:3], NAMES[3:5], NAMES[5:10]
@@ -95,7 +96,7 @@ def test_split_view_succeeds_without_the_consistency_round() -> None:
 
 
 def test_split_view_is_refused() -> None:
-    with pytest.raises(ConsistencyError):
+    with breaks(Rule.CONSISTENCY):
         attack(ClientRound)
 
 

@@ -20,7 +20,7 @@ from orchestrator.run import OpenRun
 from orchestrator.run_folder import RoundRecord, RunFolder
 from orchestrator.seats import Seats
 from shared.config import Config, parse_config
-from shared.errors import AddressInUseError, ConfigError, MissingDependencyError
+from shared.errors import ConfigError, MissingDependencyError, NetworkError
 from shared.exchange import Kind
 from tests.federations import make_tenants, open_in_memory
 from tests.processes import ROOT, free_port
@@ -103,10 +103,10 @@ def test_a_reader_finds_the_metrics_and_nothing_else(watched: tuple[OpenRun[Any]
 @pytest.mark.parametrize(
     ("reason", "name"),
     [
-        ("BadSignatureError: forged", "BadSignatureError"),
+        ("update: signature: forged", "update: signature"),
         ("at share: lost: disconnected, or no answer within stage_timeout", "lost"),
         ("lost: disconnected", "lost"),
-        ("at advertise: WeakKeyError: a tenant's key is weak", "WeakKeyError"),
+        ("at advertise: masking: weak key: a tenant's key is weak", "masking: weak key"),
         ("policy: least_cohort: its policy asks for more tenants in a sum", "policy: least_cohort"),
         ("it is not enrolled, or no longer", "not enrolled"),
         ("Refused: it refuses; its own log says why", "Refused"),
@@ -269,7 +269,7 @@ def test_a_taken_address_is_told_and_nobody_is_left_listening(setting: str, tmp_
     with socket.socket() as other:
         other.bind((host, int(port)))
         other.listen()
-        with pytest.raises(AddressInUseError, match=rf"{setting} = .*can't listen there: Address already in use"):
+        with pytest.raises(NetworkError, match=rf"{setting} = .*can't listen there: Address already in use"):
             open_in_memory(config, {})
     open_in_memory(config, {}).close()  # both addresses are free again
 

@@ -13,7 +13,7 @@ from orchestrator.keys import new_key
 from orchestrator.pki import provision
 from shared.config import Config, parse_config
 from shared.data_utils import load_client_data
-from shared.errors import KeyFileError, OrchestratorError, ResumeError
+from shared.errors import KeyMaterialError, OrchestratorError, ResumeError
 from shared.identity import ClientIdentity
 from tests.federations import open_in_memory
 from tests.processes import ROOT
@@ -185,7 +185,7 @@ def test_a_run_goes_on_in_another_place_from_its_backup(tmp_path: Path) -> None:
     ("missing", "error", "words"),
     [
         ("var/lib/orchestrator/logs", ResumeError, "no run to resume"),
-        ("etc/orchestrator/pki/paillier.json", KeyFileError, r"paillier\.json"),
+        ("etc/orchestrator/pki/paillier.json", KeyMaterialError, r"paillier\.json"),
     ],
 )
 def test_a_backup_that_lacks_something_is_no_silent_new_start(

@@ -127,7 +127,7 @@ def test_a_logger_writes_to_one_file_at_a_time_and_that_is_its_owners_alone(tmp_
 def test_what_a_status_says_is_made_printable() -> None:
     assert is_fit(spelt_out(HOSTILE))
     assert len(spelt_out("x" * 1_000_000)) <= 300
-    assert spelt_out("WeakKeyError") == "WeakKeyError: a tenant's key is weak"
+    assert spelt_out("masking: weak key") == "masking: weak key: a tenant's key is weak"
 
 
 def test_a_greeting_that_is_answered_by_a_hostile_text() -> None:

@@ -24,7 +24,7 @@ from orchestrator.certificates import subject_alternative_names
 from orchestrator.pki import add_clients, provision, revoke_client
 from orchestrator.provision import main
 from shared.enrolment import Enrolment
-from shared.errors import ConfigError, EnrolmentError, KeyFileError
+from shared.errors import ConfigError, EnrolmentError, KeyMaterialError
 from shared.identity import ClientIdentity
 
 REPOSITORY = Path(__file__).parents[1]
@@ -122,7 +122,7 @@ def test_each_identity_is_the_enrolled_one_and_no_two_are_alike(pki: Path) -> No
 def test_nothing_is_overwritten_and_then_nothing_is_made(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("precious")
-    with pytest.raises(KeyFileError, match=rf"{name}: already exists .* use --add N"):
+    with pytest.raises(KeyMaterialError, match=rf"{name}: already exists .* use --add N"):
         provision(tmp_path, 3, [])
     assert files_of(tmp_path) == {name}
     assert (tmp_path / name).read_text() == "precious"
@@ -138,7 +138,7 @@ def test_a_failure_half_way_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
         real_link(source, target)
 
     monkeypatch.setattr(os, "link", failing_link)
-    with pytest.raises(KeyFileError, match="No space left on device"):
+    with pytest.raises(KeyMaterialError, match="No space left on device"):
         provision(tmp_path / "pki", 3, [])
     assert files_of(tmp_path) == set()
 
@@ -168,7 +168,7 @@ def test_clients_are_added_without_the_ca_key(fresh: Path) -> None:
 def test_a_failed_enrolment_leaves_no_key(fresh: Path) -> None:
     before = (fresh / "enrolled.json").read_bytes()
     (fresh / "clients" / "client-3.key").write_text("precious")
-    with pytest.raises(KeyFileError, match=r"client-3\.key: already exists"):
+    with pytest.raises(KeyMaterialError, match=r"client-3\.key: already exists"):
         add_clients(fresh, 3)
     assert (fresh / "enrolled.json").read_bytes() == before
     assert not (fresh / "clients" / "client-2.key").exists()
@@ -187,7 +187,7 @@ def test_two_changes_at_once_are_refused(fresh: Path, change: Callable[[Path], o
     other = os.open(fresh, os.O_RDONLY)
     try:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(KeyFileError, match="can't be locked"):
+        with pytest.raises(KeyMaterialError, match="can't be locked"):
             change(fresh)
     finally:
         os.close(other)
@@ -196,7 +196,7 @@ def test_two_changes_at_once_are_refused(fresh: Path, change: Callable[[Path], o
 
 @pytest.mark.parametrize("change", [lambda f: add_clients(f, 1), lambda f: revoke_client(f, "client-1")])
 def test_a_change_needs_a_federation(tmp_path: Path, change: Callable[[Path], object]) -> None:
-    with pytest.raises(KeyFileError, match="make the federation with --clients"):
+    with pytest.raises(KeyMaterialError, match="make the federation with --clients"):
         change(tmp_path / "none")
     with pytest.raises(EnrolmentError, match="no such file"):
         change(tmp_path)

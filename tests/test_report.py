@@ -27,7 +27,7 @@ from orchestrator.report.words import numbers, share
 from orchestrator.run_folder import RoundRecord, RunFolder
 from shared.config import Config
 from shared.data_sources.dataset import Dataset
-from shared.errors import ReportError
+from shared.errors import DataError
 from shared.metrics import predict_probabilities
 from shared.model import build_model
 from tests.browser import Parsed, find_browser, look_at
@@ -278,7 +278,7 @@ def test_half_a_line_at_the_end_is_no_round_yet(tmp_path: Path) -> None:
 def test_a_damaged_evaluation_is_refused(change: dict[str, object], tmp_path: Path) -> None:
     folder = write_run(tmp_path, Config(), example_rounds(1))
     RunFolder(folder).evaluation.write_text(json.dumps(asdict(example_evaluation()) | change))
-    with pytest.raises(ReportError, match=r"evaluation\.json.*make it anew"):
+    with pytest.raises(DataError, match=r"evaluation\.json.*make it anew"):
         read_run(folder)
 
 
@@ -302,11 +302,11 @@ def test_a_report_can_be_made_anew(tmp_path: Path) -> None:
 def test_a_loss_is_told_once_for_all_its_rounds(tmp_path: Path) -> None:
     rounds = example_rounds(6)
     for number in (2, 3, 5):
-        rounds[number - 1].failed = {"10": "lost", "2": "BadSignatureError: forged"}
+        rounds[number - 1].failed = {"10": "lost", "2": "update: signature: forged"}
     rounds[5].failed = {"2": "lost"}
     found = losses(read_run(write_run(tmp_path, Config(), rounds)))
     assert [(loss.client, loss.rounds, loss.reason) for loss in found] == [
-        ("2", "2–3, 5", "BadSignatureError: forged"), ("10", "2–3, 5", "lost"), ("2", "6", "lost"),
+        ("2", "2–3, 5", "update: signature: forged"), ("10", "2–3, 5", "lost"), ("2", "6", "lost"),
     ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from shared.errors import ConfigError, RuleError
+from shared.errors import ConfigError, OrchestratorError
 from shared.rules.folder import load_rules
 from shared.rules.rule import RuleSet, label_of
 
@@ -208,7 +208,7 @@ def test_a_broken_rule_is_refused_with_its_file(name: str, tmp_path: Path) -> No
     text, reason = BROKEN[name]
     write(tmp_path, rule({"selection": {"eventName": "a"}}))
     (tmp_path / "broken.yml").write_text(text)
-    with pytest.raises(RuleError, match=r"broken\.yml") as refused:
+    with pytest.raises(OrchestratorError, match=r"broken\.yml") as refused:
         load(tmp_path)
     assert reason in str(refused.value)
 
@@ -225,7 +225,7 @@ def test_rules_for_other_log_sources_are_counted_and_left_out(tmp_path: Path, ca
     assert "3 are for other log sources" in caplog.text
     (tmp_path / "rules/4.yml").unlink()
     (tmp_path / "rules/3.yml").unlink()
-    with pytest.raises(RuleError, match="no rule for aws cloudtrail that can be evaluated, of 3 in 3 files"):
+    with pytest.raises(OrchestratorError, match="no rule for aws cloudtrail that can be evaluated, of 3 in 3 files"):
         load(folder)
     with pytest.raises(ConfigError, match="on records of cloudtrail alone, and these are of vpc_flow"):
         load_rules(folder, "vpc_flow")
@@ -233,7 +233,7 @@ def test_rules_for_other_log_sources_are_counted_and_left_out(tmp_path: Path, ca
 
 def test_a_folder_without_rules_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(RuleError, match="expected a folder with Sigma rules"):
+        with pytest.raises(OrchestratorError, match="expected a folder with Sigma rules"):
             load(folder)
 
 

@@ -13,10 +13,11 @@ from client.training import MAX_CLASS_WEIGHT, TrainingSettings, row_weights, tra
 from shared.config import Config
 from shared.data_sources.dataset import Dataset
 from shared.data_utils import load_client_data
-from shared.errors import SettingsMismatchError
+from shared.errors import Reason
 from shared.metrics import evaluate
 from shared.model import build_model, flatten, get_parameters
 from shared.task import training_settings
+from tests.breaking import breaks
 
 CONFIG = Config(num_features=6, num_hidden_units=(8,), num_samples_per_client=300, data_skewness=0.8)
 ROWS = load_client_data(CONFIG, 0).train
@@ -203,5 +204,5 @@ def test_a_client_trains_by_its_own_settings() -> None:
 )  # fmt: skip
 def test_a_client_refuses_a_round_that_asks_for_other_settings_than_its_own(asked: dict[str, Any]) -> None:
     """Told a learning rate of 1e-300 all tenants but one would add nothing to the sum."""
-    with pytest.raises(SettingsMismatchError, match=f"asks for {next(iter(asked))} = .* \\(mine: "):
+    with breaks(Reason.OTHER_SETTINGS, match=f"asks for {next(iter(asked))} = .* \\(mine: "):
         check_training({**training_settings(OWN), **asked}, OWN)

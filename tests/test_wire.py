@@ -17,14 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared import wire
-from shared.errors import (
-    HeaderMismatchError,
-    MalformedPayloadError,
-    PayloadLengthError,
-    UpdateRejectedError,
-)
+from shared.errors import Flaw, UpdateRejectedError
 from shared.he.scheme import Layout
 from shared.wire import Header, dump_update, load_update, payload_length, unwrap_tensor, wrap_array
+from tests.breaking import breaks
 
 HEADER = Header(scheme="paillier", round=3, key="ab" * 32, size=5, encoding="packed, 16+2 bits, up to 3 contributors")
 LAYOUT = Layout(5, 64)
@@ -75,43 +71,43 @@ def test_long_lists_and_large_blobs_survive_the_wire() -> None:
 
 
 @pytest.mark.parametrize(
-    ("payload", "error"),
+    ("payload", "flaw"),
     [
-        (b"", PayloadLengthError),
-        (HONEST[:-1], PayloadLengthError),
-        (HONEST + b".", PayloadLengthError),
-        (dump_update(HEADER, BLOBS[:4]), PayloadLengthError),
-        (b"\x80\x04" + b"\x00" * (len(HONEST) - 2), MalformedPayloadError),
-        (same_length(pickle.dumps(Exploit(), protocol=4)), MalformedPayloadError),
-        (same_length(b"\x80\x04cos\nsystem\n(S'true'\ntR."), MalformedPayloadError),
-        (same_length(b"\x80\x04(S'true'\nios\nsystem\n."), MalformedPayloadError),
-        (same_length(b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93."), MalformedPayloadError),
-        (same_length(b"\x80\x04\x82\x01."), MalformedPayloadError),
-        (same_length(b"\x80\x04]r\xff\xff\xff\x0f."), MalformedPayloadError),  # LONG_BINPUT: 2 GB of memo in 9 bytes
-        (same_length(b"\x80\x04]}b."), MalformedPayloadError),  # BUILD
-        (same_length(b"\x80\x04]h\x00."), MalformedPayloadError),  # BINGET
-        (same_length(b"\x80\x04P1\n."), MalformedPayloadError),  # PERSID
-        (same_length(b"\x80\x04" + b"]" * 200 + b"."), MalformedPayloadError),
-        (same_length(b"\x80\x04" + b"(" * 200 + b"]}u\x86."), MalformedPayloadError),
-        (same_length(b"\x80\x04}(u]\x86B\xff\xff\xff\xff."), MalformedPayloadError),  # 4 GB announced
-        (same_length(b"\x80\x04}(u]\x86."), MalformedPayloadError),
-        (same_length(b"\x80\x04\x86}(u]."), MalformedPayloadError),
-        (HONEST[:-1] + b"\x94", MalformedPayloadError),  # no STOP
-        (HONEST.replace(b"C\x40", b"C\x3f", 1), UpdateRejectedError),
-        (HONEST.replace(b"K\x03", b"K\x04", 1), HeaderMismatchError),
-        (dump_update(replace(HEADER, key="cd" * 32), BLOBS), HeaderMismatchError),
-        (dump_update(replace(HEADER, scheme="pallieri"), BLOBS), HeaderMismatchError),
-        (dump_update(replace(HEADER, size=6), BLOBS), HeaderMismatchError),
-        (dump_update(replace(HEADER, format=2), BLOBS), HeaderMismatchError),
-        (dump_update(replace(HEADER, encoding=HEADER.encoding.replace("16+2", "15+3")), BLOBS), HeaderMismatchError),
-        (dump_update(HEADER, [*BLOBS[:3], BLOBS[3] + b"x", BLOBS[4][1:]]), MalformedPayloadError),
-        (HONEST.replace(b"K\x03", b"\x88\x94", 1), MalformedPayloadError),  # round: True
-        (HONEST.replace(b"\x05round", b"\x05rounb", 1), MalformedPayloadError),
-        (b"\x80\x05" + HONEST[2:], MalformedPayloadError),  # the same values, written in another way
+        (b"", Flaw.LENGTH),
+        (HONEST[:-1], Flaw.LENGTH),
+        (HONEST + b".", Flaw.LENGTH),
+        (dump_update(HEADER, BLOBS[:4]), Flaw.LENGTH),
+        (b"\x80\x04" + b"\x00" * (len(HONEST) - 2), Flaw.MALFORMED),
+        (same_length(pickle.dumps(Exploit(), protocol=4)), Flaw.MALFORMED),
+        (same_length(b"\x80\x04cos\nsystem\n(S'true'\ntR."), Flaw.MALFORMED),
+        (same_length(b"\x80\x04(S'true'\nios\nsystem\n."), Flaw.MALFORMED),
+        (same_length(b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93."), Flaw.MALFORMED),
+        (same_length(b"\x80\x04\x82\x01."), Flaw.MALFORMED),
+        (same_length(b"\x80\x04]r\xff\xff\xff\x0f."), Flaw.MALFORMED),  # LONG_BINPUT: 2 GB of memo in 9 bytes
+        (same_length(b"\x80\x04]}b."), Flaw.MALFORMED),  # BUILD
+        (same_length(b"\x80\x04]h\x00."), Flaw.MALFORMED),  # BINGET
+        (same_length(b"\x80\x04P1\n."), Flaw.MALFORMED),  # PERSID
+        (same_length(b"\x80\x04" + b"]" * 200 + b"."), Flaw.MALFORMED),
+        (same_length(b"\x80\x04" + b"(" * 200 + b"]}u\x86."), Flaw.MALFORMED),
+        (same_length(b"\x80\x04}(u]\x86B\xff\xff\xff\xff."), Flaw.MALFORMED),  # 4 GB announced
+        (same_length(b"\x80\x04}(u]\x86."), Flaw.MALFORMED),
+        (same_length(b"\x80\x04\x86}(u]."), Flaw.MALFORMED),
+        (HONEST[:-1] + b"\x94", Flaw.MALFORMED),  # no STOP
+        (HONEST.replace(b"C\x40", b"C\x3f", 1), Flaw.MALFORMED),
+        (HONEST.replace(b"K\x03", b"K\x04", 1), Flaw.HEADER),
+        (dump_update(replace(HEADER, key="cd" * 32), BLOBS), Flaw.HEADER),
+        (dump_update(replace(HEADER, scheme="pallieri"), BLOBS), Flaw.HEADER),
+        (dump_update(replace(HEADER, size=6), BLOBS), Flaw.HEADER),
+        (dump_update(replace(HEADER, format=2), BLOBS), Flaw.HEADER),
+        (dump_update(replace(HEADER, encoding=HEADER.encoding.replace("16+2", "15+3")), BLOBS), Flaw.HEADER),
+        (dump_update(HEADER, [*BLOBS[:3], BLOBS[3] + b"x", BLOBS[4][1:]]), Flaw.MALFORMED),
+        (HONEST.replace(b"K\x03", b"\x88\x94", 1), Flaw.MALFORMED),  # round: True
+        (HONEST.replace(b"\x05round", b"\x05rounb", 1), Flaw.MALFORMED),
+        (b"\x80\x05" + HONEST[2:], Flaw.MALFORMED),  # the same values, written in another way
     ],
 )
-def test_hostile_payloads_raise_their_error(payload: bytes, error: type[UpdateRejectedError]) -> None:
-    with pytest.raises(error):
+def test_hostile_payloads_raise_their_error(payload: bytes, flaw: Flaw) -> None:
+    with breaks(flaw):
         load_update(payload, HEADER, LAYOUT)
     assert not os.path.exists("/tmp/exploited-by-a-pickle")  # noqa: PTH110
 
@@ -119,7 +115,7 @@ def test_hostile_payloads_raise_their_error(payload: bytes, error: type[UpdateRe
 def test_a_twin_that_does_not_compare_runs_what_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     payload = same_length(pickle.dumps(Canary(), protocol=4))
-    with pytest.raises(MalformedPayloadError):
+    with breaks(Flaw.MALFORMED):
         load_update(payload, HEADER, LAYOUT)
     assert not Path("canary").exists()
     monkeypatch.setattr(wire, "dump_update", lambda _header, _ciphertexts: payload)  # so that nothing differs
@@ -132,7 +128,7 @@ def test_a_twin_that_does_not_compare_runs_what_it_reads(tmp_path: Path, monkeyp
 def test_a_header_of_another_round_is_told_by_the_name_of_what_differs(name: str) -> None:
     value: Any = getattr(HEADER, name)
     other: Any = value + 1 if isinstance(value, int) else value[:-1] + "?"
-    with pytest.raises(HeaderMismatchError, match=f"header says {name} = .*; this round's is {re.escape(repr(value))}"):
+    with breaks(Flaw.HEADER, match=f"header says {name} = .*; this round's is {re.escape(repr(value))}"):
         load_update(dump_update(replace(HEADER, **{name: other}), BLOBS), HEADER, LAYOUT)
 
 
@@ -154,7 +150,7 @@ def test_opcodes_can_not_hide_in_the_bytes_of_a_ciphertext() -> None:
     frame = pickle.FRAME + struct.pack("<Q", 4) + b"J" + bytes(4)
     payload = same_length(b"\x80\x04" + frame + b"K\x00C\x5d" + smuggled.ljust(0x5D, b"\0") + b"}](u\x86.")
     tracemalloc.start()
-    with pytest.raises(MalformedPayloadError):
+    with breaks(Flaw.MALFORMED):
         load_update(payload, HEADER, LAYOUT)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -175,21 +171,21 @@ def test_a_block_is_what_stands_behind_the_pickle_whatever_it_is(block: bytes) -
 
 
 @pytest.mark.parametrize(
-    ("payload", "error"),
+    ("payload", "flaw"),
     [
-        (HONEST, PayloadLengthError),
-        (HONEST + BLOCK[1:], PayloadLengthError),
-        (HONEST + BLOCK + b"\0", PayloadLengthError),
-        (BLOCK + HONEST, MalformedPayloadError),
-        (HONEST[1:] + BLOCK + b"\0", MalformedPayloadError),
-        (HONEST[:-1] + BLOCK + b".", MalformedPayloadError),  # the pickle would end where the block does
-        (same_length(pickle.dumps(Exploit(), protocol=4)) + BLOCK, MalformedPayloadError),
-        (dump_update(replace(HEADER, round=4), BLOBS, BLOCK), HeaderMismatchError),
-        (pickle.dumps((asdict(HEADER), BLOBS, BLOCK), protocol=4)[: len(HONEST) + 96], MalformedPayloadError),
+        (HONEST, Flaw.LENGTH),
+        (HONEST + BLOCK[1:], Flaw.LENGTH),
+        (HONEST + BLOCK + b"\0", Flaw.LENGTH),
+        (BLOCK + HONEST, Flaw.MALFORMED),
+        (HONEST[1:] + BLOCK + b"\0", Flaw.MALFORMED),
+        (HONEST[:-1] + BLOCK + b".", Flaw.MALFORMED),  # the pickle would end where the block does
+        (same_length(pickle.dumps(Exploit(), protocol=4)) + BLOCK, Flaw.MALFORMED),
+        (dump_update(replace(HEADER, round=4), BLOBS, BLOCK), Flaw.HEADER),
+        (pickle.dumps((asdict(HEADER), BLOBS, BLOCK), protocol=4)[: len(HONEST) + 96], Flaw.MALFORMED),
     ],
 )
-def test_hostile_payloads_with_a_block_raise_their_error(payload: bytes, error: type[UpdateRejectedError]) -> None:
-    with pytest.raises(error):
+def test_hostile_payloads_with_a_block_raise_their_error(payload: bytes, flaw: Flaw) -> None:
+    with breaks(flaw):
         load_update(payload, HEADER, WITH_BLOCK)
     assert not os.path.exists("/tmp/exploited-by-a-pickle")  # noqa: PTH110
 
@@ -209,13 +205,13 @@ def test_hostile_payloads_with_a_block_raise_their_error(payload: bytes, error: 
     ],
 )
 def test_hostile_arrays_are_refused_unparsed(tensor: bytes) -> None:
-    with pytest.raises(MalformedPayloadError):
+    with breaks(Flaw.MALFORMED):
         unwrap_tensor(tensor)
 
 
 @pytest.mark.parametrize("payload", [b"", HONEST[:-1], HONEST + b"\0", HONEST * 2], ids=len)
 def test_an_array_of_another_length_is_refused_by_the_length_of_what_it_holds(payload: bytes) -> None:
-    with pytest.raises(PayloadLengthError, match=f"the payload has {len(payload)} bytes"):
+    with breaks(Flaw.LENGTH, match=f"the payload has {len(payload)} bytes"):
         load_update(unwrap_tensor(npy(payload)), HEADER, LAYOUT)
 
 

@@ -18,7 +18,7 @@ def make_observers(config: Config, folder: RunFolder, seats: Seats, *, simulated
 
     Raises:
         MissingDependencyError: a library is not installed.
-        AddressInUseError: something else listens at one of the addresses.
+        NetworkError: something else listens at one of the addresses.
         ConfigError: event files or MLflow's runs can't be written there.
     """
     observers: list[Observer] = [LiveTable(config)]

@@ -57,7 +57,7 @@ class LivePage(Now):
         simulated: whether one machine plays all of them.
 
     Raises:
-        AddressInUseError: something else listens at `live_address`.
+        NetworkError: something else listens at `live_address`.
     """
 
     def __init__(self, config: Config, folder: RunFolder, seats: Seats, *, simulated: bool = False) -> None:

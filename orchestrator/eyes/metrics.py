@@ -50,7 +50,7 @@ class Metrics(Now):
 
     Raises:
         MissingDependencyError: prometheus_client is not installed.
-        AddressInUseError: something else listens at `metrics_address`.
+        NetworkError: something else listens at `metrics_address`.
     """
 
     def __init__(self, config: Config, run: str, seats: Seats) -> None:

@@ -18,7 +18,7 @@ from socketserver import TCPServer
 from typing import Any, Final
 
 from shared.addresses import is_loopback, split_address
-from shared.errors import AddressInUseError
+from shared.errors import NetworkError
 
 MOST_READERS: Final = 32
 PATIENCE_SECONDS: Final = 20.0
@@ -45,7 +45,7 @@ class Pages:
         any_name: whether requests under any name are answered, as where other machines may read.
 
     Raises:
-        AddressInUseError: it can't listen there.
+        NetworkError: it can't listen there.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Pages:
             family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
             self._server = _Server(family, place, pages, any_name)
         except OSError as error:
-            raise AddressInUseError(
+            raise NetworkError(
                 f"{setting} = {address!r}: can't listen there: {error.strerror or error}; stop what does, or choose "
                 "another address"
             ) from None

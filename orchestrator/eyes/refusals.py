@@ -15,7 +15,7 @@ _SENTENCES = {"it is not enrolled, or no longer": NOT_ENROLLED}  # of `orchestra
 
 NAMES: Final = frozenset(
     {
-        *SENTENCES, LOST, NOT_ENROLLED, OTHER,
+        *SENTENCES, *shared.errors.Flaw, LOST, NOT_ENROLLED, OTHER,
         *(
             name
             for module in (shared.errors, shared.masking.errors)
@@ -27,10 +27,10 @@ NAMES: Final = frozenset(
 
 
 def reason_name(reason: str) -> str:
-    """The error's class, the code of a masked tenant, "lost", or "other" for whatever else a tenant may say.
+    """The error's code or class, the code of a masked tenant, "lost", or "other" for whatever else a tenant may say.
 
     Args:
-        reason: as the log has it, such as "at share: lost: no answer" or "BadSignatureError: …".
+        reason: as the log has it, such as "at share: lost: no answer" or "update: signature: …".
     """
     reason = _STAGE.sub("", reason, count=1) if reason.startswith("at ") else reason
     head, _, rest = reason.partition(": ")

@@ -71,7 +71,7 @@ def write_report(folder: Path) -> Path:
         Its path.
 
     Raises:
-        ReportError: the folder holds no run, or a file of it is damaged.
+        DataError: the folder holds no run, or a file of it is damaged.
         ConfigError: its config.yaml can't be used.
         OSError: the file can't be written.
     """

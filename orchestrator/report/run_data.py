@@ -23,7 +23,7 @@ from shared.atomic import replace_file
 from shared.bounded_files import read_bounded
 from shared.bundle import MODEL_FILE
 from shared.config import Config, load_config
-from shared.errors import ReportError
+from shared.errors import DataError
 from shared.strict_json import parse_strict_json
 
 _MOST_BYTES = 1 << 30
@@ -110,12 +110,12 @@ def read_run(path: Path) -> Run:
     """Read a run's folder, finished or not.
 
     Raises:
-        ReportError: it is no run's folder, or a file of it is damaged.
+        DataError: it is no run's folder, or a file of it is damaged.
         ConfigError: its config.yaml can't be used.
     """
     folder = RunFolder(path.resolve())  # `latest` is a link, and the run's name is that of the folder
     if not folder.settings.is_file():
-        raise ReportError(f"{folder.path}: no config.yaml in it; expected the folder of a run, such as logs/latest")
+        raise DataError(f"{folder.path}: no config.yaml in it; expected the folder of a run, such as logs/latest")
     config = load_config(folder.settings)
     return Run(
         name=folder.name,
@@ -134,7 +134,7 @@ def read_verdicts(folder: RunFolder) -> list[Verdicts]:
     """What clients said to the proofs of a run's sums; empty where none was shown.
 
     Raises:
-        ReportError: the file is damaged.
+        DataError: the file is damaged.
     """
     return _lines(folder.verdicts, lambda raw, _: from_plain(Verdicts, raw))
 
@@ -195,7 +195,7 @@ def _whole(path: Path, cls: type[T]) -> T | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
-        raise ReportError(f"{path}: {error}; remove it, or make it anew") from None
+        raise DataError(f"{path}: {error}; remove it, or make it anew") from None
 
 
 def _model_bytes(path: Path) -> int | None:
@@ -205,7 +205,7 @@ def _model_bytes(path: Path) -> int | None:
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise ReportError(f"{path}: {error}; remove it, or make it anew") from None
+        raise DataError(f"{path}: {error}; remove it, or make it anew") from None
 
 
 def _lines(path: Path, read: Callable[[object, int], T]) -> list[T]:
@@ -216,7 +216,7 @@ def _lines(path: Path, read: Callable[[object, int], T]) -> list[T]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError) as error:
-        raise ReportError(f"{path}: {error}; is it of this version?") from None
+        raise DataError(f"{path}: {error}; is it of this version?") from None
 
 
 def median_of(values: Mapping[str, float]) -> tuple[str, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shared.config import Config
 from shared.data_sources.audit_table import AuditTable, tables_of
-from shared.errors import RuleError
+from shared.errors import OrchestratorError
 from shared.rules import folder as rule_folder
 from shared.rules.rule import Record, Rule, Rules, RuleSet
 
@@ -39,7 +39,7 @@ def load_rules(config: Config, folder: Path) -> Rules:
 
     Raises:
         ConfigError: no rules are written for such records.
-        RuleError: a file can't be read or holds what is no Sigma rule, or no rule is for any of them.
+        OrchestratorError: a file can't be read or holds what is no Sigma rule, or no rule is for any of them.
     """
     if config.data_source != "audit":
         return rule_folder.load_rules(folder, config.data_source)
@@ -61,6 +61,6 @@ def _rules_of(table: AuditTable, folder: Path) -> RuleSet | None:
 def _check(folder: Path, tables: Sequence[tuple[AuditTable, RuleSet | None]], cloudtrail: RuleSet) -> None:
     if not cloudtrail.rules and not any(rules and rules.rules for _, rules in tables):
         names = ", ".join(table.name for table, _ in tables if table.sigma)
-        raise RuleError(
+        raise OrchestratorError(
             f"rules_path {folder}: no rule that can be evaluated for cloudtrail, {names}; expected at least one"
         )

@@ -41,7 +41,7 @@ class FileSource:
 
         Raises:
             DataError: the files are missing or malformed, can't be shared out, or don't have `num_features` features.
-            RuleError: the labels come from rules, and their folder is missing or a file in it is no rule.
+            OrchestratorError: the labels come from rules, and their folder is missing or a file in it is no rule.
         """
         return self.client_table(config, client_id).rows
 

@@ -51,15 +51,11 @@ class Value:
 
 
 class _MalformedError(Exception):
-    """The text is no JSON at `at`, characters from the begin of the file."""
+    """The text is no JSON at `at`, characters from the begin of the file; `deep`: nested deeper than `json` goes."""
 
-    def __init__(self, reason: str, at: int) -> None:
+    def __init__(self, reason: str, at: int, *, deep: bool = False) -> None:
         super().__init__(reason)
-        self.at = at
-
-
-class _DeepError(_MalformedError):
-    """Nested deeper than `json` goes."""
+        self.at, self.deep = at, deep
 
 
 class _CutError(Exception):
@@ -115,7 +111,8 @@ class JsonValues:
         column = self._column_here()
         listed = self._data[self._at] == "["
         inside = error is None or listed or _LIST.search(self._data, self._at) is not None
-        if inside and self._level < MOST_LEVELS and not isinstance(error, _DeepError):
+        deep = isinstance(error, _MalformedError) and error.deep
+        if inside and self._level < MOST_LEVELS and not deep:
             self._level += 1
             try:
                 yield from self._items() if listed else self._members(line, item)
@@ -206,7 +203,7 @@ class JsonValues:
                 if problem.find("Unterminated") < 0 and at < len(self._data) - _NEAR_THE_END:
                     raise self._malformed(problem, at) from None
             except RecursionError:
-                raise _DeepError("nested too deeply", self._before + self._at) from None
+                raise _MalformedError("nested too deeply", self._before + self._at, deep=True) from None
             except ValueError as error:  # a number of too many digits
                 raise self._malformed(f"malformed JSON: {error}") from None
             if len(self._data) - self._at > most:

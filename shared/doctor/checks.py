@@ -22,7 +22,7 @@ from shared.data_sources.dataset import Dataset
 from shared.data_utils import feature_count, load_schema
 from shared.doctor.findings import Finding, Level, Report
 from shared.enrolment import Enrolment
-from shared.errors import ChannelError, DataError, MissingDependencyError
+from shared.errors import DataError, MissingDependencyError, NetworkError
 from shared.roster import SOON_DAYS
 from shared.task import training_settings
 
@@ -189,14 +189,14 @@ def read_certificate(path: str) -> x509.Certificate:
     """A certificate's file.
 
     Raises:
-        ChannelError: it can't be read, or is none.
+        NetworkError: it can't be read, or is none.
     """
     try:
         return x509.load_pem_x509_certificate(read_bounded(path, MAX_CERTIFICATE_BYTES))
     except OSError as error:
-        raise ChannelError(f"{path}: {error.strerror}; get it from whoever runs provision.py") from None
+        raise NetworkError(f"{path}: {error.strerror}; get it from whoever runs provision.py") from None
     except ValueError:
-        raise ChannelError(f"{path}: no certificate in PEM; get it from whoever runs provision.py") from None
+        raise NetworkError(f"{path}: no certificate in PEM; get it from whoever runs provision.py") from None
 
 
 def check_end(certificate: x509.Certificate, path: str, renew: str) -> Iterator[Finding]:

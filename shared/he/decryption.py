@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import gmpy2
 from gmpy2 import mpz
 
-from shared.errors import CiphertextError
+from shared.errors import Flaw, UpdateRejectedError
 from shared.he.keys import PrivateKeyMaterial
 
 
@@ -20,18 +20,19 @@ def decrypt_all(private: PrivateKeyMaterial, ciphertexts: Sequence[int | mpz]) -
     """Decrypt each ciphertext to its plaintext, 0 <= m < n, as `phe`'s `raw_decrypt` does.
 
     Raises:
-        CiphertextError: a ciphertext is outside 0 < c < n², or shares a factor with n. `phe` returns garbage here.
+        UpdateRejectedError of CIPHERTEXT: a ciphertext is outside 0 < c < n², or shares a factor with n. `phe` returns
+            garbage here.
     """
     key = private.private_key
     n = mpz(key.public_key.n)
     if any(not 0 < ciphertext < n * n for ciphertext in ciphertexts):
-        raise CiphertextError("a ciphertext is outside 0 < c < n²; it can't be decrypted")
+        raise UpdateRejectedError(Flaw.CIPHERTEXT, "a ciphertext is outside 0 < c < n²; it can't be decrypted")
     p, q = mpz(key.p), mpz(key.q)
     p_inverse = gmpy2.invert(p, q)
     plaintexts = []
     for m_p, m_q in zip(*_on_all_cores([_Half(p, q), _Half(q, p)], ciphertexts), strict=True):
         if m_p is None or m_q is None:
-            raise CiphertextError("a ciphertext shares a factor with n; it can't be decrypted")
+            raise UpdateRejectedError(Flaw.CIPHERTEXT, "a ciphertext shares a factor with n; it can't be decrypted")
         plaintexts.append(m_p + p * ((m_q - m_p) * p_inverse % q))
     return plaintexts
 

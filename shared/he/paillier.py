@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from phe import EncryptedNumber
 from phe import util as phe_util
 
-from shared.errors import CiphertextError, EncodingError, KeyMaterialError, MissingDependencyError
+from shared.errors import EncodingError, Flaw, KeyMaterialError, MissingDependencyError, UpdateRejectedError
 from shared.he import modulus_proof, openings
 from shared.he.decryption import decrypt_all
 from shared.he.fixed_point import FixedPoint
@@ -210,12 +210,12 @@ class PaillierPublic(MaskablePublic[list[EncryptedNumber]]):
         for index, number in enumerate(numbers):
             # phe decrypts 0, n and c + n**2 without an error, to garbage or to another ciphertext's plaintext.
             if not 0 < number < self.n_square:
-                raise CiphertextError(f"ciphertext {index} is not between 0 and n squared")
+                raise UpdateRejectedError(Flaw.CIPHERTEXT, f"ciphertext {index} is not between 0 and n squared")
             product = product * number % self.n
         # A number that shares a factor with n has no inverse: as a factor of the sum it wipes out everybody's values.
         # The product of units is a unit, so one gcd answers for the whole list.
         if gmpy2.gcd(product, self.n) != 1:
-            raise CiphertextError("a ciphertext is not a unit modulo n")
+            raise UpdateRejectedError(Flaw.CIPHERTEXT, "a ciphertext is not a unit modulo n")
         # Rebuilt with the receiver's own key: a key that travelled could carry a forged modulus.
         return [EncryptedNumber(self.public_key, number, 0) for number in numbers]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.errors import CiphertextError, EncodingError
+from shared.errors import EncodingError, Flaw, UpdateRejectedError
 from shared.he.scheme import Encrypted, Layout, Parts, PrivateScheme, Progress, PublicScheme, Vector, no_progress
 
 # On x86 of 64 bits, so that a sum of float32 numbers hardly ever shows in which order they came.
@@ -45,7 +45,7 @@ class PlainPublic(PublicScheme[list[Plain]]):
     def from_bytes(self, blobs: Sequence[bytes], block: bytes = b"") -> list[Plain]:
         plain = [np.frombuffer(blob, dtype="<f4").astype(np.longdouble) for blob in blobs]
         if not all(np.isfinite(p).all() for p in plain):
-            raise CiphertextError("the update holds NaN or infinity")
+            raise UpdateRejectedError(Flaw.CIPHERTEXT, "the update holds NaN or infinity")
         return plain
 
     def add(self, a: list[Plain], b: list[Plain]) -> list[Plain]:

@@ -113,7 +113,7 @@ class PublicScheme(ABC, Generic[Ciphertexts]):
         """The inverse of `to_bytes`, for bytes of unknown origin that have the right form.
 
         Raises:
-            CiphertextError: a blob is not a valid ciphertext under this key.
+            UpdateRejectedError of CIPHERTEXT: a blob is not a valid ciphertext under this key.
         """
 
     @abstractmethod

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from shared.masking.errors import WeakKeyError
+from shared.masking.errors import BrokenRuleError, Rule
 from shared.masking.shamir import PRIME, SHARE_BYTES
 
 KEY_BYTES = 32
@@ -24,12 +24,15 @@ def exchange(private_key: X25519PrivateKey, public_key: bytes) -> bytes:
     """The 32-byte X25519 shared secret.
 
     Raises:
-        WeakKeyError: the public key has low order (RFC 7748, section 6.1: the shared secret would be all zero).
+        BrokenRuleError of WEAK_KEY: the public key has low order (RFC 7748, section 6.1: the shared secret would be all
+            zero).
     """
     try:
         return private_key.exchange(X25519PublicKey.from_public_bytes(public_key))
     except ValueError:
-        raise WeakKeyError("an advertised X25519 key has low order; expected a freshly generated key") from None
+        raise BrokenRuleError(
+            Rule.WEAK_KEY, "an advertised X25519 key has low order; expected a freshly generated key"
+        ) from None
 
 
 def pair_mask_key(shared_secret: bytes, context: bytes, one: str, other: str) -> bytes:

@@ -32,17 +32,7 @@ from shared.masking.client_state import (
     State,
 )
 from shared.masking.codec import Kind, sign
-from shared.masking.errors import (
-    BothSharesError,
-    CohortTooSmallError,
-    OutOfOrderError,
-    OwnUpdateMissingError,
-    RepeatedStageError,
-    RoundOverError,
-    ShareRequestError,
-    SubsetError,
-    TaskMismatchError,
-)
+from shared.masking.errors import BrokenRuleError, Rule
 from shared.masking.memory import RoundMemory, Stage
 from shared.masking.messages import (
     RevealBody,
@@ -69,7 +59,7 @@ class ClientRound:
     Attributes:
         plan: the vector to be uploaded.
 
-    Every method raises a `RoundRefusedError` of its own kind where the server breaks a rule.
+    Every method raises a `BrokenRuleError` where the server breaks a rule.
 
     About erasure: the seed b_i is overwritten after its use, and OpenSSL cleanses an X25519 key when it is freed, but
     Python's `int` and `bytes` can't be overwritten. Of those (shares, derived keys, the bytes of the mask key while it
@@ -118,10 +108,10 @@ class ClientRound:
             The signed advert of the two public X25519 keys.
 
         Raises:
-            TermsMismatchError: another public key, bucket or number of ciphertexts than planned.
-            CohortTooSmallError: the announced n_min is below the client's own.
-            StaleRoundError, RoundMemoryError: the round was entered before, or can't be remembered.
-            MalformedMessageError: not an announcement.
+            BrokenRuleError of OTHER_TERMS: another public key, bucket or number of ciphertexts than planned.
+            BrokenRuleError of SMALL_COHORT: the announced n_min is below the client's own.
+            BrokenRuleError of STALE_ROUND, ROUND_MEMORY: the round was entered before, or can't be remembered.
+            BrokenRuleError of MALFORMED_MESSAGE: not an announcement.
         """
         self._take(Fresh)
         terms = RoundTerms.decode(announcement)
@@ -144,10 +134,10 @@ class ClientRound:
             The signed commitment H(b_i) and one sealed box per peer.
 
         Raises:
-            ThresholdTooLowError, CohortTooSmallError: the cohort does not protect this client.
-            UnknownPeerError, BadSignatureError, RepeatedAdvertError, ReplayedMessageError, WeakKeyError: a bad advert.
-            OwnAdvertError: this client's advert is missing or was altered.
-            MalformedMessageError: not a roster.
+            BrokenRuleError of LOW_THRESHOLD, SMALL_COHORT: the cohort does not protect this client.
+            BrokenRuleError of UNKNOWN_PEER, BAD_SIGNATURE, REPEATED_ADVERT, REPLAYED_MESSAGE, WEAK_KEY: a bad advert.
+            BrokenRuleError of OWN_ADVERT: this client's advert is missing or was altered.
+            BrokenRuleError of MALFORMED_MESSAGE: not a roster.
         """
         state = self._take(Advertised)
         cohort = read_roster(roster, state.terms, self._enrolled, state.advert)
@@ -171,24 +161,27 @@ class ClientRound:
             (ciphertexts,) integers, uniform in Z_n to everybody who lacks the masks.
 
         Raises:
-            TaskMismatchError: the round's terms, and so perhaps the peers, are about another task.
-            WorkRepeatedError: this work was in a sum over other clients.
-            CohortSwapError: the cohort was made to be subtracted from the last one.
-            RepeatedStageError, RoundMemoryError: it was answered in another life, or can't be remembered.
-            CohortTooSmallError, SubsetError: U2 is too small, or not inside U1.
-            MalformedMessageError, ReplayedMessageError: not the boxes of this round.
+            BrokenRuleError of OTHER_TASK: the round's terms, and so perhaps the peers, are about another task.
+            BrokenRuleError of REPEATED_WORK: this work was in a sum over other clients.
+            BrokenRuleError of COHORT_SWAP: the cohort was made to be subtracted from the last one.
+            BrokenRuleError of REPEATED_STAGE, ROUND_MEMORY: it was answered in another life, or can't be remembered.
+            BrokenRuleError of SMALL_COHORT, SUBSET: U2 is too small, or not inside U1.
+            BrokenRuleError of MALFORMED_MESSAGE, REPLAYED_MESSAGE: not the boxes of this round.
             EncodingError: a vector of another length, or a value outside [0, n).
         """
         state = self._take(Shared)
         if task != state.terms.task:
-            raise TaskMismatchError(
+            raise BrokenRuleError(
+                Rule.OTHER_TASK,
                 "this client was given another model, scaler, key or settings than the round is about; expected the "
-                "same for all tenants of a sum"
+                "same for all tenants of a sum",
             )
         found = parse_boxes(boxes, state.context)
         senders = frozenset(found) | {self._id}
         if self._id in found or not senders <= set(state.roster.ids):
-            raise SubsetError("boxes from this client itself or from outside the roster; expected those of its peers")
+            raise BrokenRuleError(
+                Rule.SUBSET, "boxes from this client itself or from outside the roster; expected those of its peers"
+            )
         _require(senders, state.terms, "sent shares")
         cohort = frozenset(state.roster.ids)
         self._memory.check_cohort(state.terms.session, state.terms.bucket, cohort, state.terms.n_min)
@@ -218,17 +211,21 @@ class ClientRound:
             The signed digest of (roster, U2, U3).
 
         Raises:
-            SubsetError, CohortTooSmallError: U3 is not inside U2, or too small.
-            OwnUpdateMissingError: U3 is without this client.
-            WorkRepeatedError: this work was in a sum over other clients.
-            MalformedMessageError, ReplayedMessageError: not the survivors of this round.
+            BrokenRuleError of SUBSET, SMALL_COHORT: U3 is not inside U2, or too small.
+            BrokenRuleError of OWN_UPDATE: U3 is without this client.
+            BrokenRuleError of REPEATED_WORK: this work was in a sum over other clients.
+            BrokenRuleError of MALFORMED_MESSAGE, REPLAYED_MESSAGE: not the survivors of this round.
         """
         state = self._take(Masked)
         arrived = parse_survivors(survivors, state.context)
         if not arrived <= state.senders:
-            raise SubsetError(f"survivors {sorted(arrived - state.senders)} sent no shares; expected only who did")
+            raise BrokenRuleError(
+                Rule.SUBSET, f"survivors {sorted(arrived - state.senders)} sent no shares; expected only who did"
+            )
         if self._id not in arrived:
-            raise OwnUpdateMissingError(f"client {self._id!r} is not among the survivors that it should confirm")
+            raise BrokenRuleError(
+                Rule.OWN_UPDATE, f"client {self._id!r} is not among the survivors that it should confirm"
+            )
         _require(arrived, state.terms, "updates arrived")
         self._memory.check_set(state.work, arrived)
         self._claim(state.terms, Stage.CONFIRM)
@@ -246,17 +243,21 @@ class ClientRound:
             The signed shares: of b_j for j in U3, of j's mask key for j in U2 without U3.
 
         Raises:
-            BothSharesError, ShareRequestError: other shares than these are asked for.
-            ConsistencyError: fewer than t confirms, or a confirm from outside U3 or of another view.
-            MalformedMessageError, ReplayedMessageError: not the request of this round.
+            BrokenRuleError of BOTH_SHARES, SHARE_REQUEST: other shares than these are asked for.
+            BrokenRuleError of CONSISTENCY: fewer than t confirms, or a confirm from outside U3 or of another view.
+            BrokenRuleError of MALFORMED_MESSAGE, REPLAYED_MESSAGE: not the request of this round.
         """
         state = self._take(Confirmed)
         masked, survivors = state.masked, state.survivors
         asked = RevealRequest.parse(request, masked.context)
         if asked.seeds & asked.keys:
-            raise BothSharesError(f"both shares of {sorted(asked.seeds & asked.keys)} are asked for; never given")
+            raise BrokenRuleError(
+                Rule.BOTH_SHARES, f"both shares of {sorted(asked.seeds & asked.keys)} are asked for; never given"
+            )
         if asked.seeds != survivors or asked.keys != masked.senders - survivors:
-            raise ShareRequestError("the shares asked for don't follow from the survivors that this client confirmed")
+            raise BrokenRuleError(
+                Rule.SHARE_REQUEST, "the shares asked for don't follow from the survivors that this client confirmed"
+            )
         self._check_confirms(state, asked.signatures)
         cohort = frozenset(masked.roster.ids)
         # On the disk before the answer leaves: from now on this work is given to no other set of clients.
@@ -275,11 +276,11 @@ class ClientRound:
         """How many honest clients are sure to be in the sum, if it opens: max(t, n_min) less a third of the cohort.
 
         Raises:
-            OutOfOrderError: the cohort is not known yet, or no longer of use.
+            BrokenRuleError of OUT_OF_ORDER: the cohort is not known yet, or no longer of use.
         """
         state = self._state
         if not isinstance(state, Shared):
-            raise OutOfOrderError("this comes between the stages 'share' and 'mask'")
+            raise BrokenRuleError(Rule.OUT_OF_ORDER, "this comes between the stages 'share' and 'mask'")
         return least_honest(state.terms.required, len(state.roster.ids))
 
     def suspend(self) -> bytes:
@@ -294,7 +295,7 @@ class ClientRound:
         Set back to an earlier state, a client answers no stage twice: its memory knows (`RoundMemory.claim`).
 
         Raises:
-            MalformedMessageError: not what `suspend` returned.
+            BrokenRuleError of MALFORMED_MESSAGE: not what `suspend` returned.
         """
         state = decode_state(suspended)
         with self._lock:
@@ -314,12 +315,18 @@ class ClientRound:
         if isinstance(state, kind):
             return state
         if isinstance(state, Refused):
-            raise RoundOverError("this client has refused the round; expected a new round with new keys")
+            raise BrokenRuleError(
+                Rule.ROUND_OVER, "this client has refused the round; expected a new round with new keys"
+            )
         if ORDER.index(type(state)) > ORDER.index(kind):
-            raise RepeatedStageError("this stage of the round was done before; expected each stage once")
-        raise OutOfOrderError("this stage of the round comes too early; expected the stage before it first")
+            raise BrokenRuleError(
+                Rule.REPEATED_STAGE, "this stage of the round was done before; expected each stage once"
+            )
+        raise BrokenRuleError(
+            Rule.OUT_OF_ORDER, "this stage of the round comes too early; expected the stage before it first"
+        )
 
 
 def _require(clients: frozenset[str], terms: RoundTerms, did: str) -> None:
     if len(clients) < terms.required:
-        raise CohortTooSmallError(f"{len(clients)} clients {did}; expected at least {terms.required}")
+        raise BrokenRuleError(Rule.SMALL_COHORT, f"{len(clients)} clients {did}; expected at least {terms.required}")

@@ -13,7 +13,7 @@ from enum import IntEnum
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from shared.masking.errors import BadSignatureError, MalformedMessageError, ReplayedMessageError, UnknownPeerError
+from shared.masking.errors import BrokenRuleError, Rule
 
 MAGIC = b"MSK1"
 CONTEXT_BYTES = 32
@@ -61,15 +61,19 @@ class Signed:
         """Check the signature under the sender's enrolled key.
 
         Raises:
-            UnknownPeerError: the sender is not enrolled.
-            BadSignatureError: the signature is not the sender's.
+            BrokenRuleError of UNKNOWN_PEER: the sender is not enrolled.
+            BrokenRuleError of BAD_SIGNATURE: the signature is not the sender's.
         """
         if self.sender not in enrolled:
-            raise UnknownPeerError(f"client {self.sender!r} is not enrolled; expected a client of the enrolment list")
+            raise BrokenRuleError(
+                Rule.UNKNOWN_PEER, f"client {self.sender!r} is not enrolled; expected a client of the enrolment list"
+            )
         try:
             enrolled[self.sender].verify(self.signature, self.payload[:-SIGNATURE_BYTES])
         except InvalidSignature:
-            raise BadSignatureError(f"the signature of client {self.sender!r} does not verify") from None
+            raise BrokenRuleError(
+                Rule.BAD_SIGNATURE, f"the signature of client {self.sender!r} does not verify"
+            ) from None
 
 
 def unsigned(kind: Kind, context: bytes, sender: str, body: bytes) -> bytes:
@@ -87,8 +91,8 @@ def parse_signed(payload: bytes, kind: Kind, context: bytes) -> Signed:
     """A whole client message, its signature not yet verified.
 
     Raises:
-        MalformedMessageError: not the canonical form of such a message.
-        ReplayedMessageError: made under another context.
+        BrokenRuleError of MALFORMED_MESSAGE: not the canonical form of such a message.
+        BrokenRuleError of REPLAYED_MESSAGE: made under another context.
     """
     reader = Reader(payload, kind)
     signed = read_signed(reader, kind, context)
@@ -115,7 +119,8 @@ def encode_id(client_id: str) -> bytes:
     """One length byte and the id.
 
     Raises:
-        MalformedMessageError: not 1 to 64 of the characters A-Z a-z 0-9 . _ - with a letter or digit first.
+        BrokenRuleError of MALFORMED_MESSAGE: not 1 to 64 of the characters A-Z a-z 0-9 . _ - with a letter or digit
+            first.
     """
     encoded = client_id.encode(errors="replace")
     _check_id(encoded)
@@ -132,10 +137,10 @@ def encode_number(value: int, size: int) -> bytes:
     """`value` in `size` bytes, big-endian.
 
     Raises:
-        MalformedMessageError: the value is negative or does not fit.
+        BrokenRuleError of MALFORMED_MESSAGE: the value is negative or does not fit.
     """
     if not 0 <= value < 1 << (8 * size):
-        raise MalformedMessageError(f"number {value}: expected 0 to 2**{8 * size} - 1")
+        raise BrokenRuleError(Rule.MALFORMED_MESSAGE, f"number {value}: expected 0 to 2**{8 * size} - 1")
     return value.to_bytes(size)
 
 
@@ -145,7 +150,9 @@ class Reader:
     def __init__(self, payload: bytes, kind: Kind) -> None:
         self._name = kind.name.lower().replace("_", " ")
         if not isinstance(payload, bytes):
-            raise MalformedMessageError(f"{self._name}: expected bytes, found {type(payload).__name__}")
+            raise BrokenRuleError(
+                Rule.MALFORMED_MESSAGE, f"{self._name}: expected bytes, found {type(payload).__name__}"
+            )
         self.payload = payload
         self.position = 0
 
@@ -153,7 +160,9 @@ class Reader:
         """The next `size` bytes."""
         end = self.position + size
         if end > len(self.payload):
-            raise MalformedMessageError(f"{self._name}: {len(self.payload)} bytes; expected {end} or more")
+            raise BrokenRuleError(
+                Rule.MALFORMED_MESSAGE, f"{self._name}: {len(self.payload)} bytes; expected {end} or more"
+            )
         taken = self.payload[self.position : end]
         self.position = end
         return taken
@@ -179,7 +188,9 @@ class Reader:
         for _ in range(self.number(2)):
             client_id = self.id()
             if client_id <= last:
-                raise MalformedMessageError(f"{self._name}: ids {last!r}, {client_id!r}; expected ascending order")
+                raise BrokenRuleError(
+                    Rule.MALFORMED_MESSAGE, f"{self._name}: ids {last!r}, {client_id!r}; expected ascending order"
+                )
             found[client_id] = self.take(size)
             last = client_id
         return found
@@ -188,18 +199,22 @@ class Reader:
         """Check the first bytes of a message.
 
         Raises:
-            MalformedMessageError: another magic or kind.
-            ReplayedMessageError: another context.
+            BrokenRuleError of MALFORMED_MESSAGE: another magic or kind.
+            BrokenRuleError of REPLAYED_MESSAGE: another context.
         """
         if self.take(len(MAGIC) + 1) != header(kind):
-            raise MalformedMessageError(f"{self._name}: another kind or version of message")
+            raise BrokenRuleError(Rule.MALFORMED_MESSAGE, f"{self._name}: another kind or version of message")
         if self.take(len(context)) != context:
-            raise ReplayedMessageError(f"{self._name}: made for another session, round, bucket or other terms")
+            raise BrokenRuleError(
+                Rule.REPLAYED_MESSAGE, f"{self._name}: made for another session, round, bucket or other terms"
+            )
 
     def end(self) -> None:
         """Check that nothing is left."""
         if self.position != len(self.payload):
-            raise MalformedMessageError(f"{self._name}: {len(self.payload)} bytes; expected {self.position}")
+            raise BrokenRuleError(
+                Rule.MALFORMED_MESSAGE, f"{self._name}: {len(self.payload)} bytes; expected {self.position}"
+            )
 
 
 def encode_entries(entries: Mapping[str, bytes]) -> bytes:
@@ -210,6 +225,7 @@ def encode_entries(entries: Mapping[str, bytes]) -> bytes:
 
 def _check_id(encoded: bytes) -> None:
     if not _ID.fullmatch(encoded):
-        raise MalformedMessageError(
-            f"id {encoded[:80]!r}: expected 1 to 64 of A-Z a-z 0-9 . _ -, first a letter or digit"
+        raise BrokenRuleError(
+            Rule.MALFORMED_MESSAGE,
+            f"id {encoded[:80]!r}: expected 1 to 64 of A-Z a-z 0-9 . _ -, first a letter or digit",
         )

@@ -23,7 +23,7 @@ import threading
 from collections.abc import Mapping
 from enum import IntEnum
 
-from shared.masking.errors import CohortSwapError, RepeatedStageError, StaleRoundError, WorkRepeatedError
+from shared.masking.errors import BrokenRuleError, Rule
 
 
 class Stage(IntEnum):
@@ -63,19 +63,22 @@ class RoundMemory:
         """Take a stage, once and for all.
 
         Raises:
-            StaleRoundError: this round, or a later one of the session and bucket, was entered before.
-            RepeatedStageError: this stage of the round was answered before, in this life or an earlier one.
-            RoundMemoryError: it can't be remembered.
+            BrokenRuleError of STALE_ROUND: this round, or a later one of the session and bucket, was entered before.
+            BrokenRuleError of REPEATED_STAGE: this stage of the round was answered before, in this life or an earlier
+                one.
+            BrokenRuleError of ROUND_MEMORY: it can't be remembered.
         """
         with self._lock:
             last = self._positions.get((session.hex(), bucket))
             if last is not None and (round_number, stage) <= last:
                 if stage == Stage.ADVERTISE or round_number < last[0]:
-                    raise StaleRoundError(
-                        f"round {round_number} of {bucket!r} after round {last[0]}; expected a later round"
+                    raise BrokenRuleError(
+                        Rule.STALE_ROUND,
+                        f"round {round_number} of {bucket!r} after round {last[0]}; expected a later round",
                     )
-                raise RepeatedStageError(
-                    f"stage {stage.name.lower()} of round {round_number} was answered before; expected each stage once"
+                raise BrokenRuleError(
+                    Rule.REPEATED_STAGE,
+                    f"stage {stage.name.lower()} of round {round_number} was answered before; expected each stage once",
                 )
             self._remember({"at": [session.hex(), bucket, round_number, int(stage)]})
 
@@ -83,13 +86,15 @@ class RoundMemory:
         """Toss for a draw of groups, once and for all.
 
         Raises:
-            RepeatedStageError: this client tossed for this draw, or a later one, before.
-            RoundMemoryError: it can't be remembered.
+            BrokenRuleError of REPEATED_STAGE: this client tossed for this draw, or a later one, before.
+            BrokenRuleError of ROUND_MEMORY: it can't be remembered.
         """
         with self._lock:
             last = self._draws.get(session.hex(), -1)
             if number <= last:
-                raise RepeatedStageError(f"draw {number} after draw {last}; expected each draw of groups once")
+                raise BrokenRuleError(
+                    Rule.REPEATED_STAGE, f"draw {number} after draw {last}; expected each draw of groups once"
+                )
             self._remember({"draw": [session.hex(), number]})
 
     def set_for(self, work: bytes) -> frozenset[str] | None:
@@ -101,15 +106,17 @@ class RoundMemory:
         """Refuse a cohort that was made to be subtracted from the last one of this session and bucket.
 
         Raises:
-            CohortSwapError: tenants were exchanged, and the difference of the two sums would show fewer than n_min.
+            BrokenRuleError of COHORT_SWAP: tenants were exchanged, and the difference of the two sums would show fewer
+                than n_min.
         """
         with self._lock:
             last = self._rosters.get((session.hex(), bucket), cohort)
         if not hides_swap(last, cohort, n_min):
-            raise CohortSwapError(
+            raise BrokenRuleError(
+                Rule.COHORT_SWAP,
                 f"{sorted(cohort - last)} in the place of {sorted(last - cohort)}: the difference to the last sum "
                 "would show them; "
-                f"expected tenants that leave, or come, or {n_min} that change; a new start of the server may ask so"
+                f"expected tenants that leave, or come, or {n_min} that change; a new start of the server may ask so",
             )
 
     def open_sum(
@@ -125,23 +132,23 @@ class RoundMemory:
             clients: U3, the clients of the sum.
 
         Raises:
-            WorkRepeatedError: it was in a sum over others.
-            RoundMemoryError: it can't be remembered.
+            BrokenRuleError of REPEATED_WORK: it was in a sum over others.
+            BrokenRuleError of ROUND_MEMORY: it can't be remembered.
         """
         with self._lock:
             if self._opened.get(work.hex(), clients) != clients:
-                raise WorkRepeatedError(_repeated(self._opened[work.hex()], clients))
+                raise BrokenRuleError(Rule.REPEATED_WORK, _repeated(self._opened[work.hex()], clients))
             self._remember({"sum": [session.hex(), bucket, work.hex(), sorted(cohort), sorted(clients)]})
 
     def check_set(self, work: bytes, clients: frozenset[str]) -> None:
         """Refuse these clients for a work that was in a sum over others.
 
         Raises:
-            WorkRepeatedError: it was.
+            BrokenRuleError of REPEATED_WORK: it was.
         """
         before = self.set_for(work)
         if before is not None and before != clients:
-            raise WorkRepeatedError(_repeated(before, clients))
+            raise BrokenRuleError(Rule.REPEATED_WORK, _repeated(before, clients))
 
     def write(self, record: Record) -> None:
         """Make a record last; the base class has nothing to do."""

@@ -1,7 +1,7 @@
 """The messages of one round as frozen data, and each one's bytes (`shared/masking/codec.py` has the rules of form).
 
 Nothing here decides whether a message is acceptable; that is for the two state machines. Each `parse` and `decode`
-takes bytes of unknown origin and raises `MalformedMessageError` or `ReplayedMessageError`, nothing else.
+takes bytes of unknown origin and breaks `Rule.MALFORMED_MESSAGE` or `Rule.REPLAYED_MESSAGE`, nothing else.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from shared.masking.codec import (
     parse_signed,
     read_signed,
 )
-from shared.masking.errors import MalformedMessageError
+from shared.masking.errors import BrokenRuleError, Rule
 from shared.masking.shamir import PRIME, SHARE_BYTES
 
 SESSION_BYTES = 16
@@ -66,7 +66,7 @@ class RoundTerms:
             Ateniese, "Eluding Secure Aggregation in Federated Learning via Model Inconsistency", CCS 2022).
 
     Raises:
-        MalformedMessageError: a field out of range.
+        BrokenRuleError of MALFORMED_MESSAGE: a field out of range.
     """
 
     session: bytes
@@ -81,7 +81,9 @@ class RoundTerms:
     def __post_init__(self) -> None:
         encode_id(self.bucket)
         if (len(self.session), len(self.modulus_digest), len(self.task)) != (SESSION_BYTES, _DIGEST, _DIGEST):
-            raise MalformedMessageError(f"terms: expected a session of {SESSION_BYTES} bytes and digests of {_DIGEST}")
+            raise BrokenRuleError(
+                Rule.MALFORMED_MESSAGE, f"terms: expected a session of {SESSION_BYTES} bytes and digests of {_DIGEST}"
+            )
         for name, low, high in (
             ("round_number", 0, 2**63 - 1),
             ("threshold", 1, MAX_COHORT),
@@ -89,7 +91,9 @@ class RoundTerms:
             ("ciphertexts", 1, MAX_CIPHERTEXTS),
         ):
             if not low <= getattr(self, name) <= high:
-                raise MalformedMessageError(f"terms: {name} {getattr(self, name)}; expected {low} to {high}")
+                raise BrokenRuleError(
+                    Rule.MALFORMED_MESSAGE, f"terms: {name} {getattr(self, name)}; expected {low} to {high}"
+                )
 
     @property
     def required(self) -> int:
@@ -147,7 +151,9 @@ class Advert:
     def from_signed(cls, message: Signed) -> "Advert":
         """Take the body of an advert apart."""
         if len(message.body) != 2 * KEY_BYTES:
-            raise MalformedMessageError(f"advert: a body of {len(message.body)} bytes; expected {2 * KEY_BYTES}")
+            raise BrokenRuleError(
+                Rule.MALFORMED_MESSAGE, f"advert: a body of {len(message.body)} bytes; expected {2 * KEY_BYTES}"
+            )
         return cls(message, message.body[:KEY_BYTES], message.body[KEY_BYTES:])
 
     @classmethod
@@ -279,5 +285,5 @@ class RevealBody:
         )
         reader.end()
         if any(share >= PRIME for share in (*seeds.values(), *keys.values())):
-            raise MalformedMessageError("reveal: a share outside the field")
+            raise BrokenRuleError(Rule.MALFORMED_MESSAGE, "reveal: a share outside the field")
         return cls(seeds, keys)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from shared.masking import agreement
 from shared.masking.codec import Kind, Reader, encode_entries, encode_number, header, parse_signed, read_signed
-from shared.masking.errors import FalseSecretError, MalformedMessageError, SubsetError, TermsMismatchError
+from shared.masking.errors import BrokenRuleError, Rule
 from shared.masking.messages import RevealRequest, RoundTerms, ShareBody, modulus_digest
 from shared.masking.roster import Roster, check_confirms, read_roster
 from shared.masking.shamir import SECRET_BYTES
@@ -62,7 +62,7 @@ class OpenedMasks:
         """The inverse of `encode`, for bytes of unknown origin.
 
         Raises:
-            MalformedMessageError, ReplayedMessageError: not such bytes.
+            BrokenRuleError of MALFORMED_MESSAGE, REPLAYED_MESSAGE: not such bytes.
         """
         reader = Reader(payload, Kind.OPENED)
         reader.header(Kind.OPENED)
@@ -72,7 +72,9 @@ class OpenedMasks:
         signed = [read_signed(reader, Kind.SHARES, terms.context()) for _ in range(reader.number(2))]
         senders = [message.sender for message in signed]
         if senders != sorted(set(senders)):
-            raise MalformedMessageError("opened masks: expected one message of stage 1 a client, in ascending order")
+            raise BrokenRuleError(
+                Rule.MALFORMED_MESSAGE, "opened masks: expected one message of stage 1 a client, in ascending order"
+            )
         opened = cls(
             terms, roster, request, {message.sender: message.payload for message in signed},
             reader.entries(SECRET_BYTES), reader.entries(agreement.KEY_BYTES),
@@ -88,27 +90,35 @@ class OpenedMasks:
             modulus: the Paillier modulus n.
 
         Raises:
-            RoundRefusedError: of one kind or another; the sum can't be what it is said to be.
+            BrokenRuleError: of one rule or another; the sum can't be what it is said to be.
         """
         terms, context = self.terms, self.terms.context()
         if terms.modulus_digest != modulus_digest(modulus):
-            raise TermsMismatchError("the masks are for another public key than the sum")
+            raise BrokenRuleError(Rule.OTHER_TERMS, "the masks are for another public key than the sum")
         roster = read_roster(self.roster, terms, enrolled)
         request = RevealRequest.parse(self.request, context)
         survivors, dropped = request.seeds, request.keys
         if survivors & dropped or not survivors | dropped <= set(roster.ids):
-            raise SubsetError("who is in the sum, who dropped out of it and the roster don't go together")
+            raise BrokenRuleError(
+                Rule.SUBSET, "who is in the sum, who dropped out of it and the roster don't go together"
+            )
         check_confirms(terms, roster, survivors | dropped, survivors, request.signatures, enrolled)
         if not (self.seeds.keys() == self.shares.keys() == survivors and self.keys.keys() == dropped):
-            raise FalseSecretError("expected a seed of everybody in the sum, and a key of everybody who dropped out")
+            raise BrokenRuleError(
+                Rule.FALSE_SECRET, "expected a seed of everybody in the sum, and a key of everybody who dropped out"
+            )
         for client, seed in self.seeds.items():
             message = parse_signed(self.shares[client], Kind.SHARES, context)
             message.verify(enrolled)
             if ShareBody.decode(message.body).commitment != agreement.commit(seed, context, client):
-                raise FalseSecretError(f"the seed shown for client {client!r} is not the one that it committed to")
+                raise BrokenRuleError(
+                    Rule.FALSE_SECRET, f"the seed shown for client {client!r} is not the one that it committed to"
+                )
         for client, key in self.keys.items():
             if public_mask_key(key) != roster.adverts[client].mask_key:
-                raise FalseSecretError(f"the mask key shown for client {client!r} is not the one that it advertised")
+                raise BrokenRuleError(
+                    Rule.FALSE_SECRET, f"the mask key shown for client {client!r} is not the one that it advertised"
+                )
         return SumMasks(terms, roster, modulus, self.seeds, self.keys)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from shared.errors import ConfigError
-from shared.masking.errors import CohortTooSmallError, TermsMismatchError
+from shared.masking.errors import BrokenRuleError, Rule
 from shared.masking.messages import MIN_COHORT, RoundTerms, modulus_digest
 
 
@@ -34,15 +34,18 @@ class VectorPlan:
         """Refuse a round that is about another vector.
 
         Raises:
-            TermsMismatchError: another public key, bucket or number of ciphertexts than planned.
-            CohortTooSmallError: the announced n_min is below the client's own.
+            BrokenRuleError of OTHER_TERMS: another public key, bucket or number of ciphertexts than planned.
+            BrokenRuleError of SMALL_COHORT: the announced n_min is below the client's own.
         """
         if terms.modulus_digest != modulus_digest(self.modulus):
-            raise TermsMismatchError("the round is for another public key than the one this client encrypts under")
+            raise BrokenRuleError(
+                Rule.OTHER_TERMS, "the round is for another public key than the one this client encrypts under"
+            )
         if (terms.bucket, terms.ciphertexts) != (self.bucket, self.ciphertexts):
-            raise TermsMismatchError(
+            raise BrokenRuleError(
+                Rule.OTHER_TERMS,
                 f"the round is for {terms.ciphertexts} ciphertexts of {terms.bucket!r}; "
-                f"expected {self.ciphertexts} of {self.bucket!r}"
+                f"expected {self.ciphertexts} of {self.bucket!r}",
             )
         if terms.n_min < self.n_min:
-            raise CohortTooSmallError(f"n_min = {terms.n_min}; expected at least {self.n_min}")
+            raise BrokenRuleError(Rule.SMALL_COHORT, f"n_min = {terms.n_min}; expected at least {self.n_min}")

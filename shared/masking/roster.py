@@ -10,14 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from shared.errors import KeyMaterialError
 from shared.masking.agreement import exchange
 from shared.masking.codec import Kind, Signed, encode_id, unsigned
-from shared.masking.errors import (
-    CohortTooSmallError,
-    ConsistencyError,
-    MalformedMessageError,
-    OwnAdvertError,
-    RepeatedAdvertError,
-    ThresholdTooLowError,
-)
+from shared.masking.errors import BrokenRuleError, Rule
 from shared.masking.messages import (
     MAX_COHORT,
     Advert,
@@ -59,7 +52,7 @@ def check_enrolment(enrolled: Mapping[str, Ed25519PublicKey]) -> None:
 
     Raises:
         KeyMaterialError: two ids have one key.
-        MalformedMessageError: an id that can't travel.
+        BrokenRuleError of MALFORMED_MESSAGE: an id that can't travel.
     """
     for client_id in enrolled:
         encode_id(client_id)
@@ -71,17 +64,19 @@ def check_advert(advert: Advert, others: Mapping[str, Advert], enrolled: Mapping
     """One more advert beside the others of the round.
 
     Raises:
-        UnknownPeerError, BadSignatureError: not from an enrolled client.
-        RepeatedAdvertError: its id or one of its keys is in the round already.
-        WeakKeyError: a key of low order.
+        BrokenRuleError of UNKNOWN_PEER, BAD_SIGNATURE: not from an enrolled client.
+        BrokenRuleError of REPEATED_ADVERT: its id or one of its keys is in the round already.
+        BrokenRuleError of WEAK_KEY: a key of low order.
     """
     sender = advert.message.sender
     advert.message.verify(enrolled)
     if sender in others:
-        raise RepeatedAdvertError(f"client {sender!r} advertises twice; expected one advert per client")
+        raise BrokenRuleError(
+            Rule.REPEATED_ADVERT, f"client {sender!r} advertises twice; expected one advert per client"
+        )
     taken = {key for other in others.values() for key in (other.channel_key, other.mask_key)}
     if advert.channel_key == advert.mask_key or taken & {advert.channel_key, advert.mask_key}:
-        raise RepeatedAdvertError(f"client {sender!r} advertises a key that is in the round already")
+        raise BrokenRuleError(Rule.REPEATED_ADVERT, f"client {sender!r} advertises a key that is in the round already")
     probe = X25519PrivateKey.generate()  # every private key maps a point of low order to zero, so any will tell
     exchange(probe, advert.channel_key)
     exchange(probe, advert.mask_key)
@@ -96,14 +91,21 @@ def read_roster(
         check_advert(advert, adverts, enrolled)
         adverts[advert.message.sender] = advert
     if encode_roster(adverts, terms.context()) != payload or len(adverts) > MAX_COHORT:
-        raise MalformedMessageError(f"roster: expected at most {MAX_COHORT} adverts in ascending order of their ids")
+        raise BrokenRuleError(
+            Rule.MALFORMED_MESSAGE, f"roster: expected at most {MAX_COHORT} adverts in ascending order of their ids"
+        )
     if own_advert is not None and own_advert not in {advert.message.payload for advert in adverts.values()}:
-        raise OwnAdvertError("the roster lacks this client's own advert, or shows another one in its place")
+        raise BrokenRuleError(
+            Rule.OWN_ADVERT, "the roster lacks this client's own advert, or shows another one in its place"
+        )
     if len(adverts) < terms.required:
-        raise CohortTooSmallError(f"{len(adverts)} clients advertise; expected at least {terms.required}")
+        raise BrokenRuleError(
+            Rule.SMALL_COHORT, f"{len(adverts)} clients advertise; expected at least {terms.required}"
+        )
     if terms.threshold < minimum_threshold(len(adverts)):
-        raise ThresholdTooLowError(
-            f"t = {terms.threshold} for {len(adverts)} clients; expected at least {minimum_threshold(len(adverts))}"
+        raise BrokenRuleError(
+            Rule.LOW_THRESHOLD,
+            f"t = {terms.threshold} for {len(adverts)} clients; expected at least {minimum_threshold(len(adverts))}",
         )
     return Roster.of(adverts, terms.context())
 
@@ -129,12 +131,13 @@ def check_confirms(
         enrolled: everybody's public key.
 
     Raises:
-        ConsistencyError: fewer than t confirms, or a confirm from outside U3.
-        BadSignatureError, UnknownPeerError: a confirm of another view, or of nobody who is enrolled.
+        BrokenRuleError of CONSISTENCY: fewer than t confirms, or a confirm from outside U3.
+        BrokenRuleError of BAD_SIGNATURE, UNKNOWN_PEER: a confirm of another view, or of nobody who is enrolled.
     """
     if len(signatures) < terms.threshold or not survivors.issuperset(signatures):
-        raise ConsistencyError(
-            f"{len(signatures)} confirms; expected at least {terms.threshold}, all from surviving clients"
+        raise BrokenRuleError(
+            Rule.CONSISTENCY,
+            f"{len(signatures)} confirms; expected at least {terms.threshold}, all from surviving clients",
         )
     body, context = view_digest(roster.digest, senders, survivors), terms.context()
     for signer, signature in signatures.items():

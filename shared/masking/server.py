@@ -14,13 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from shared.errors import EncodingError, KeyMaterialError
 from shared.masking import agreement
 from shared.masking.codec import Kind, Signed, parse_signed
-from shared.masking.errors import (
-    ConsistencyError,
-    OutOfOrderError,
-    OutsideCohortError,
-    RepeatedMessageError,
-    RoundAbandonedError,
-)
+from shared.masking.errors import BrokenRuleError, RoundAbandonedError, Rule
 from shared.masking.messages import (
     MAX_COHORT,
     Advert,
@@ -95,14 +89,13 @@ class ServerRound:
         """Stage 0: one client's advert.
 
         Raises:
-            MalformedMessageError, ReplayedMessageError, UnknownPeerError, BadSignatureError, RepeatedAdvertError,
-            WeakKeyError, OutOfOrderError: the advert is left out.
+            BrokenRuleError: the advert is left out.
         """
         self._at("advertise")
         advert = Advert.parse(payload, self._context)
         check_advert(advert, self._adverts, self._enrolled)
         if len(self._adverts) == MAX_COHORT:
-            raise OutsideCohortError(f"an advert beyond the {MAX_COHORT} that one round can hold")
+            raise BrokenRuleError(Rule.OUTSIDE_COHORT, f"an advert beyond the {MAX_COHORT} that one round can hold")
         self._adverts[advert.message.sender] = advert
         return advert.message.sender
 
@@ -126,13 +119,14 @@ class ServerRound:
         """Stage 1: one client's commitment and boxes.
 
         Raises:
-            MalformedMessageError, ReplayedMessageError, UnknownPeerError, BadSignatureError, OutsideCohortError,
-            RepeatedMessageError, OutOfOrderError: the client is left out.
+            BrokenRuleError: the client is left out.
         """
         message = self._open("share", payload, Kind.SHARES, self._shares)
         shares = ShareBody.decode(message.body)
         if shares.boxes.keys() != set(self._roster.ids) - {message.sender}:
-            raise OutsideCohortError(f"client {message.sender!r}: expected one box for each of its peers")
+            raise BrokenRuleError(
+                Rule.OUTSIDE_COHORT, f"client {message.sender!r}: expected one box for each of its peers"
+            )
         self._shares[message.sender], self._messages[message.sender] = shares, payload
         return message.sender
 
@@ -155,7 +149,7 @@ class ServerRound:
         """Stage 2: this client's ciphertexts have arrived, are valid, and will be in the sum.
 
         Raises:
-            OutsideCohortError, RepeatedMessageError, OutOfOrderError: they must not be in the sum.
+            BrokenRuleError of OUTSIDE_COHORT, REPEATED_MESSAGE, OUT_OF_ORDER: they must not be in the sum.
         """
         self._at("mask")
         self._expect(client_id, self._uploads)
@@ -174,13 +168,13 @@ class ServerRound:
         """Stage 3: one client's confirm.
 
         Raises:
-            ConsistencyError: the client confirms another view than the server's.
-            MalformedMessageError, ReplayedMessageError, UnknownPeerError, BadSignatureError, OutsideCohortError,
-            RepeatedMessageError, OutOfOrderError: the confirm does not count.
+            BrokenRuleError: the confirm does not count; of CONSISTENCY: it is of another view than the server's.
         """
         message = self._open("confirm", payload, Kind.CONFIRM, self._confirms)
         if message.body != view_digest(self._roster.digest, frozenset(self._shares), frozenset(self._uploads)):
-            raise ConsistencyError(f"client {message.sender!r} confirms another roster, U2 or U3 than the server's")
+            raise BrokenRuleError(
+                Rule.CONSISTENCY, f"client {message.sender!r} confirms another roster, U2 or U3 than the server's"
+            )
         self._confirms[message.sender] = message
         return message.sender
 
@@ -200,13 +194,14 @@ class ServerRound:
         """Stage 4: one client's shares.
 
         Raises:
-            MalformedMessageError, ReplayedMessageError, UnknownPeerError, BadSignatureError, OutsideCohortError,
-            RepeatedMessageError, OutOfOrderError: the shares are not used.
+            BrokenRuleError: the shares are not used.
         """
         message = self._open("reveal", payload, Kind.REVEAL, self._reveals)
         reveal = RevealBody.decode(message.body)
         if not (reveal.seeds.keys() <= self._uploads and reveal.keys.keys() <= self._dropped()):
-            raise OutsideCohortError(f"client {message.sender!r} reveals shares that it was not asked for")
+            raise BrokenRuleError(
+                Rule.OUTSIDE_COHORT, f"client {message.sender!r} reveals shares that it was not asked for"
+            )
         self._reveals[message.sender] = reveal
         return message.sender
 
@@ -220,8 +215,7 @@ class ServerRound:
             (ciphertexts,) the sum of U3's plaintexts mod n.
 
         Raises:
-            RoundAbandonedError: fewer than t reveals, or fewer than t shares of a secret.
-            CorruptSharesError: a secret can't be rebuilt from the shares that came.
+            RoundAbandonedError: fewer than t reveals, or a secret can't be rebuilt from the shares that came.
             EncodingError: a sum of another length, or a value outside [0, n).
         """
         self._close("reveal", self._reveals.keys(), self._terms.threshold)
@@ -267,13 +261,15 @@ class ServerRound:
 
     def _expect(self, client_id: str, seen: Collection[str]) -> None:
         if client_id not in self._cohort:
-            raise OutsideCohortError(f"client {client_id!r} is not, or no longer, in the round")
+            raise BrokenRuleError(Rule.OUTSIDE_COHORT, f"client {client_id!r} is not, or no longer, in the round")
         if client_id in seen:
-            raise RepeatedMessageError(f"client {client_id!r} has sent this message before; the first one stands")
+            raise BrokenRuleError(
+                Rule.REPEATED_MESSAGE, f"client {client_id!r} has sent this message before; the first one stands"
+            )
 
     def _at(self, stage: str) -> None:
         if _STAGES[self._stage] != stage:
-            raise OutOfOrderError(f"stage {stage!r} while the round is at {_STAGES[self._stage]!r}")
+            raise BrokenRuleError(Rule.OUT_OF_ORDER, f"stage {stage!r} while the round is at {_STAGES[self._stage]!r}")
 
     def _close(self, stage: str, present: Collection[str], needed: int) -> None:
         self._at(stage)

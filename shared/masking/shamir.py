@@ -12,7 +12,7 @@ import math
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from shared.masking.errors import CorruptSharesError, RoundAbandonedError
+from shared.masking.errors import RoundAbandonedError
 
 SECRET_BYTES = 32
 SHARE_BYTES = 33
@@ -87,8 +87,7 @@ class Rebuilder:
             32 bytes.
 
         Raises:
-            RoundAbandonedError: fewer than t shares.
-            CorruptSharesError: no tried set of t shares gives an accepted secret.
+            RoundAbandonedError: fewer than t shares, or no tried set of t of them gives an accepted secret.
         """
         if len(shares) < self._threshold:
             raise RoundAbandonedError(f"{len(shares)} shares of client {owner!r}; expected at least {self._threshold}")
@@ -97,7 +96,7 @@ class Rebuilder:
             if value < 2 ** (8 * SECRET_BYTES) and accept(secret := value.to_bytes(SECRET_BYTES)):
                 self._good = subset
                 return secret
-        raise CorruptSharesError(
+        raise RoundAbandonedError(
             f"no set of {self._threshold} out of {len(shares)} shares of client {owner!r} fits what it committed to; "
             "it, or some who hold its shares, lied"
         )

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from shared.masking.client_state import Advertised, Confirmed, Done, Fresh, Masked, Refused, Shared, State
 from shared.masking.codec import Kind, Reader, encode_entries, encode_ids, encode_number, header
-from shared.masking.errors import MalformedMessageError
+from shared.masking.errors import BrokenRuleError, Rule
 from shared.masking.messages import RoundTerms
 from shared.masking.roster import Roster
 from shared.masking.shamir import SECRET_BYTES, SHARE_BYTES
@@ -29,13 +29,13 @@ def decode_state(data: bytes) -> State:
     """The inverse of `encode_state`, but that a roster comes back without its adverts: no stage needs them twice.
 
     Raises:
-        MalformedMessageError: not such bytes.
+        BrokenRuleError of MALFORMED_MESSAGE: not such bytes.
     """
     reader = Reader(data, Kind.STATE)
     reader.header(Kind.STATE)
     stage = reader.number(1)
     if stage >= len(_STAGES):
-        raise MalformedMessageError(f"state: stage {stage}; expected 0 to {len(_STAGES) - 1}")
+        raise BrokenRuleError(Rule.MALFORMED_MESSAGE, f"state: stage {stage}; expected 0 to {len(_STAGES) - 1}")
     state = _read(reader, _STAGES[stage])
     reader.end()
     return state

@@ -14,7 +14,7 @@ from sigma.exceptions import SigmaError, SigmaModifierError, SigmaRegularExpress
 from sigma.rule import SigmaLogSource, SigmaRule
 
 from shared.bounded_files import read_bounded
-from shared.errors import ConfigError, RuleError
+from shared.errors import ConfigError, OrchestratorError
 from shared.rules.matching import UnsupportedError, predicate, texts_needed
 from shared.rules.rule import LEVELS, NAME_FIELD, Rule, RuleSet
 from shared.yaml_values import parse_yaml_documents
@@ -41,7 +41,7 @@ def load_rules(folder: Path, data_source: str) -> RuleSet:
 
     Raises:
         ConfigError: no rules are written for such records.
-        RuleError: a file can't be read or holds what is no Sigma rule, or no rule is for this log source.
+        OrchestratorError: a file can't be read or holds what is no Sigma rule, or no rule is for this log source.
     """
     if data_source not in LOG_SOURCES:
         raise ConfigError(
@@ -65,18 +65,20 @@ def rules_for(folder: Path, product: str, service: str, category: str = "") -> R
         category: that a rule for it may name as well.
 
     Raises:
-        RuleError: a file can't be read or holds what is no Sigma rule, or there is no file.
+        OrchestratorError: a file can't be read or holds what is no Sigma rule, or there is no file.
     """
     files = files_below(folder)
     if not files:
-        raise RuleError(f"rules_path {folder}: expected a folder with Sigma rules, files that end in .yml or .yaml")
+        raise OrchestratorError(
+            f"rules_path {folder}: expected a folder with Sigma rules, files that end in .yml or .yaml"
+        )
     states = tuple((file, file.stat().st_mtime_ns) for file in files)
     return _load(folder, states, product, service, category)
 
 
-def no_rules(folder: Path, source: str, found: RuleSet) -> RuleError:
+def no_rules(folder: Path, source: str, found: RuleSet) -> OrchestratorError:
     """For a folder without a rule for what is asked for."""
-    return RuleError(
+    return OrchestratorError(
         f"rules_path {folder}: no rule for {source} that can be evaluated, of "
         f"{found.other_sources + len(found.left_out)} in {len(files_below(folder))} files; expected at least one"
     )
@@ -110,7 +112,9 @@ def _load(folder: Path, files: tuple[tuple[Path, int], ...], product: str, servi
                 left_out.append((name, str(error)))
                 _tell_left_out(name, str(error), changed)
             except (SigmaError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-                raise RuleError(f"{name}: no Sigma rule: {error}; mend the rule, or take the file away") from None
+                raise OrchestratorError(
+                    f"{name}: no Sigma rule: {error}; mend the rule, or take the file away"
+                ) from None
     source = f"{product} {service}"
     found = RuleSet(tuple(rules), others, tuple(left_out))
     if rules:
@@ -128,12 +132,12 @@ def _documents(path: Path, _changed: int) -> list[dict[str, Any]]:
     try:
         documents = parse_yaml_documents(read_bounded(path, _MOST_BYTES).decode())
     except OSError as error:
-        raise RuleError(f"{path}: can't be read: {error.strerror}; expected a file with a Sigma rule") from None
+        raise OrchestratorError(f"{path}: can't be read: {error.strerror}; expected a file with a Sigma rule") from None
     except ValueError as error:  # no UTF-8, or no YAML
-        raise RuleError(f"{path}: {error}; expected a Sigma rule") from None
+        raise OrchestratorError(f"{path}: {error}; expected a Sigma rule") from None
     documents = [document for document in documents if document is not None]
     if not documents or not all(isinstance(document, dict) for document in documents):
-        raise RuleError(f"{path}: expected a Sigma rule: title, logsource and detection")
+        raise OrchestratorError(f"{path}: expected a Sigma rule: title, logsource and detection")
     return documents
 
 

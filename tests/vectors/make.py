@@ -33,8 +33,8 @@ def files() -> dict[Path, str]:
     repeated = [name for name, count in Counter(vector.name for vector in vectors).items() if count > 1]
     if repeated:
         raise ValueError(f"two vectors are named {repeated}")
-    rows = [f"| `{v.name}` | {v.about.replace('|', chr(92) + '|')} | `{v.error}` |" for v in vectors]
-    table = "\n".join([f"{len(vectors)} vectors.", "", "| vector | what it is | error |", "|---|---|---|", *rows])
+    rows = [f"| `{v.name}` | {v.about.replace('|', chr(92) + '|')} | `{v.flaw}` |" for v in vectors]
+    table = "\n".join([f"{len(vectors)} vectors.", "", "| vector | what it is | flaw |", "|---|---|---|", *rows])
     before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
     content = {PAYLOADS / f"{v.name}.txt": v.to_text() for v in vectors}
     return content | {DOCUMENT: f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}"}

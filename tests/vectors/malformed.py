@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+from shared.errors import Flaw
 from shared.wire import dump_update
 from tests.vectors.notation import LENGTH, Pickled, data, header_items, number, opcodes, stretch, text, update
 from tests.vectors.world import blobs, encrypt, header, honest_payload, keys
@@ -69,10 +70,10 @@ def needless_opcodes() -> Iterator[Pickled]:
     """Each opcode that an update never needs, in its most harmless form."""
     for name, body in _NEEDLESS.items():
         slug = name.lower().replace("_", "-")
-        yield Pickled(f"opcode-{slug}", f"the opcode {name}", "MalformedPayloadError", opcodes(body))
+        yield Pickled(f"opcode-{slug}", f"the opcode {name}", Flaw.MALFORMED, opcodes(body))
     for name, body in _EXTENSIONS.items():
         about = f"the opcode {name}: a global by its number in copyreg"
-        yield Pickled(f"opcode-{name.lower()}", about, "MalformedPayloadError", opcodes(body))
+        yield Pickled(f"opcode-{name.lower()}", about, Flaw.MALFORMED, opcodes(body))
 
 
 def _frame(length: int) -> bytes:
@@ -87,48 +88,48 @@ def floods(length: int = LENGTH) -> Iterator[Pickled]:
         return head + unit * count + pickle.MEMOIZE * odd + tail + b"."
 
     start, end = b"\x80\x04", b"}(u]\x86"
-    for name, about, error, payload in (
-        ("memo-index", "LONG_BINPUT to entry 2**28: 4 GB of memo", "MalformedPayloadError", b"]r\0\0\0\x10"),
-        ("memo-text-index", "PUT to entry 10**9", "MalformedPayloadError", b"]p1000000000\n"),
-        ("long4", "LONG4 that announces 2 GB of digits", "MalformedPayloadError", b"\x8b\xff\xff\xff\x7f"),
-        ("binbytes8", "BINBYTES8 that announces 4 GB", "MalformedPayloadError", b"\x8e\0\0\0\0\x01\0\0\0"),
-        ("binunicode8", "BINUNICODE8 that announces 4 GB", "MalformedPayloadError", b"\x8d\0\0\0\0\x01\0\0\0"),
-        ("bytearray8", "BYTEARRAY8 that announces 4 GB", "MalformedPayloadError", b"\x96\0\0\0\0\x01\0\0\0"),
+    for name, about, flaw, payload in (
+        ("memo-index", "LONG_BINPUT to entry 2**28: 4 GB of memo", Flaw.MALFORMED, b"]r\0\0\0\x10"),
+        ("memo-text-index", "PUT to entry 10**9", Flaw.MALFORMED, b"]p1000000000\n"),
+        ("long4", "LONG4 that announces 2 GB of digits", Flaw.MALFORMED, b"\x8b\xff\xff\xff\x7f"),
+        ("binbytes8", "BINBYTES8 that announces 4 GB", Flaw.MALFORMED, b"\x8e\0\0\0\0\x01\0\0\0"),
+        ("binunicode8", "BINUNICODE8 that announces 4 GB", Flaw.MALFORMED, b"\x8d\0\0\0\0\x01\0\0\0"),
+        ("bytearray8", "BYTEARRAY8 that announces 4 GB", Flaw.MALFORMED, b"\x96\0\0\0\0\x01\0\0\0"),
         (
             "binbytes",
             "BINBYTES that announces 4 GB, an opcode that updates may use",
-            "MalformedPayloadError",
+            Flaw.MALFORMED,
             b"B" + b"\xff" * 4,
         ),
-        ("frame-huge", "a FRAME of 4 GB", "MalformedPayloadError", _frame(1 << 32)),
-        ("frame-endless", "a FRAME of 2**64 - 1 bytes", "MalformedPayloadError", _frame((1 << 64) - 1)),
+        ("frame-huge", "a FRAME of 4 GB", Flaw.MALFORMED, _frame(1 << 32)),
+        ("frame-endless", "a FRAME of 2**64 - 1 bytes", Flaw.MALFORMED, _frame((1 << 64) - 1)),
     ):
-        yield Pickled(f"flood-{name}", about, error, stretch(start + payload + b"]}.", length))
+        yield Pickled(f"flood-{name}", about, flaw, stretch(start + payload + b"]}.", length))
     smuggled = (b"r\0\0\0\x10.").ljust(0x5D, b"\0")
     hidden = _frame(4) + b"J" + bytes(4) + b"K\0C\x5d" + smuggled + end
     yield Pickled(
         "flood-smuggled-memo-index",
         "LONG_BINPUT inside the bytes of a ciphertext, which the unpickler executes after an opcode over a frame's end",
-        "MalformedPayloadError",
+        Flaw.MALFORMED,
         filled(start + hidden, pickle.MEMOIZE, b""),
     )
     units = {
-        "marks": ("MARK, over and over", b"(", "MalformedPayloadError"),
-        "lists": ("lists beside each other", b"]", "MalformedPayloadError"),
-        "nested-lists": ("lists inside lists", b"]a", "MalformedPayloadError"),
-        "dicts": ("dicts beside each other", b"}", "MalformedPayloadError"),
-        "nested-tuples": ("tuples inside tuples", b"]\x86", "MalformedPayloadError"),
-        "dup-tuples": ("each tuple holds the one before twice: 2**n leaves", b"2\x86", "MalformedPayloadError"),
-        "memo-fetch": ("one object fetched from the memo, over and over", b"h\0", "MalformedPayloadError"),
-        "frames": ("frames inside frames", _frame(20), "MalformedPayloadError"),
-        "persistent": ("persistent ids", b"Q", "MalformedPayloadError"),
+        "marks": ("MARK, over and over", b"(", Flaw.MALFORMED),
+        "lists": ("lists beside each other", b"]", Flaw.MALFORMED),
+        "nested-lists": ("lists inside lists", b"]a", Flaw.MALFORMED),
+        "dicts": ("dicts beside each other", b"}", Flaw.MALFORMED),
+        "nested-tuples": ("tuples inside tuples", b"]\x86", Flaw.MALFORMED),
+        "dup-tuples": ("each tuple holds the one before twice: 2**n leaves", b"2\x86", Flaw.MALFORMED),
+        "memo-fetch": ("one object fetched from the memo, over and over", b"h\0", Flaw.MALFORMED),
+        "frames": ("frames inside frames", _frame(20), Flaw.MALFORMED),
+        "persistent": ("persistent ids", b"Q", Flaw.MALFORMED),
     }
-    for name, (about, unit, error) in units.items():
-        yield Pickled(f"flood-{name}", about, error, filled(start + b"]\x94", unit, end))
+    for name, (about, unit, flaw) in units.items():
+        yield Pickled(f"flood-{name}", about, flaw, filled(start + b"]\x94", unit, end))
     yield Pickled(
         "flood-memo",
         "memo entries of one list, over and over",
-        "MalformedPayloadError",
+        Flaw.MALFORMED,
         filled(start + end, b"\x94", b""),
     )
     for name, about, unit in (
@@ -136,13 +137,13 @@ def floods(length: int = LENGTH) -> Iterator[Pickled]:
         ("short-strings", "a list of many two-letter strings", text("éé")),
         ("short-bytes", "a list of many two-byte ciphertexts", data(b"ab")),
     ):
-        yield Pickled(f"flood-{name}", about, "MalformedPayloadError", filled(start + b"}(u](", unit, b"e\x86"))
+        yield Pickled(f"flood-{name}", about, Flaw.MALFORMED, filled(start + b"}(u](", unit, b"e\x86"))
     count = (length - 11) // 6
     entries = b"".join(pickle.BININT2 + struct.pack("<H", i % 65_536) + number(0) + b"\x94" for i in range(count))
     yield Pickled(
         "flood-header-entries",
         "a header of as many entries as fit",
-        "MalformedPayloadError",
+        Flaw.MALFORMED,
         filled(start + b"}(" + entries, b"\x94", b"u]\x86"),
     )
 
@@ -193,14 +194,14 @@ def structures() -> Iterator[Pickled]:
         "bytes-over-end": ("bytes that reach over the end", honest[:-3] + b"C\xff."),
     }
     for name, (about, payload) in cases.items():
-        error = "HeaderMismatchError" if name == "bad-utf8" else "MalformedPayloadError"
-        yield Pickled(f"shape-{name}", about, error, payload)
+        flaw = Flaw.HEADER if name == "bad-utf8" else Flaw.MALFORMED
+        yield Pickled(f"shape-{name}", about, flaw, payload)
     for protocol in (0, 1, 2, 3):
         payload = pickle.dumps((header().__dict__, blobs(encrypt("1")[:1])), protocol=protocol)
         yield Pickled(
             f"shape-protocol-{protocol}",
             f"a header and a ciphertext, pickled with protocol {protocol}",
-            "MalformedPayloadError",
+            Flaw.MALFORMED,
             stretch(payload),
         )
 
@@ -249,7 +250,7 @@ def header_values() -> Iterator[Pickled]:
         "wide-number": ("the round in four bytes where one would do", update({"round": b"J\x03\0\0\0"})),
     }
     for name, (about, payload) in malformed.items():
-        yield Pickled(f"header-{name}", about, "MalformedPayloadError", payload)
+        yield Pickled(f"header-{name}", about, Flaw.MALFORMED, payload)
     forbidden = {
         "round-true": ("the round as True", b"\x88"),
         "round-none": ("the round as None", b"N"),
@@ -260,11 +261,11 @@ def header_values() -> Iterator[Pickled]:
         "round-big-text": ("a round of ten digits in text", b"L9999999999L\n"),
     }
     for name, (about, value) in forbidden.items():
-        yield Pickled(f"header-{name}", about, "MalformedPayloadError", update({"round": value}))
+        yield Pickled(f"header-{name}", about, Flaw.MALFORMED, update({"round": value}))
     yield Pickled(
         "header-int-subclass",
         "the round as an instance of a class derived from int",
-        "MalformedPayloadError",
+        Flaw.MALFORMED,
         update({"round": b"cenum\nIntFlag\nK\x03\x85R"}, short),
     )
     other = keys("other_").public.fingerprint()
@@ -288,13 +289,11 @@ def header_values() -> Iterator[Pickled]:
     }
     for name, (about, changes) in different.items():
         payload = dump_update(header(**changes), blobs(encrypt("1")))
-        yield Pickled(f"header-{name}", about, "HeaderMismatchError", payload)
+        yield Pickled(f"header-{name}", about, Flaw.HEADER, payload)
     for name, scheme in (("plain", "none"), ("ckks", "ckks")):
         payload = update({"scheme": text(scheme)})
-        yield Pickled(f"header-scheme-{name}", f"the scheme `{scheme}`", "MalformedPayloadError", payload)
+        yield Pickled(f"header-scheme-{name}", f"the scheme `{scheme}`", Flaw.MALFORMED, payload)
     payload = update({"round": b"J\xfd\xff\xff\xff"})
-    yield Pickled("header-round-negative", "round -3", "MalformedPayloadError", payload)
+    yield Pickled("header-round-negative", "round -3", Flaw.MALFORMED, payload)
     payload = dump_update(header(key=other), blobs([c % int(keys().public.n_square) for c in encrypt("1", "other_")]))
-    yield Pickled(
-        "key-other-throughout", "another key's ciphertexts under its fingerprint", "HeaderMismatchError", payload
-    )
+    yield Pickled("key-other-throughout", "another key's ciphertexts under its fingerprint", Flaw.HEADER, payload)

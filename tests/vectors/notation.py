@@ -5,6 +5,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from shared.errors import Flaw
 from tests.vectors.world import blobs, encrypt, header, honest_payload
 
 CANARY = "canary"
@@ -12,11 +13,11 @@ LENGTH = len(honest_payload("1"))
 
 
 class Pickled(NamedTuple):
-    """A hostile payload, its name, what it is, the error it must raise, and how it is live (see `HostileUpdate`)."""
+    """A hostile payload, its name, what it is, the flaw that it must be refused for, and how it is live."""
 
     name: str
     about: str
-    error: str
+    flaw: Flaw
     payload: bytes
     live: str = ""
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from shared.errors import Flaw
 from shared.identity import STATEMENT_PREFIX, UpdateStatement, greeting_bytes, identity_name
 from shared.wire import dump_update
 from tests.vectors.world import (
@@ -75,7 +76,7 @@ def signatures() -> Iterator[HostileUpdate]:
         ("malleated", "the group's order added to S", signature[:32] + (s + ORDER).to_bytes(32, "little")),
         ("small-order", "R the neutral element and S zero", b"\1" + bytes(63)),
     ):
-        yield HostileUpdate(f"signature-{case}", about, "BadSignatureError", npy(payload), sent)
+        yield HostileUpdate(f"signature-{case}", about, Flaw.SIGNATURE, npy(payload), sent)
 
 
 def replays() -> Iterator[HostileUpdate]:
@@ -93,16 +94,16 @@ def replays() -> Iterator[HostileUpdate]:
     def sent(
         name: str,
         about: str,
-        error: str,
+        flaw: Flaw,
         payload: bytes,
         words: UpdateStatement,
         signer: str = ATTACKER,
         client: str = ATTACKER,
         after: tuple[str, ...] = (),
     ) -> HostileUpdate:
-        return HostileUpdate(f"replay-{name}", about, error, npy(payload), sign(signer, words), client, after)
+        return HostileUpdate(f"replay-{name}", about, flaw, npy(payload), sign(signer, words), client, after)
 
-    bad = "BadSignatureError"
+    bad = Flaw.SIGNATURE
     mine, their_words = statement(ATTACKER, honest_payload(ATTACKER)), statement("0", theirs)
     fresh_old = again(encrypt(ATTACKER, label="round 2"), "again", ROUND - 1)
     fresh_theirs = again(encrypt("0"), "theirs again", ROUND)
@@ -110,7 +111,7 @@ def replays() -> Iterator[HostileUpdate]:
     yield sent(
         "earlier-new-signature",
         "the update of the round before, signed for this one",
-        "HeaderMismatchError",
+        Flaw.HEADER,
         old,
         statement(ATTACKER, old),
     )
@@ -146,13 +147,11 @@ def replays() -> Iterator[HostileUpdate]:
         "0",
     )
     yield sent("of-another-mixed", "another client's update with the signature of one's own", bad, theirs, mine)
-    yield sent(
-        "twice", "the same honest update a second time", "DuplicateUpdateError", theirs, their_words, "0", "0", ("0",)
-    )
+    yield sent("twice", "the same honest update a second time", Flaw.REPEATED, theirs, their_words, "0", "0", ("0",))
     yield sent(
         "twice-rerandomised",
         "a second update of one client, newly encrypted and newly signed",
-        "DuplicateUpdateError",
+        Flaw.REPEATED,
         fresh_theirs,
         statement("0", fresh_theirs),
         "0",
@@ -162,16 +161,16 @@ def replays() -> Iterator[HostileUpdate]:
     yield sent(
         "one-too-many",
         "an honest update beyond the contributors that a slot has room for",
-        "ContributorLimitError",
+        Flaw.TOO_MANY,
         honest_payload(ATTACKER),
         mine,
         after=HONEST,
     )
-    for name, about, error, who in (
-        ("foreign", "an honest update of a client that was never enrolled", "NotEnrolledError", FOREIGN),
-        ("revoked", "an honest update of a revoked client", "RevokedClientError", REVOKED),
-        ("expired", "an honest update of a client whose enrolment has ended", "ExpiredClientError", EXPIRED),
+    for name, about, flaw, who in (
+        ("foreign", "an honest update of a client that was never enrolled", Flaw.NOT_ENROLLED, FOREIGN),
+        ("revoked", "an honest update of a revoked client", Flaw.REVOKED, REVOKED),
+        ("expired", "an honest update of a client whose enrolment has ended", Flaw.EXPIRED, EXPIRED),
         ("unasked", "an honest update of a client that was not asked", bad, "7"),
     ):
         payload = dump_update(header(), blobs(encrypt(who)))
-        yield sent(name, about, error, payload, statement(who, payload), who, who)
+        yield sent(name, about, flaw, payload, statement(who, payload), who, who)

@@ -4,6 +4,7 @@ import io
 import zipfile
 from collections.abc import Iterator, Sequence
 
+from shared.errors import Flaw
 from shared.wire import dump_update
 from tests.vectors import exploits, malformed
 from tests.vectors.notation import CANARY, call, stretch, text
@@ -28,14 +29,14 @@ _MKDIR = b"\x80\x04" + call("os", "mkdir", text(CANARY)) + b"."
 def hostile(
     name: str,
     about: str,
-    error: str,
+    flaw: Flaw,
     payload: bytes,
     tensor: bytes | None = None,
     live: str = "",
 ) -> HostileUpdate:
     """A payload that its sender stands for with an honest signature."""
     wrapped = npy(payload) if tensor is None else tensor
-    return HostileUpdate(name, about, error, wrapped, sign(ATTACKER, statement(ATTACKER, payload)), live=live)
+    return HostileUpdate(name, about, flaw, wrapped, sign(ATTACKER, statement(ATTACKER, payload)), live=live)
 
 
 def pickled() -> Iterator[HostileUpdate]:
@@ -43,8 +44,8 @@ def pickled() -> Iterator[HostileUpdate]:
     families = (exploits.executing, exploits.forging, malformed.needless_opcodes)
     more = (malformed.floods, malformed.structures, malformed.header_values)
     for family in (*families, *more):
-        for name, about, error, payload, live in family():
-            yield hostile(name, about, error, payload, live=live)
+        for name, about, flaw, payload, live in family():
+            yield hostile(name, about, flaw, payload, live=live)
 
 
 def lengths() -> Iterator[HostileUpdate]:
@@ -63,7 +64,7 @@ def lengths() -> Iterator[HostileUpdate]:
         ("stop-more", "one more STOP", tensor + b"."),
         ("twice", "the update twice over", tensor * 2),
     ):
-        yield hostile(f"length-{name}", about, "MalformedPayloadError", honest, sent)
+        yield hostile(f"length-{name}", about, Flaw.MALFORMED, honest, sent)
     for name, about, sent in (
         ("count-short", "one ciphertext less", npy(dump_update(header(), numbers[:-1]))),
         ("count-long", "one ciphertext more", npy(dump_update(header(), [*numbers, numbers[0][::-1]]))),
@@ -77,7 +78,7 @@ def lengths() -> Iterator[HostileUpdate]:
         ("round-float", "the round as 3.0, the rest honest", npy(dump_update(header(round=3.0), numbers))),
         ("bare-exploit", "a pickle that runs os.mkdir, nothing else", npy(_MKDIR)),
     ):
-        yield hostile(f"length-{name}", about, "PayloadLengthError", honest, sent)
+        yield hostile(f"length-{name}", about, Flaw.LENGTH, honest, sent)
 
 
 def wrappers() -> Iterator[HostileUpdate]:
@@ -128,7 +129,7 @@ def wrappers() -> Iterator[HostileUpdate]:
     }
     for name, (about, sent) in cases.items():
         live = "npy" if name in ("object-exploit", "pickle-magic") else ""
-        yield hostile(f"array-{name}", about, "MalformedPayloadError", honest, sent, live)
+        yield hostile(f"array-{name}", about, Flaw.MALFORMED, honest, sent, live)
 
 
 def ciphertexts() -> Iterator[HostileUpdate]:
@@ -160,7 +161,7 @@ def ciphertexts() -> Iterator[HostileUpdate]:
         # In the last place: the round must not be changed by the three good ones before it.
         payload = dump_update(header(), blobs([*honest[:-1], number]))
         live = "" if name in ("shifted", "n-squared-more-one") else "sum"
-        yield hostile(f"ciphertext-{name}", about, "CiphertextError", payload, live=live)
+        yield hostile(f"ciphertext-{name}", about, Flaw.CIPHERTEXT, payload, live=live)
     for name, about, listed in (
         ("all-zero", "nothing but zeros", [0] * 4),
         ("first-zero", "0 in the first place", [0, *honest[1:]]),
@@ -171,7 +172,7 @@ def ciphertexts() -> Iterator[HostileUpdate]:
     ):
         # Distinct objects: a repeated one would be pickled as a reference, in another length.
         payload = dump_update(header(), [bytes(bytearray(blob)) for blob in blobs(listed)])
-        yield hostile(f"ciphertext-{name}", about, "CiphertextError", payload, live="sum")
+        yield hostile(f"ciphertext-{name}", about, Flaw.CIPHERTEXT, payload, live="sum")
 
 
 def _reversed(numbers: Sequence[int]) -> list[int]:

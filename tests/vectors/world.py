@@ -26,6 +26,7 @@ from orchestrator.admission import Admission
 from orchestrator.aggregator import Aggregator, RoundSum
 from shared.enrolled_clients import EnrolledClient
 from shared.enrolment import Enrolment
+from shared.errors import Flaw
 from shared.he.fixed_point import FixedPoint
 from shared.he.keys import PrivateKeyMaterial, PublicKeyMaterial
 from shared.he.paillier import PaillierPrivate, PaillierPublic
@@ -172,12 +173,12 @@ def open_round(folder: Path) -> RoundSum:
 
 @dataclass(frozen=True)
 class HostileUpdate:
-    """One vector: what a client sends, and the class of error that must come of it.
+    """One vector: what a client sends, and the flaw that it must be refused for.
 
     Attributes:
         name: of its file.
         about: what it is, in one line.
-        error: name of the error's exact class in `shared/errors.py`.
+        flaw: the code of the `UpdateRejectedError` that must come of it.
         client: through whose connection it comes.
         after: the honest clients whose updates are in the sum already.
         live: how a careless server is hurt by it, which a test shows. `pickle`: `pickle.loads` runs its code;
@@ -189,7 +190,7 @@ class HostileUpdate:
 
     name: str
     about: str
-    error: str
+    flaw: Flaw
     tensor: bytes
     signature: Scalar
     client: str = ATTACKER
@@ -208,7 +209,7 @@ class HostileUpdate:
         """The file's content: a header to read, an empty line, and the tensor in base64."""
         fields = {
             "about": self.about,
-            "error": self.error,
+            "flaw": self.flaw,
             "client": self.client,
             "after": " ".join(self.after) or "-",
             "live": self.live or "-",
@@ -230,7 +231,7 @@ class HostileUpdate:
         return cls(
             name=path.stem,
             about=fields["about"],
-            error=fields["error"],
+            flaw=Flaw(fields["flaw"]),
             tensor=tensor,
             signature=_scalar(fields["signature"]),
             client=fields["client"],
