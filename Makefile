@@ -59,7 +59,7 @@ fuzz_readers: $(VENV)/installed-dev  ## 20,000 mutated files against the readers
 	$(PY) -m tests.fuzz_readers --inputs 20000 --seed 1
 
 schedules: $(VENV)/installed-dev  ## 2 x 2,500 masked rounds of 3 to 12 clients with random losses; prints the tally, 3 minutes
-	MASKING_SCHEDULES=2500 $(PY) -m pytest -s tests/test_masking_rounds.py -k exact_sum --timeout 3600
+	MASKING_SCHEDULES=2500 $(PY) -m pytest -s -m "not long" tests/test_masking_rounds.py -k exact_sum --timeout 3600
 
 faults: $(VENV)/installed-dev  ## the fault simulation at length: a server killed 50 times (minutes)
 	FAULT_KILLS=50 $(PY) -m pytest tests/test_faults.py tests/test_checkpoint.py --timeout 1200

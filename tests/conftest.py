@@ -7,11 +7,14 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
 from tests.processes import Running
+
+if TYPE_CHECKING:
+    from shared.bundle import ModelBundle
 
 # Before torch and NumPy are loaded: with a thread a core in each of pytest's processes, and in those that tests start,
 # more than half of the suite's time is threads that wait for each other.
@@ -87,14 +90,27 @@ def umask() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def flows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "ModelBundle"]:
+    """A folder with `flows.csv` and the bundle of a model that learned from it, which tests only read."""
+    from tests.flow_tables import train_on_flows
+
+    folder = tmp_path_factory.mktemp("run")
+    return folder, train_on_flows(folder)
+
+
+@pytest.fixture(scope="session")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "ModelBundle"]:
+    """A folder with `flows.log` and the bundle of a model that learned from its windows, which tests only read."""
+    from tests.flow_tables import train_on_scans
+
+    folder = tmp_path_factory.mktemp("run")
+    return folder, train_on_scans(folder)
+
+
+@pytest.fixture(scope="session")
 def nsl_kdd_folder() -> Path:
     """The real NSL-KDD files, where this machine has them."""
-    from tests.processes import ROOT
-
-    folder = Path(os.environ.get("THREAT_DATA", ROOT.parent / "shared" / "data")) / "nsl-kdd"
-    if not (folder / "KDDTrain+.txt").is_file():
-        pytest.skip(f"no NSL-KDD files in {folder}; set THREAT_DATA to the folder that holds nsl-kdd/")
-    return folder
+    return _data_folder("nsl-kdd", "KDDTrain+.txt", "NSL-KDD files")
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,11 @@ from orchestrator.transport import Answering, MemoryTransport
 from shared.config import Config, parse_config
 from shared.exchange import Kind, Refusal, Reply, Request
 
+# Rounds of one batch, for tests of which the training is not the point.
+SHORT: dict[str, Any] = {
+    "num_rounds": 2, "num_features": 4, "num_hidden_units": 3, "num_samples_per_client": 60, "local_epochs": 1,
+}  # fmt: skip
+
 
 def never(_node: str, _request: Request) -> bool:
     return False
@@ -47,6 +52,19 @@ def masked_settings(folder: Path, clients: int, *, hosts: Sequence[str] = (), **
             **identity_settings(folder / "pki"), **settings,
         }
     )  # fmt: skip
+
+
+def tls_settings(folder: Path) -> dict[str, str]:
+    """The settings of TLS with the certificates of a federation's folder."""
+    return {"tls_ca": str(folder / "ca.pem"), "tls_certificate": str(folder / "server.pem"),
+            "tls_key": str(folder / "server.key")}  # fmt: skip
+
+
+def mutual_tls_settings(folder: Path) -> dict[str, str]:
+    """The same, with each client's own certificate."""
+    clients = str(folder / "clients" / "client-{client_id}")
+    own = {"tls_client_certificate": f"{clients}.tls.pem", "tls_client_key": f"{clients}.tls.key"}
+    return {**tls_settings(folder), **own}
 
 
 def open_in_memory(

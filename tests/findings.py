@@ -1,7 +1,5 @@
 """Findings as their products write them, for tests: GuardDuty in both spellings, Security Hub, OCSF."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 Plain = dict[str, Any]
@@ -136,9 +134,3 @@ def ocsf(user: str = "AIDABOB", api: str = "DeleteTrail", **more: Any) -> Plain:
         ],
         **more,
     }
-
-
-def write_lines(path: Path, findings: list[Plain]) -> Path:
-    """One a line, as GuardDuty exports them."""
-    path.write_text("".join(json.dumps(finding) + "\n" for finding in findings), encoding="utf-8")
-    return path

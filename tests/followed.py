@@ -1,4 +1,4 @@
-"""A small model, flows to score with it, and followers that may be killed at a planted point."""
+"""Followers that may be killed at a planted point."""
 
 import os
 import secrets
@@ -14,34 +14,7 @@ from client.follow_state import FollowState
 from client.scoring import Scorer
 from client.sinks.sink import Sink
 from shared.bundle import ModelBundle
-from shared.config import Config
 from shared.data_sources import tables
-from tests.trained import train_bundle
-
-HEADER = "No,Source IP,Source Port,Destination IP,dur,proto,bytes,Label"
-
-
-def flow(row: int) -> str:
-    attack = row % 4 == 0
-    proto, label = ("icmp", "DoS") if attack else ("tcp", "BENIGN")
-    size = (row * 7919 % 1000) + (40_000 if attack else 0)
-    return f"{row},10.0.0.{row % 9},{1024 + row},192.0.2.1,{row * 37 % 101 / 10},{proto},{size},{label}"
-
-
-def table(rows: range) -> bytes:
-    """A CSV file; a quarter of its rows are attacks."""
-    return "\n".join([HEADER, *map(flow, rows), ""]).encode()
-
-
-def flow_bundle(folder: Path) -> ModelBundle:
-    path = folder / "flows.csv"
-    path.write_bytes(table(range(2000)))
-    config = Config(
-        data_source="csv", data_path=str(path), csv_label_column="Label", partition="even", hash_width=8,
-        csv_drop_columns=("No", "Source IP", "Source Port", "Destination IP"), num_features=10, num_hidden_units=(8,),
-        max_broken_share=0.2, alert_fpr=0.02,
-    )  # fmt: skip
-    return train_bundle(config, folder, epochs=10)
 
 
 class Following:

@@ -21,12 +21,8 @@ from shared.config import Config
 from shared.errors import NetworkError
 from shared.exchange import Kind, Outcome, Refusal, Reply, Request
 from shared.frames import decode_answer, encode_request, receive_frame, send_frame
-from tests.federations import masked_settings, open_in_memory
+from tests.federations import SHORT, masked_settings, open_in_memory
 from tests.processes import ROOT
-
-SETTINGS: dict[str, Any] = {
-    "num_rounds": 2, "num_features": 4, "num_hidden_units": 3, "num_samples_per_client": 60, "local_epochs": 1,
-}  # fmt: skip
 
 
 class ByAgent:
@@ -50,7 +46,7 @@ class ByAgent:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    return masked_settings(tmp_path, 3, **SETTINGS)
+    return masked_settings(tmp_path, 3, **SHORT)
 
 
 @pytest.fixture
@@ -80,7 +76,7 @@ def test_a_federation_of_agents_has_the_same_model_run_after_run(
         run.close()
     folder = tmp_path / "memory"
     folder.mkdir()
-    alike = masked_settings(folder, 3, **SETTINGS)
+    alike = masked_settings(folder, 3, **SHORT)
     run = open_in_memory(alike, make_tenants(alike))
     run.coordinator.run()
     models.append({name: array.tobytes() for name, array in run.coordinator.model.named.items()})

@@ -27,20 +27,18 @@ from shared.kinds import AttackKinds
 from shared.preprocessing import FeatureHistogram
 from shared.rules.folder import load_rules
 from tests.browser import Parsed, find_browser, look_at
-from tests.findings import asff, guardduty, ocsf, write_lines
+from tests.findings import asff, guardduty, ocsf
 from tests.processes import ROOT
+from tests.source_files import write_json_lines, write_lines
 from tests.test_report import ATTACK
 from tests.test_rules import rule
 from tests.test_rules import write as write_rules
-from tests.test_scoring import flows
-from tests.test_scoring import write as write_csv
 from tests.test_source_cloudtrail import record, settings, some_records, write
 from tests.test_source_vpc_flow import flow as vpc
 from tests.test_source_vpc_flow import lines_of, some_flows
 from tests.test_source_vpc_flow import settings as vpc_settings
 from tests.trained import train_bundle
 
-__all__ = ["flows"]  # the fixture
 Finding = dict[str, Any]
 FLOWS_HEADER = "time,src_ip,dst_ip,dst_port,proto,size,Label"
 
@@ -61,7 +59,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     for row in range(1600):
         name, size = kinds.get(row % 8, ("benign", 1000))
         lines.append(network_flow(row, size=size + row % 97, label=name))
-    path = write_csv(folder / "flows.csv", [FLOWS_HEADER, *lines])
+    path = write_lines(folder / "flows.csv", [FLOWS_HEADER, *lines])
     config = Config(
         data_source="csv", data_path=str(path), csv_label_column="Label", partition="even", hash_width=4,
         csv_drop_columns=("time", "src_ip", "dst_ip"), num_features=6, num_hidden_units=(8,), alert_fpr=0.05,
@@ -113,7 +111,7 @@ def test_principals_are_called_as_people_call_them() -> None:
 
 def test_an_alert_names_its_kind_where_the_data_has_several(network: ModelBundle, tmp_path: Path) -> None:
     lines = [network_flow(0), network_flow(1, size=12, port=22), network_flow(2, size=1000)]
-    dos, recon, _ = scored(network, write_csv(tmp_path / "new.csv", [FLOWS_HEADER, *lines]))
+    dos, recon, _ = scored(network, write_lines(tmp_path / "new.csv", [FLOWS_HEADER, *lines]))
     assert dos["finding_info"]["title"] == "10.1.2.3 → 10.9.0.0:445/tcp, 1 flow, like DOS"
     assert dos["unmapped"]["kind"]["by"] == "model"
     assert dos["unmapped"]["kind"]["probability"] > 0.9
@@ -154,7 +152,7 @@ def test_a_scan_is_one_group_of_its_source_and_a_flood_one_of_its_target(network
     scan = [network_flow(row) for row in range(150)]
     flood = [network_flow(row, source=f"203.0.113.{row}", target="10.9.9.9", port=80) for row in range(90)]
     later = [network_flow(row + 4000) for row in range(2)] + [network_flow(row + 11_000) for row in range(3)]
-    path = write_csv(tmp_path / "new.csv", [FLOWS_HEADER, *scan, *flood, *later])
+    path = write_lines(tmp_path / "new.csv", [FLOWS_HEADER, *scan, *flood, *later])
     findings = scored(network, path)
     by_title = {group.title: group for group in grouped(findings, tmp_path / "new-alerts.jsonl")}
     assert {title: group.alerts for title, group in by_title.items()} == {
@@ -183,7 +181,7 @@ def test_more_subjects_than_are_held_share_a_group_and_lose_no_alert(
     monkeypatch.setattr("client.alert_groups.MOST_GROUPS", 3)
     monkeypatch.setattr("client.titles.MOST_NAMED", 5)
     lines = [network_flow(row, source=f"203.0.113.{row % 9}") for row in range(90)]
-    findings = scored(network, write_csv(tmp_path / "new.csv", [FLOWS_HEADER, *lines]))
+    findings = scored(network, write_lines(tmp_path / "new.csv", [FLOWS_HEADER, *lines]))
     groups = grouped(findings, tmp_path / "new-alerts.jsonl")
     assert [group.alerts for group in groups] == [10, 10, 10, 60]
     assert groups[-1].title == "alerts of other subjects"
@@ -191,9 +189,9 @@ def test_more_subjects_than_are_held_share_a_group_and_lose_no_alert(
 
 
 def test_flow_logs_are_grouped_by_their_source(tmp_path: Path) -> None:
-    config = vpc_settings(write_csv(tmp_path / "a.log", lines_of(some_flows())), num_hidden_units=(4,))
+    config = vpc_settings(write_lines(tmp_path / "a.log", lines_of(some_flows())), num_hidden_units=(4,))
     bundle = train_bundle(config, tmp_path / "run", epochs=1)
-    new = write_csv(tmp_path / "new.log", lines_of([vpc(s, srcaddr="10.0.0.9", dstport=s) for s in range(300)]))
+    new = write_lines(tmp_path / "new.log", lines_of([vpc(s, srcaddr="10.0.0.9", dstport=s) for s in range(300)]))
     (group,) = grouped(scored(bundle, new), tmp_path / "new-alerts.jsonl")
     assert group.title == "10.0.0.9 → 10.0.1.1, at least 20 ports, 300 flows"
 
@@ -303,7 +301,7 @@ def test_a_layer_is_of_format_4_5(tmp_path: Path) -> None:
         guardduty(), asff(), ocsf(), guardduty(kind="Unheard:IAMUser/Of"),
         guardduty(user="AIDANO", userFeedback="NOT_USEFUL"),
     ]  # fmt: skip
-    findings = load_findings(write_lines(tmp_path / "f.jsonl", found), 0.0).findings
+    findings = load_findings(write_json_lines(tmp_path / "f.jsonl", found), 0.0).findings
     assert [techniques_of(finding) for finding in findings] == [
         ("T1562.008",), ("T1562.008",), ("T1562",), (), ("T1562.008",),
     ]  # fmt: skip
@@ -341,7 +339,7 @@ def test_too_large_a_share_of_broken_lines_is_refused_as_asked(
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"")
-    path = write_csv(tmp_path / "new.csv", [FLOWS_HEADER, *map(network_flow, range(9)), "broken"])
+    path = write_lines(tmp_path / "new.csv", [FLOWS_HEADER, *map(network_flow, range(9)), "broken"])
     with pytest.raises(Exception, match="1 of 10 lines are broken, more than max_broken_share = 0"):
         scored(network, path)
     looser = replace(network, config=network.config.replace(max_broken_share=0.2))
@@ -356,7 +354,7 @@ def test_a_line_is_that_of_the_file_after_blank_lines_and_cells_of_several_lines
 ) -> None:
     lines = [FLOWS_HEADER, network_flow(0), "", "", network_flow(1), "bad", network_flow(2).replace("x", '"a\nb\nc"'),
              network_flow(3)]  # fmt: skip
-    path = write_csv(tmp_path / "new.csv", lines)
+    path = write_lines(tmp_path / "new.csv", lines)
     looser = replace(network, config=network.config.replace(max_broken_share=0.5))
     assert [alert["evidences"][0]["data"]["line"] for alert in scored(looser, path)] == [2, 5, 7, 10]
     assert "new.csv, line 6: 1 cells, expected 7" in caplog.text
@@ -374,7 +372,7 @@ def test_lines_are_known_wherever_a_block_ends(tmp_path: Path) -> None:
         note = '"one\n\ntwo"' if row % 1009 == 0 else '"say ""so"""' if row % 3 else "plain"
         lines.append(f"{row},{note}")
         number += 1 + note.count("\n")
-    path = write_csv(tmp_path / "a.csv", lines)
+    path = write_lines(tmp_path / "a.csv", lines)
     found = table_of(path)
     read = [line for batch in batches(found, list(found.names), BrokenLines(path, 0)) for line in batch.lines.tolist()]
     assert read == expected

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from shared.data_sources.source_types import Chunk, Inputs
 from shared.data_utils import load_client_data, load_test_data, stream_features
 from shared.errors import DataError
 from tests.processes import ROOT
+from tests.source_files import read_chunks, settings_of
 
 CASES = Path(os.environ.get("CASES", ROOT.parent / "shared" / "cases"))
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason=f"no folder of cases at {CASES}")
@@ -36,25 +38,17 @@ def test_every_case_is_named_by_a_test() -> None:
     assert [folder.name for folder in sorted(CASES.iterdir()) if f'"{folder.name}"' not in told] == []
 
 
-def settings(source: str, path: Path, **changes: object) -> Config:
-    values: dict[str, object] = {
-        "data_source": source,
-        "data_path": str(path),
-        "partition": "even",
-        "max_broken_share": 0.0,
-    }
+def settings(source: str, path: Path, **changes: Any) -> Config:
+    values: dict[str, Any] = {"max_broken_share": 0.0}
     if source == "csv":
         values["csv_label_column"] = "Label"
     else:
         values |= {"label_field": "userAgent" if source == "cloudtrail" else "version", "label_patterns": ("no such",)}
-    return Config(**(values | changes))  # type: ignore[arg-type]
+    return settings_of(source, path, **(values | changes))
 
 
 def read(config: Config) -> tuple[list[Chunk], BrokenLines]:
-    reader = _READERS[config.data_source]
-    inputs = Inputs(Path(config.data_path))
-    broken = BrokenLines(inputs.path, config.max_broken_share)
-    return list(reader.stream(config, inputs, reader.schema(config, inputs), broken)), broken
+    return read_chunks(_READERS[config.data_source], config)
 
 
 def case(name: str) -> Path:

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from shared.data_sources.audit_table import SERVICES, AuditTable, shipped
 from shared.data_sources.file_source import FileSource
 from shared.data_sources.files import BrokenLines
 from shared.data_sources.record_fields import Field, seconds_of
-from shared.data_sources.source_types import Chunk, Inputs
+from shared.data_sources.source_types import Inputs
 from shared.errors import ConfigError, DataError, OrchestratorError
 from tests import audit_events as make
 from tests.audit_events import MAKERS, START, Event
 from tests.processes import ROOT
+from tests.source_files import named_features, read_chunks, settings_of, write_json_lines
 from tests.trained import train_bundle
 
 TABLES = {table.name: table for table in shipped()}
@@ -38,38 +40,9 @@ def table_of(event: Event) -> AuditTable:
     return next(table for table in shipped() if table.fits(event))
 
 
-def settings(path: Path, **changes: object) -> Config:
-    values: dict[str, object] = {
-        "data_source": "audit",
-        "data_path": str(path),
-        "partition": "even",
-        "labels": "none",
-        "num_features": 31,
-        "max_broken_share": 0.0,
-    }
-    return Config(**(values | changes))  # type: ignore[arg-type]
-
-
-def write(path: Path, events: list[Any]) -> Path:
-    path.write_text("\n".join(json.dumps(event) for event in events))
-    return path
-
-
-def read(config: Config, *, labelled: bool = False) -> tuple[list[Chunk], BrokenLines]:
-    label_path = Path(config.label_path) if config.label_path else None
-    inputs = Inputs(Path(config.data_path), label_path, labelled)
-    broken = BrokenLines(inputs.path, config.max_broken_share)
-    return list(audit.stream(config, inputs, audit.schema(config, inputs), broken)), broken
-
-
-def features_of(config: Config, *, labelled: bool = False) -> pd.DataFrame:
-    """Raw features under their names, and beside them what `meta` has under other names."""
-    label_path = Path(config.label_path) if config.label_path else None
-    names = audit.schema(config, Inputs(Path(config.data_path), label_path, labelled)).names
-    chunks, _ = read(config, labelled=labelled)
-    meta = pd.concat([chunk.meta for chunk in chunks], ignore_index=True)
-    features = pd.DataFrame(np.concatenate([chunk.features for chunk in chunks]), columns=list(names))
-    return pd.concat([features, meta.drop(columns=list(set(names) & set(meta)))], axis=1)
+settings = partial(settings_of, "audit", labels="none", num_features=31, max_broken_share=0.0)
+read = partial(read_chunks, audit, labelled=False)
+features_of = partial(named_features, audit, labelled=False)
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -234,7 +207,7 @@ PRINCIPALS: dict[str, tuple[Event, Event]] = {
 
 @pytest.mark.parametrize("name", PRINCIPALS)
 def test_no_two_principals_share_a_row(tmp_path: Path, name: str) -> None:
-    chunks, _ = read(settings(write(tmp_path / "a.jsonl", list(PRINCIPALS[name]))))
+    chunks, _ = read(settings(write_json_lines(tmp_path / "a.jsonl", list(PRINCIPALS[name]))))
     assert sum(len(chunk.features) for chunk in chunks) == 2
 
 
@@ -247,14 +220,14 @@ def test_keys_that_join_texts_merge_two_principals(monkeypatch: pytest.MonkeyPat
             return "|".join(parts[-1])
 
     monkeypatch.setattr(audit_table, "json", Joining)
-    path = write(tmp_path / "a.jsonl", list(PRINCIPALS["letters that might separate"]))
+    path = write_json_lines(tmp_path / "a.jsonl", list(PRINCIPALS["letters that might separate"]))
     chunks, _ = read(settings(path))
     assert sum(len(chunk.features) for chunk in chunks) == 1
 
 
 def test_one_principal_is_one_row_from_wherever_it_acts(tmp_path: Path) -> None:
     events = [make.okta(second, client__ipAddress=f"198.51.100.{second}") for second in range(5)]
-    (row,) = features_of(settings(write(tmp_path / "a.jsonl", events))).to_dict("records")
+    (row,) = features_of(settings(write_json_lines(tmp_path / "a.jsonl", events))).to_dict("records")
     assert (row["events"], row["principal"]) == (pytest.approx(np.log1p(5)), "jane@example.com")
 
 
@@ -339,7 +312,7 @@ def test_services_side_by_side_are_read_and_all_records_counted(
 ) -> None:
     events = [maker(second) for second in range(4) for maker in MAKERS.values()]
     odd = [make.kubernetes(9, stage="RequestReceived"), {"no": "service"}, "a line", make.okta(9, published=None)]
-    path = write(tmp_path / "a.jsonl", [*events, *odd, events[0]])
+    path = write_json_lines(tmp_path / "a.jsonl", [*events, *odd, events[0]])
     with caplog.at_level(logging.INFO, "data"):
         chunks, broken = read(settings(path, max_broken_share=0.5))
     assert sum(int(chunk.meta["events"].sum()) for chunk in chunks) == len(events)
@@ -391,7 +364,7 @@ def test_a_flow_that_carries_a_deep_list_is_read(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_other_logs_is_refused(tmp_path: Path) -> None:
-    write(tmp_path / "a.jsonl", [{"message": "hello"}] * 5)
+    write_json_lines(tmp_path / "a.jsonl", [{"message": "hello"}] * 5)
     with pytest.raises(DataError, match=r"5 of 5 lines are broken.*expected an audit record, found 'hello'"):
         read(settings(tmp_path))
 
@@ -399,7 +372,7 @@ def test_a_folder_of_other_logs_is_refused(tmp_path: Path) -> None:
 def test_cloudtrail_among_them_is_read_as_by_its_own_source(tmp_path: Path) -> None:
     role = {"type": "AssumedRole", "principalId": "AROAONE:any", "arn": "arn:aws:sts::1:assumed-role/one/any"}
     events = [make.cloudtrail(0), make.cloudtrail(1, userIdentity=role, errorCode="Client.UnauthorizedOperation")]
-    path = write(tmp_path / "a.jsonl", events)
+    path = write_json_lines(tmp_path / "a.jsonl", events)
     found = features_of(settings(path)).set_index("principal")
     config = settings(path, data_source="cloudtrail", num_features=42)
     inputs = Inputs(path, labelled=False)
@@ -415,7 +388,7 @@ def test_cloudtrail_among_them_is_read_as_by_its_own_source(tmp_path: Path) -> N
 # Labels
 
 
-def labelled_settings(path: Path, **changes: object) -> Config:
+def labelled_settings(path: Path, **changes: Any) -> Config:
     return settings(path, labels="", **changes)
 
 
@@ -431,7 +404,7 @@ def test_labels_of_a_file_make_attacks_and_no_feature(tmp_path: Path, label: str
     events = [make.kubernetes(second) for second in range(3)]
     events.append(make.kubernetes(3, sourceIPs=["203.0.113.9"], requestReceivedTimestamp=make.iso(1500)))
     (tmp_path / "labels.csv").write_text(label)
-    path = write(tmp_path / "a.jsonl", events)
+    path = write_json_lines(tmp_path / "a.jsonl", events)
     config = labelled_settings(path, label_path=str(tmp_path / "labels.csv"))
     chunks, _ = read(config, labelled=True)
     assert np.concatenate([chunk.families for chunk in chunks]).tolist() == ["benign", "attack"]
@@ -442,7 +415,7 @@ def test_labels_of_a_file_make_attacks_and_no_feature(tmp_path: Path, label: str
 
 
 def test_labels_of_a_field_make_attacks_and_no_feature(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", [make.okta(0), make.okta(900, outcome={"result": "DENY"})])
+    path = write_json_lines(tmp_path / "a.jsonl", [make.okta(0), make.okta(900, outcome={"result": "DENY"})])
     config = labelled_settings(path, label_field="outcome.result", label_patterns=("deny",))
     chunks, _ = read(config, labelled=True)
     assert np.concatenate([chunk.families for chunk in chunks]).tolist() == ["benign", "attack"]
@@ -452,7 +425,7 @@ def test_labels_of_a_field_make_attacks_and_no_feature(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("field", ["eventType", "actor", "protoPayload", "user", "eventName"])
 def test_no_feature_comes_of_a_part_or_a_whole_of_the_labels_field(tmp_path: Path, field: str) -> None:
-    path = write(tmp_path / "a.jsonl", [make.okta()])
+    path = write_json_lines(tmp_path / "a.jsonl", [make.okta()])
     names = audit.schema(labelled_settings(path, label_field=field, label_patterns=("x",)), Inputs(path)).names
     expected = {
         "eventType": ("apis", "new_api_share", "write_share", "api#0"),
@@ -466,7 +439,7 @@ def test_no_feature_comes_of_a_part_or_a_whole_of_the_labels_field(tmp_path: Pat
 
 
 def test_records_of_neither_class_are_left_out(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", [make.okta(0), make.okta(1, severity="DEBUG")])
+    path = write_json_lines(tmp_path / "a.jsonl", [make.okta(0), make.okta(1, severity="DEBUG")])
     config = labelled_settings(
         path, label_field="eventType", label_patterns=("x",), label_ignored=("severity=debug & version=0",)
     )
@@ -517,7 +490,9 @@ MET = [
 def test_hits_of_each_services_rules_are_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     others = [make.okta(10), make.kubernetes(11), make.entra(12), make.cloudtrail(13, eventID="x")]
     config = settings(
-        write(tmp_path / "a.jsonl", [*MET, *others]), labels="rules", rules_path=str(sigma(tmp_path / "rules"))
+        write_json_lines(tmp_path / "a.jsonl", [*MET, *others]),
+        labels="rules",
+        rules_path=str(sigma(tmp_path / "rules")),
     )
     rules = load_rules(config, tmp_path / "rules")
     titles = [[rule.title for rule in rules.hits(event)] for event in MET]
@@ -581,7 +556,7 @@ def documented_table() -> str:
 def test_the_table_of_the_documentation_reads_a_service_without_code(tmp_path: Path) -> None:
     own = tmp_path / "github.yaml"
     own.write_text(documented_table())
-    path = write(tmp_path / "a.jsonl", [*GITHUB, make.okta()])
+    path = write_json_lines(tmp_path / "a.jsonl", [*GITHUB, make.okta()])
     with pytest.raises(DataError, match="of no service that there is a table for"):
         read(settings(path))
     found = features_of(settings(path, audit_map=str(own))).set_index("principal")
@@ -599,7 +574,7 @@ def test_a_folder_of_tables_and_one_in_place_of_the_projects_own(tmp_path: Path)
     (folder / "okta.yml").write_text(
         "name: okta\nrecords: {uuid: '*'}\ntime: published\nprincipal: actor.id\naction: uuid"
     )
-    path = write(tmp_path / "a.jsonl", [*GITHUB, make.okta()])
+    path = write_json_lines(tmp_path / "a.jsonl", [*GITHUB, make.okta()])
     chunks, _ = read(settings(path, audit_map=str(folder)))
     assert sorted(api for row in chunks[-1].meta["apis"] for api in row)[-1] == "okta:okta-0"
 
@@ -614,7 +589,7 @@ def test_new_records_are_scored_by_the_same_table_named_once_more(
         GITHUB[n % 3] | {"@timestamp": 1000 * (START + 60 * n), "_document_id": str(n), "actor_id": n % 20}
         for n in range(600)
     ]
-    path = write(tmp_path / "a.jsonl", events)
+    path = write_json_lines(tmp_path / "a.jsonl", events)
     config = settings(path, audit_map=str(own), labels="", label_field="actor_id", label_patterns=("7",))
     train_bundle(config.replace(num_features=31), tmp_path / "run", epochs=1)
     assert "private" not in (tmp_path / "run" / "bundle.json").read_text()
@@ -655,7 +630,7 @@ GOOD = "name: x\nrecords: {a: '*'}\ntime: t\nprincipal: p\naction: c\n"
 def test_a_table_that_is_none_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     own = tmp_path / "own.yaml"
     own.write_text(text)
-    path = write(tmp_path / "a.jsonl", [make.okta()])
+    path = write_json_lines(tmp_path / "a.jsonl", [make.okta()])
     with pytest.raises(ConfigError, match=message) as refusal:
         read(settings(path, audit_map=str(own)))
     assert str(own) in str(refusal.value)
@@ -663,7 +638,7 @@ def test_a_table_that_is_none_is_refused_in_one_line(tmp_path: Path, text: str, 
 
 
 def test_missing_and_doubled_tables_are_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", [make.okta()])
+    path = write_json_lines(tmp_path / "a.jsonl", [make.okta()])
     with pytest.raises(ConfigError, match="0 files; expected a table, or a folder"):
         read(settings(path, audit_map=str(tmp_path / "none.yaml")))
     for name in "ab":
@@ -701,8 +676,8 @@ def test_a_run_without_labels_ends_in_alerts_that_name_principal_and_action(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for client in range(3):
-        write(tmp_path / f"audit-{client}.jsonl", day_of(client, 12))
-    write(tmp_path / "audit-test.jsonl", day_of(7, 12))
+        write_json_lines(tmp_path / f"audit-{client}.jsonl", day_of(client, 12))
+    write_json_lines(tmp_path / "audit-test.jsonl", day_of(7, 12))
     base = load_config(ROOT / "config/audit.yaml")
     config = parse_config(
         base.model_dump() | {
@@ -711,7 +686,7 @@ def test_a_run_without_labels_ends_in_alerts_that_name_principal_and_action(
         }
     )  # fmt: skip
     bundle = ModelBundle.load(simulate(config).folder)
-    new, output = write(tmp_path / "new.jsonl", day_of(9, 12, odd=True)), tmp_path / "ranked.jsonl"
+    new, output = write_json_lines(tmp_path / "new.jsonl", day_of(9, 12, odd=True)), tmp_path / "ranked.jsonl"
     summary = score_files(bundle, [new], output, None, top=1)
     assert (summary.ranked, summary.broken, summary.lines) == (1, 0, 720 + 300)
     (found,) = [json.loads(line) for line in output.read_text().splitlines()]
@@ -735,7 +710,7 @@ def test_events_that_others_wrote_are_read(tmp_path: Path, name: str, least: int
         for key in ("timestamp", "published", "time", "stageTimestamp"):
             if re.match(r"\d{4}-", str(event.get(key))) is None:
                 event[key] = make.iso(number)
-    chunks, broken = read(settings(write(tmp_path / "a.jsonl", events), max_broken_share=1.0))
+    chunks, broken = read(settings(write_json_lines(tmp_path / "a.jsonl", events), max_broken_share=1.0))
     rows = sum(int(chunk.meta["events"].sum()) for chunk in chunks)
     assert rows + broken.broken + broken.left_out.total() == len(events)
     assert rows + broken.left_out["events that were there already"] >= least

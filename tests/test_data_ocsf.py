@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,48 +18,21 @@ import pytest
 from client.scoring import score_files
 from orchestrator.simulation import simulate
 from shared.bundle import ModelBundle
-from shared.config import Config, load_config, parse_config
+from shared.config import load_config, parse_config
 from shared.data_sources import cloudtrail, ocsf, ocsf_parquet, vpc_flow
-from shared.data_sources.files import BrokenLines
-from shared.data_sources.source_types import Chunk, Inputs
+from shared.data_sources.source_types import Inputs
 from shared.errors import ConfigError, DataError
 from tests import audit_events as make
 from tests.audit_events import START, Event
 from tests.processes import ROOT
+from tests.source_files import named_features, read_chunks, settings_of, write_json_lines
 
 FOLDERS = "aws/CLOUD_TRAIL_MGMT/2.0/region=eu-central-1/accountId=012345678901/eventDay=20260105"
 
 
-def settings(path: Path, **changes: object) -> Config:
-    values: dict[str, object] = {
-        "data_source": "ocsf",
-        "data_path": str(path),
-        "partition": "even",
-        "labels": "none",
-        "num_features": 31,
-        "max_broken_share": 0.0,
-    }
-    return Config(**(values | changes))  # type: ignore[arg-type]
-
-
-def read(config: Config, *, labelled: bool = False) -> tuple[list[Chunk], BrokenLines]:
-    inputs = Inputs(Path(config.data_path), None, labelled)
-    broken = BrokenLines(inputs.path, config.max_broken_share)
-    return list(ocsf.stream(config, inputs, ocsf.schema(config, inputs), broken)), broken
-
-
-def table(config: Config) -> pd.DataFrame:
-    """Raw features under their names, and beside them what `meta` has under other names."""
-    names = ocsf.schema(config, Inputs(Path(config.data_path), labelled=False)).names
-    chunks, _ = read(config)
-    meta = pd.concat([chunk.meta for chunk in chunks], ignore_index=True)
-    features = pd.DataFrame(np.concatenate([chunk.features for chunk in chunks]), columns=list(names))
-    return pd.concat([features, meta.drop(columns=list(set(names) & set(meta)))], axis=1)
-
-
-def lines(path: Path, events: list[Any]) -> Path:
-    path.write_text("\n".join(json.dumps(event) for event in events))
-    return path
+settings = partial(settings_of, "ocsf", labels="none", num_features=31, max_broken_share=0.0)
+read = partial(read_chunks, ocsf, labelled=False)
+table = partial(named_features, ocsf, labelled=False)
 
 
 def lake(folder: Path, events: list[Event], name: str = "a.gz.parquet", **options: Any) -> Path:
@@ -80,7 +54,7 @@ def some_events() -> list[Event]:
 
 
 def test_parquet_and_json_give_the_same_rows(tmp_path: Path) -> None:
-    by_lines = table(settings(lines(tmp_path / "a.jsonl", some_events())))
+    by_lines = table(settings(write_json_lines(tmp_path / "a.jsonl", some_events())))
     lake(tmp_path / "lake", some_events()[:8])
     lake(tmp_path / "lake", some_events()[8:], "b.parquet")
     by_lake = table(settings(tmp_path / "lake"))
@@ -111,7 +85,7 @@ def test_the_folders_of_a_lake_say_what_the_events_do_not(tmp_path: Path) -> Non
     ],
 )
 def test_failures_and_denials(tmp_path: Path, event: Event, error: int, denied: int) -> None:
-    (row,) = table(settings(lines(tmp_path / "a.jsonl", [event]))).to_dict("records")
+    (row,) = table(settings(write_json_lines(tmp_path / "a.jsonl", [event]))).to_dict("records")
     assert (row["error_share"], row["denied_share"]) == (error, denied)
 
 
@@ -154,7 +128,7 @@ PAIRS: dict[str, tuple[Event, Event]] = {
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_no_two_principals_share_a_row(tmp_path: Path, name: str) -> None:
-    assert len(table(settings(lines(tmp_path / "a.jsonl", list(PAIRS[name]))))) == 2
+    assert len(table(settings(write_json_lines(tmp_path / "a.jsonl", list(PAIRS[name]))))) == 2
 
 
 @pytest.mark.parametrize(
@@ -173,7 +147,9 @@ def test_a_user_of_cloudtrail_is_one_principal_in_all_classes_and_versions(tmp_p
         2, class_uid=3001, activity_id=1, api__operation="CreateUser", user={"name": "eve"}, **user
     )
     login = make.authentication(1, user=None, actor={"user": user["actor__user"]}, **product)
-    (row,) = table(settings(lines(tmp_path / "a.jsonl", [make.api_activity(), login, made]))).to_dict("records")
+    (row,) = table(settings(write_json_lines(tmp_path / "a.jsonl", [make.api_activity(), login, made]))).to_dict(
+        "records"
+    )
     assert row["events"] == pytest.approx(np.log1p(3))
     assert row["write_share"] == pytest.approx(1 / 3)
 
@@ -184,17 +160,17 @@ def test_a_role_of_cloudtrail_is_one_principal_whatever_its_sessions(tmp_path: P
         return {"actor__user": who}
 
     events = [make.api_activity(0, **session("a")), make.api_activity(1, **session("b"))]
-    assert len(table(settings(lines(tmp_path / "a.jsonl", events)))) == 1
+    assert len(table(settings(write_json_lines(tmp_path / "a.jsonl", events)))) == 1
 
 
 def test_calls_have_the_shares_that_cloudtrails_own_records_give(tmp_path: Path) -> None:
     """One event in both forms: what is in both schemas is the same number."""
-    own = lines(tmp_path / "own.jsonl", [make.cloudtrail(second) for second in range(5)])
+    own = write_json_lines(tmp_path / "own.jsonl", [make.cloudtrail(second) for second in range(5)])
     config = settings(own, data_source="cloudtrail", num_features=42)
     schema = cloudtrail.schema(config, Inputs(own, labelled=False))
     (chunk,) = cloudtrail.stream(config, Inputs(own, labelled=False), schema)
     expected = dict(zip(schema.names, chunk.features[0].tolist(), strict=True))
-    found = table(settings(lines(tmp_path / "a.jsonl", [make.api_activity(second) for second in range(5)])))
+    found = table(settings(write_json_lines(tmp_path / "a.jsonl", [make.api_activity(second) for second in range(5)])))
     both = [name for name in expected if name in found]
     assert len(both) == 13 + 16
     assert {name: found.loc[0, name] for name in both} == {name: expected[name] for name in both}
@@ -207,7 +183,7 @@ def test_other_classes_are_counted_and_named(
 ) -> None:
     others = [make.changed(make.network(n), {"class_uid": number}) for n, number in enumerate((4003, 4003, 9_000_001))]
     every = [make.api_activity(), make.authentication(), make.network(), *others]
-    path = lines(tmp_path / "a.jsonl", every) if form == "lines" else lake(tmp_path, every)
+    path = write_json_lines(tmp_path / "a.jsonl", every) if form == "lines" else lake(tmp_path, every)
     with caplog.at_level(logging.INFO, "data"):
         chunks, broken = read(settings(path, ocsf_events=events))
     rows = sum(int(chunk.meta["events" if events == "calls" else "flows"].sum()) for chunk in chunks)
@@ -222,7 +198,7 @@ def test_other_classes_are_counted_and_named(
 
 def test_classes_without_end_take_no_memory_without_end(tmp_path: Path) -> None:
     events = [{"class_uid": 5000 + number} for number in range(500)]
-    _, broken = read(settings(lines(tmp_path / "a.jsonl", [make.api_activity(), *events])))
+    _, broken = read(settings(write_json_lines(tmp_path / "a.jsonl", [make.api_activity(), *events])))
     assert len(broken.left_out) == 101
     assert broken.left_out.total() == 500
 
@@ -234,7 +210,7 @@ def test_classes_without_end_take_no_memory_without_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize("events", ["calls", "flows"])
 def test_what_is_no_event_is_a_broken_line(tmp_path: Path, event: Any, events: str) -> None:
     good = make.api_activity() if events == "calls" else make.network()
-    path = lines(tmp_path / "a.jsonl", [good, event])
+    path = write_json_lines(tmp_path / "a.jsonl", [good, event])
     chunks, broken = read(settings(path, ocsf_events=events, max_broken_share=1.0))
     assert len(chunks) == 1
     left_out = int(events == "flows" and isinstance(event, dict) and event.get("class_uid") == 6003)
@@ -294,7 +270,7 @@ def flows() -> list[Event]:
 @pytest.mark.parametrize("form", ["lines", "lake"])
 def test_flows_are_those_of_a_flow_log(tmp_path: Path, form: str) -> None:
     """Rows are, to the last bit, those of the same flows as AWS writes them."""
-    path = lines(tmp_path / "a.jsonl", flows()) if form == "lines" else lake(tmp_path, flows())
+    path = write_json_lines(tmp_path / "a.jsonl", flows()) if form == "lines" else lake(tmp_path, flows())
     config = settings(path, ocsf_events="flows", num_features=20)
     names = ocsf.schema(config, Inputs(path, labelled=False)).names
     found = read(config)
@@ -334,13 +310,13 @@ def test_flows_are_those_of_a_flow_log(tmp_path: Path, form: str) -> None:
     ],
 )
 def test_which_flows_were_refused(tmp_path: Path, changes: dict[str, Any], share: int) -> None:
-    path = lines(tmp_path / "a.jsonl", [make.network(**changes)])
+    path = write_json_lines(tmp_path / "a.jsonl", [make.network(**changes)])
     (row,) = table(settings(path, ocsf_events="flows", num_features=20)).to_dict("records")
     assert row["reject_share"] == share
 
 
 def test_labels_of_both(tmp_path: Path) -> None:
-    path = lines(tmp_path / "a.jsonl", [make.api_activity(), make.authentication(), make.network()])
+    path = write_json_lines(tmp_path / "a.jsonl", [make.api_activity(), make.authentication(), make.network()])
     for events, field, expected in (
         ("calls", "user.name", ["attack", "benign"]),
         ("flows", "src_endpoint.ip", ["attack"]),

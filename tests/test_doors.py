@@ -25,11 +25,12 @@ from orchestrator.seats import Channel, Seats
 from orchestrator.sockets import Doorkeeper, connections
 from orchestrator.streams import GREETING_BYTES, Peer, Stream, Why
 from orchestrator.told import PER_MINUTE, Told
-from shared.config import Config
+from shared.config import Config, parse_config
 from shared.errors import Flaw, NetworkError
 from shared.identity import ClientIdentity, channel_binding
 from shared.roster import Roster
 from tests.breaking import breaks
+from tests.federations import mutual_tls_settings
 from tests.processes import free_port
 from tests.test_seats import wait_until
 
@@ -318,14 +319,7 @@ class TestWithCertificates:
 
     @pytest.fixture
     def config(self, pki: Path) -> Config:
-        return Config(
-            server_address=f"127.0.0.1:{free_port()}",
-            tls_ca=str(pki / "ca.pem"),
-            tls_certificate=str(pki / "server.pem"),
-            tls_key=str(pki / "server.key"),
-            tls_client_certificate=str(pki / "clients/client-{client_id}.tls.pem"),
-            tls_client_key=str(pki / "clients/client-{client_id}.tls.key"),
-        )
+        return parse_config({"server_address": f"127.0.0.1:{free_port()}", **mutual_tls_settings(pki)})
 
     def call(self, config: Config, number: int, name: bytes) -> Caller:
         return Caller(open_channel(config, load_client_certificate(config, number))[0], name)

@@ -26,13 +26,12 @@ from shared.data_sources.json_values import JsonValues
 from shared.data_sources.source_types import Inputs
 from shared.data_sources.times import epoch_seconds
 from shared.errors import DataError
+from tests.source_files import read_chunks
 from tests.test_source_cloudtrail import Record, record, settings, some_records, write
 
 
-def read(path: Path, **changes: object) -> tuple[np.ndarray, BrokenLines]:
-    config = settings(path, **({"max_broken_share": 0.0} | changes))
-    broken = BrokenLines(path, config.max_broken_share)
-    chunks = list(cloudtrail.stream(config, Inputs(path), cloudtrail.schema(config, Inputs(path)), broken))
+def read(path: Path, **changes: Any) -> tuple[np.ndarray, BrokenLines]:
+    chunks, broken = read_chunks(cloudtrail, settings(path, **({"max_broken_share": 0.0} | changes)))
     return np.concatenate([chunk.features for chunk in chunks]), broken
 
 

@@ -37,7 +37,7 @@ def by_torch(bundle: ModelBundle, raw: Features) -> np.ndarray:
     return attack_scores(predict_probabilities(bundle.build_model(), bundle.preprocessing.scaler.transform(raw)))
 
 
-@pytest.mark.parametrize("scaling", ["quantile", "zscore"])
+@pytest.mark.parametrize("scaling", ["quantile", pytest.param("zscore", marks=pytest.mark.long)])
 def test_parity_on_real_random_and_extreme_records(nsl_kdd_folder: Path, tmp_path: Path, scaling: str) -> None:
     config = parse_config({"data_source": "nsl_kdd", "data_path": str(nsl_kdd_folder), "num_features": 122,
                            "num_hidden_units": [64, 32], "partition": "even", "scaling": scaling})  # fmt: skip

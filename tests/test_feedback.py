@@ -20,15 +20,15 @@ from shared.data_sources import csv as csv_source
 from shared.data_sources.file_source import FileSource
 from shared.errors import DataError
 from shared.feedback import Suppressions, load_feedback
-from tests.findings import guardduty, write_lines
+from tests.findings import guardduty
+from tests.flow_tables import HEADER, flow
+from tests.source_files import write_json_lines, write_lines
 from tests.test_labels_by_rules import by_rules, rules_in
 from tests.test_labels_by_rules import records as rule_records
-from tests.test_scoring import HEADER, flow, flow_config, flows
-from tests.test_scoring import write as write_csv
+from tests.test_scoring import flow_config
 from tests.test_source_cloudtrail import settings, some_records, write
 from tests.trained import train_bundle
 
-__all__ = ["flows"]  # the fixture
 TOMORROW = (datetime.now(UTC) + timedelta(days=1)).date().isoformat()
 Finding = dict[str, Any]
 
@@ -65,8 +65,8 @@ def test_equal_lines_of_two_files_are_two_records_and_another_row_on_a_line_is_a
     flows: tuple[Path, ModelBundle], tmp_path: Path
 ) -> None:
     _, bundle = flows
-    first = scored(bundle, write_csv(tmp_path / "a.csv", [HEADER, flow(1), flow(1)]))
-    changed = scored(bundle, write_csv(tmp_path / "a.csv", [HEADER, flow(2), flow(1)]))
+    first = scored(bundle, write_lines(tmp_path / "a.csv", [HEADER, flow(1), flow(1)]))
+    changed = scored(bundle, write_lines(tmp_path / "a.csv", [HEADER, flow(2), flow(1)]))
     assert len({*map(uid, first), *map(uid, changed)}) == 3
     assert uid(first[1]) == uid(changed[1])
 
@@ -94,7 +94,7 @@ def test_a_verdict_is_the_label_of_its_record_in_the_next_run_over_findings_and_
 
 def test_an_analysts_no_stands_over_a_finding_and_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path / "a.json", some_records())
-    found = write_lines(tmp_path / "f.jsonl", [guardduty(api="ListUsers", last="2024-05-01T10:30:30Z")])
+    found = write_json_lines(tmp_path / "f.jsonl", [guardduty(api="ListUsers", last="2024-05-01T10:30:30Z")])
     own = {"labels": "findings", "findings_path": str(found), "label_field": "", "label_patterns": ()}
     config = settings(path, num_hidden_units=(4,), window_minutes=1, test_path=str(path), **own)
     alerts = scored(train_bundle(config, tmp_path / "run", epochs=1), path)
@@ -133,7 +133,7 @@ def test_a_suppression_holds_to_its_last_day_and_is_counted(
     flows: tuple[Path, ModelBundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, bundle = flows
-    path = write_csv(tmp_path / "new.csv", [HEADER, *map(flow, range(40))])
+    path = write_lines(tmp_path / "new.csv", [HEADER, *map(flow, range(40))])
     alerts = scored(bundle, path)
     one, other = alerts[0], alerts[1]
     pattern = other["unmapped"]["pattern"]
@@ -160,7 +160,7 @@ def test_the_script_takes_a_verdict_on_a_group_for_each_of_its_alerts(
     flows: tuple[Path, ModelBundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, bundle = flows
-    alerts = scored(bundle, write_csv(tmp_path / "new.csv", [HEADER, *map(flow, range(40))]))
+    alerts = scored(bundle, write_lines(tmp_path / "new.csv", [HEADER, *map(flow, range(40))]))
     group = groups_of(tmp_path / "new-alerts.jsonl")[0]
     assert group.alerts > 1
     output = tmp_path / "all.csv"
@@ -216,7 +216,7 @@ def test_what_is_not_judged_yet_is_no_verdict(tmp_path: Path) -> None:
 def test_without_a_threshold_no_alert_is_below_one_half(flows: tuple[Path, ModelBundle], tmp_path: Path) -> None:
     """The twin that was asked for less has some."""
     _, bundle = flows
-    path = write_csv(tmp_path / "new.csv", [HEADER, *map(flow, range(400))])
+    path = write_lines(tmp_path / "new.csv", [HEADER, *map(flow, range(400))])
     low = bundle.threshold.required()
     assert low >= 0.5
     assert all(f["unmapped"]["score"] > 0.5 for f in scored(bundle, path, low))

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import pytest
 
 from shared.config import Config
 from shared.data_sources import csv, vpc_flow
-from shared.data_sources.files import BrokenLines
-from shared.data_sources.source_types import Chunk, Inputs
+from shared.data_sources.source_types import Inputs
 from shared.errors import DataError
+from tests.source_files import read_chunks, read_features, settings_of
 
 START = 1_767_600_000
 # source, second, destination port, protocol, packets, bytes, rejected
@@ -97,27 +98,12 @@ def tsv(records: list[dict[str, Any]], path: str = "conn", columns: tuple[str, .
     return "\n".join([*head, *rows, "#close\t2026-01-05-09-00-00", ""])
 
 
-def settings(path: Path, **changes: object) -> Config:
-    values: dict[str, object] = {
-        "data_source": "vpc_flow",
-        "data_path": str(path),
-        "labels": "none",
-        "num_features": 20,
-        "partition": "even",
-        "max_broken_share": 0.0,
-    }
-    return Config(**(values | changes))  # type: ignore[arg-type]
-
-
-def read(config: Config, *, labelled: bool = False) -> tuple[list[Chunk], BrokenLines]:
-    inputs = Inputs(Path(config.data_path), None, labelled)
-    broken = BrokenLines(inputs.path, config.max_broken_share)
-    return list(vpc_flow.stream(config, inputs, vpc_flow.schema(config, inputs), broken)), broken
+settings = partial(settings_of, "vpc_flow", labels="none", num_features=20, max_broken_share=0.0)
+read = partial(read_chunks, vpc_flow, labelled=False)
 
 
 def features(path: Path) -> np.ndarray:
-    chunks, _ = read(settings(path))
-    return np.concatenate([chunk.features for chunk in chunks])
+    return read_features(vpc_flow, settings(path), labelled=False)
 
 
 @pytest.fixture

@@ -19,22 +19,10 @@ from shared.bundle import ModelBundle
 from shared.data_sources.files import is_cut_off
 from shared.data_sources.stores import Entry
 from shared.errors import DataError, NetworkError, ResumeError
-from tests.followed import MOMENTS, Following, flow_bundle, run_and_die, table
+from tests.flow_tables import table
+from tests.followed import MOMENTS, Following, run_and_die
 from tests.forked import Forked
 from tests.sink_servers import Server, bulk, saying, serving, splunk
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run."""
-    folder = tmp_path_factory.mktemp("run")
-    flow_bundle(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def bundle(run: Path) -> ModelBundle:
-    return ModelBundle.load(run)
 
 
 class Watch:
@@ -73,8 +61,8 @@ class Watch:
 
 
 @pytest.fixture
-def watch(bundle: ModelBundle, tmp_path: Path) -> Watch:
-    return Watch(bundle, tmp_path)
+def watch(flows: tuple[Path, ModelBundle], tmp_path: Path) -> Watch:
+    return Watch(flows[1], tmp_path)
 
 
 def rows_of(alerts: Sequence[dict[str, Any]]) -> list[int]:
@@ -165,7 +153,7 @@ def test_a_file_is_read_when_it_rests(watch: Watch) -> None:
         assert watch.passes(follower, 5) == []
 
 
-def test_two_folders_of_like_names_are_both_followed(bundle: ModelBundle, tmp_path: Path) -> None:
+def test_two_folders_of_like_names_are_both_followed(flows: tuple[Path, ModelBundle], tmp_path: Path) -> None:
     places = [tmp_path / "logs", tmp_path / "logs-2"]
     for number, place in enumerate(places):
         place.mkdir()
@@ -174,7 +162,7 @@ def test_two_folders_of_like_names_are_both_followed(bundle: ModelBundle, tmp_pa
     single.write_bytes(table(range(40, 60)))
     output = tmp_path / "alerts.jsonl"
     sinks = [LinesFile("output", output)]
-    with Following(bundle, tmp_path / "state", [*places, single], sinks, settle=0.0) as follower:
+    with Following(flows[1], tmp_path / "state", [*places, single], sinks, settle=0.0) as follower:
         for _ in range(2):
             follower.look()
     assert rows_of([json.loads(line) for line in output.read_text().splitlines()]) == attacks(range(60))
@@ -354,9 +342,9 @@ class Killed:
 
 
 @pytest.fixture
-def killed(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Killed]:
+def killed(flows: tuple[Path, ModelBundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Killed]:
     with serving(splunk) as hec, serving(bulk) as index:
-        yield Killed(run, tmp_path, hec, index)
+        yield Killed(flows[0], tmp_path, hec, index)
 
 
 def test_killed_at_every_moment_no_alert_is_lost_or_taken_twice(killed: Killed) -> None:
@@ -419,13 +407,13 @@ def test_options_that_are_refused_before_anything_is_read(
 
 
 def test_the_script_sends_what_is_there_and_says_so(
-    run: Path, watch: Watch, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    flows: tuple[Path, ModelBundle], watch: Watch, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPLUNK_TOKEN", "of-the-test")
     (watch.logs / "a.csv").write_bytes(table(range(40)))
     state = watch.folder / "state"
     with serving(splunk) as server:
-        arguments = ["--model", str(run), "--input", str(watch.logs), "--state", str(state), "--sink"]
+        arguments = ["--model", str(flows[0]), "--input", str(watch.logs), "--state", str(state), "--sink"]
         assert score.main([*arguments, f"splunk={server.url}"]) == 0
         assert len(server.taken) == 10
         assert score.main([*arguments, f"splunk={server.url}"]) == 0

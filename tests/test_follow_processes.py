@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.followed import flow_bundle, table
+from tests.flow_tables import table, train_on_flows
 from tests.object_store import bucket
 from tests.processes import ROOT
 from tests.sink_servers import Server, bulk, close_at_once, close_in_the_middle, saying, serving, splunk, values
@@ -55,7 +55,7 @@ def test_killed_at_random_nothing_is_lost_or_taken_twice(tmp_path: Path, seed: i
     """New, late, replaced and growing logs in a store and a folder, while followers are killed and sinks misbehave."""
     chance = random.Random(seed)
     (tmp_path / "run").mkdir()
-    flow_bundle(tmp_path / "run")
+    train_on_flows(tmp_path / "run")
     logs, printed, output = tmp_path / "logs", tmp_path / "printed", tmp_path / "alerts.jsonl"
     logs.mkdir()
     with bucket() as store, serving(splunk) as hec, serving(bulk) as index:

@@ -18,6 +18,7 @@ from shared.he.keys import PublicKeyMaterial, generate_keypair
 from shared.he.packing import PackingLayout
 from shared.he.randomness import Randomiser
 from tests.breaking import breaks
+from tests.packings import TooNarrow, quantise
 
 BITS = 512
 PUBLIC, PRIVATE = generate_keypair(BITS)
@@ -53,18 +54,6 @@ def test_the_law_through_ciphertexts(
     vectors = [random.normal(scale=2.0**integer_bits, size=size) for _ in range(contributors)]
     expected = np.sum([quantise(layout, vector) for vector in vectors], axis=0)
     assert np.array_equal(encrypted_sum(layout, vectors), expected)
-
-
-def quantise(layout: PackingLayout, vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    return layout.fixed_point.decode(layout.fixed_point.encode(vector)[0])
-
-
-class TooNarrow(PackingLayout):
-    """A broken twin: its slots are one bit short."""
-
-    @property
-    def slot_bits(self) -> int:
-        return super().slot_bits - 1
 
 
 @pytest.mark.parametrize("contributors", [3, 4])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from shared.errors import EncodingError
 from shared.he.fixed_point import FixedPoint
 from shared.he.packing import PackingLayout
+from tests.packings import TooNarrow, quantise
 
 Vector = NDArray[np.float64]
 
@@ -24,18 +25,6 @@ def make(
     kind: type[PackingLayout] = PackingLayout,
 ) -> PackingLayout:
     return kind(plaintext_bits, FixedPoint(precision_bits, integer_bits), max_contributors)
-
-
-def quantise(layout: PackingLayout, vector: Vector) -> Vector:
-    return layout.fixed_point.decode(layout.fixed_point.encode(vector)[0])
-
-
-class TooNarrow(PackingLayout):
-    """A broken twin: its slots are one bit short, so that the largest sums carry into the neighbour."""
-
-    @property
-    def slot_bits(self) -> int:
-        return super().slot_bits - 1
 
 
 def integers(layout: PackingLayout, vector: Vector) -> list[int]:

@@ -5,9 +5,8 @@ import json
 import os
 import pickle
 import stat
-import subprocess
-import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
@@ -499,23 +498,39 @@ def test_new_does_not_make_a_key_for_a_name_that_is_taken(path: Path, monkeypatc
         new_key(path, BITS, None)
 
 
-# The script, as a person runs it
+# The script
 
 
-def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {k: v for k, v in os.environ.items() if k != PASSPHRASE_VARIABLE}
-    return subprocess.run(
-        [sys.executable, "orchestrator/keys.py", *map(str, arguments)],
-        cwd=REPOSITORY,
-        env=inherited | {"PYTHONPATH": str(REPOSITORY)} | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+@dataclass(frozen=True)
+class Ended:
+    """The exit code of the script, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def test_the_script_makes_shows_and_rotates(path: Path) -> None:
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the script's main part, in an environment without a passphrase but for the one given."""
+
+    def run_it(*arguments: str | Path, passphrase: str | None = None) -> Ended:
+        monkeypatch.delenv(PASSPHRASE_VARIABLE, raising=False)
+        if passphrase is not None:
+            monkeypatch.setenv(PASSPHRASE_VARIABLE, passphrase)
+        try:
+            code = keys.main([str(argument) for argument in arguments])
+        except SystemExit as end:  # how argparse ends
+            code = int(end.code or 0)
+        return Ended(code, *capsys.readouterr())
+
+    return run_it
+
+
+def test_the_script_makes_shows_and_rotates(path: Path, run: Run) -> None:
     made = run("new", "--out", path, "--key_length", "2048")
     assert made.returncode == 0, made.stderr
     old = load_key(path, None)
@@ -529,7 +544,7 @@ def test_the_script_makes_shows_and_rotates(path: Path) -> None:
         ["protected", "no"],
     ]
 
-    rotated = run("rotate", "--out", path, **{PASSPHRASE_VARIABLE: PASSPHRASE})
+    rotated = run("rotate", "--out", path, passphrase=PASSPHRASE)
     assert rotated.returncode == 0, rotated.stderr
     new = load_key(path, PASSPHRASE)
     assert old.public.fingerprint() in rotated.stdout
@@ -555,7 +570,9 @@ def test_the_script_makes_shows_and_rotates(path: Path) -> None:
         (("new", "--kind", "blum"), "unrecognized arguments", 2),
     ],
 )
-def test_the_script_refuses_in_plain_words(path: Path, arguments: tuple[str, ...], words: str, status: int) -> None:
+def test_the_script_refuses_in_plain_words(
+    path: Path, run: Run, arguments: tuple[str, ...], words: str, status: int
+) -> None:
     result = run(*arguments, "--out", path)
     assert result.returncode == status
     assert words in result.stderr

@@ -18,13 +18,13 @@ from shared.data_sources.source_types import Table
 from shared.errors import ConfigError, DataError
 from shared.findings import joining
 from shared.findings.folder import load_findings
-from tests.findings import ACCOUNT, as_api, asff, guardduty, ocsf, probe, write_lines
+from tests.findings import ACCOUNT, as_api, asff, guardduty, ocsf, probe
+from tests.source_files import write_json_lines, write_lines
 from tests.test_rules import rule
 from tests.test_rules import write as write_rules
 from tests.test_source_cloudtrail import record, settings, some_records, write
 from tests.test_source_vpc_flow import flow, lines_of
 from tests.test_source_vpc_flow import settings as flow_settings
-from tests.test_source_vpc_flow import write as write_flows
 from tests.trained import train_bundle
 
 SOURCE = FileSource(cloudtrail)
@@ -36,7 +36,7 @@ def records() -> list[dict[str, Any]]:
     return [record(0, name="DeleteTrail", service="cloudtrail", user="AIDABOB"), *quiet]
 
 
-def by_findings(folder: Path, findings: Path, **changes: object) -> Config:
+def by_findings(folder: Path, findings: Path, **changes: Any) -> Config:
     own: dict[str, object] = {"labels": "findings", "findings_path": str(findings), "label_field": ""}
     own |= {"label_patterns": (), "window_minutes": 1}
     return settings(write(folder / "a.json", records()), **(own | changes))
@@ -84,7 +84,7 @@ def test_each_condition_of_the_join_counts_and_says_why(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     changes, stage = MISSES[name]
-    found = write_lines(tmp_path / "f.jsonl", [guardduty(**changes)])
+    found = write_json_lines(tmp_path / "f.jsonl", [guardduty(**changes)])
     with caplog.at_level(logging.INFO):
         table = SOURCE.test_table(by_findings(tmp_path, found, test_path=str(tmp_path / "a.json")))
     assert attacks(table) == []
@@ -93,7 +93,7 @@ def test_each_condition_of_the_join_counts_and_says_why(
 
 
 def test_another_account_is_no_match(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    found = write_lines(tmp_path / "f.jsonl", [guardduty() | {"accountId": "222222222222"}])
+    found = write_json_lines(tmp_path / "f.jsonl", [guardduty() | {"accountId": "222222222222"}])
     table = SOURCE.test_table(by_findings(tmp_path, found, test_path=str(tmp_path / "a.json")))
     assert attacks(table) == []
     assert joining._REASONS[joining.ACCOUNT] in caplog.text
@@ -101,7 +101,7 @@ def test_another_account_is_no_match(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 
 def test_a_finding_of_an_hour_labels_each_of_its_calls(tmp_path: Path) -> None:
-    found = write_lines(tmp_path / "f.jsonl", [guardduty(api="ListUsers", last="2024-05-01T10:59:00Z")])
+    found = write_json_lines(tmp_path / "f.jsonl", [guardduty(api="ListUsers", last="2024-05-01T10:59:00Z")])
     table = SOURCE.test_table(by_findings(tmp_path, found, test_path=str(tmp_path / "a.json")))
     assert attacks(table) == [(minute, "defense-evasion") for minute in range(3)]
 
@@ -110,7 +110,7 @@ def test_a_role_is_found_by_its_sessions(tmp_path: Path) -> None:
     identity = {"type": "AssumedRole", "principalId": "AROAADMIN:tool", "arn": "arn:aws:sts::1:assumed-role/a/tool",
                 "sessionContext": {"sessionIssuer": {"principalId": "AROAADMIN", "userName": "a"}}}  # fmt: skip
     write(tmp_path / "b.json", [record(0, name="DeleteTrail") | {"userIdentity": identity}, *records()[1:]])
-    found = write_lines(tmp_path / "f.jsonl", [guardduty(user="AROAADMIN:other")])
+    found = write_json_lines(tmp_path / "f.jsonl", [guardduty(user="AROAADMIN:other")])
     found.write_text(found.read_text().replace("user-AROAADMIN:other", "a"))
     config = by_findings(tmp_path, found, test_path=str(tmp_path / "b.json"))
     assert attacks(SOURCE.test_table(config)) == [(0, "defense-evasion")]
@@ -126,7 +126,7 @@ def test_what_is_no_detection_is_left_out_and_told(tmp_path: Path, caplog: pytes
         ocsf(metadata={"product": {"name": "Autonomous Cloud Security Orchestrator"}}),
     ]
     with caplog.at_level(logging.INFO):
-        found = load_findings(write_lines(tmp_path / "f.jsonl", [*others, guardduty()]), 0.0)
+        found = load_findings(write_json_lines(tmp_path / "f.jsonl", [*others, guardduty()]), 0.0)
     assert len(found.findings) == 1
     assert dict(found.left_out) == {
         "sample findings of GuardDuty": 2,
@@ -137,7 +137,7 @@ def test_what_is_no_detection_is_left_out_and_told(tmp_path: Path, caplog: pytes
     }
     assert "left out 2: sample findings" in caplog.text
     with pytest.raises(DataError, match=r"nothing to learn from: .*2 sample findings"):
-        load_findings(write_lines(tmp_path / "none.jsonl", others), 0.0)
+        load_findings(write_json_lines(tmp_path / "none.jsonl", others), 0.0)
 
 
 @pytest.mark.parametrize(
@@ -171,11 +171,11 @@ def test_a_false_positive_is_benign_over_a_rule_and_the_disagreement_is_told(
     base = {"rules_path": str(rules), "test_path": str(tmp_path / "a.json")}
     for marked in (guardduty(userFeedback="NOT_USEFUL"), asff(VerificationState="FALSE_POSITIVE"), ocsf(verdict_id=1)):
         caplog.clear()
-        found = write_lines(tmp_path / "f.jsonl", [marked])
+        found = write_json_lines(tmp_path / "f.jsonl", [marked])
         table = SOURCE.test_table(by_findings(tmp_path, found, **base))
         assert attacks(table) == [(minute, "discovery") for minute in range(3)]
         assert "of 1 records a rule says attack and a finding is marked as false positive" in caplog.text
-    found = write_lines(tmp_path / "f.jsonl", [guardduty()])
+    found = write_json_lines(tmp_path / "f.jsonl", [guardduty()])
     table = SOURCE.test_table(by_findings(tmp_path, found, **base))
     assert (0, "defense-evasion") in attacks(table)  # a finding stands over a rule
     assert (0, "impact") not in attacks(table)
@@ -191,11 +191,11 @@ def test_flows_are_labelled_by_the_pair_and_from_whoever_began(
         flow(600, srcaddr="10.0.0.1", dstaddr="10.0.1.1"),
         flow(7200, srcaddr="203.0.113.9", dstaddr="10.0.1.1"),  # hours later
     ]
-    path = write_flows(tmp_path / "flows.log", lines_of(flows))
+    path = write_lines(tmp_path / "flows.log", lines_of(flows))
     own = guardduty(kind="Trojan:EC2/DNSDataExfiltration")
     own["resource"] = probe()["resource"]
     own["service"]["action"] = {"dnsRequestAction": {"domain": "example.com"}}
-    found = write_lines(tmp_path / "f.jsonl", [probe(), probe(remote="192.0.2.250"), own])
+    found = write_json_lines(tmp_path / "f.jsonl", [probe(), probe(remote="192.0.2.250"), own])
     config = flow_settings(path, labels="findings", findings_path=str(found), label_field="", label_patterns=(),
                            test_path=str(path))  # fmt: skip
     with caplog.at_level(logging.INFO):
@@ -207,7 +207,7 @@ def test_flows_are_labelled_by_the_pair_and_from_whoever_began(
 
 
 def test_a_model_of_such_labels_keeps_no_path(tmp_path: Path) -> None:
-    found = write_lines(tmp_path / "f.jsonl", [guardduty(api="ListUsers", last="2024-05-01T10:29:00Z")])
+    found = write_json_lines(tmp_path / "f.jsonl", [guardduty(api="ListUsers", last="2024-05-01T10:29:00Z")])
     config = by_findings(
         tmp_path, found, num_hidden_units=(4,), data_path=str(write(tmp_path / "b.json", some_records()))
     )
@@ -250,5 +250,5 @@ def test_whatever_stands_in_a_finding_it_is_read_or_refused_and_nothing_else(
                 inner = inner[key]
             inner[path[-1]] = odd
             mutants.append(mutant)
-        found = load_findings(write_lines(tmp_path / f"{number}.jsonl", [form(), *mutants]), 1.0)
+        found = load_findings(write_json_lines(tmp_path / f"{number}.jsonl", [form(), *mutants]), 1.0)
         assert found.findings

@@ -45,7 +45,7 @@ def records() -> list[dict[str, Any]]:
     ]
 
 
-def by_rules(path: Path, rules: Path | str, **changes: object) -> Config:
+def by_rules(path: Path, rules: Path | str, **changes: Any) -> Config:
     own = {"labels": "rules", "rules_path": str(rules), "label_field": "", "label_patterns": (), "window_minutes": 1}
     return settings(path, **(own | changes))
 

@@ -13,7 +13,7 @@ from client.alerts import Findings
 from client.explain import Driver
 from client.scoring import score_files
 from shared.bundle import ModelBundle
-from tests.followed import flow_bundle, table
+from tests.flow_tables import table
 
 
 def checked(alert: dict[str, Any]) -> DetectionFinding:
@@ -21,8 +21,8 @@ def checked(alert: dict[str, Any]) -> DetectionFinding:
     return DetectionFinding.model_validate(alert)
 
 
-def test_an_alert_on_flows_is_a_detection_finding(tmp_path: Path) -> None:
-    bundle = flow_bundle(tmp_path)
+def test_an_alert_on_flows_is_a_detection_finding(flows: tuple[Path, ModelBundle], tmp_path: Path) -> None:
+    _, bundle = flows
     (tmp_path / "new.csv").write_bytes(table(range(40)))
     score_files(bundle, [tmp_path / "new.csv"], tmp_path / "alerts.jsonl", 0.5)
     alerts = [json.loads(line) for line in (tmp_path / "alerts.jsonl").read_text().splitlines()]
@@ -37,9 +37,11 @@ def test_an_alert_on_flows_is_a_detection_finding(tmp_path: Path) -> None:
         checked(broken)
 
 
-def test_an_alert_on_cloudtrail_is_a_detection_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_alert_on_cloudtrail_is_a_detection_finding(
+    flows: tuple[Path, ModelBundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The calls behind a tactic are in `api`, with the service as the library wants it."""
-    bundle: ModelBundle = flow_bundle(tmp_path)
+    _, bundle = flows
     findings = Findings(bundle, 0.5)
     monkeypatch.setattr(findings, "_kind", "cloudtrail")
     monkeypatch.setattr(alerts_module, "record_id", lambda *_of: "0" * 32)

@@ -19,18 +19,18 @@ from shared.data_sources import csv, vpc_flow
 from shared.data_sources.file_source import FileSource
 from shared.data_sources.files import BrokenLines
 from shared.data_sources.flow_records import BLANK_LINES, DEFAULT_FIELDS, NO_FLOWS, REPEATED_HEADER
-from shared.data_sources.source_types import Inputs
 from shared.data_utils import load_client_data, stream_features
 from shared.errors import DataError
 from tests import test_source_vpc_flow as vpc
-from tests.test_source_csv import SOURCE, cic, settings, table, write
+from tests.source_files import read_chunks, write_lines
+from tests.test_source_csv import SOURCE, cic, settings, table
 
 ROWS = [f"{row / 7},{row},{('tcp', 'udp')[row % 2]},{('BENIGN', 'DoS', 'BENIGN')[row % 3]}" for row in range(60)]
 HEADER = "dur,bytes,proto,Label"
 PLAIN = [HEADER, *ROWS]
 
 
-def strict(path: Path, **changes: object) -> Config:
+def strict(path: Path, **changes: Any) -> Config:
     return settings(path, **({"num_features": 18, "max_broken_share": 0.0} | changes))
 
 
@@ -84,8 +84,8 @@ SHAPES: dict[str, list[str]] = {
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_table_is_read_whatever_stands_around_its_rows(tmp_path: Path, name: str) -> None:
-    expected = table(strict(write(tmp_path / "a.csv", PLAIN)))
-    found = table(strict(write(tmp_path / "b.csv", SHAPES[name])))
+    expected = table(strict(write_lines(tmp_path / "a.csv", PLAIN)))
+    found = table(strict(write_lines(tmp_path / "b.csv", SHAPES[name])))
     assert found.schema == expected.schema
     assert np.array_equal(found.features, expected.features)
     assert np.array_equal(found.families, expected.families)
@@ -96,12 +96,12 @@ def test_a_table_is_read_whatever_stands_around_its_rows(tmp_path: Path, name: s
     ["a.csv", "a.pq", "a.parq", "a.parquet", "a.binetflow", "conn.log.labeled", "a.log", "000000.gz", "a.CSV.zip"],
 )
 def test_a_table_is_found_by_its_name_or_by_what_is_in_it(tmp_path: Path, name: str) -> None:
-    expected = table(strict(write(tmp_path / "expected.csv", PLAIN)))
+    expected = table(strict(write_lines(tmp_path / "expected.csv", PLAIN)))
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "README").write_text("One line, with a comma.")
     (folder / "notes.md").write_text("a,b\nc,d")
-    path = write(folder / name, PLAIN)
+    path = write_lines(folder / name, PLAIN)
     if "pa" in name or name.endswith(".pq"):
         pd.read_csv(tmp_path / "expected.csv").to_parquet(path)
     elif name.endswith(".gz"):
@@ -125,7 +125,7 @@ def test_an_archive_of_several_files_is_refused_with_what_to_do(tmp_path: Path) 
 def test_an_empty_table_beside_a_good_one_costs_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, first: str, content: bytes
 ) -> None:
-    write(tmp_path / "m.csv", PLAIN)
+    write_lines(tmp_path / "m.csv", PLAIN)
     (tmp_path / first).write_bytes(content)
     assert len(table(strict(tmp_path))) == 60
     assert caplog.text.count("empty, nothing to read") == 1
@@ -137,7 +137,7 @@ def test_a_table_that_is_cut_off_gives_its_whole_rows(tmp_path: Path, caplog: py
     (tmp_path / "a.csv.gz").write_bytes(packed[: len(packed) // 2])
     found = table(settings(tmp_path / "a.csv.gz", num_features=17))
     assert 5_000 < len(found) < 15_000
-    expected = table(settings(write(tmp_path / "b.csv", ["n,proto,Label", *rows]), num_features=17))
+    expected = table(settings(write_lines(tmp_path / "b.csv", ["n,proto,Label", *rows]), num_features=17))
     assert np.array_equal(found.features, expected.features[: len(found)])
     assert "damaged or cut off" in caplog.text
 
@@ -146,7 +146,7 @@ def test_a_table_that_is_cut_off_gives_its_whole_rows(tmp_path: Path, caplog: py
 def test_a_damaged_parquet_file_beside_a_good_one_costs_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
 ) -> None:
-    write(tmp_path / "a.csv", PLAIN * 3)
+    write_lines(tmp_path / "a.csv", PLAIN * 3)
     pd.read_csv(tmp_path / "a.csv").to_parquet(tmp_path / "b.parquet")
     (tmp_path / "b.parquet").write_bytes(damage((tmp_path / "b.parquet").read_bytes()))
     assert len(table(settings(tmp_path, num_features=18))) == 180
@@ -179,7 +179,7 @@ def test_ports_in_hexadecimal_are_numbers(tmp_path: Path, text: str, number: int
         *(f"{1000 + 2 * row},{'DoS' if row % 3 else 'BENIGN'}" for row in range(60)),
         f"{text},BENIGN",
     ]
-    path = write(tmp_path / "a.csv", lines)
+    path = write_lines(tmp_path / "a.csv", lines)
     if number is None:
         with pytest.raises(DataError, match="column sport holds a text where numbers are expected"):
             table(strict(path))
@@ -192,14 +192,16 @@ NAMES = ("dur", "bytes", "proto", "Label")
 
 def test_a_file_without_a_header_line_needs_names(tmp_path: Path) -> None:
     addresses = [f"192.0.2.{row % 9},{line}" for row, line in enumerate(ROWS)]
-    path = write(tmp_path / "a.csv", addresses)
+    path = write_lines(tmp_path / "a.csv", addresses)
     with pytest.raises(DataError, match=r"first line looks like data and not like a header.* 5 columns; .*names"):
         table(strict(path))
     names = ("address", *NAMES)
     config = strict(path, csv_column_names=names, csv_drop_columns=("address",))
-    assert np.array_equal(table(config).features, table(strict(write(tmp_path / "b.csv", PLAIN))).features)
+    assert np.array_equal(table(config).features, table(strict(write_lines(tmp_path / "b.csv", PLAIN))).features)
     assert (
-        table(config.replace(data_path=str(write(tmp_path / "c.csv", [",".join(names), *addresses])))).features.shape[0]
+        table(
+            config.replace(data_path=str(write_lines(tmp_path / "c.csv", [",".join(names), *addresses])))
+        ).features.shape[0]
         == 60
     )
     with pytest.raises(DataError, match="its first line has 5 cells, and csv_column_names 4 names"):
@@ -207,15 +209,15 @@ def test_a_file_without_a_header_line_needs_names(tmp_path: Path) -> None:
 
 
 def test_a_folder_may_have_files_with_and_without_a_header_line(tmp_path: Path) -> None:
-    write(tmp_path / "1.csv", ROWS[:30])
-    write(tmp_path / "2.csv", [HEADER, *ROWS[30:]])
+    write_lines(tmp_path / "1.csv", ROWS[:30])
+    write_lines(tmp_path / "2.csv", [HEADER, *ROWS[30:]])
     assert len(table(strict(tmp_path, csv_column_names=NAMES))) == 60
 
 
 def test_new_records_without_a_header_line_are_refused_or_read_by_the_names(tmp_path: Path) -> None:
-    config = strict(write(tmp_path / "a.csv", PLAIN))
+    config = strict(write_lines(tmp_path / "a.csv", PLAIN))
     schema = SOURCE.schema(config, None)
-    new = write(tmp_path / "new.csv", ROWS)
+    new = write_lines(tmp_path / "new.csv", ROWS)
     with pytest.raises(DataError, match="first line looks like data"):
         list(stream_features(config, new, schema))
     parts = list(stream_features(config.replace(csv_column_names=NAMES), new, schema))
@@ -224,13 +226,13 @@ def test_new_records_without_a_header_line_are_refused_or_read_by_the_names(tmp_
 
 def test_a_title_before_the_header_is_refused_with_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 1 has 1 column and the next 4; take away what stands before the header"):
-        table(strict(write(tmp_path / "a.csv", ["Export of Monday", *PLAIN])))
+        table(strict(write_lines(tmp_path / "a.csv", ["Export of Monday", *PLAIN])))
 
 
 @pytest.mark.parametrize("names", [("a.csv", "b.csv"), ("b.csv", "a.csv")])
 def test_a_column_to_drop_may_be_that_of_one_file(tmp_path: Path, names: tuple[str, str]) -> None:
-    write(tmp_path / names[0], PLAIN[:31])
-    write(tmp_path / names[1], ["Flow ID," + HEADER, *("x," + line for line in ROWS[30:])])
+    write_lines(tmp_path / names[0], PLAIN[:31])
+    write_lines(tmp_path / names[1], ["Flow ID," + HEADER, *("x," + line for line in ROWS[30:])])
     assert len(table(strict(tmp_path, csv_drop_columns=("Flow ID",)))) == 60
 
 
@@ -238,7 +240,7 @@ def test_a_column_to_drop_may_be_nearly_called_like_a_feature_of_another_tenant(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     lines = [line.replace("dur", "Dst IAT") for line in PLAIN]
-    config = strict(write(tmp_path / "a.csv", lines), csv_drop_columns=("Src IAT", "Dst ID"))
+    config = strict(write_lines(tmp_path / "a.csv", lines), csv_drop_columns=("Src IAT", "Dst ID"))
     assert len(table(config)) == 60
     assert "no column 'Src IAT' here" in caplog.text
 
@@ -246,16 +248,16 @@ def test_a_column_to_drop_may_be_nearly_called_like_a_feature_of_another_tenant(
 def test_a_column_of_a_later_file_alone_is_no_feature_and_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write(tmp_path / "a.csv", PLAIN[:31])
-    write(tmp_path / "b.csv", ["extra," + HEADER, *("1," + line for line in ROWS[30:])])
+    write_lines(tmp_path / "a.csv", PLAIN[:31])
+    write_lines(tmp_path / "b.csv", ["extra," + HEADER, *("1," + line for line in ROWS[30:])])
     assert len(table(strict(tmp_path))) == 60
     assert "b.csv: columns that the first file has not are no features: extra" in caplog.text
 
 
 @pytest.mark.parametrize("odd", ["dur,bytes,proto", ",,", " , ,", "dur , bytes, proto"])
 def test_a_line_that_is_no_record_is_none_when_scoring(tmp_path: Path, odd: str) -> None:
-    config = strict(write(tmp_path / "a.csv", PLAIN))
-    new = write(tmp_path / "new.csv", ["dur,bytes,proto", "0.1,1,tcp", odd, "0.3,3,udp"])
+    config = strict(write_lines(tmp_path / "a.csv", PLAIN))
+    new = write_lines(tmp_path / "new.csv", ["dur,bytes,proto", "0.1,1,tcp", odd, "0.3,3,udp"])
     broken = BrokenLines(new, 0.0)
     parts = list(stream_features(config, new, SOURCE.schema(config, None), broken))
     assert sum(len(features) for _, features in parts) == 2
@@ -263,10 +265,10 @@ def test_a_line_that_is_no_record_is_none_when_scoring(tmp_path: Path, odd: str)
 
 
 def test_tenants_that_differ_hear_in_which_column_and_never_a_number_to_set(tmp_path: Path) -> None:
-    write(tmp_path / "tenant-0.csv", PLAIN)
-    write(tmp_path / "tenant-1.csv", [line + (",9" if row else ",extra") for row, line in enumerate(PLAIN)])
-    write(tmp_path / "tenant-2.csv", [line.replace("tcp", "6").replace("udp", "17") for line in PLAIN])
-    test_set = write(tmp_path / "test.csv", PLAIN)
+    write_lines(tmp_path / "tenant-0.csv", PLAIN)
+    write_lines(tmp_path / "tenant-1.csv", [line + (",9" if row else ",extra") for row, line in enumerate(PLAIN)])
+    write_lines(tmp_path / "tenant-2.csv", [line.replace("tcp", "6").replace("udp", "17") for line in PLAIN])
+    test_set = write_lines(tmp_path / "test.csv", PLAIN)
     config = strict(tmp_path / "tenant-{client_id}.csv", test_path=str(test_set))
     load_client_data(config, 0)
     for client, word in ((1, "column 'extra' is here alone"), (2, "column 'proto' holds numbers here and text there")):
@@ -282,11 +284,9 @@ def test_tenants_that_differ_hear_in_which_column_and_never_a_number_to_set(tmp_
         assert "csv_categorical_columns" in str(refusal.value)
 
 
-def flows(path: Path, **changes: object) -> tuple[np.ndarray, BrokenLines]:
-    config = vpc.settings(path, **({"max_broken_share": 0.0} | changes))
-    broken = BrokenLines(path, config.max_broken_share)
-    parts = list(vpc_flow.stream(config, Inputs(path), vpc_flow.schema(config, Inputs(path)), broken))
-    return np.concatenate([part.features for part in parts]), broken
+def flows(path: Path, **changes: Any) -> tuple[np.ndarray, BrokenLines]:
+    chunks, broken = read_chunks(vpc_flow, vpc.settings(path, **({"max_broken_share": 0.0} | changes)))
+    return np.concatenate([chunk.features for chunk in chunks]), broken
 
 
 LINES = vpc.lines_of(vpc.some_flows()[:300])
@@ -316,8 +316,8 @@ FLOWS: dict[str, list[str]] = {
 
 @pytest.mark.parametrize("name", FLOWS)
 def test_flows_are_read_in_every_form(tmp_path: Path, name: str) -> None:
-    expected, _ = flows(write(tmp_path / "a.log", LINES))
-    found, broken = flows(write(tmp_path / "b.log", FLOWS[name]))
+    expected, _ = flows(write_lines(tmp_path / "a.log", LINES))
+    found, broken = flows(write_lines(tmp_path / "b.log", FLOWS[name]))
     assert np.array_equal(found, expected)
     assert broken.lines - broken.left_out.total() == len(LINES)
     assert set(broken.left_out) <= {REPEATED_HEADER, BLANK_LINES}
@@ -327,12 +327,12 @@ def test_flows_are_read_in_every_form(tmp_path: Path, name: str) -> None:
     "name", ["a.log", "000000.gz", "a.log.parquet", "export.csv", "a.json", "0f3c-11aa", "a.txt.gz"]
 )
 def test_flows_are_found_by_name_or_content_and_labels_beside_them_are_none(tmp_path: Path, name: str) -> None:
-    expected, _ = flows(write(tmp_path / "expected.log", LINES))
+    expected, _ = flows(write_lines(tmp_path / "expected.log", LINES))
     folder = tmp_path / "year=2024" / "month=05"
     folder.mkdir(parents=True)
     (folder / "README").write_text("notes")
     (folder / "labels.csv").write_text("address,start,end,label\n10.0.0.9,,,scan\n")
-    path = write(
+    path = write_lines(
         folder / name, FLOWS["message"] if name == "a.json" else FLOWS["CSV"] if name == "export.csv" else LINES
     )
     if name.endswith(".gz"):
@@ -348,12 +348,12 @@ def test_flows_are_found_by_name_or_content_and_labels_beside_them_are_none(tmp_
 
 @pytest.mark.parametrize("unit", [1_000, 1_000_000, 1_000_000_000])
 def test_times_in_other_units_are_read_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, unit: int) -> None:
-    expected, _ = flows(write(tmp_path / "a.log", LINES))
+    expected, _ = flows(write_lines(tmp_path / "a.log", LINES))
     changed = [
         vpc.line(values | {name: int(str(values[name])) * unit + 1 for name in ("start", "end")})
         for values in vpc.some_flows()[:300]
     ]
-    found, _ = flows(write(tmp_path / f"b{unit}.log", changed))
+    found, _ = flows(write_lines(tmp_path / f"b{unit}.log", changed))
     assert np.array_equal(found, expected)
     assert "times are in" in caplog.text
 
@@ -362,8 +362,8 @@ def test_a_format_without_action_is_read_and_said(tmp_path: Path, caplog: pytest
     fields = tuple(name for name in DEFAULT_FIELDS if name != "action")
     some = vpc.some_flows()[:300]
     accepted = [vpc.line(values | {"action": "ACCEPT"}) for values in some]
-    expected, _ = flows(write(tmp_path / "a.log", accepted))
-    found, _ = flows(write(tmp_path / "b.log", [" ".join(fields), *vpc.lines_of(some, fields)]))
+    expected, _ = flows(write_lines(tmp_path / "a.log", accepted))
+    found, _ = flows(write_lines(tmp_path / "b.log", [" ".join(fields), *vpc.lines_of(some, fields)]))
     assert np.array_equal(found, expected)
     assert "no field action" in caplog.text
 
@@ -371,7 +371,7 @@ def test_a_format_without_action_is_read_and_said(tmp_path: Path, caplog: pytest
 def test_a_flow_without_ports_is_one_and_nodata_is_none(tmp_path: Path) -> None:
     some = [vpc.flow(second, protocol=47, srcport="-", dstport="-") for second in range(5)]
     none = {"srcaddr": "-", "dstaddr": "-", "srcport": "-", "dstport": "-", "protocol": "-", "action": "-"}
-    path = write(tmp_path / "a.log", [vpc.line(vpc.flow(1, log_status="NODATA") | none), *vpc.lines_of(some)])
+    path = write_lines(tmp_path / "a.log", [vpc.line(vpc.flow(1, log_status="NODATA") | none), *vpc.lines_of(some)])
     _, broken = flows(path)
     assert (broken.lines, broken.broken, broken.left_out) == (6, 0, {NO_FLOWS: 1})
 
@@ -380,14 +380,14 @@ def test_a_flow_without_ports_is_one_and_nodata_is_none(tmp_path: Path) -> None:
 def test_an_empty_flow_log_beside_a_good_one_costs_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
-    write(tmp_path / "a.log", LINES)
+    write_lines(tmp_path / "a.log", LINES)
     (tmp_path / "b.log").write_bytes(content)
     flows(tmp_path)
     assert caplog.text.count("empty, nothing to read") == 1
 
 
 def test_fields_of_version_5_without_a_header_name_the_setting(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.log", [line + " - - - - - - -" for line in LINES])
+    path = write_lines(tmp_path / "a.log", [line + " - - - - - - -" for line in LINES])
     with pytest.raises(DataError, match=r"21 fields, expected 14; vpc_fields names the fields"):
         flows(path)
     more = f"{FIELDS} vpc-id subnet-id instance-id tcp-flags type pkt-srcaddr pkt-dstaddr"
@@ -395,14 +395,14 @@ def test_fields_of_version_5_without_a_header_name_the_setting(tmp_path: Path) -
 
 
 def test_labels_by_a_field_of_either_spelling(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.log", FLOWS["CSV"])
+    path = write_lines(tmp_path / "a.log", FLOWS["CSV"])
     for field in ("account-id", "account_id"):
         assert len(flows(path, label_field=field)[0])
 
 
 def test_what_was_left_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="data"):
-        table(strict(write(tmp_path / "a.csv", SHAPES["the header again"])))
+        table(strict(write_lines(tmp_path / "a.csv", SHAPES["the header again"])))
     assert f"left out 2 of 62: {csv.REPEATED_HEADER}" in caplog.text
 
 
@@ -412,8 +412,8 @@ def test_real_shapes_stay_what_they_were(tmp_path: Path) -> None:
         "#1,2,3,Label",
         *(f"{row},{row % 3},{row % 5},{'DoS' if row % 4 else 'BENIGN'}" for row in range(0, 120, 2)),
     ]
-    assert table(strict(write(tmp_path / "a.csv", lines))).schema.names == ("#1", "2", "3")
-    assert len(FileSource(csv).test_table(settings(write(tmp_path / "b.csv", cic()))))
+    assert table(strict(write_lines(tmp_path / "a.csv", lines))).schema.names == ("#1", "2", "3")
+    assert len(FileSource(csv).test_table(settings(write_lines(tmp_path / "b.csv", cic()))))
 
 
 def test_fields_in_fields_of_json_are_columns_and_lists_are_named(
@@ -425,7 +425,7 @@ def test_fields_in_fields_of_json_are_columns_and_lists_are_named(
             "flow": {"pkts_toserver": row * 2, "age": {"days": row % 3}}, "ok": row % 2 == 0, "gone": None,
         }  # fmt: skip
 
-    path = write(tmp_path / "eve.json", [json.dumps(event(row)) for row in range(60)])
+    path = write_lines(tmp_path / "eve.json", [json.dumps(event(row)) for row in range(60)])
     config = strict(path, csv_label_column="event_type", csv_benign_values=("flow",), csv_drop_columns=("timestamp",))
     found = table(config)
     assert {column.field for column in found.schema.columns} == {

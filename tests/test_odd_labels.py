@@ -2,6 +2,7 @@
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from shared.data_sources.label_checks import LabelTally, tell_telling_columns
 from shared.data_sources.schema import FeatureSchema, bucket_columns, number_column
 from shared.data_utils import load_client_data, load_test_data, load_validation_data
 from shared.errors import DataError
+from tests.source_files import settings_of
 from tests.test_source_cloudtrail import record
 
 
@@ -30,15 +32,7 @@ def table(path: Path, labels: list[str], extra: str = "", values: list[object] |
     return path
 
 
-def settings(path: Path, **changes: object) -> Config:
-    values: dict[str, object] = {
-        "data_source": "csv",
-        "data_path": str(path),
-        "csv_label_column": "Label",
-        "num_features": 2,
-        "partition": "even",
-    }
-    return Config(**(values | changes))  # type: ignore[arg-type]
+settings = partial(settings_of, "csv", csv_label_column="Label", num_features=2)
 
 
 SOME = ["BENIGN", "BENIGN", "DoS", "BENIGN"] * 50

@@ -84,7 +84,7 @@ def test_each_row_is_drawn_by_itself_and_anew_each_time() -> None:
     assert len(first & second) < 400
 
 
-@pytest.mark.parametrize("scheme", ["paillier", "kahe"])
+@pytest.mark.parametrize("scheme", ["paillier", pytest.param("kahe", marks=pytest.mark.long)])
 def test_a_private_run_spends_its_budget_and_no_more_and_is_verified(tmp_path: Path, scheme: str) -> None:
     config = settings(tmp_path, clients=3, audit=True, he_scheme=scheme, learning_rate=0.5, server_momentum=0.5)
     run = open_in_memory(config, make_tenants(config))

@@ -24,12 +24,13 @@ from orchestrator import doors as doors_module
 from orchestrator.admission import Admission
 from orchestrator.doors import Certificates, Doors
 from orchestrator.flower_transport import FlowerTransport
-from orchestrator.pki import provision, renew_server
+from orchestrator.pki import identity_settings, provision, renew_server
 from orchestrator.seats import Seats
-from shared.config import Config
+from shared.config import Config, parse_config
 from shared.data_utils import load_client_data
 from shared.errors import OrchestratorError
 from shared.roster import Roster
+from tests.federations import mutual_tls_settings
 from tests.processes import SMALL, free_port
 from tests.test_doors import METHOD
 from tests.test_seats import wait_until
@@ -61,19 +62,9 @@ def pki(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def config(pki: Path, tmp_path: Path) -> Config:
-    return Config(
-        **SMALL | {"server_wait_timeout": 0.5},
-        server_address=f"127.0.0.1:{free_port()}",
-        log_dir=str(tmp_path / "logs"),
-        secure_aggregation="none",
-        enrolled_clients=str(pki / "enrolled.json"),
-        client_identity=str(pki / "clients/client-{client_id}.key"),
-        tls_ca=str(pki / "ca.pem"),
-        tls_certificate=str(pki / "server.pem"),
-        tls_key=str(pki / "server.key"),
-        tls_client_certificate=str(pki / "clients/client-{client_id}.tls.pem"),
-        tls_client_key=str(pki / "clients/client-{client_id}.tls.key"),
-    )
+    own = {"server_wait_timeout": 0.5, "secure_aggregation": "none", "log_dir": str(tmp_path / "logs")}
+    address = {"server_address": f"127.0.0.1:{free_port()}"}
+    return parse_config(SMALL | own | address | identity_settings(pki) | mutual_tls_settings(pki))
 
 
 @pytest.fixture

@@ -23,36 +23,10 @@ from shared.data_utils import load_client_data, load_test_data
 from shared.errors import ConfigError, DataError
 from shared.metrics import attack_scores, predict_probabilities
 from shared.threshold import AlertThreshold
+from tests.flow_tables import HEADER, flow
 from tests.processes import ROOT
+from tests.source_files import write_lines
 from tests.trained import joined, train_bundle
-
-HEADER = "No,Source IP,Source Port,Destination IP,dur,proto,bytes,Label"
-
-
-def flow(row: int, shift: float = 0.0) -> str:
-    attack = row % 4 == 0
-    duration = (row * 37 % 101) / 10 + shift
-    size = (row * 7919 % 1000) + (40_000 if attack else 0)
-    label = "DoS" if attack else "BENIGN"
-    return f"{row},10.0.0.{row % 9},{1024 + row},192.0.2.1,{duration},{('tcp', 'icmp')[attack]},{size},{label}"
-
-
-def write(path: Path, lines: list[str]) -> Path:
-    path.write_text("\n".join([*lines, ""]))
-    return path
-
-
-@pytest.fixture(scope="module")
-def flows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelBundle]:
-    """A folder with `flows.csv` and the bundle of a model that learned from it."""
-    folder = tmp_path_factory.mktemp("run")
-    path = write(folder / "flows.csv", [HEADER, *map(flow, range(2000))])
-    config = Config(
-        data_source="csv", data_path=str(path), csv_label_column="Label", partition="even", hash_width=8,
-        csv_drop_columns=("No", "Source IP", "Source Port", "Destination IP"), num_features=10, num_hidden_units=(8,),
-        max_broken_share=0.2, alert_fpr=0.02,
-    )  # fmt: skip
-    return folder, train_bundle(config, folder, epochs=10)
 
 
 def scored(bundle: ModelBundle, *inputs: Path, threshold: float | None = None) -> list[dict[str, Any]]:
@@ -63,7 +37,7 @@ def scored(bundle: ModelBundle, *inputs: Path, threshold: float | None = None) -
 
 def test_an_alert_says_who_when_why_and_by_what(flows: tuple[Path, ModelBundle], tmp_path: Path) -> None:
     _, bundle = flows
-    alerts = scored(bundle, write(tmp_path / "new.csv", [HEADER, *map(flow, range(3000, 3400))]))
+    alerts = scored(bundle, write_lines(tmp_path / "new.csv", [HEADER, *map(flow, range(3000, 3400))]))
     attacks = [alert for alert in alerts if alert["evidences"][0]["data"]["line"] % 4 == 2]  # row 0 is on line 2
     assert len(attacks) == 100
     assert len(alerts) < 120
@@ -99,7 +73,7 @@ def test_an_alert_says_who_when_why_and_by_what(flows: tuple[Path, ModelBundle],
 def test_scoring_twice_finds_the_same(flows: tuple[Path, ModelBundle], tmp_path: Path) -> None:
     _, bundle = flows
     lines = [HEADER, *map(flow, range(300))]
-    plain = scored(bundle, write(tmp_path / "a.csv", lines))
+    plain = scored(bundle, write_lines(tmp_path / "a.csv", lines))
     (tmp_path / "again").mkdir()
     packed = tmp_path / "again" / "a.csv"
     packed.write_bytes(gzip.compress("\n".join([*lines, ""]).encode()))
@@ -110,10 +84,10 @@ def test_the_label_plays_no_part_in_the_score(flows: tuple[Path, ModelBundle], t
     """Neither do the dropped columns. The twin that does read them is a model whose schema has them."""
     _, bundle = flows
     lines = [flow(row).rsplit(",", 1)[0] for row in range(300)]
-    true = scored(bundle, write(tmp_path / "a.csv", [HEADER, *map(flow, range(300))]))
-    swapped = scored(bundle, write(tmp_path / "a.csv", [HEADER, *(line + ",BENIGN" for line in lines)]))
+    true = scored(bundle, write_lines(tmp_path / "a.csv", [HEADER, *map(flow, range(300))]))
+    swapped = scored(bundle, write_lines(tmp_path / "a.csv", [HEADER, *(line + ",BENIGN" for line in lines)]))
     assert [a["unmapped"]["score"] for a in true] == [a["unmapped"]["score"] for a in swapped]
-    none = scored(bundle, write(tmp_path / "a.csv", [HEADER.rsplit(",", 1)[0], *lines]))
+    none = scored(bundle, write_lines(tmp_path / "a.csv", [HEADER.rsplit(",", 1)[0], *lines]))
     assert [a["unmapped"] for a in true] == [a["unmapped"] for a in none]
 
 
@@ -153,8 +127,8 @@ def test_the_script_tells_what_came_of_it(
     folder, _ = flows
     lines = [HEADER, *map(flow, range(400))]
     lines.insert(5, "too,few")
-    first = write(tmp_path / "one.csv", lines)
-    second = write(tmp_path / "two.csv", [HEADER, *map(flow, range(400, 500))])
+    first = write_lines(tmp_path / "one.csv", lines)
+    second = write_lines(tmp_path / "two.csv", [HEADER, *map(flow, range(400, 500))])
     output = tmp_path / "alerts.jsonl"
     assert run("--model", folder, "--input", first, second, "--output", output) == 0
     told = capsys.readouterr().out
@@ -180,7 +154,8 @@ def test_without_a_threshold_records_are_ranked_and_none_alerts(
     (unsure / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     few.save(unsure)
     files = [
-        write(tmp_path / f"{part}.csv", [HEADER, *map(flow, range(part * 100, part * 100 + 100))]) for part in range(3)
+        write_lines(tmp_path / f"{part}.csv", [HEADER, *map(flow, range(part * 100, part * 100 + 100))])
+        for part in range(3)
     ]
     output, everything = tmp_path / "ranked.jsonl", tmp_path / "all.jsonl"
     assert run("--model", unsure, "--input", *files, "--output", output) == 0
@@ -205,8 +180,8 @@ def test_without_a_threshold_records_are_ranked_and_none_alerts(
 
 def test_alerts_are_their_owners_alone_whatever_the_umask(flows: tuple[Path, ModelBundle], tmp_path: Path) -> None:
     folder, _ = flows
-    good = write(tmp_path / "good.csv", [HEADER, *map(flow, range(100))])
-    bad = write(tmp_path / "bad.csv", [HEADER, *["too,few"] * 100])
+    good = write_lines(tmp_path / "good.csv", [HEADER, *map(flow, range(100))])
+    bad = write_lines(tmp_path / "bad.csv", [HEADER, *["too,few"] * 100])
     output, part = tmp_path / "alerts.jsonl", tmp_path / "alerts.jsonl.part"
     part.touch(0o666)  # of an earlier scoring, with another umask
     os.umask(0)
@@ -220,7 +195,7 @@ def test_drift_is_noted_and_no_drift_is_not(
     flows: tuple[Path, ModelBundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = flows
-    shifted = write(tmp_path / "new.csv", [HEADER, *(flow(row, shift=50.0) for row in range(400))])
+    shifted = write_lines(tmp_path / "new.csv", [HEADER, *(flow(row, shift=50.0) for row in range(400))])
     assert run("--model", folder, "--input", shifted, "--output", tmp_path / "a.jsonl") == 0
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert "DRIFT: 1 of 10 features no longer look like the training data" in last
@@ -250,7 +225,7 @@ def test_what_cannot_work_is_one_line_and_a_code(
     message: str,
 ) -> None:
     folder, _ = flows
-    write(folder / "other.csv", ["dur,proto", "1,tcp"])
+    write_lines(folder / "other.csv", ["dur,proto", "1,tcp"])
     given = {"--model": folder, "--input": folder / "flows.csv", "--output": tmp_path / "alerts.jsonl"}
     name, value = arguments
     changed = given | {name: value.format(folder=folder)}
@@ -268,8 +243,8 @@ def test_generated_records_have_no_files(tmp_path: Path) -> None:
 
 def test_what_does_not_finish_leaves_a_part_and_no_file(flows: tuple[Path, ModelBundle], tmp_path: Path) -> None:
     _, bundle = flows
-    good = write(tmp_path / "good.csv", [HEADER, *map(flow, range(100))])
-    bad = write(tmp_path / "bad.csv", [HEADER, *["too,few"] * 100])
+    good = write_lines(tmp_path / "good.csv", [HEADER, *map(flow, range(100))])
+    bad = write_lines(tmp_path / "bad.csv", [HEADER, *["too,few"] * 100])
     output = tmp_path / "alerts.jsonl"
     output.write_text("of yesterday\n")
     with pytest.raises(DataError, match="100 of 100 lines are broken"):
@@ -289,8 +264,8 @@ def test_nsl_kdd_records_with_and_without_labels(nsl_kdd_folder: Path, tmp_path:
                     partition="even", max_broken_share=0.01)  # fmt: skip
     bundle = train_bundle(config, tmp_path, epochs=1)
     lines = (nsl_kdd_folder / "KDDTest+.txt").read_text().splitlines()[:3000]
-    bare = write(tmp_path / "bare.txt", [",".join(line.split(",")[:41]) for line in lines])
-    full = write(tmp_path / "full.txt", [*lines[:10], "1,2,3", *lines[10:20], "x" + lines[20], *lines[20:]])
+    bare = write_lines(tmp_path / "bare.txt", [",".join(line.split(",")[:41]) for line in lines])
+    full = write_lines(tmp_path / "full.txt", [*lines[:10], "1,2,3", *lines[10:20], "x" + lines[20], *lines[20:]])
     found = [scored(bundle, path) for path in (bare, full)]
     test = bundle.preprocessing.apply(load_test_data(config).take(np.arange(3000)))
     scores = attack_scores(predict_probabilities(bundle.build_model(), test.features))
@@ -372,27 +347,15 @@ def test_every_tactic_is_one_of_the_matrix() -> None:
     assert len(set(TACTIC_OF.values())) == len({uid for uid, _ in TACTIC_OF.values()})
 
 
-def test_vpc_flow_alerts_name_the_source_address(tmp_path: Path) -> None:
-    def line(second: int, row: int) -> str:
-        scan = row == 0
-        port = 1 + second % 65_000 if scan else 443
-        source = "10.0.0.66" if scan else f"10.0.0.{row}"
-        start = 1_700_000_000 + second
-        target = f"10.0.1.{second % 200 if scan else 9}"
-        return f"2 111 eni-1 {source} {target} 4{row:04} {port} 6 3 180 {start} {start + 1} ACCEPT OK"
-
-    lines = [line(second, row) for second in range(0, 36_000, 40) for row in range(12)]
-    path = write(tmp_path / "flows.log", lines)
-    config = Config(data_source="vpc_flow", data_path=str(path), label_field="srcaddr", label_patterns=("10.0.0.66",),
-                    num_features=20, num_hidden_units=(8,), partition="even", alert_fpr=0.03)  # fmt: skip
-    bundle = train_bundle(config, tmp_path, epochs=20)
-    alerts = scored(bundle, path)
-    scans = [alert for alert in alerts if alert["evidences"][0]["src_endpoint"] == {"ip": "10.0.0.66"}]
-    assert len(scans) == 120 or len(scans) == 121  # ten hours of windows of five minutes
-    assert len(alerts) - len(scans) < 0.1 * 11 * 120
-    assert all(len(alert["evidences"][0]["data"]["destinations"]) in range(2, 21) for alert in scans)
+def test_vpc_flow_alerts_name_the_source_address(scans: tuple[Path, ModelBundle]) -> None:
+    folder, bundle = scans
+    alerts = scored(bundle, folder / "flows.log")
+    of_scan = [alert for alert in alerts if alert["evidences"][0]["src_endpoint"] == {"ip": "10.0.0.66"}]
+    assert len(of_scan) == 120  # ten hours of windows of five minutes
+    assert len(alerts) - len(of_scan) < 0.1 * 11 * 120
+    assert all(len(alert["evidences"][0]["data"]["destinations"]) in range(2, 21) for alert in of_scan)
     assert any(o == {"name": "evidences[0].src_endpoint.ip", "type_id": 2, "type": "IP Address", "value": "10.0.0.66"}
-               for o in scans[0]["observables"])  # fmt: skip
+               for o in of_scan[0]["observables"])  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -403,7 +366,7 @@ def test_a_csv_column_may_have_the_name_of_what_windows_have(
 ) -> None:
     """What kind of record it is says the model's schema, and no column's name."""
     _, bundle = flows
-    path = write(tmp_path / "new.csv", [f"{HEADER},{name}", *(f"{flow(row)},x{row}" for row in range(8))])
+    path = write_lines(tmp_path / "new.csv", [f"{HEADER},{name}", *(f"{flow(row)},x{row}" for row in range(8))])
     alerts = scored(bundle, path, threshold=0.0)
     assert [alert["evidences"][0]["data"][name] for alert in alerts] == [f"x{row}" for row in range(8)]
     assert all("actor" not in evidence for alert in alerts for evidence in alert["evidences"])
@@ -429,14 +392,15 @@ for path in sys.argv[2:4]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
+@pytest.mark.long
 @pytest.mark.parametrize(("how", "bounded"), [("streams", True), ("hoards", False)])
 def test_memory_does_not_grow_with_the_input(
     flows: tuple[Path, ModelBundle], tmp_path: Path, how: str, bounded: bool
 ) -> None:
     folder, _ = flows
     lines = list(map(flow, range(60_000)))
-    once = write(tmp_path / "once.csv", [HEADER, *lines])
-    often = write(tmp_path / "often.csv", [HEADER, *lines * 8])
+    once = write_lines(tmp_path / "once.csv", [HEADER, *lines])
+    often = write_lines(tmp_path / "often.csv", [HEADER, *lines * 8])
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, str(folder), str(once), str(often), how],
         env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from orchestrator.pki import identity_settings
 from tests.conftest import Start
+from tests.federations import mutual_tls_settings, tls_settings
 from tests.processes import Running, free_port, read_metrics, write_config
 
 pytestmark = pytest.mark.long
@@ -28,24 +30,8 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def secure(pki: Path, **changes: Any) -> dict[str, Any]:
-    return {
-        "tls_ca": str(pki / "ca.pem"),
-        "tls_certificate": str(pki / "server.pem"),
-        "tls_key": str(pki / "server.key"),
-        "enrolled_clients": str(pki / "enrolled.json"),
-        "client_identity": str(pki / "clients" / "client-{client_id}.key"),
-        "he_key_file": str(pki / "paillier.json"),
-        "he_key_length": 2048,
-        **changes,
-    }
-
-
-def mutual(pki: Path) -> dict[str, str]:
-    """Each client's own TLS certificate."""
-    return {
-        "tls_client_certificate": str(pki / "clients" / "client-{client_id}.tls.pem"),
-        "tls_client_key": str(pki / "clients" / "client-{client_id}.tls.key"),
-    }
+    key = {"he_key_file": str(pki / "paillier.json"), "he_key_length": 2048}
+    return {**tls_settings(pki), **identity_settings(pki), **key, **changes}
 
 
 def fingerprint(pki: Path) -> str:
@@ -57,7 +43,9 @@ def fingerprint(pki: Path) -> str:
 
 def test_a_run_with_everything_switched_on(start: Start, tmp_path: Path, pki: Path) -> None:
     pinned = fingerprint(pki)
-    config = str(write_config(tmp_path, **secure(pki, pinned_key_fingerprint=["ab" * 32, pinned], **mutual(pki))))
+    config = str(
+        write_config(tmp_path, **secure(pki, pinned_key_fingerprint=["ab" * 32, pinned], **mutual_tls_settings(pki)))
+    )
     server, clients = start(SERVER, "--config", config), start(CLIENTS, "--config", config)
     ends = [server.finish(), clients.finish()]
     assert [e.code for e in ends] == [0, 0], ends[0].output + ends[1].output

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from shared.data_sources.source_types import Chunk, Inputs
 from shared.data_utils import feature_count, load_client_data, load_test_data, stream_features
 from shared.errors import DataError
 from tests.processes import ROOT
+from tests.source_files import named_features, read_chunks, settings_of
 
 SOURCE = FileSource(cloudtrail)
 Record = dict[str, Any]
@@ -57,16 +59,9 @@ def some_records() -> list[Record]:
     ]
 
 
-def settings(path: Path, **changes: object) -> Config:
-    values: dict[str, object] = {
-        "data_source": "cloudtrail",
-        "data_path": str(path),
-        "label_field": "userAgent",
-        "label_patterns": ("*Stratus*",),
-        "num_features": 26 + 16,
-        "partition": "even",
-    }
-    return Config(**(values | changes))  # type: ignore[arg-type]
+settings = partial(
+    settings_of, "cloudtrail", label_field="userAgent", label_patterns=("*Stratus*",), num_features=26 + 16
+)
 
 
 def write(path: Path, records: list[Record]) -> Path:
@@ -76,17 +71,11 @@ def write(path: Path, records: list[Record]) -> Path:
 
 def read(config: Config) -> Chunk:
     """All windows of `data_path`."""
-    label_path = Path(config.label_path) if config.label_path else None
-    inputs = Inputs(Path(config.data_path), label_path)
-    (chunk,) = cloudtrail.stream(config, inputs, cloudtrail.schema(config, inputs))
+    ((chunk,), _) = read_chunks(cloudtrail, config)
     return chunk
 
 
-def features_of(config: Config) -> pd.DataFrame:
-    """Raw features under their names."""
-    label_path = Path(config.label_path) if config.label_path else None
-    schema = cloudtrail.schema(config, Inputs(Path(config.data_path), label_path))
-    return pd.DataFrame(read(config).features, columns=list(schema.names))
+features_of = partial(named_features, cloudtrail)
 
 
 def as_lookup(records: list[Record]) -> str:

@@ -7,7 +7,9 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +27,7 @@ from shared.data_sources.source_types import Inputs, Table
 from shared.data_utils import feature_count, load_client_data, load_test_data, load_validation_data, stream_features
 from shared.errors import DataError
 from tests.processes import ROOT
+from tests.source_files import settings_of, write_lines
 
 SOURCE = FileSource(csv)
 CIC_HEADER = " Destination Port, Flow Duration,Flow Bytes/s, Fwd Header Length, Fwd Header Length, Label"
@@ -53,24 +56,11 @@ def unsw(rows: int = 60) -> list[str]:
     return [UNSW_HEADER, *(unsw_line(row) for row in range(rows))]
 
 
-def write(path: Path, lines: list[str], encoding: str = "utf-8") -> Path:
-    path.write_bytes("\n".join([*lines, ""]).encode(encoding))
-    return path
+settings = partial(settings_of, "csv", csv_label_column="Label", num_features=5)
 
 
-def settings(path: Path, **changes: object) -> Config:
-    values: dict[str, object] = {
-        "data_source": "csv",
-        "data_path": str(path),
-        "csv_label_column": "Label",
-        "num_features": 5,
-        "partition": "even",
-    }
-    return Config(**(values | changes))  # type: ignore[arg-type]
-
-
-def unsw_settings(path: Path, **changes: object) -> Config:
-    values: dict[str, object] = {
+def unsw_settings(path: Path, **changes: Any) -> Config:
+    values: dict[str, Any] = {
         "csv_label_column": "label",
         "csv_benign_values": ("0",),
         "csv_family_column": "attack_cat",
@@ -96,7 +86,7 @@ def table(config: Config) -> Table:
 
 
 def test_a_cic_shaped_file_works_by_settings_alone(tmp_path: Path) -> None:
-    rows = table(settings(write(tmp_path / "day.csv", cic())))
+    rows = table(settings(write_lines(tmp_path / "day.csv", cic())))
     names = ("Destination Port", "Flow Duration", "Flow Bytes/s", "Fwd Header Length", "Fwd Header Length.1")
     assert rows.schema.names == names
     assert rows.schema.excluded == ("Label",)
@@ -108,7 +98,7 @@ def test_a_cic_shaped_file_works_by_settings_alone(tmp_path: Path) -> None:
 
 
 def test_an_unsw_shaped_file_works_by_settings_alone(tmp_path: Path) -> None:
-    config = unsw_settings(write(tmp_path / "part.csv", unsw()))
+    config = unsw_settings(write_lines(tmp_path / "part.csv", unsw()))
     rows = table(config)
     assert rows.schema.names[:3] == ("dur", "spkts", "proto#0")
     assert feature_count(config) == len(rows.schema) == 26
@@ -121,26 +111,26 @@ def test_an_unsw_shaped_file_works_by_settings_alone(tmp_path: Path) -> None:
 
 
 def test_neither_the_label_nor_the_family_nor_a_dropped_column_reaches_a_feature(tmp_path: Path) -> None:
-    before = table(unsw_settings(write(tmp_path / "a.csv", unsw()))).features
+    before = table(unsw_settings(write_lines(tmp_path / "a.csv", unsw()))).features
     lines = [line.split(",") for line in unsw()]
     changed = [lines[0], *([str(900 - i), *cells[1:6], "other", str(int(i > 0))] for i, cells in enumerate(lines[1:]))]
-    after = table(unsw_settings(write(tmp_path / "b.csv", [",".join(cells) for cells in changed])))
+    after = table(unsw_settings(write_lines(tmp_path / "b.csv", [",".join(cells) for cells in changed])))
     assert after.labels[1:].all()
     assert np.array_equal(before, after.features)
 
 
 def test_the_wrong_width_says_which_is_right(tmp_path: Path) -> None:
-    config = unsw_settings(write(tmp_path / "a.csv", unsw()), num_features=20)
+    config = unsw_settings(write_lines(tmp_path / "a.csv", unsw()), num_features=20)
     with pytest.raises(DataError, match="num_features = 20: this data has 26 features; set num_features: 26"):
         load_test_data(config)
 
 
 def test_named_categories_make_codes_categories_and_leave_other_texts_broken(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", cic())
+    path = write_lines(tmp_path / "a.csv", cic())
     config = settings(path, csv_categorical_columns=("Destination Port",), hash_width=4)
     assert csv.schema(config, Inputs(path)).names[-4:] == tuple(f"Destination Port#{i}" for i in range(4))
     with pytest.raises(DataError, match=r"60 of 60 lines are broken.*column proto holds a text"):
-        table(unsw_settings(write(tmp_path / "b.csv", unsw()), csv_categorical_columns=("state",)))
+        table(unsw_settings(write_lines(tmp_path / "b.csv", unsw()), csv_categorical_columns=("state",)))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le-bom", "cp1252"])
@@ -148,26 +138,26 @@ def test_encodings(tmp_path: Path, encoding: str) -> None:
     lines = [line.replace("DoS Hulk", "Web Attack – XSS") for line in cic()]
     if encoding == "utf-16-le-bom":
         lines[0], encoding = "\ufeff" + lines[0], "utf-16-le"
-    rows = table(settings(write(tmp_path / "a.csv", lines, encoding)))
+    rows = table(settings(write_lines(tmp_path / "a.csv", lines, encoding)))
     name = "web attack \ufffd xss" if encoding == "cp1252" else "web attack – xss"
     assert sorted(set(rows.families)) == sorted({"benign", "portscan", name})
-    assert np.array_equal(rows.features, table(settings(write(tmp_path / "b.csv", cic()))).features)
+    assert np.array_equal(rows.features, table(settings(write_lines(tmp_path / "b.csv", cic()))).features)
 
 
 def test_every_container_gives_the_same_rows(tmp_path: Path) -> None:
-    expected = table(unsw_settings(write(tmp_path / "a.csv", unsw())))
+    expected = table(unsw_settings(write_lines(tmp_path / "a.csv", unsw())))
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress((tmp_path / "a.csv").read_bytes()))
-    write(tmp_path / "semicolons.csv", [line.replace(",", ";") for line in unsw()])
-    write(tmp_path / "crlf.csv", [line + "\r" for line in unsw()])
+    write_lines(tmp_path / "semicolons.csv", [line.replace(",", ";") for line in unsw()])
+    write_lines(tmp_path / "crlf.csv", [line + "\r" for line in unsw()])
     pd.read_csv(tmp_path / "a.csv").to_parquet(tmp_path / "a.parquet")
     text = pa.table({name: pa.array(column) for name, column in pd.read_csv(tmp_path / "a.csv", dtype=str).items()})
     dictionaries = text.set_column(2, "proto", text["proto"].dictionary_encode())
     pq.write_table(dictionaries, tmp_path / "texts.parquet")
     folder = tmp_path / "folder"
     folder.mkdir()
-    write(folder / "1.csv", unsw()[:31])
+    write_lines(folder / "1.csv", unsw()[:31])
     reordered = [",".join(reversed(line.split(","))) for line in [UNSW_HEADER, *unsw()[31:]]]
-    write(folder / "2.txt", reordered)
+    write_lines(folder / "2.txt", reordered)
     (folder / "notes.md").write_text("not data")
     for name in ("a.csv.gz", "semicolons.csv", "crlf.csv", "a.parquet", "texts.parquet", "folder"):
         rows = table(unsw_settings(tmp_path / name))
@@ -177,7 +167,7 @@ def test_every_container_gives_the_same_rows(tmp_path: Path) -> None:
 
 
 def test_chunks_make_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path / "a.csv", unsw(600))
+    path = write_lines(tmp_path / "a.csv", unsw(600))
     pd.read_csv(path).to_parquet(tmp_path / "a.parquet")
     config = unsw_settings(path)
     schema = csv.schema(config, Inputs(path))
@@ -192,16 +182,16 @@ def test_chunks_make_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_records_to_score_need_neither_label_nor_dropped_columns(tmp_path: Path) -> None:
-    config = unsw_settings(write(tmp_path / "a.csv", unsw()))
+    config = unsw_settings(write_lines(tmp_path / "a.csv", unsw()))
     schema = csv.schema(config, Inputs(Path(config.data_path)))
     bare = [",".join(line.split(",")[1:6]) for line in unsw()]
-    ((meta, features),) = stream_features(config, write(tmp_path / "new.csv", bare), schema)
+    ((meta, features),) = stream_features(config, write_lines(tmp_path / "new.csv", bare), schema)
     assert np.array_equal(features, table(config).features)
     assert list(meta.columns) == ["file", "line", "proto", "service", "state"]
 
 
 def test_a_person_sees_what_is_no_feature_but_not_the_label(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", unsw())
+    path = write_lines(tmp_path / "a.csv", unsw())
     config = unsw_settings(path)
     schema = csv.schema(config, Inputs(path))
     ((meta, _),) = stream_features(config, path, schema)
@@ -215,7 +205,7 @@ def test_skipped_and_repeated_lines_do_not_shift_the_numbers_of_others(
     lines = unsw(400)
     for at in (1, 2, 7, 150, 300):
         lines.insert(at, "too,few")
-    path = write(tmp_path / "a.csv", lines)
+    path = write_lines(tmp_path / "a.csv", lines)
     config = unsw_settings(path, max_broken_share=0.5)
     monkeypatch.setattr(tables, "CHUNK_BYTES", 4096)
     parts = list(stream_features(config, path, csv.schema(config, Inputs(path))))
@@ -238,9 +228,9 @@ def test_skipped_and_repeated_lines_do_not_shift_the_numbers_of_others(
 def test_files_that_do_not_fit_the_model_are_refused_with_the_difference(
     tmp_path: Path, change: Callable[[str], str], message: str
 ) -> None:
-    config = unsw_settings(write(tmp_path / "a.csv", unsw()))
+    config = unsw_settings(write_lines(tmp_path / "a.csv", unsw()))
     schema = csv.schema(config, Inputs(Path(config.data_path)))
-    other = write(tmp_path / "other.csv", [change(line) for line in unsw()])
+    other = write_lines(tmp_path / "other.csv", [change(line) for line in unsw()])
     with pytest.raises(DataError) as refusal:
         list(stream_features(config, other, schema))
     assert message in str(refusal.value)
@@ -254,7 +244,7 @@ def test_broken_rows_are_skipped_and_named_and_too_many_refused(
     lines[20] = lines[20].replace("20,", "twenty,", 1).replace("99", "ninety", 1)
     lines[30] = "x" + lines[30]
     lines[40] = lines[40].rsplit(",", 1)[0] + ","
-    path = write(tmp_path / "a.csv", lines)
+    path = write_lines(tmp_path / "a.csv", lines)
     with caplog.at_level(logging.WARNING, logger="data"):
         rows = table(settings(path, max_broken_share=0.04))
     assert len(rows) == 96
@@ -269,17 +259,17 @@ def test_broken_rows_are_skipped_and_named_and_too_many_refused(
 def test_a_header_repeated_within_a_file_is_no_damage(tmp_path: Path) -> None:
     lines = cic()
     lines.insert(40, CIC_HEADER)
-    assert len(table(settings(write(tmp_path / "a.csv", lines), max_broken_share=0.0))) == 80
+    assert len(table(settings(write_lines(tmp_path / "a.csv", lines), max_broken_share=0.0))) == 80
 
 
 def test_quoted_cells_may_hold_separators_and_line_ends(tmp_path: Path) -> None:
     lines = [line.rsplit(",", 1)[0] + f',"{label}"' for line in cic()[1:41] for label in ("DoS,\nHulk", "benign")]
-    rows = table(settings(write(tmp_path / "a.csv", [CIC_HEADER, *lines]), max_broken_share=0.0))
+    rows = table(settings(write_lines(tmp_path / "a.csv", [CIC_HEADER, *lines]), max_broken_share=0.0))
     assert (len(rows), set(rows.families)) == (80, {"dos,\nhulk", "benign"})
 
 
 def test_duplicates_are_counted_and_can_be_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = write(tmp_path / "a.csv", [*cic(), *cic()[1:21]])
+    path = write_lines(tmp_path / "a.csv", [*cic(), *cic()[1:21]])
     with caplog.at_level(logging.INFO, logger="data"):
         assert len(table(settings(path))) == 100
         assert len(table(settings(path, csv_drop_duplicates=True))) == 80
@@ -288,12 +278,12 @@ def test_duplicates_are_counted_and_can_be_dropped(tmp_path: Path, caplog: pytes
 
 def test_equal_features_with_another_label_are_no_duplicates(tmp_path: Path) -> None:
     again = [line.rsplit(",", 1)[0] + ",DoS Hulk" for line in cic()[1:5]]
-    path = write(tmp_path / "a.csv", [*cic(), *again])
+    path = write_lines(tmp_path / "a.csv", [*cic(), *again])
     assert len(table(settings(path, csv_drop_duplicates=True))) == 82  # two of the four were attacks before
 
 
 def test_clients_share_one_file_and_the_test_set_is_nobodys(tmp_path: Path) -> None:
-    config = settings(write(tmp_path / "a.csv", cic(200)), test_fraction=0.25)
+    config = settings(write_lines(tmp_path / "a.csv", cic(200)), test_fraction=0.25)
     parts = [SOURCE.client_table(config, client) for client in range(3)]
     test = SOURCE.test_table(config)
     keys = np.concatenate([part.features[:, 0] for part in [*parts, test]])
@@ -306,8 +296,10 @@ def test_clients_share_one_file_and_the_test_set_is_nobodys(tmp_path: Path) -> N
 
 def test_each_client_reads_its_own_file(tmp_path: Path) -> None:
     for client in range(3):
-        write(tmp_path / f"tenant-{client}.csv", [CIC_HEADER, *map(cic_line, range(client * 100, client * 100 + 20))])
-    test_file = write(tmp_path / "test.csv", cic(30))
+        write_lines(
+            tmp_path / f"tenant-{client}.csv", [CIC_HEADER, *map(cic_line, range(client * 100, client * 100 + 20))]
+        )
+    test_file = write_lines(tmp_path / "test.csv", cic(30))
     config = settings(tmp_path / "tenant-{client_id}.csv", test_path=str(test_file))
     parts = [SOURCE.client_table(config, client) for client in range(3)]
     assert [len(part) for part in parts] == [20, 20, 20]
@@ -317,10 +309,10 @@ def test_each_client_reads_its_own_file(tmp_path: Path) -> None:
 
 
 def test_a_test_set_with_other_features_is_refused(tmp_path: Path) -> None:
-    other = write(tmp_path / "test.csv", [line.replace("FIN", "7") for line in unsw()])
+    other = write_lines(tmp_path / "test.csv", [line.replace("FIN", "7") for line in unsw()])
     changes = {"hash_width": 1, "num_features": 5, "test_path": str(other)}
     with pytest.raises(DataError, match=r"different features: only here: state#0; only there: state"):
-        SOURCE.client_table(unsw_settings(write(tmp_path / "a.csv", unsw()), **changes), 0)
+        SOURCE.client_table(unsw_settings(write_lines(tmp_path / "a.csv", unsw()), **changes), 0)
 
 
 def test_the_ready_settings_fit_the_columns_of_unsw_nb15(tmp_path: Path) -> None:
@@ -333,13 +325,13 @@ def test_the_ready_settings_fit_the_columns_of_unsw_nb15(tmp_path: Path) -> None
     text = {"proto": "tcp", "service": "-", "state": "FIN", "attack_cat": "Normal", "label": "0"}
     line = ",".join(text.get(name, "1") for name in columns)
     config = load_config(ROOT / "config/csv_flows.yaml")
-    path = write(tmp_path / "part.csv", [",".join(columns), line])
+    path = write_lines(tmp_path / "part.csv", [",".join(columns), line])
     assert feature_count(config.replace(test_path=str(path))) == config.num_features
 
 
 def test_natural_parts_follow_a_column(tmp_path: Path) -> None:
     config = unsw_settings(
-        write(tmp_path / "a.csv", unsw()), partition="natural", partition_column="proto", csv_drop_columns=("id",)
+        write_lines(tmp_path / "a.csv", unsw()), partition="natural", partition_column="proto", csv_drop_columns=("id",)
     )
     parts = [SOURCE.client_table(config, client) for client in range(3)]
     assert [len(set(part.groups)) for part in parts] == [1, 1, 1]
@@ -356,7 +348,7 @@ def test_natural_parts_follow_a_column(tmp_path: Path) -> None:
 )
 def test_what_is_missing_is_named(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(DataError) as refusal:
-        load_test_data(settings(write(tmp_path / "a.csv", cic()), **changes))
+        load_test_data(settings(write_lines(tmp_path / "a.csv", cic()), **changes))
     assert message in str(refusal.value)
 
 
@@ -392,7 +384,7 @@ def test_as_many_columns_as_are_allowed_are_read_before_the_test_is_ended(tmp_pa
     """Looking each up in a list of all took 90 s for 50,000."""
     names = [f"c{number}" for number in range(csv_layout.MOST_COLUMNS - 1)]
     lines = [",".join(["Label", *names]), *(["BENIGN" + ",1" * len(names), "DoS" + ",2" * len(names)] * 10)]
-    rows = table(settings(write(tmp_path / "a.csv", lines), num_features=len(names)))
+    rows = table(settings(write_lines(tmp_path / "a.csv", lines), num_features=len(names)))
     assert len(rows.schema) == len(names)
 
 
@@ -420,7 +412,7 @@ def test_open_quotes_are_found_as_arrow_has_them(cells: tuple[str, ...], size: i
 
 def test_an_open_quote_hides_rows_from_arrow_alone(tmp_path: Path) -> None:
     """The twin: what the check of quotes is for."""
-    path = write(tmp_path / "a.csv", ["a,b", '1,"2', *["3,4"] * 1000])
+    path = write_lines(tmp_path / "a.csv", ["a,b", '1,"2', *["3,4"] * 1000])
     options = pacsv.ParseOptions(newlines_in_values=True)
     assert pacsv.read_csv(path, parse_options=options).num_rows == 1
 
@@ -428,7 +420,7 @@ def test_an_open_quote_hides_rows_from_arrow_alone(tmp_path: Path) -> None:
 def test_a_process_that_refused_a_file_ends_in_order(tmp_path: Path) -> None:
     """Arrow's reader, left open, took the process down with SIGABRT after the message."""
     lines = ["Label,a", *["BENIGN,1"] * 1_000_000, 'DoS,"2', *["DoS,3"] * 1_000_000]
-    path = write(tmp_path / "a.csv", lines)
+    path = write_lines(tmp_path / "a.csv", lines)
     code = (
         "import sys; from pathlib import Path; from shared.data_sources.tables import batches, table_of;"
         "from shared.errors import DataError\n"

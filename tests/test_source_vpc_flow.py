@@ -2,10 +2,10 @@
 
 import gzip
 import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from shared.config import Config, load_config
@@ -16,6 +16,7 @@ from shared.data_sources.source_types import Chunk, Inputs
 from shared.data_utils import feature_count, load_client_data, load_test_data, stream_features
 from shared.errors import DataError
 from tests.processes import ROOT
+from tests.source_files import named_features, read_chunks, settings_of, write_lines
 
 SOURCE = FileSource(vpc_flow)
 START = 1_714_557_600  # 2024-05-01 10:00:00 UTC, the begin of a window
@@ -45,32 +46,15 @@ def lines_of(flows: list[Flow], fields: tuple[str, ...] = DEFAULT_FIELDS) -> lis
     return [line(values, fields) for values in flows]
 
 
-def write(path: Path, lines: list[str], encoding: str = "utf-8") -> Path:
-    path.write_bytes("\n".join([*lines, ""]).encode(encoding))
-    return path
-
-
-def settings(path: Path, **changes: object) -> Config:
-    values: dict[str, object] = {
-        "data_source": "vpc_flow",
-        "data_path": str(path),
-        "label_field": "srcaddr",
-        "label_patterns": ("10.0.0.9",),
-        "num_features": 20,
-        "partition": "even",
-    }
-    return Config(**(values | changes))  # type: ignore[arg-type]
+settings = partial(settings_of, "vpc_flow", label_field="srcaddr", label_patterns=("10.0.0.9",), num_features=20)
 
 
 def read(config: Config) -> Chunk:
-    inputs = Inputs(Path(config.data_path), Path(config.label_path) if config.label_path else None)
-    (chunk,) = vpc_flow.stream(config, inputs, vpc_flow.schema(config, inputs))
+    ((chunk,), _) = read_chunks(vpc_flow, config)
     return chunk
 
 
-def features_of(config: Config) -> pd.DataFrame:
-    schema = vpc_flow.schema(config, Inputs(Path(config.data_path)))
-    return pd.DataFrame(read(config).features, columns=list(schema.names))
+features_of = partial(named_features, vpc_flow)
 
 
 def test_a_window_counts_what_its_address_did(tmp_path: Path) -> None:
@@ -82,7 +66,7 @@ def test_a_window_counts_what_its_address_did(tmp_path: Path) -> None:
         flow(301),
         flow(0, srcaddr="fd00::1", dstaddr="fd00::2", protocol=58),
     ]
-    chunk_features = features_of(settings(write(tmp_path / "a.log", lines_of(flows))))
+    chunk_features = features_of(settings(write_lines(tmp_path / "a.log", lines_of(flows))))
     first, other, later = (chunk_features.iloc[row] for row in range(3))
     logs = {"flows": 4, "bytes": 6000, "packets": 50, "bytes_per_packet": 120, "largest_flow_bytes": 3000}
     logs |= {"destinations": 2, "destination_ports": 3, "source_ports": 2, "flows_per_destination": 2}
@@ -103,9 +87,9 @@ def test_a_flow_of_the_future_is_broken_and_closes_no_window(
 ) -> None:
     monkeypatch.setattr(flow_records, "CHUNK_LINES", 100)
     lines = lines_of(some_flows())
-    expected = read(settings(write(tmp_path / "expected.log", lines)))
+    expected = read(settings(write_lines(tmp_path / "expected.log", lines)))
     lines.insert(50, line(flow(0, **{field: 253_370_764_800})))  # in the year 9999
-    path = write(tmp_path / "a.log", lines)
+    path = write_lines(tmp_path / "a.log", lines)
     config = settings(path)
     parts = [features for _, features in stream_features(config, path, vpc_flow.schema(config, Inputs(path)))]
     assert np.array_equal(np.concatenate(parts), expected.features)
@@ -113,22 +97,22 @@ def test_a_flow_of_the_future_is_broken_and_closes_no_window(
 
 def test_every_format_gives_the_same_rows(tmp_path: Path) -> None:
     flows = some_flows()
-    expected = read(settings(write(tmp_path / "a.log", lines_of(flows))))
+    expected = read(settings(write_lines(tmp_path / "a.log", lines_of(flows))))
     custom = ("start", "end", "action", *DEFAULT_FIELDS[3:10])
     (tmp_path / "b.log.gz").write_bytes(gzip.compress((tmp_path / "a.log").read_bytes()))
-    write(tmp_path / "header.log", [" ".join(DEFAULT_FIELDS), *lines_of(flows)])
-    write(tmp_path / "crlf.log", [text + "\r" for text in lines_of(flows)])
-    write(tmp_path / "utf16.log", lines_of(flows), "utf-16")
-    write(tmp_path / "other-header.log", [" ".join(custom), *lines_of(flows, custom)])
-    write(tmp_path / "custom.txt", lines_of(flows, custom))
+    write_lines(tmp_path / "header.log", [" ".join(DEFAULT_FIELDS), *lines_of(flows)])
+    write_lines(tmp_path / "crlf.log", [text + "\r" for text in lines_of(flows)])
+    write_lines(tmp_path / "utf16.log", lines_of(flows), "utf-16")
+    write_lines(tmp_path / "other-header.log", [" ".join(custom), *lines_of(flows, custom)])
+    write_lines(tmp_path / "custom.txt", lines_of(flows, custom))
     empty = {"srcaddr": "-", "dstaddr": "-", "srcport": "-", "dstport": "-", "protocol": "-", "action": "-"}
     none = [line(flow(5, log_status=s, packets="-", bytes="-") | empty) for s in ("NODATA", "SKIPDATA")]
-    write(tmp_path / "nodata.log", [*none, *lines_of(flows), *none])
+    write_lines(tmp_path / "nodata.log", [*none, *lines_of(flows), *none])
     folder = tmp_path / "2024" / "05"
     folder.mkdir(parents=True)
     half = len(flows) // 2
-    write(folder / "z_vpcflowlogs_eu_fl-1_20240501T1000Z_1.log", lines_of(flows[:half]))
-    write(folder / "a_vpcflowlogs_eu_fl-1_20240501T1100Z_2.log", lines_of(flows[half:]))
+    write_lines(folder / "z_vpcflowlogs_eu_fl-1_20240501T1000Z_1.log", lines_of(flows[:half]))
+    write_lines(folder / "a_vpcflowlogs_eu_fl-1_20240501T1100Z_2.log", lines_of(flows[half:]))
     fields = " ".join(f"${{{name}}}" for name in custom)
     for name in (
         "b.log.gz",
@@ -153,7 +137,7 @@ def test_broken_lines_are_skipped_and_named_and_too_many_refused(
     lines[5] += " more"
     lines[7] = line(flow(bytes="many"))
     lines[9] = line(flow(bytes=-1))
-    path = write(tmp_path / "a.log", lines)
+    path = write_lines(tmp_path / "a.log", lines)
     with caplog.at_level(logging.WARNING, logger="data"):
         assert read(settings(path, max_broken_share=0.01)).meta["flows"].sum() == 396
     assert "line 4: 13 fields, expected 14" in caplog.text
@@ -166,7 +150,7 @@ def test_broken_lines_are_skipped_and_named_and_too_many_refused(
 
 def test_a_wrong_format_is_refused_without_reading_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flow_records, "CHUNK_LINES", 5000)
-    path = write(tmp_path / "a.log", ["this is no flow log"] * 50_000)
+    path = write_lines(tmp_path / "a.log", ["this is no flow log"] * 50_000)
     with pytest.raises(DataError, match="10000 of 10000 lines are broken"):
         read(settings(path))
 
@@ -182,7 +166,7 @@ def test_a_wrong_format_is_refused_without_reading_all_of_it(tmp_path: Path, mon
 )
 def test_what_is_missing_is_named(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        load_test_data(settings(write(tmp_path / "a.log", lines_of(some_flows())), **changes))
+        load_test_data(settings(write_lines(tmp_path / "a.log", lines_of(some_flows())), **changes))
 
 
 @pytest.mark.parametrize(
@@ -202,15 +186,15 @@ def test_what_is_made_from_the_field_of_the_label_is_no_feature(tmp_path: Path, 
 
 def test_which_address_it_is_is_no_feature(tmp_path: Path) -> None:
     other = [values | {"srcaddr": str(values["srcaddr"]).replace("10.0.0", "172.16.5")} for values in some_flows()]
-    before = read(settings(write(tmp_path / "a.log", lines_of(some_flows()))))
-    after = read(settings(write(tmp_path / "b.log", lines_of(other))))
+    before = read(settings(write_lines(tmp_path / "a.log", lines_of(some_flows()))))
+    after = read(settings(write_lines(tmp_path / "b.log", lines_of(other))))
     assert np.array_equal(before.features, after.features)
     assert ((before.families != "benign").sum(), (after.families != "benign").sum()) == (24, 0)
 
 
 def test_labels_from_a_file(tmp_path: Path) -> None:
     labels = tmp_path / "labels.csv"
-    data = write(tmp_path / "a.log", lines_of(some_flows()))
+    data = write_lines(tmp_path / "a.log", lines_of(some_flows()))
     config = settings(data, label_path=str(labels), label_field="", label_patterns=(), num_features=17)
     labels.write_text("address,start,end,label\n10.0.0.9,2024-05-01T10:30:00Z,2024-05-01T11:00:00Z,scan\n")
     chunk = read(config)
@@ -224,7 +208,7 @@ def test_labels_from_a_file(tmp_path: Path) -> None:
 
 
 def test_parts_to_score_make_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path / "a.log", lines_of(some_flows()))
+    path = write_lines(tmp_path / "a.log", lines_of(some_flows()))
     config = settings(path)
     whole = read(config).features
     monkeypatch.setattr(flow_records, "CHUNK_LINES", 100)
@@ -241,7 +225,7 @@ def test_clients_share_by_account_and_are_tested_on_later_windows(tmp_path: Path
         for values in some_flows()
         for account in (111, 222, 333)
     ]
-    path = write(tmp_path / "a.log", lines_of(flows))
+    path = write_lines(tmp_path / "a.log", lines_of(flows))
     config = settings(path, partition="natural", partition_column="account-id", label_patterns=("*.9",))
     parts = [SOURCE.client_table(config, client) for client in range(3)]
     assert sorted(str(part.groups[0]) for part in parts) == ["111", "222", "333"]

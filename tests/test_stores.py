@@ -20,7 +20,8 @@ from shared.data_sources import stores
 from shared.data_sources.stores import forget_copies, local_path, place_of, safe_name
 from shared.data_utils import load_client_data
 from shared.errors import ConfigError, DataError, MissingDependencyError, StoreError
-from tests.followed import Following, flow_bundle, table
+from tests.flow_tables import table
+from tests.followed import Following
 from tests.object_store import Bucket, bucket
 from tests.processes import ROOT
 
@@ -43,19 +44,6 @@ def logs(server: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run."""
-    folder = tmp_path_factory.mktemp("run")
-    flow_bundle(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def bundle(run: Path) -> ModelBundle:
-    return ModelBundle.load(run)
-
-
 def once(bundle: ModelBundle, folder: Path, url: str) -> list[dict[str, Any]]:
     """One start; the alerts that came of it."""
     output = folder / "alerts.jsonl"
@@ -71,33 +59,33 @@ def rows_of(alerts: list[dict[str, Any]]) -> list[int]:
 
 
 def test_objects_are_read_once_late_and_replaced_ones_are_found(
-    logs: Bucket, bundle: ModelBundle, tmp_path: Path
+    logs: Bucket, flows: tuple[Path, ModelBundle], tmp_path: Path
 ) -> None:
     logs.put("one/2026/11/27/b.csv", table(range(40)))
     logs.put("one/2026/11/27/c.csv.gz", gzip.compress(table(range(40, 80))))
     logs.put("one/folder/", b"")
-    first = once(bundle, tmp_path, "s3://logs/one/")
+    first = once(flows[1], tmp_path, "s3://logs/one/")
     assert rows_of(first) == list(range(0, 80, 4))
     assert {alert["unmapped"]["found_in"] for alert in first} == {
         "s3://logs/one/2026/11/27/b.csv", "s3://logs/one/2026/11/27/c.csv.gz",
     }  # fmt: skip
-    assert once(bundle, tmp_path, "s3://logs/one/") == []
+    assert once(flows[1], tmp_path, "s3://logs/one/") == []
     logs.put("one/2026/11/01/a.csv", table(range(80, 100)))  # late, under an older name
-    assert rows_of(once(bundle, tmp_path, "s3://logs/one/")) == list(range(80, 100, 4))
+    assert rows_of(once(flows[1], tmp_path, "s3://logs/one/")) == list(range(80, 100, 4))
     logs.put("one/2026/11/27/b.csv", table(range(60)))  # replaced under its name, by a longer one
-    assert rows_of(once(bundle, tmp_path, "s3://logs/one/")) == list(range(40, 60, 4))
+    assert rows_of(once(flows[1], tmp_path, "s3://logs/one/")) == list(range(40, 60, 4))
     logs.put("one/2026/11/27/b.csv", table(range(60)))  # and by the same bytes
-    assert once(bundle, tmp_path, "s3://logs/one/") == []
+    assert once(flows[1], tmp_path, "s3://logs/one/") == []
     logs.delete("one/2026/11/27/b.csv")
     logs.put("one/archive/b.csv", table(range(60)))  # moved
-    assert once(bundle, tmp_path, "s3://logs/one/") == []
+    assert once(flows[1], tmp_path, "s3://logs/one/") == []
 
 
-def test_an_objects_name_leads_out_of_no_folder(logs: Bucket, bundle: ModelBundle, tmp_path: Path) -> None:
+def test_an_objects_name_leads_out_of_no_folder(logs: Bucket, flows: tuple[Path, ModelBundle], tmp_path: Path) -> None:
     long = "x" * 900
     for key in ("evil/../../../../outside.csv", "evil//./b.csv", f"evil/{long}.csv", "evil/a", "evil/a/b.csv"):
         logs.put(key, table(range(4)))
-    assert len(once(bundle, tmp_path, "s3://logs/evil")) == 5
+    assert len(once(flows[1], tmp_path, "s3://logs/evil")) == 5
     copied = local_path("s3://logs/evil")
     files = [path for path in copied.rglob("*") if path.is_file()]
     assert len(files) == 5
@@ -150,7 +138,11 @@ def test_a_store_that_is_away_or_refuses_is_a_typed_error(logs: Bucket, monkeypa
 
 
 def test_a_store_that_goes_away_holds_up_no_other_place(
-    logs: Bucket, bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    logs: Bucket,
+    flows: tuple[Path, ModelBundle],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     folder, output = tmp_path / "logs", tmp_path / "alerts.jsonl"
@@ -158,7 +150,7 @@ def test_a_store_that_goes_away_holds_up_no_other_place(
     logs.put("away/a.csv", table(range(20)))
     logs.put("away/b.csv", table(range(20, 40)))
     places = ["s3://logs/away", str(folder)]
-    with Following(bundle, tmp_path / "state", places, [LinesFile("output", output)], settle=0.0) as follower:
+    with Following(flows[1], tmp_path / "state", places, [LinesFile("output", output)], settle=0.0) as follower:
         real, calls = follower._places[0].put, []
 
         def put(entry: stores.Entry, target: Path) -> None:
@@ -228,9 +220,9 @@ def test_a_missing_library_is_named_with_its_command(scheme: str, extra: str, mo
         place_of(f"{scheme}://bucket/x")
 
 
-def test_score_reads_a_url_without_a_state_too(logs: Bucket, tmp_path: Path, run: Path) -> None:
+def test_score_reads_a_url_without_a_state_too(logs: Bucket, tmp_path: Path, flows: tuple[Path, ModelBundle]) -> None:
     logs.put("plain/a.csv", table(range(40)))
     output = tmp_path / "alerts.jsonl"
-    assert score.main(["--model", str(run), "--input", "s3://logs/plain/a.csv", "--output", str(output)]) == 0
+    assert score.main(["--model", str(flows[0]), "--input", "s3://logs/plain/a.csv", "--output", str(output)]) == 0
     assert len(output.read_text().splitlines()) == 10
     assert list(tmp_path.iterdir()) == [output]

@@ -16,11 +16,7 @@ from shared.masking.client_state import Done, Fresh, Refused, Shared
 from shared.masking.errors import Rule
 from shared.masking.suspended import decode_state, encode_state
 from tests.breaking import breaks
-from tests.federations import masked_settings, open_in_memory
-
-SETTINGS: dict[str, Any] = {
-    "num_rounds": 2, "num_features": 4, "num_hidden_units": 3, "num_samples_per_client": 60, "local_epochs": 1,
-}  # fmt: skip
+from tests.federations import SHORT, masked_settings, open_in_memory
 
 
 class Restarting:
@@ -47,7 +43,7 @@ def test_a_federation_of_tenants_that_restart_for_each_request(tmp_path: Path, s
     for restarting in (False, True):
         folder = tmp_path / str(restarting)
         folder.mkdir()
-        config = masked_settings(folder, 3, **SETTINGS, secure_aggregation=secure_aggregation)
+        config = masked_settings(folder, 3, **SHORT, secure_aggregation=secure_aggregation)
         tenants: dict[str, Any] = make_tenants(config)
         if restarting:
             for name, tenant in tenants.items():
@@ -69,7 +65,7 @@ def test_a_federation_of_tenants_that_restart_for_each_request(tmp_path: Path, s
 
 def test_tenants_that_restart_draw_groups_too(tmp_path: Path) -> None:
     """A toss outlives the process that made it, and so does whose sum is under way."""
-    config = masked_settings(tmp_path, 6, **SETTINGS, groups=2, gate_loss=0.5, min_available_clients=6)
+    config = masked_settings(tmp_path, 6, **SHORT, groups=2, gate_loss=0.5, min_available_clients=6)
     tenants: dict[str, Any] = make_tenants(config)
     for name, tenant in tenants.items():
         tenant.close()
@@ -91,7 +87,7 @@ def _made_anew(config: Any, number: int) -> Tenant:
 
 
 def test_a_state_that_was_set_back_answers_no_stage_twice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = masked_settings(tmp_path, 3, **SETTINGS)
+    config = masked_settings(tmp_path, 3, **SHORT)
     tenants: dict[str, Any] = make_tenants(config)
     tenants["0"].close()
     replayed: list[Reply | Refusal] = []
@@ -118,7 +114,7 @@ def test_a_state_that_was_set_back_answers_no_stage_twice(tmp_path: Path, caplog
 
 
 def test_a_suspended_round_leaves_nothing_behind(tmp_path: Path) -> None:
-    config = masked_settings(tmp_path, 3, **SETTINGS)
+    config = masked_settings(tmp_path, 3, **SHORT)
     tenant = make_tenants(config)["0"]
     assert tenant.suspend()
     assert tenant._part._round is None  # type: ignore[attr-defined]

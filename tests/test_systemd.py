@@ -16,10 +16,10 @@ import yaml
 from shared.identity_files import IDENTITY_PASSPHRASE
 from shared.key_files import PASSPHRASE_VARIABLE
 from tests import sandbox
-from tests.federations import masked_settings, open_in_memory
+from tests.federations import SHORT, masked_settings, open_in_memory
 from tests.processes import ROOT, SMALL, free_port
 from tests.sandbox import FOLDER
-from tests.test_agent import SETTINGS, ByAgent
+from tests.test_agent import ByAgent
 from tests.test_wheel import COMMANDS
 
 UNITS = sorted(FOLDER.glob("*.service"))
@@ -130,7 +130,7 @@ def under(unit: str, folders: list[Path], *command: object, **environment: str) 
 @pytest.mark.long
 @needs_sandbox
 def test_agents_train_and_mask_under_their_unit(running: list["subprocess.Popen[str]"], tmp_path: Path) -> None:
-    config = masked_settings(tmp_path, 3, **SETTINGS)
+    config = masked_settings(tmp_path, 3, **SHORT)
     sockets = {}
     for number in range(3):
         own = tmp_path / f"tenant-{number}"

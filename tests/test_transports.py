@@ -160,7 +160,7 @@ def scripted(folder: Path, caplog: pytest.LogCaptureFixture, over: Any, scheme: 
     )
 
 
-@pytest.mark.parametrize("scheme", ["paillier", "kahe"])
+@pytest.mark.parametrize("scheme", ["paillier", pytest.param("kahe", marks=pytest.mark.long)])
 def test_a_scripted_federation_is_the_same_over_each_transport(
     scheme: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

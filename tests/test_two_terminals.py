@@ -9,6 +9,8 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
+from client import run_clients
+from orchestrator import run_server
 from shared.config import load_config
 from tests.conftest import Start
 from tests.processes import read_metrics, write_config
@@ -21,7 +23,9 @@ ROUND_KEYS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("executor", "first"), [("thread", "clients"), ("process", "server")])
+@pytest.mark.parametrize(
+    ("executor", "first"), [pytest.param("thread", "clients", marks=pytest.mark.long), ("process", "server")]
+)
 def test_both_commands_end_by_themselves(start: Start, tmp_path: Path, executor: str, first: str) -> None:
     config = str(write_config(tmp_path))
     client_arguments = ("--config", config, "--num_clients", "3", "--executor", executor)
@@ -50,6 +54,8 @@ def test_both_commands_end_by_themselves(start: Start, tmp_path: Path, executor:
         "metrics.jsonl", "checkpoint.safetensors", "starts.jsonl", "evaluation.json", "report.html",
         "bundle.json", "server.lock", "run_log.jsonl",
     }  # fmt: skip
+    for path in (run.resolve(), *run.iterdir()):
+        assert path.stat().st_mode & 0o077 == 0, f"{path} is not its owner's alone"
     assert load_config(run / "config.yaml") == load_config(config)
     assert load_file(run / "model.safetensors")["layers.0.weight"].shape == (3, 6)
 
@@ -120,13 +126,13 @@ def test_a_taken_port_is_one_line(start: Start, tmp_path: Path) -> None:
     assert "Address already in use" in end.output
 
 
-def test_a_wrong_setting_is_one_line(start: Start, tmp_path: Path) -> None:
+def test_a_wrong_setting_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = str(write_config(tmp_path, local_epoch=3))
-    for script in (SERVER, CLIENTS):
-        end = start(script, "--config", config).finish()
-        assert end.code == 2
-        assert len(end.output.splitlines()) == 1
-        assert "local_epoch: unknown key (value 3); did you mean 'local_epochs'?" in end.output
+    for main in (run_server.main, run_clients.main):
+        assert main(["--config", config]) == 2
+        output = "".join(capsys.readouterr())
+        assert len(output.splitlines()) == 1
+        assert "local_epoch: unknown key (value 3); did you mean 'local_epochs'?" in output
 
 
 @pytest.mark.long
@@ -147,18 +153,21 @@ def test_overrides_reach_the_run_and_an_older_run_is_resumed_by_its_name(start: 
     assert (tmp_path / "logs" / "latest").resolve() == newest
 
 
-def test_wrong_overrides_and_runs_are_one_line(start: Start, tmp_path: Path) -> None:
+def test_wrong_overrides_and_runs_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = str(write_config(tmp_path))
-    for script in (SERVER, CLIENTS):
-        end = start(script, "--config", config, "--set", "num_round=3").finish()
-        assert (end.code, len(end.output.splitlines())) == (2, 1), end.output
-        assert "--set num_round=3: num_round: unknown key (value 3); did you mean 'num_rounds'?" in end.output
-    end = start(SERVER, "--config", config, "--resume", "--run", "20260101-000000-abcdef").finish()
-    assert (end.code, len(end.output.splitlines())) == (1, 1), end.output
-    assert "20260101-000000-abcdef: no run to resume; start one without --resume" in end.output
-    end = start(SERVER, "--config", config, "--run", "20260101-000000-abcdef").finish()
-    assert end.code == 2
-    assert end.output.endswith("--run names the run to go on with: give it together with --resume\n")
+    for main in (run_server.main, run_clients.main):
+        assert main(["--config", config, "--set", "num_round=3"]) == 2
+        output = "".join(capsys.readouterr())
+        assert len(output.splitlines()) == 1, output
+        assert "--set num_round=3: num_round: unknown key (value 3); did you mean 'num_rounds'?" in output
+    assert run_server.main(["--config", config, "--resume", "--run", "20260101-000000-abcdef"]) == 1
+    output = "".join(capsys.readouterr())
+    assert len(output.splitlines()) == 1, output
+    assert "20260101-000000-abcdef: no run to resume; start one without --resume" in output
+    with pytest.raises(SystemExit, match="2"):
+        run_server.main(["--config", config, "--run", "20260101-000000-abcdef"])
+    told = capsys.readouterr().err
+    assert told.endswith("--run names the run to go on with: give it together with --resume\n")
 
 
 @pytest.mark.long
