@@ -203,7 +203,7 @@ def test_a_damaged_budget_is_refused(tmp_path: Path, content: str) -> None:
 
 def test_a_run_of_noise_stops_after_its_first_sums(tmp_path: Path) -> None:
     config = settings(
-        tmp_path, num_rounds=6, dp_target_epsilon=0.25, dp_sampling_rate=0.002, dp_force=False, num_hidden_units=16_000,
+        tmp_path, num_rounds=6, dp_target_epsilon=0.25, dp_sampling_rate=0.002, dp_force=False, num_hidden_units=6_000,
         dp_statistics_share=0.6,  # so that the noise of the counts leaves rows, always
     )  # fmt: skip
     run = open_in_memory(config, make_tenants(config))
