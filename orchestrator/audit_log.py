@@ -4,8 +4,8 @@ python orchestrator/audit_log.py verify logs/latest
 python orchestrator/audit_log.py verify logs/latest --head HEX
 python orchestrator/audit_log.py verify logs/latest --heads logs/state/client-0-run_log/RUN.jsonl
 
-The first finds any byte that somebody without the orchestrator's log key has changed. With a head that a tenant was
-given it also finds a history that was written anew, or cut off, by somebody with that key.
+The first finds any change that leaves the chain's key what it was. That the key is the orchestrator's is
+what --signer says, or the heads that a tenant was given: these also find a history that was written anew or cut off.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from shared import cli
 from shared.errors import ConfigError, RunLogError
 from shared.log_head import from_hex, read_heads
 
+_UNKNOWN_SIGNER = "; whether that is the orchestrator, --signer or --heads tell"
 RUN_LOG, METRICS = "run_log.jsonl", "metrics.jsonl"  # as in `orchestrator/run_folder.py`, which loads PyTorch
 
 
@@ -53,7 +54,7 @@ def _verify(args: argparse.Namespace) -> list[str]:
     log.check_records(folder / METRICS)
     said = [
         f"run {log.run}: {len(log.entries)} entries of {len(log.rounds)} rounds, each after the one that it names",
-        f"all signed by {log.signer.hex()}{'' if args.signer else ', which the tenants were told as well'}",
+        f"all signed by {log.signer.hex()}{'' if args.signer or args.heads else _UNKNOWN_SIGNER}",
         f"{METRICS} has the records of these rounds",
         *(f"head {head.hex()} is that of entry {log.place_of(head)}" for head in heads),
     ]

@@ -145,3 +145,49 @@ def test_denials(code: str) -> None:
 )  # fmt: skip
 def test_no_denials(code: str) -> None:
     assert not is_denial(code)
+
+
+WITHOUT_ID: dict[str, dict[str, Any]] = {
+    "a user's arn": {"type": "IAMUser", "arn": "arn:aws:iam::1:user/alice"},
+    "another user's arn": {"type": "IAMUser", "arn": "arn:aws:iam::1:user/bob"},
+    "a role's arn": {"type": "AssumedRole", "arn": "arn:aws:sts::1:assumed-role/deploy/i-1"},
+    "another role's arn": {"type": "AssumedRole", "arn": "arn:aws:sts::1:assumed-role/admin/i-1"},
+    "an issuer's arn": {"type": "AssumedRole", "sessionContext": {"sessionIssuer": {"arn": "arn:aws:iam::1:role/x"}}},
+    "another issuer's arn": {
+        "type": "AssumedRole", "sessionContext": {"sessionIssuer": {"arn": "arn:aws:iam::1:role/y"}},
+    },
+    "an access key": {"type": "IAMUser", "accessKeyId": "AKIAONE"},
+    "another access key": {"type": "IAMUser", "accessKeyId": "AKIATWO"},
+    "a credential": {"type": "IdentityCenterUser", "credentialId": "c-1"},
+    "another credential": {"type": "IdentityCenterUser", "credentialId": "c-2"},
+    "a provider": {"type": "WebIdentityUser", "identityProvider": "accounts.google.com"},
+    "another provider": {"type": "WebIdentityUser", "identityProvider": "cognito-identity.amazonaws.com"},
+    "a part with the mark between parts": {"type": "SAMLUser", "identityProvider": "a|b", "principalId": "c"},
+    "a part with it elsewhere": {"type": "SAMLUser", "identityProvider": "a", "principalId": "b|c"},
+}  # fmt: skip
+
+
+def test_who_has_no_principal_id_is_told_apart_all_the_same() -> None:
+    """They were all of one principal, `type` and nothing else."""
+    assert len({principal_key(identity) for identity in WITHOUT_ID.values()}) == len(WITHOUT_ID)
+    sessions: list[dict[str, Any]] = [
+        {"type": "AssumedRole", "arn": f"arn:aws:sts::1:assumed-role/deploy/{name}"} for name in ("a", "b")
+    ]
+    assert len({principal_key(identity) for identity in sessions}) == 1, "the session's name is the caller's choice"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "EC2AccessDeniedException", "S3AccessDeniedFault", "SNSNoAuthorizationFault", "Client.UnauthorizedOperation",
+        "AccessDeniedException:http://internal.amazon.com/coral/com.amazon.coral.service/",
+        "com.amazonaws.kms#AccessDeniedException",
+    ],
+)  # fmt: skip
+def test_a_denial_is_known_by_its_code(code: str) -> None:
+    assert is_denial(code)
+
+
+@pytest.mark.parametrize("code", ["", "-", "null", "None", None])
+def test_what_an_export_writes_for_no_error_is_none(code: str | None) -> None:
+    assert not failed({"errorCode": code})

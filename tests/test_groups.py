@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from client import learning
 from client.tenant import Tenant
-from orchestrator.cornering import left_out
+from orchestrator.cornering import CHANCE, left_out
 from orchestrator.grouped_round import combine
 from orchestrator.run_folder import RoundRecord
-from shared.config import Config
+from shared.config import Config, load_config
 from shared.errors import OrchestratorError, RoundRefusedError
 from shared.exchange import Exchange, Kind, Refusal, Reply, Request, drive, together
 from shared.groups import Draw, Toss, decode_draws, encode_draws, partition
@@ -25,6 +25,7 @@ from shared.masking import WEIGHTS
 from shared.masking.codec import Kind as MessageKind
 from shared.masking.codec import encode_entries, header
 from tests.federations import make_tenants, masked_settings, open_in_memory
+from tests.processes import ROOT
 
 SESSION = bytes(range(16))
 KEYS = {f"client-{number}": Ed25519PrivateKey.generate() for number in range(12)}
@@ -435,3 +436,10 @@ def test_protocols_side_by_side_share_their_exchanges() -> None:
     ]  # fmt: skip
     assert (ends["a"], ends["c"]) == (["1", "2", "1", "2"], ["4", "4", "4"])
     assert isinstance(ends["b"], RoundRefusedError)
+
+
+def test_the_robust_settings_can_name_one_bad_tenant() -> None:
+    """With 3 new draws 12 tenants in 3 groups never came below the chance that is asked for."""
+    config = load_config(ROOT / "config/robust.yaml")
+    assert config.num_clients * (1 / config.groups) ** (config.regroupings + 1) < CHANCE
+    assert (config.regroupings + 1) * (config.groups - 1) < config.num_clients, "docs/privacy.md#groups"

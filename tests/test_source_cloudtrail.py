@@ -237,8 +237,8 @@ def test_the_group_of_a_principal_has_no_name_in_it() -> None:
     first = {"type": "AssumedRole", "principalId": "AROAX:stratus", "arn": "arn:aws:sts::1:assumed-role/evil/stratus"}
     second = {"type": "AssumedRole", "principalId": "AROAX:work", "arn": "arn:aws:sts::1:assumed-role/good/work"}
     assert principal_key(first) == principal_key(second) == "AROAX"
-    assert principal_key({"type": "AWSService", "invokedBy": "ec2.amazonaws.com"}) == "AWSService||ec2.amazonaws.com|"
-    assert principal_key({}) == "|||"
+    assert principal_key({"type": "AWSService", "invokedBy": "ec2.amazonaws.com"}) == "AWSService||ec2.amazonaws.com"
+    assert principal_key({}) == ""
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from shared.printable import printable
 EXPERIMENT: Final = "federation"
 TAG: Final = "federation.run"  # by which a run that goes on is found
 _PLACES = {  # settings that say where something is, or who somebody is
-    "server_address", "tls_ca", "tls_certificate", "tls_key", "enrolled_clients", "roster_signer", "client_identity",
+    "server_address", "tls_ca", "tls_certificate", "tls_key", "tls_client_certificate", "tls_client_key", "audit_map",
+    "findings_path", "feedback_path", "enrolled_clients", "roster_signer", "client_identity",
     "tenant_policy", "pinned_key_fingerprint", "data_path", "test_path", "label_path", "rules_path", "he_key_file",
     "log_dir", "metrics_address", "live_address", "tensorboard_dir", "mlflow_tracking_uri",
 }  # fmt: skip

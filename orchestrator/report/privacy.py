@@ -48,10 +48,7 @@ def who_could_see_what(run: Run) -> list[Statement]:
         ),
         (
             "The orchestrator, had its code been changed",
-            "sums over a large part of the clients, all of one task, and no update by itself; it could have subtracted "
-            "sums over models that differ a little, which only added noise would hide"
-            if masked
-            else each,
+            _seen_by_an_altered_server(c) if masked else each,
         ),
         (
             "The same, siding with some clients",
@@ -82,6 +79,13 @@ def who_could_see_what(run: Run) -> list[Statement]:
     elif c.enrolled_clients:
         lines.append(("Who made the identities, if copies were kept", "could sign as any client"))
     return [*lines, ("Sent in the clear", _in_the_clear(run))]
+
+
+def _seen_by_an_altered_server(c: Config) -> str:
+    sums = "sums over a large part of the clients, all of one task, and no update by itself; it could have subtracted "
+    if c.privacy == "records":
+        return f"{sums}sums over models that differ a little, each with the noise that hides single records"
+    return f"{sums}sums over models that differ a little, which only added noise would hide"
 
 
 def key_and_channel(run: Run) -> list[Statement]:

@@ -5,16 +5,17 @@ By https://docs.aws.amazon.com/awscloudtrail/latest/userguide/cloudtrail-event-r
 | type | key |
 |---|---|
 | IAMUser, Role, AssumedRole, AWSAccount | `principalId` before the colon, AIDA... or AROA...; a session follows |
-| AssumedRole without it | the session issuer's `principalId` |
+| AssumedRole without it | the session issuer's `principalId`, else its `arn` |
 | Root, FederatedUser, SAMLUser, WebIdentityUser, others | type, `identityProvider` and all of `principalId` |
 | IdentityCenterUser | `onBehalfOf`: identity store and user id |
-| AWSService, and who has no `principalId` | type, account, `invokedBy` and `userName` |
+| AWSService, and who has no `principalId` | type, account, `invokedBy`, and whatever else says who it is |
 
 A role's session name is the caller's choice, and may be that of a tool: it is in no key. The name of a federated user,
 of a SAML subject or of a web identity is the principal itself, and no feature is made from a key.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 # AIDA... of a user, AROA... of a role, and others that AWS makes up; those of accounts are digits alone.
@@ -36,17 +37,36 @@ def principal_key(identity: dict[str, Any]) -> str:
     if kind in ("AssumedRole", "Role") and not _UNIQUE_ID.fullmatch(first):
         session = identity.get("sessionContext")
         issuer = session.get("sessionIssuer") if isinstance(session, dict) else None
-        if isinstance(issuer, dict) and _text(issuer, "principalId"):
-            return _text(issuer, "principalId")
+        named = isinstance(issuer, dict) and (_text(issuer, "principalId") or _text(issuer, "arn"))
+        if named:
+            return named
     if kind not in ("FederatedUser", "SAMLUser", "WebIdentityUser") and _UNIQUE_ID.fullmatch(first):
         return first
     if kind == "AWSService" or not principal:
-        parts: tuple[str, ...] = ("type", "accountId", "invokedBy", "userName")
-    else:
-        parts = ("type", "identityProvider", "principalId")
-        if kind == "Unknown" or (principal == _text(identity, "accountId") != "" and kind != "Root"):
-            parts = (*parts, "userName")  # a sign-in that failed has the account's number alone
-    return "|".join(_text(identity, name) for name in parts)
+        return _without_id(identity)
+    parts: tuple[str, ...] = ("type", "identityProvider", "principalId")
+    if kind == "Unknown" or (principal == _text(identity, "accountId") != "" and kind != "Root"):
+        parts = (*parts, "userName")  # a sign-in that failed has the account's number alone
+    return _joined(_text(identity, name) for name in parts)
+
+
+def _without_id(identity: dict[str, Any]) -> str:
+    """The key of who has no `principalId`, by what there is."""
+    arn = _text(identity, "arn")
+    if ":assumed-role/" in arn:  # .../<role>/<session>, and the session is the caller's choice
+        arn = "/".join(arn.split("/")[:2])
+    names = ("userName", "identityProvider", "credentialId")
+    who = [_text(identity, name) for name in names]
+    key = "" if arn or any(who) or _text(identity, "invokedBy") else _text(identity, "accessKeyId")
+    return _joined([_text(identity, name) for name in ("type", "accountId", "invokedBy")] + [*who, arn, key])
+
+
+def _joined(parts: Iterable[str]) -> str:
+    """One text of several, such that no two lists of parts make the same; without the empty ones at the end."""
+    escaped = [part.replace("\\", "\\\\").replace("|", "\\|") for part in parts]
+    while escaped and not escaped[-1]:
+        escaped.pop()
+    return "|".join(escaped)
 
 
 def _text(values: dict[str, Any], name: str) -> str:

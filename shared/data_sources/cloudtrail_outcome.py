@@ -15,9 +15,12 @@ DENIALS = frozenset(
 )
 
 
+_NO_CODE = frozenset({"", "-", "null", "none", "nan"})  # what exports write where a record has no error
+
+
 def failed(record: dict[str, Any]) -> bool:
     """Whether the call failed. Sign-in events have no error code: they say so in a message, or in what they answer."""
-    if record.get("errorCode") or record.get("errorMessage"):
+    if any(str(record.get(name) or "").strip().casefold() not in _NO_CODE for name in ("errorCode", "errorMessage")):
         return True
     for name in ("responseElements", "serviceEventDetails"):
         answer = record.get(name)
@@ -28,7 +31,9 @@ def failed(record: dict[str, Any]) -> bool:
 
 def is_denial(code: str) -> bool:
     """Whether an error code says that the caller lacks a permission: the code alone, not what a message says."""
-    bare = code.strip().casefold().rpartition("#")[2].rpartition(":")[2].rpartition(".")[2]
+    # com.amazonaws.kms#AccessDeniedException, AccessDeniedException:http://internal.amazon.com/coral/...
+    bare = code.strip().casefold().rpartition("#")[2].partition(":http")[0].rpartition(":")[2].rpartition(".")[2]
     for ending in ("exception", "fault", "error"):
         bare = bare.removesuffix(ending)
-    return bare in DENIALS
+    # Some services put their own name before it: EC2AccessDenied, S3AccessDenied, SNSNoAuthorization.
+    return bare in DENIALS or bare.endswith(("accessdenied", "noauthorization"))
