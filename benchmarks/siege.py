@@ -41,7 +41,7 @@ DOORS = ("open", "tls", "mtls")
 _READY_SECONDS = 300.0
 _MORE_MB = 200  # that the server may take meanwhile
 _MOST_MB = 2500  # beyond, the point is made, and this machine is needed
-_PATIENCE_SECONDS = 60.0  # that the attack goes on for while the newcomer is not seated
+_PATIENCE_SECONDS = 180.0  # that the attack goes on for while the newcomer is not seated
 
 
 @dataclass
