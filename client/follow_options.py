@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # at run time only after the arguments are read
     from shared.rules.rule import Rules
 
 _log = logging.getLogger("score")
+_OF_ALL = ("page", "groups", "navigator")  # made of all alerts, at the end
 _LONGEST_POLL, _LONGEST_HISTORY = 86_400.0, 168.0
 
 
@@ -80,6 +81,12 @@ def check_options(args: argparse.Namespace, *, ranked: bool) -> list[Sink]:
         return []
     if ranked:
         raise ConfigError("a ranking is known when all was read, and is not sent; use --threshold")
+    for option in _OF_ALL:
+        if getattr(args, option):
+            raise ConfigError(
+                f"--{option}: shows all alerts of one reading, which with --follow or --sink has no end; leave it out, "
+                "or score the same files with --output alone"
+            )
     if not args.output and not args.state:
         raise ConfigError("--state is missing: expected a folder that remembers what was read and sent")
     for option, value, most in (
