@@ -45,7 +45,7 @@ class NoisyGradients:
         config: the settings.
         model: of the tenant; it holds the global parameters when a round begins.
         rows: its own.
-        budget: of these rows.
+        budget: of the tenant.
         sharers: of the sum that is under way, how many honest tenants are sure to be in it.
     """
 
@@ -64,7 +64,7 @@ class NoisyGradients:
         """See `client/learning.py`.
 
         Raises:
-            PrivacyBudgetError: the rows' budget has not enough left for a round.
+            PrivacyBudgetError: the tenant's budget has not enough left for a round.
         """
         rows, _ = self._rows.scaled(scaler)
         plan, release = self._plan, self._plan.gradients

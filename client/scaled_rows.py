@@ -102,7 +102,7 @@ class ScaledRows:
         """This client's share of a statistic's noise, (size,); zeros without a budget.
 
         Raises:
-            PrivacyBudgetError: the rows' budget has not enough left.
+            PrivacyBudgetError: the tenant's budget has not enough left.
         """
         size = self.sizes[statistic]
         if budget is None:

@@ -91,7 +91,7 @@ class Tenant:
         self._audits = Audits(config, identity.client_id, self.log) if config.audit and identity is not None else None
         self.model = build_model(config)
         self._policy = PolicyKeeper.of(config, client_id, sum(p.size for p in get_parameters(self.model)))
-        self._budget = Budget(config, f"client-{client_id}", self._rows.digest) if config.privacy != "none" else None
+        self._budget = Budget(config, f"client-{client_id}") if config.privacy != "none" else None
         self._learning: Learning = (
             make_learning(config, client_id, self.model, self._rows)
             if self._budget is None

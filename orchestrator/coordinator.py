@@ -17,7 +17,7 @@ from orchestrator.observers import Observer
 from orchestrator.publishing import Publisher
 from orchestrator.roll_back import RollBack
 from orchestrator.round import Job, Sum, SumRounds
-from orchestrator.round_figures import note_privacy, note_sum
+from orchestrator.round_figures import epsilon_so_far, note_privacy, note_sum
 from orchestrator.run_folder import RoundRecord, RunFolder
 from orchestrator.run_log import RunLog, farewell
 from orchestrator.scaling import PrivateScaling
@@ -152,6 +152,8 @@ class Coordinator:
         self._started = time.perf_counter()
         record = self.record = RoundRecord(round=number)
         cohort: list[str] = []
+        if self._plan is not None:  # whatever becomes of the round, the tenants pay for it when they are asked
+            record.epsilon = epsilon_so_far(self._plan, number, self._run_log.resumed)
         if c.density_alone:
             record.contributor_ids, record.contributors = self._scaling.contributors, len(self._scaling.contributors)
             self.model.learner.skip()

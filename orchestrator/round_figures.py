@@ -53,13 +53,24 @@ def figure(said: Values, key: str) -> float:
     return float(value) if isinstance(value, int | float) and 0 <= value <= _MOST else 0.0
 
 
+def epsilon_so_far(plan: PrivacyPlan, rounds: int, repeated: int) -> float:
+    """At most what the run has spent: no tenant answers beyond the target.
+
+    Args:
+        plan: of the whole run.
+        rounds: that were asked for, skipped and rolled back ones among them.
+        repeated: how many of them may have been asked for once more, by a server that went on with the run.
+    """
+    return min(plan.epsilon, plan.spent(rounds + repeated))
+
+
 def note_privacy(
     record: RoundRecord, result: Sum, cohort: int, config: Config, plan: PrivacyPlan, earlier: Sequence[RoundRecord]
 ) -> None:
-    """What the round cost of the privacy budget, and how much of its sum is noise.
+    """What the run has cost of the privacy budget, and how much of the round's sum is noise.
 
     Args:
-        record: of the round.
+        record: of the round; it has the epsilon.
         result: its sum.
         cohort: tenants that were asked.
         config: the settings.
@@ -70,7 +81,6 @@ def note_privacy(
         PrivacyBudgetError: the first sums of the run are next to nothing but noise.
     """
     sharers = least_honest(max(minimum_threshold(cohort), config.fewest_contributors), cohort)
-    record.epsilon = plan.spent(record.round)
     record.signal_to_noise = plan.signal_to_noise(result.total, len(result.contributors), sharers)
     _log.info(
         "round %d: epsilon %.3f of %g, delta %g; signal to noise %.2f",

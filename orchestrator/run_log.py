@@ -53,6 +53,7 @@ class RunLog:
     def __init__(self, folder: RunFolder, key: Ed25519PrivateKey, so_far: CheckedLog | None = None) -> None:
         self._folder, self._key = folder, key
         self._entries = len(so_far.entries) if so_far else 0
+        self._starts = sum(entry["kind"] == START for entry in so_far.entries) if so_far else 0
         self._last = so_far.sha256[-1] if so_far else NOTHING
         self._sum_sha256: str | None = None  # of the round that is under way
 
@@ -90,6 +91,11 @@ class RunLog:
         """Of the chain as it is now."""
         return Head.sign(self._folder.name, self._entries, self._last, self._key)
 
+    @property
+    def resumed(self) -> int:
+        """Starts of the server after the first; each may have asked once more for a round that was under way."""
+        return max(0, self._starts - 1)
+
     def append_start(self, facts: Mapping[str, object], finished: int) -> None:
         """A start of the server.
 
@@ -101,6 +107,7 @@ class RunLog:
         settings = hashlib.sha256(self._folder.settings.read_bytes()).hexdigest()
         more = {"signer": signer, "settings_sha256": settings, "versions": versions(), "finished": finished}
         self._append(START, {**facts, **more})
+        self._starts += 1
 
     def note_sum(self, total: Vector) -> None:
         """The decrypted sum of the round that is under way, float64 (size,); of groups, what their rule gave."""

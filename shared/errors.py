@@ -126,7 +126,7 @@ class StatisticsError(OrchestratorError):
 
 
 class PrivacyBudgetError(OrchestratorError):
-    """What is asked for would take more of the rows' privacy budget than there is."""
+    """What is asked for would take more of the tenant's privacy budget than there is."""
 
 
 class RolledBackError(OrchestratorError):

@@ -159,11 +159,12 @@ def test_a_tenant_whose_rows_fail_sends_its_noise_all_the_same(tmp_path: Path, m
     assert min(variances) > plan_of(config).gradients.variance
 
 
-def test_the_budget_is_of_the_rows_and_outlasts_run_and_process(tmp_path: Path) -> None:
+def test_no_run_process_seed_or_split_gives_the_same_records_a_new_budget(tmp_path: Path) -> None:
     config = settings(tmp_path)
-    for number in range(2):
-        tenants = make_tenants(config)
-        run = open_in_memory(config, tenants)
+    for number, seed in enumerate((config.seed, config.seed, 7)):
+        changed = config.replace(seed=seed)
+        tenants = make_tenants(changed)
+        run = open_in_memory(changed, tenants)
         if number == 0:
             run.coordinator.run()
         else:
@@ -172,33 +173,70 @@ def test_the_budget_is_of_the_rows_and_outlasts_run_and_process(tmp_path: Path) 
         run.close()
         for tenant in tenants.values():
             tenant.close()
-    again = make_tenants(config.replace(seed=7))  # other rows
-    run = open_in_memory(config.replace(seed=7), again)
+    for path in tmp_path.rglob("client-*-budget.json"):  # as a person does who has nothing but new records
+        path.unlink()
+    run = open_in_memory(config, make_tenants(config))
     run.coordinator.run()
     assert run.coordinator.records[-1].skipped is None
 
 
 def test_a_round_that_is_asked_for_again_is_paid_twice(tmp_path: Path) -> None:
     config = settings(tmp_path)
-    release, budget = plan_of(config).gradients, Budget(config, "client-0", "rows")
+    release, budget = plan_of(config).gradients, Budget(config, "client-0")
     once = budget.pay(release.rdp())
-    twice = Budget(config, "client-0", "rows").pay(release.rdp())
+    twice = Budget(config, "client-0").pay(release.rdp())
     assert twice > once
-    assert Budget(config, "client-0", "other rows").pay(release.rdp()) == once
-    with pytest.raises(PrivacyBudgetError, match="train on new rows"):
+    assert Budget(config, "client-1").pay(release.rdp()) == once
+    with pytest.raises(PrivacyBudgetError, match="move that file away"):
         budget.pay(1e3 * release.rdp())
-    assert Budget(config, "client-0", "rows").pay(0 * release.rdp()) == twice, "what was refused was not paid"
+    assert Budget(config, "client-0").pay(0 * release.rdp()) == twice, "what was refused was not paid"
+
+
+def test_the_epsilon_that_is_shown_has_rounds_that_were_made_again_or_came_to_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(tmp_path, gate_loss=1e-9, learning_rate=100.0)
+    plan, tenants = plan_of(config), make_tenants(config)
+    run = open_in_memory(config, tenants)
+    commit, calls = run.coordinator.commit, []
+
+    def killed_before_the_second() -> None:
+        calls.append(run.coordinator.record)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        commit()
+
+    monkeypatch.setattr(run.coordinator, "commit", killed_before_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run.coordinator.run()
+    run.close()
+    again = open_in_memory(config, tenants, resume="latest")
+    again.coordinator.run()
+    again.close()
+    first, second, third = again.coordinator.records
+    assert (second.skipped or "").startswith("rolled back")
+    assert [first.epsilon, second.epsilon] == [plan.spent(1), plan.spent(3)]
+    assert third.skipped, "the tenants have paid for three rounds by then"
+    assert third.epsilon == plan.epsilon
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"rows": [1.0]}', '{"rows": "x"}', json.dumps({"r": [-1.0] * len(ORDERS)})]
+    "content",
+    [
+        "",
+        "[]",
+        '{"spent": [1.0]}',
+        '{"spent": "x"}',
+        json.dumps({"spent": [-1.0] * len(ORDERS)}),
+        json.dumps({"0f": [1.0] * len(ORDERS)}),
+    ],
 )
 def test_a_damaged_budget_is_refused(tmp_path: Path, content: str) -> None:
     config = settings(tmp_path)
     (tmp_path / "state").mkdir(exist_ok=True)
     (tmp_path / "state/client-0-budget.json").write_text(content, encoding="utf-8")
     with pytest.raises(PrivacyBudgetError, match="restore it from a backup"):
-        Budget(config, "client-0", "rows").pay(np.zeros(len(ORDERS)))
+        Budget(config, "client-0").pay(np.zeros(len(ORDERS)))
 
 
 def test_a_run_of_noise_stops_after_its_first_sums(tmp_path: Path) -> None:
