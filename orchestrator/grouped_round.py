@@ -157,9 +157,11 @@ class GroupedRounds:
                 _log.warning("round %d, group %d: no sum: %s", record.round, group + 1, error)
             else:
                 means.append(_Mean(group, result, delta, self._loss(delta, before, state) if limit else None))
+        if limit is not None and means:
+            limit = min(limit, _lower_median([mean.loss or 0.0 for mean in means]) + c.gate_loss)
         bad = [mean for mean in means if limit is not None and not (mean.loss or 0.0) <= limit]
         for mean in bad:
-            self._note_bad(record, mean.group, f"the loss on the validation rows would rise to {mean.loss:.3f}")
+            self._note_bad(record, mean.group, f"the loss on the validation rows would be {mean.loss:.3f}, more than {limit:.3f}")
         if c.group_rule == "validation" and means and len(bad) == len(means):
             raise RolledBackError("rolled back: each group's sum makes the model worse, by more than gate_loss")
         count = [mean for mean in means if c.group_rule != "validation" or mean not in bad]
@@ -182,6 +184,12 @@ class GroupedRounds:
             "round %d: a bad sum of group %d, clients %s: %s",
             record.round, group + 1, ", ".join(record.groups[group]), why,
         )  # fmt: skip
+
+
+def _lower_median(losses: Sequence[float]) -> float:
+    """What the better half of the groups is no worse than: while the model still learns, a bad group can lower the loss
+    and hold the others back all the same."""
+    return sorted(losses)[(len(losses) - 1) // 2]
 
 
 def combine(rule: str, means: Sequence[Vector], tenants: Sequence[int]) -> Vector:

@@ -162,6 +162,19 @@ class TestRounds:
         assert len({record.draw for record in records}) > 3
         assert records[-1].contributors == 8
 
+    def test_a_group_that_lowers_the_loss_less_than_the_others_is_a_bad_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While the model still learns, a group that holds it back is no worse than the model before."""
+        config = settings(tmp_path, num_rounds=1, gate_loss=0.05, local_epochs=3, learning_rate=0.2, data_skewness=0.1)
+        tenants = make_tenants(config)
+        poison(monkeypatch, tenants["4"], lambda vector: -2 * vector)
+        run = open_in_memory(config, tenants)
+        run.coordinator.run()
+        (record,) = run.coordinator.records
+        assert [record.groups[number].count("4") for number in record.bad_groups] == [1]
+        assert record.contributors == 6
+
     def test_a_vector_out_of_range_voids_its_group_alone_and_its_sender_is_named(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -314,7 +327,7 @@ class TestAttacks:
 
     def test_it_asks_for_the_same_work_in_another_group(self, tmp_path: Path) -> None:
         """A round again, of the same model, after a new draw: the difference of the sums would show who moved."""
-        config = settings(tmp_path, num_rounds=2, gate_loss=0.3)
+        config = settings(tmp_path, 15, num_rounds=2, gate_loss=0.3)  # of 9, the same groups come again now and then
         tenants = make_tenants(config)
         run = open_in_memory(config, tenants)
         coordinator = run.coordinator
@@ -333,10 +346,10 @@ class TestAttacks:
         coordinator.run()
         first, second = coordinator.records
         assert first.draw != second.draw
-        assert first.contributors == 9
+        assert first.contributors == 15
         moved = [group for group in second.groups if group not in first.groups]
         assert moved
-        assert second.contributors == 9 - sum(map(len, moved))
+        assert second.contributors == 15 - sum(map(len, moved))
         assert any("masking: repeated work" in why for why in second.failed.values())
 
 
