@@ -178,8 +178,10 @@ class Conspiracy:
         return self._sent[number]
 
     def _just_below(self, honest: Any, given: Any, scaler: bytes) -> Vector:
-        """Away from the mean as far as a group with one bad tenant still looks well on the bad tenants' own rows: beside
-        the model as it is, and beside a group of honest tenants, by most of what the gate allows."""
+        """Away from the mean as far as a group with one bad tenant still looks well on the bad tenants' own rows.
+
+        Beside the model as it is, and beside a group of honest tenants, by most of what the gate allows.
+        """
         size = max(3, self._case.tenants // GROUPS[self._case.tenants])
         mean = honest.mean(axis=0)
         tenant = self._tenants[self._bad[0]]

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from client.scoring import Summary
     from shared.bundle import ModelBundle
 
-SHOWN = 20  # groups: what a person looks at in a morning
 MEMBERS_SHOWN = 100  # ids of one group on a page
 _TITLE_WIDTH = 60  # of the table, in characters, where there is no terminal to ask
 _MANY = 1000  # from which a number is shown without decimals

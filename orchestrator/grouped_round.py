@@ -161,7 +161,9 @@ class GroupedRounds:
             limit = min(limit, _lower_median([mean.loss or 0.0 for mean in means]) + c.gate_loss)
         bad = [mean for mean in means if limit is not None and not (mean.loss or 0.0) <= limit]
         for mean in bad:
-            self._note_bad(record, mean.group, f"the loss on the validation rows would be {mean.loss:.3f}, more than {limit:.3f}")
+            self._note_bad(
+                record, mean.group, f"the loss on the validation rows would be {mean.loss:.3f}, more than {limit:.3f}"
+            )
         if c.group_rule == "validation" and means and len(bad) == len(means):
             raise RolledBackError("rolled back: each group's sum makes the model worse, by more than gate_loss")
         count = [mean for mean in means if c.group_rule != "validation" or mean not in bad]
@@ -187,8 +189,10 @@ class GroupedRounds:
 
 
 def _lower_median(losses: Sequence[float]) -> float:
-    """What the better half of the groups is no worse than: while the model still learns, a bad group can lower the loss
-    and hold the others back all the same."""
+    """What the better half of the groups is no worse than.
+
+    While the model still learns, a group that holds it back lowers the loss all the same.
+    """
     return sorted(losses)[(len(losses) - 1) // 2]
 
 

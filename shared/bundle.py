@@ -25,7 +25,6 @@ from torch import nn
 from shared.atomic import replace_file
 from shared.bounded_files import read_bounded
 from shared.config import DENSITY, FOREST, MLP, Config, parse_config
-from shared.config_checks import FILE_SOURCES
 from shared.data_sources.dataset import Dataset
 from shared.data_sources.scaling import GRID, AnyScaler, Quantiles, Scaler
 from shared.data_sources.schema import FeatureSchema
@@ -326,8 +325,3 @@ def _parameters(config: Config, data: bytes) -> dict[str, NDArray[np.float32]]:
     if config.model == FOREST and (flaw := flaw_of(tensors, config.num_features)):
         raise BundleError(f"{MODEL_FILE}: {flaw}")
     return {name: tensors[name] for name in expected}
-
-
-def scorable(config: Config) -> bool:
-    """Whether the source has files that new records could come in."""
-    return config.data_source in (*FILE_SOURCES, "nsl_kdd")

@@ -7,7 +7,7 @@ value and what is allowed, before any key is made or port opened; `shared/config
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -22,7 +22,6 @@ from shared.yaml_values import parse_yaml
 MIN_CONTRIBUTORS = 2  # a sum of one update is that update
 _MOST_BYTES = 1 << 20  # of a file; all settings with their explanations are some kilobytes
 ClassBalance = Literal["none", "inverse"]
-CLASS_BALANCES: tuple[str, ...] = get_args(ClassBalance)
 MLP, FOREST, DENSITY = (
     "mlp",
     "forest",

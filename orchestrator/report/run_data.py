@@ -5,7 +5,7 @@ The files are the server's own, but texts in them come from clients: whoever sho
 
 import json
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -217,9 +217,3 @@ def _lines(path: Path, read: Callable[[object, int], T]) -> list[T]:
         return []
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{path}: {error}; is it of this version?") from None
-
-
-def median_of(values: Mapping[str, float]) -> tuple[str, float]:
-    """The name and the value in the middle of these, at least one."""
-    ordered = sorted(values.items(), key=lambda pair: pair[1])
-    return ordered[(len(ordered) - 1) // 2]
