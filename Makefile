@@ -13,7 +13,7 @@ SIMULATION_PKI := logs/simulation-pki-$(N)
 # Without this a machine that sets it has every process of the tests compile all modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo simulate peek test test_long test_newest schedules faults fuzz fuzz_readers load siege bench attacks lint \
+.PHONY: help demo simulate peek test test_long test_newest schedules faults fuzz fuzz_readers load siege bench attacks private lint \
 	format settings lock sbom audit_dependencies clean
 
 help:  ## list what can be made
@@ -87,6 +87,9 @@ bench: $(VENV)/installed-bench  ## measure against phe, TenSEAL and HEU; refresh
 
 attacks: $(VENV)/installed-bench  ## bad tenants with and without defences, on NSL-KDD; goes on where it was stopped; hours
 	$(PY) benchmarks/poisoning.py --workers 2 --json logs/attacks.json --markdown docs/measured/attacks.md --picture docs/measured/attacks.png
+
+private: $(VENV)/installed-bench  ## what the noise of `privacy: records` costs, on NSL-KDD; goes on where it was stopped; an hour
+	$(PY) benchmarks/private.py --workers 2 --json logs/private.json --markdown docs/measured/privacy.md --picture docs/measured/privacy.png
 
 lock: $(VENV)/installed  ## write requirements.lock anew: every package that is installed with this project, by version and hash
 	@mkdir -p build

@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.attacks import VECTORS
 from benchmarks.nsl_kdd_figures import DATA
-from benchmarks.report import Sheet
+from benchmarks.report import Sheet, write_figures
 from client import learning
 from client.tenant import Tenant
 from orchestrator.run import open_run
@@ -41,7 +41,6 @@ from shared.he.scheme import Vector
 from shared.metrics import predict_probabilities
 from shared.model import flatten, set_parameters, unflatten
 
-FIGURES_BEGIN, FIGURES_END = "<!-- figures: written by benchmarks/poisoning.py -->", "<!-- end of figures -->"
 ROWS = 1200  # of each tenant, from its part of NSL-KDD
 TRIGGER, TRIGGER_VALUE = NUMERIC.index("urgent"), 3.0  # of NSL-KDD's rows one in ten thousand has any
 CLEAN, LABEL_FLIP, BACKDOOR, KNOWING = "none", "label flip", "backdoor", "knows the rule"
@@ -268,11 +267,11 @@ def _backdoor(config: Config, model: Any, test: Dataset) -> float:
 
 def plan(quick: bool) -> list[Case]:
     """The runs, each once."""
-    sizes, shares = ((12,), (0.2,)) if quick else ((12, 20), (0.1, 0.2, 0.3))
+    sizes, shares = ((12,), (0.2,)) if quick else ((12, 20), (0.2, 0.1, 0.3))
     cases = [Case(n, spread, 0.0, CLEAN, defence) for n in sizes for spread in SPREADS for defence in DEFENCES]
     cases += [
         Case(n, spread, share, attack, defence)
-        for n in sizes for spread in SPREADS for share in shares for attack in ATTACKS[1:] for defence in DEFENCES
+        for share in shares for n in sizes for spread in SPREADS for attack in ATTACKS[1:] for defence in DEFENCES
     ]  # fmt: skip
     return cases
 
@@ -352,7 +351,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for sheet in sheets(results):
         console.print(sheet.as_rich())
     if args.markdown:
-        _write(results, args.markdown, args.picture)
+        shown = [f"![ROC-AUC by attack and defence]({args.picture.name})\n"] if args.picture else []
+        write_figures(args.markdown, [*shown, *(sheet.as_markdown() for sheet in sheets(results))])
     if args.picture:
         draw(results, args.picture)
     return 0
@@ -362,16 +362,6 @@ def _kept(path: Path | None) -> list[Result]:
     if path is None or not path.exists():
         return []
     return [Result(**{**raw, "case": Case(**raw["case"])}) for raw in json.loads(path.read_text(encoding="utf-8"))]
-
-
-def _write(results: Sequence[Result], path: Path, picture: Path | None) -> None:
-    before, begin, rest = path.read_text(encoding="utf-8").partition(FIGURES_BEGIN)
-    _, end, after = rest.partition(FIGURES_END)
-    if not begin or not end:
-        raise SystemExit(f"{path} has no lines {FIGURES_BEGIN} and {FIGURES_END} to put the tables between")
-    shown = [f"![ROC-AUC by attack and defence]({picture.name})\n"] if picture else []
-    tables = "\n".join([*shown, *(sheet.as_markdown() for sheet in sheets(results))])
-    path.write_text(f"{before}{begin}\n\n{tables}\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the noise of `privacy: records` costs on NSL-KDD, and what it is worth that it is shared.
 
-    python benchmarks/private.py                          # 3 and 10 tenants, epsilon 1 to 8, 3 seeds; an hour
+    python benchmarks/private.py --workers 2              # 3 and 10 tenants, epsilon 1 to 8, 3 seeds; most of an hour
     python benchmarks/private.py --quick                  # 3 tenants, epsilon 1 and 4, one seed
     python benchmarks/private.py --select                 # how the settings were chosen: validation rows alone
 
@@ -14,9 +14,11 @@ they are added as they are, as masks and ciphertexts change no sum. Beside the f
 
 import argparse
 import json
+import multiprocessing
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ import numpy as np
 import torch
 
 from benchmarks.nsl_kdd_figures import DATA
-from benchmarks.report import Sheet
+from benchmarks.report import Sheet, write_figures
 from client.private_training import NoisyGradients, clipped_sum, sampled
 from client.scaled_rows import ScaledRows
 from shared.config import Config
@@ -217,6 +219,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="3 tenants, epsilon 1 and 4, one seed")
     parser.add_argument("--select", action="store_true", help="the settings' own choice, by validation loss")
     parser.add_argument("--json", type=Path, help="keep results in this file, and go on with what it has")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
+    parser.add_argument("--markdown", type=Path, help="put the tables into this page")
     parser.add_argument("--picture", type=Path, help="draw them into this PNG file")
     args = parser.parse_args(argv)
     if not DATA.is_dir():
@@ -229,16 +233,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     kept = args.json is not None and args.json.exists()
     results = [Result(**raw) for raw in json.loads(args.json.read_text(encoding="utf-8"))] if kept else []
     done = {(r.tenants, r.epsilon, r.way, r.seed) for r in results}
-    for tenants, epsilon, way, seed in plan_of(args.quick):
-        if (tenants, epsilon, way, seed) in done:
-            continue
-        results.append(run(tenants, epsilon, way, seed))
-        console.print(str(results[-1]), markup=False)
-        if args.json:
-            args.json.write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n", encoding="utf-8")
+    wanted = [one for one in plan_of(args.quick) if one not in done]
+    with ProcessPoolExecutor(args.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for result in pool.map(run, *zip(*wanted, strict=True)) if wanted else ():
+            results.append(result)
+            console.print(str(result), markup=False)
+            if args.json:
+                args.json.write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n", encoding="utf-8")
     for sheet in sheets(results):
         console.print(sheet.as_rich())
-        console.print(sheet.as_markdown(), markup=False)
+    if args.markdown:
+        shown = [f"![ROC-AUC by epsilon]({args.picture.name})\n"] if args.picture else []
+        write_figures(args.markdown, [*shown, *(sheet.as_markdown() for sheet in sheets(results))])
     if args.picture:
         draw(results, args.picture)
     return 0

@@ -11,7 +11,7 @@ from benchmarks.pace import PARTS
 from benchmarks.results import OPERATIONS, Results
 from shared.console import console
 
-FIGURES_BEGIN = "<!-- figures: written by benchmarks/run.py -->"
+FIGURES_BEGIN = "<!-- figures: written by the benchmark -->"
 FIGURES_END = "<!-- end of figures -->"
 
 _MEANING = {
@@ -84,6 +84,15 @@ def write_markdown(results: Results, path: Path, picture: Path | None = None) ->
         "### How each figure was obtained\n",
         "\n".join(f"- {line}" for line in _remarks(results)) + "\n",
     ]
+    write_figures(path, parts)
+
+
+def write_figures(path: Path, parts: Sequence[str]) -> None:
+    """Put these between the two marks of the page, in place of what an earlier run wrote; made where there is none.
+
+    Raises:
+        SystemExit: the page has no marks.
+    """
     page = path.read_text(encoding="utf-8") if path.exists() else f"{FIGURES_BEGIN}{FIGURES_END}\n"
     before, begin, rest = page.partition(FIGURES_BEGIN)
     _, end, after = rest.partition(FIGURES_END)
