@@ -117,13 +117,15 @@ def clipped_sum(model: nn.Module, rows: Dataset, clip: float) -> Vector:
     for start in range(0, len(rows), chunk):
         features = torch.from_numpy(rows.features[start : start + chunk])
         labels = torch.from_numpy(rows.labels[start : start + chunk])
-        gradients = {name: g.double() for name, g in of_each(parameters, features, labels).items()}  # (B, ...)
-        norms = torch.stack([g.flatten(1).square().sum(1) for g in gradients.values()]).sum(0).sqrt()  # (B,)
+        gradients = {name: g.flatten(1) for name, g in of_each(parameters, features, labels).items()}  # (B, size)
+        lengths = [torch.linalg.vector_norm(g, dim=1, dtype=torch.float64) for g in gradients.values()]
+        norms = torch.stack(lengths).square().sum(0).sqrt()  # (B,)
         # A gradient that is no number shows nothing and moves nothing.
-        scale = torch.nan_to_num(torch.clamp(clip / norms, max=1.0), nan=0.0)
-        scale[~torch.isfinite(norms)] = 0.0
+        numbers = torch.isfinite(norms)
+        scale = torch.where(numbers, torch.clamp(clip / norms, max=1.0).nan_to_num(), 0.0)
         for name, g in gradients.items():
-            total[name] += torch.tensordot(scale, torch.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0), dims=1)
+            known = g if numbers.all() else torch.where(numbers[:, None], g, 0.0)
+            total[name] += (scale @ known.double()).view_as(total[name])
     parts = [
         total[name].numpy().ravel() if name in total else np.zeros(tensor.numel())
         for name, tensor in model.state_dict().items()
