@@ -170,6 +170,30 @@ def test_an_index_under_any_name_is_named_and_what_does_not_count_rows_is_not(
     assert not [line for line in caplog.records if line.levelno >= logging.WARNING]
 
 
+@pytest.mark.parametrize("odd", ["x,1,57,DoS", "1", "a,b,nr,Label", ",,,", "1,2,57,", "1,2,3,4,5,6"])
+def test_an_index_is_named_whatever_odd_rows_are_in_the_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, odd: str
+) -> None:
+    path = table(tmp_path / "a.csv", SOME, "nr", list(range(200)))
+    lines = path.read_text().splitlines()
+    if odd[0].isdigit() or odd[0] == "x":
+        lines[58] = odd  # in the place of the row that the index has as 57
+    else:
+        lines.insert(58, odd)
+    path.write_text("\n".join(lines))
+    load_client_data(settings(path, num_features=3, max_broken_share=0.1), 0)
+    assert "nr counts the rows" in caplog.text
+    assert " b counts" not in caplog.text
+    assert "a, nr" not in caplog.text
+
+
+def test_files_of_one_row_each_have_no_index(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number, label in enumerate(SOME[:60]):
+        table(tmp_path / f"{number:02}.csv", [label])
+    load_client_data(settings(tmp_path), 0)
+    assert "counts the rows" not in caplog.text
+
+
 @pytest.mark.parametrize("name", ["", "Unnamed: 0", "Unnamed: 0.1", "__index_level_0__"])
 def test_a_column_without_a_name_is_no_feature(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
     path = table(tmp_path / "a.csv", SOME, "here", list(range(200)))

@@ -217,7 +217,8 @@ def _of_file(
         if inputs.labelled:
             attacks = int(np.count_nonzero(chunk.families != "benign"))
             labels.add(texts(batch.columns[config.csv_label_column])[good], attacks)
-            indexes.add({name: numbers(batch.columns[name])[0] for name in indexes.candidates}, batch.rows)
+            counted = {name: numbers(batch.columns[name])[0][good] for name in indexes.candidates}
+            indexes.add(counted, batch.lines[good])
         yield chunk
 
 

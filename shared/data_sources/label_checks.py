@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # it loads pandas, which not every source needs
 _log = logging.getLogger("data")
 TELLING_AUC = 0.98  # of one column alone: attacks are not that easy, and a copy of the label is
 FEWEST_OF_A_CLASS = 10  # with fewer of either class some column of many is as good by chance
-_FEWEST_ROWS_OF_AN_INDEX = 20  # fewer may count up by chance
+_FEWEST_STEPS_OF_AN_INDEX = 19  # fewer may count up by chance
 MOST_ROWS = 20_000  # that are looked at
 _MOST_VALUES = 1_000  # distinct ones that are counted
 _LONGEST_VALUE = 60  # characters of each that are kept
@@ -89,18 +89,23 @@ class IndexSearch:
 
     def __init__(self, names: Iterable[str]) -> None:
         self.candidates = set(names)
-        self._rows = 0
+        self._steps = 0
 
-    def add(self, values: Mapping[str, NDArray[np.float64]], rows: int) -> None:
-        """Rows in the order of their file: the numbers in each column of `candidates`, (rows,)."""
-        self._rows += rows
-        self.candidates -= {
-            name for name, column in values.items() if not np.isfinite(column).all() or (np.diff(column) != 1).any()
-        }
+    def add(self, values: Mapping[str, NDArray[np.float64]], lines: NDArray[np.int64]) -> None:
+        """Good rows in the order of their file: the numbers in each column of `candidates`, (rows,), and their lines.
+
+        An index goes on over a row that is refused, so it may leave out as many numbers as there are lines missing.
+        """
+        self._steps += max(len(lines) - 1, 0)
+        most = np.maximum(np.diff(lines), 1)
+        for name, column in values.items():
+            steps = np.diff(column) if np.isfinite(column).all() else None
+            if steps is None or ((steps < 1) | (steps > most) | (steps % 1 != 0)).any():
+                self.candidates.discard(name)
 
     def tell(self, path: Path) -> None:
         """Name them."""
-        if self.candidates and self._rows >= _FEWEST_ROWS_OF_AN_INDEX:
+        if self.candidates and self._steps >= _FEWEST_STEPS_OF_AN_INDEX:
             names = ", ".join(sorted(self.candidates))
             _log.warning("%s: AN INDEX IS A FEATURE: %s counts the rows; name it in csv_drop_columns", path, names)
 
