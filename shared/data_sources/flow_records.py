@@ -8,36 +8,31 @@
 | Zeek's conn.log as text or JSON, Suricata's eve.json | as `flow_forms` has them |
 
 Names may have underscores for hyphens. NODATA and SKIPDATA records tell of no flow and are left out, and counted. A
-port of `-` is none, such as that of GRE, and counts as 0. Times may be in milliseconds.
+port of `-` is none, such as that of GRE, and counts as 0. Times may be in milliseconds; `flow_checks` has what is
+refused.
 """
 
 import csv
 import io
-import logging
 import re
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from shared.config import Config
 from shared.data_sources import files as data_files
-from shared.data_sources.cells import floats, texts
+from shared.data_sources.cells import texts
 from shared.data_sources.envelopes import LeftOut, is_event, records
 from shared.data_sources.files import BrokenLines, opened_text
+from shared.data_sources.flow_checks import NEEDED, NUMBERS, FlowCheck, Places, tell_once
 from shared.data_sources.flow_forms import ZEEK_NEEDS, flow_of, is_flow_object, zeek_flow
 from shared.data_sources.json_values import begins_as_json
 from shared.data_sources.tables import batches, flat, table_of
-from shared.data_sources.times import in_seconds
-from shared.data_sources.windows import latest_time
 from shared.errors import DataError, OddFileError
 
-_log = logging.getLogger("data")
 CHUNK_LINES = 100_000
 DEFAULT_FIELDS = (
     "version",
@@ -55,12 +50,7 @@ DEFAULT_FIELDS = (
     "action",
     "log-status",
 )
-_PORTS = ("srcport", "dstport")
-_TIMES = ("start", "end")
-_NUMBERS = (*_PORTS, "protocol", "packets", "bytes", *_TIMES)
-NEEDED = ("srcaddr", "dstaddr", *_NUMBERS)
 BLANK_LINES = "blank lines"
-NO_FLOWS = "NODATA and SKIPDATA records"
 REPEATED_HEADER = "repeated header lines"
 _FLOW = re.compile(
     r"srcaddr|\b(ACCEPT|REJECT) (OK|NODATA|SKIPDATA)\b|\b(NODATA|SKIPDATA)\b|\bid\.orig_h\b|\"orig_h\"|"
@@ -69,7 +59,6 @@ _FLOW = re.compile(
 )
 _ZEEK = "#separator"  # how Zeek's logs begin
 _TIME_BEFORE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:?\d\d)?")
-_Places = Sequence[int | str]  # where each record is in its file: a line's number, or words
 
 
 def is_flow_log(head: str) -> bool:
@@ -95,17 +84,18 @@ def flows_of(config: Config, path: Path, broken: BrokenLines) -> Iterator[pd.Dat
     """
     before = broken.lines - broken.left_out[BLANK_LINES]
     head = data_files.head(path)
+    check = FlowCheck(path, broken)
     try:
         if data_files.is_parquet(path):
-            yield from _from_table(path, broken)
+            yield from _from_table(path, broken, check)
         elif begins_as_json(head):
-            yield from _from_json(config, path, broken)
+            yield from _from_json(config, path, broken, check)
         elif head.startswith(_ZEEK):
-            yield from _from_zeek(path, head, broken)
+            yield from _from_zeek(path, head, broken, check)
         elif _first_line(head).count(",") >= len(NEEDED) - 1:
-            yield from _from_table(path, broken)
+            yield from _from_table(path, broken, check)
         else:
-            yield from _from_lines(config, path, broken)
+            yield from _from_lines(config, path, broken, check)
     except OddFileError as error:
         if head.strip() or data_files.is_parquet(path):
             broken.cut_file(error)
@@ -118,17 +108,17 @@ def _first_line(head: str) -> str:
     return next((line for line in head.splitlines() if line.strip()), "")
 
 
-def _from_table(path: Path, broken: BrokenLines) -> Iterator[pd.DataFrame]:
+def _from_table(path: Path, broken: BrokenLines, check: FlowCheck) -> Iterator[pd.DataFrame]:
     table = table_of(path)
     names = {field_name(name): name for name in table.names}
     _check_fields(path, tuple(names), "by its columns")
     for batch in batches(table, table.names, broken):
         flows = pd.DataFrame({field: texts(batch.columns[name]) for field, name in names.items()})
         broken.seen(batch.rows)
-        yield checked(path, flows, batch.lines.tolist(), broken)
+        yield check.checked(flows, batch.lines.tolist())
 
 
-def _from_zeek(path: Path, head: str, broken: BrokenLines) -> Iterator[pd.DataFrame]:
+def _from_zeek(path: Path, head: str, broken: BrokenLines, check: FlowCheck) -> Iterator[pd.DataFrame]:
     """The connections of Zeek's conn.log; its other logs, which stand in the same folder, are counted and left out."""
     table = table_of(path)
     log = re.search(r"^#path\s+(\w{1,40})", head, re.MULTILINE)
@@ -150,10 +140,10 @@ def _from_zeek(path: Path, head: str, broken: BrokenLines) -> Iterator[pd.DataFr
             except ValueError as error:
                 broken.add(path, place, str(error))
         if rows:
-            yield checked(path, pd.DataFrame(rows), places, broken)
+            yield check.checked(pd.DataFrame(rows), places)
 
 
-def _from_json(config: Config, path: Path, broken: BrokenLines) -> Iterator[pd.DataFrame]:
+def _from_json(config: Config, path: Path, broken: BrokenLines, check: FlowCheck) -> Iterator[pd.DataFrame]:
     fields = _settings_fields(config)
     found = records(path, lambda value: is_flow_object(value) or is_event(value))
     while part := list(islice(found, CHUNK_LINES)):
@@ -190,9 +180,9 @@ def _from_json(config: Config, path: Path, broken: BrokenLines) -> Iterator[pd.D
                 broken.add(path, value.where, f"expected a flow record, found {str(record)[:60]!r}")
         if lines:
             _check_fields(path, fields, "by vpc_fields")
-            yield _of_lines(path, fields, lines, places, broken)
+            yield _of_lines(path, fields, lines, places, broken, check)
         if rows:
-            yield checked(path, pd.DataFrame(rows).fillna(""), row_places, broken)
+            yield check.checked(pd.DataFrame(rows).fillna(""), row_places)
         broken.seen(len(part))
 
 
@@ -200,7 +190,7 @@ def _cell(value: Any) -> str:
     return "" if value is None or isinstance(value, dict | list) else str(value)
 
 
-def _from_lines(config: Config, path: Path, broken: BrokenLines) -> Iterator[pd.DataFrame]:
+def _from_lines(config: Config, path: Path, broken: BrokenLines, check: FlowCheck) -> Iterator[pd.DataFrame]:
     with opened_text(path) as text:
         line = 1
         first = text.readline()
@@ -215,7 +205,7 @@ def _from_lines(config: Config, path: Path, broken: BrokenLines) -> Iterator[pd.
         line += fields is header
         while lines := [*rest, *islice(text, CHUNK_LINES - len(rest))]:
             rest = []
-            yield _of_lines(path, fields, lines, range(line, line + len(lines)), broken)
+            yield _of_lines(path, fields, lines, range(line, line + len(lines)), broken, check)
             broken.seen(len(lines))
             line += len(lines)
 
@@ -233,16 +223,18 @@ def _check_fields(path: Path, fields: Sequence[str], by: str) -> None:
         twice = next(name for name in fields if list(fields).count(name) > 1)
         raise DataError(f"{path}: the field {twice!r} is there twice ({by}); expected each once")
     if "action" not in fields:
-        _tell(f"{path}: no field action, as of a Transit Gateway: reject_share is 0, and no flow counts as rejected")
-
-
-@lru_cache(maxsize=64)  # for each file once
-def _tell(text: str) -> None:
-    _log.warning("%s", text)
+        tell_once(
+            f"{path}: no field action, as of a Transit Gateway: reject_share is 0, and no flow counts as rejected"
+        )
 
 
 def _of_lines(
-    path: Path, fields: tuple[str, ...], lines: Sequence[str], places: _Places, broken: BrokenLines
+    path: Path,
+    fields: tuple[str, ...],
+    lines: Sequence[str],
+    places: Places,
+    broken: BrokenLines,
+    check: FlowCheck,
 ) -> pd.DataFrame:
     """The flows on lines whose number of fields is right; pandas would fill a short one with blanks."""
     good: list[str] = []
@@ -267,7 +259,7 @@ def _of_lines(
             continue
         good.append(line)
         good_places.append(place)
-    return checked(path, _table(good, fields), good_places, broken)
+    return check.checked(_table(good, fields), good_places)
 
 
 def _table(lines: list[str], fields: tuple[str, ...]) -> pd.DataFrame:
@@ -278,46 +270,9 @@ def _table(lines: list[str], fields: tuple[str, ...]) -> pd.DataFrame:
         sep=" ",
         header=None,
         names=list(fields),
-        dtype=dict.fromkeys(set(fields) - set(_NUMBERS), str),
+        dtype=dict.fromkeys(set(fields) - set(NUMBERS), str),
         na_filter=False,
         low_memory=False,  # else one column may come as texts in some parts and as numbers in others
         quoting=csv.QUOTE_NONE,
         skip_blank_lines=False,
     )
-
-
-def checked(path: Path, flows: pd.DataFrame, places: _Places, broken: BrokenLines) -> pd.DataFrame:
-    """The flows whose numbers are numbers; NODATA and SKIPDATA records, which have dashes for them, are no damage."""
-    empty = (flows["srcaddr"] == "-").to_numpy(dtype=np.bool_)
-    if "log-status" in flows:
-        empty = empty | flows["log-status"].isin(["NODATA", "SKIPDATA"]).to_numpy(dtype=np.bool_)
-    broken.leave_out(NO_FLOWS, int(empty.sum()))
-    flows = flows[~empty].copy()
-    there = [place for place, gone in zip(places, empty, strict=True) if not gone]
-    if "action" not in flows:
-        flows["action"] = ""
-    good = np.ones(len(flows), dtype=np.bool_)
-    latest = latest_time()
-    for name in _NUMBERS:
-        values = _numbers(path, flows, name)
-        right = (values >= 0) & (values < 2**53) & (values == np.floor(values))
-        if name in _TIMES:
-            right &= values <= latest
-        expected = "seconds since 1970, no more than a day from now" if name in _TIMES else "a whole number"
-        for row in np.flatnonzero(good & ~right):
-            broken.add(path, there[row], f"{name} = {str(flows[name].iloc[row])!r}, expected {expected}")
-        good &= right
-        flows[name] = np.where(right, values, 0).astype(np.int64)
-    return flows[good]
-
-
-def _numbers(path: Path, flows: pd.DataFrame, name: str) -> NDArray[np.float64]:
-    values = floats(flows[name])
-    if name in _PORTS:
-        values[(flows[name].astype(str) == "-").to_numpy(dtype=np.bool_)] = 0
-    if name in _TIMES:
-        values, unit = in_seconds(values)
-        if unit != "seconds":
-            _tell(f"{path}: times are in {unit}, and read so; flow logs of AWS have seconds")
-            values = np.floor(values)
-    return values

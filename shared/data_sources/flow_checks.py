@@ -1,0 +1,88 @@
+"""Which flow records are well-formed, and what the others are: numbers become int64, times seconds since 1970."""
+
+import logging
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from shared.data_sources.cells import floats
+from shared.data_sources.files import BrokenLines
+from shared.data_sources.times import SECONDS, Unit, plausible, unit_of_most
+from shared.data_sources.windows import latest_time
+
+_log = logging.getLogger("data")
+_PORTS = ("srcport", "dstport")
+_TIMES = ("start", "end")
+NUMBERS = (*_PORTS, "protocol", "packets", "bytes", *_TIMES)
+NEEDED = ("srcaddr", "dstaddr", *NUMBERS)
+NO_FLOWS = "NODATA and SKIPDATA records"
+Places = Sequence[int | str]  # where each record is in its file: a line's number, or words
+
+
+@lru_cache(maxsize=64)  # for each file once
+def tell_once(text: str) -> None:
+    """A warning, once for each text."""
+    _log.warning("%s", text)
+
+
+class FlowCheck:
+    """The check of one file's flows.
+
+    The unit of its times is that of most among the first, for each of the two columns. A time that is not plausible in
+    it, before 1990 or more than a day from now, makes its record a broken one.
+
+    Args:
+        path: of the file.
+        broken: counts broken records, and those that tell of no flow.
+    """
+
+    def __init__(self, path: Path, broken: BrokenLines) -> None:
+        self._path, self._broken = path, broken
+        self._units: dict[str, Unit] = {}
+
+    def checked(self, flows: pd.DataFrame, places: Places) -> pd.DataFrame:
+        """The flows whose numbers are numbers; NODATA and SKIPDATA records, which have dashes for them, are no damage.
+
+        Args:
+            flows: the fields of `NEEDED`, and all others that there are.
+            places: where each of them is.
+        """
+        empty = (flows["srcaddr"] == "-").to_numpy(dtype=np.bool_)
+        if "log-status" in flows:
+            empty = empty | flows["log-status"].isin(["NODATA", "SKIPDATA"]).to_numpy(dtype=np.bool_)
+        self._broken.leave_out(NO_FLOWS, int(empty.sum()))
+        flows = flows[~empty].copy()
+        there = [place for place, gone in zip(places, empty, strict=True) if not gone]
+        if "action" not in flows:
+            flows["action"] = ""
+        good = np.ones(len(flows), dtype=np.bool_)
+        for name in NUMBERS:
+            values = floats(flows[name])
+            if name in _PORTS:
+                values[(flows[name].astype(str) == "-").to_numpy(dtype=np.bool_)] = 0
+            expected = "a whole number"
+            right = (values >= 0) & (values < 2**53) & (values == np.floor(values))
+            if name in _TIMES:
+                values, right, expected = self._times(name, values)
+            for row in np.flatnonzero(good & ~right):
+                told = str(flows[name].iloc[row])
+                self._broken.add(self._path, there[row], f"{name} = {told!r:.60}, expected {expected}")
+            good &= right
+            flows[name] = np.where(right, values, 0).astype(np.int64)
+        return flows[good]
+
+    def _times(self, name: str, numbers: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_], str]:
+        """A column in whole seconds, which of them are times, and what was expected, for a person."""
+        latest = latest_time()
+        if name not in self._units and (found := unit_of_most(numbers, latest)):
+            self._units[name] = found
+            if found != SECONDS:
+                tell_once(f"{self._path}: times are in {found.name}, and read so; flow logs of AWS have seconds")
+        unit = self._units.get(name, SECONDS)
+        right = plausible(numbers, unit, latest) & ((numbers == np.floor(numbers)) | (unit != SECONDS))
+        like = "" if unit == SECONDS else ", as most of the file are"
+        return np.floor(numbers / unit.per_second), right, f"{unit.name} since 1970{like}, from 1990 to a day from now"
