@@ -20,8 +20,9 @@ from shared.data_sources.file_names import read_order
 from shared.data_sources.file_source import FileSource
 from shared.data_sources.files import BrokenLines
 from shared.data_sources.flow_checks import NO_FLOWS
-from shared.data_sources.flow_records import BLANK_LINES, DEFAULT_FIELDS, REPEATED_HEADER
+from shared.data_sources.flow_records import BLANK_LINES, DEFAULT_FIELDS
 from shared.data_sources.source_types import Inputs
+from shared.data_sources.tables import REPEATED_HEADER
 from shared.data_utils import load_client_data, stream_features
 from shared.errors import DataError
 from tests import test_source_vpc_flow as vpc
@@ -446,50 +447,6 @@ def test_times_in_other_units_are_read_and_said(tmp_path: Path, caplog: pytest.L
     assert "times are in" in caplog.text
 
 
-MIXED: dict[str, tuple[int, Callable[[int], object]]] = {
-    "some in milliseconds": (1, lambda start: start * 1000),
-    "some in seconds": (1000, lambda start: start),
-    "some in nanoseconds": (1000, lambda start: start * 1_000_000_000),
-    "zero": (1, lambda _: 0),
-    "zero of milliseconds": (1000, lambda _: 0),
-    "before 1970": (1, lambda _: -5),
-    "1900": (1, lambda _: -2_208_988_800),
-    "1989": (1, lambda _: 631_151_999),
-    "the year 9999 in milliseconds": (1000, lambda _: 253_370_764_800_000),
-    "no number": (1000, lambda _: "nan"),
-    "a fraction": (1, lambda start: start + 0.5),
-}
-
-
-@pytest.mark.parametrize("field", ["start", "end"])
-@pytest.mark.parametrize("name", MIXED)
-def test_a_time_that_is_none_in_the_unit_of_its_file_is_a_broken_line(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, field: str
-) -> None:
-    unit, odd = MIXED[name]
-    some = vpc.some_flows()[:300]
-    for values in some:
-        values |= {key: int(str(values[key])) * unit for key in ("start", "end")}
-    expected, _ = flows(write_lines(tmp_path / "a.log", vpc.lines_of(some)))
-    there = int(str(some[0][field])) // unit
-    mixed = [*some[:9], *[some[0] | {field: odd(there)}] * 20, *some[9:]]
-    found, broken = flows(write_lines(tmp_path / f"{name}.log", vpc.lines_of(mixed)), max_broken_share=0.1)
-    assert np.array_equal(found, expected)
-    assert (broken.lines, broken.broken) == (320, 20)
-    words = "milliseconds since 1970, as most of the file are" if unit == 1000 else "seconds since 1970"
-    assert f"line 10: {field} = '{odd(there)}', expected {words}, from 1990 to a day from now" in caplog.text
-
-
-def test_the_unit_of_times_is_that_of_the_file_and_not_of_the_part_that_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(flow_records, "CHUNK_LINES", 50)
-    some = vpc.some_flows()[:300]
-    late = [values | {key: int(str(values[key])) * 1000 for key in ("start", "end")} for values in some[200:]]
-    _, broken = flows(write_lines(tmp_path / "a.log", vpc.lines_of([*some[:200], *late])), max_broken_share=0.5)
-    assert (broken.lines, broken.broken) == (300, 100)
-
-
 def test_a_format_without_action_is_read_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fields = tuple(name for name in DEFAULT_FIELDS if name != "action")
     some = vpc.some_flows()[:300]
@@ -535,7 +492,7 @@ def test_labels_by_a_field_of_either_spelling(tmp_path: Path) -> None:
 def test_what_was_left_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="data"):
         table(strict(write_lines(tmp_path / "a.csv", SHAPES["the header again"])))
-    assert f"left out 2 of 62: {csv.REPEATED_HEADER}" in caplog.text
+    assert f"left out 2 of 62: {REPEATED_HEADER}" in caplog.text
 
 
 def test_real_shapes_stay_what_they_were(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from shared.config import Config, load_config
-from shared.data_sources.csv import BLANK_ROW
 from shared.data_sources.dataset import Dataset
 from shared.data_sources.label_checks import LabelTally, tell_telling_columns
 from shared.data_sources.schema import FeatureSchema, bucket_columns, number_column
+from shared.data_sources.tables import BLANK_ROW
 from shared.data_utils import load_client_data, load_test_data, load_validation_data
 from shared.errors import DataError
 from tests.source_files import settings_of

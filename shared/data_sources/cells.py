@@ -16,7 +16,9 @@ _SEPARATED = r"[-+]?(\d{1,3}([,' \u00a0\u202f]\d{3})+(\.\d+)?|\d+,\d+|\d{1,3}(\.
 
 
 def texts(values: pa.Array) -> pd.Series:
-    """Each cell as a text without surrounding blanks; empty where there is none. 80.0 and 80 are one name."""
+    """Each cell as a text without surrounding blanks or a byte order mark, as files that were joined have it within;
+    empty where there is none. 80.0 and 80 are one name.
+    """
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
@@ -25,7 +27,7 @@ def texts(values: pa.Array) -> pd.Series:
         cast = pc.cast(values, pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         cast = pa.array([None if cell is None else str(cell) for cell in values.to_pylist()], pa.string())
-    trimmed = pc.utf8_trim_whitespace(pc.fill_null(cast, ""))
+    trimmed = pc.utf8_trim_whitespace(pc.utf8_ltrim(pc.fill_null(cast, ""), characters="\ufeff"))
     return pd.Series(trimmed.to_numpy(zero_copy_only=False), dtype="str").str.removesuffix(".0")
 
 
@@ -50,9 +52,14 @@ def numbers(values: pa.Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
             pass
     cells = texts(values).str.casefold()
     found = floats(cells)
+    read_hexadecimal(cells, found)
+    return found, np.isnan(found) & ~cells.isin(MISSING).to_numpy(dtype=np.bool_)
+
+
+def read_hexadecimal(cells: pd.Series, found: NDArray[np.float64]) -> None:
+    """Put in the numbers of cells such as 0x1bb, in lower case, where `found`, (rows,), has none."""
     for row in np.flatnonzero(np.isnan(found) & cells.str.fullmatch(_HEXADECIMAL).to_numpy(dtype=np.bool_)):
         found[row] = float(min(int(cells.iloc[row], 16), 1 << 64))
-    return found, np.isnan(found) & ~cells.isin(MISSING).to_numpy(dtype=np.bool_)
 
 
 _AS_TEXTS = (

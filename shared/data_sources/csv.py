@@ -50,11 +50,10 @@ from shared.data_sources.schema import (
     number_column,
 )
 from shared.data_sources.source_types import Chunk, Inputs
-from shared.data_sources.tables import Batch, Table, batches, table_of
+from shared.data_sources.tables import Batch, Table, batches, no_records, table_of
 from shared.errors import DataError, OddFileError
 
 _log = logging.getLogger("data")
-REPEATED_HEADER, BLANK_ROW = "repeated header lines", "rows without a value"
 
 
 def files(path: Path) -> list[Path]:
@@ -178,10 +177,10 @@ def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: Broken
                         chunk = _taken(chunk, first)
                 yield chunk
         except OddFileError as error:
-            if data_files.head(path).strip():
-                broken.cut_file(error)
-            else:
+            if data_files.is_empty(path):
                 broken.empty_file(path)
+            else:
+                broken.cut_file(error)
     broken.report()
     if repeated:
         advice = "left out" if config.csv_drop_duplicates else "kept; csv_drop_duplicates: true leaves them out"
@@ -230,26 +229,26 @@ def _chunk(
     features = np.zeros((batch.rows, len(schema)), dtype=np.float32)
     good = np.ones(batch.rows, dtype=np.bool_)
     families = groups = np.full(batch.rows, "")
-    no_records = _no_records(table, batch, broken)
+    no_record = no_records(table, batch, broken)
     if inputs.labelled:
         families, good = _families(config, batch.columns)
         if config.partition_column:
             groups = texts(batch.columns[config.partition_column]).to_numpy(dtype=np.str_)
-    reasons = {int(row): "no label" for row in np.flatnonzero(~good & ~no_records)[: data_files.LOGGED_BROKEN_LINES]}
+    reasons = {int(row): "no label" for row in np.flatnonzero(~good & ~no_record)[: data_files.LOGGED_BROKEN_LINES]}
     for column, index in _fields(schema).items():
         if schema.columns[index].kind == "numeric":
             values, wrong = numbers(batch.columns[column])
             features[:, index] = compressed(values)
-            for row in np.flatnonzero(wrong & good & ~no_records)[: data_files.LOGGED_BROKEN_LINES]:
+            for row in np.flatnonzero(wrong & good & ~no_record)[: data_files.LOGGED_BROKEN_LINES]:
                 reasons[int(row)] = _why_no_number(column, texts(batch.columns[column].slice(int(row), 1)).iloc[0])
             good = good & ~wrong
         else:
             bucket = buckets(column, texts(batch.columns[column]), schema.hash_width)
             features[np.arange(batch.rows), index + bucket] = 1.0
-    for row in np.flatnonzero(~good & ~no_records):
+    for row in np.flatnonzero(~good & ~no_record):
         broken.add(path, int(batch.lines[row]), reasons.get(int(row), "broken"))
     broken.seen(batch.rows)
-    good = good & ~no_records
+    good = good & ~no_record
     meta = pd.DataFrame({"file": path.name, "line": batch.lines})
     if not inputs.labelled:
         numeric = {column.name for column in schema.columns if column.kind == "numeric"}
@@ -258,26 +257,6 @@ def _chunk(
         cells = {name: pd.arrays.ArrowExtensionArray(column) for name, column in shown.items()}
         meta = pd.concat([meta, pd.DataFrame(cells, index=meta.index)], axis=1)  # `assign` takes no column `self`
     return _taken(Chunk(meta, features, families, groups), good), good
-
-
-def _no_records(table: Table, batch: Batch, broken: BrokenLines) -> NDArray[np.bool_]:
-    """Which rows are none, (rows,): the header once more, as CIC-IDS-2018 has, or separators alone, as Excel saves."""
-    if table.layout is None or not batch.columns:
-        return np.zeros(batch.rows, dtype=np.bool_)
-    header = dict(zip(table.names, table.layout.header, strict=False))
-    again = np.full(batch.rows, bool(header))
-    blank = np.ones(batch.rows, dtype=np.bool_)
-    for name, column in batch.columns.items():
-        if not again.any() and not blank.any():
-            break
-        cells = texts(column)
-        again &= (cells == header.get(name, "").strip().removesuffix(".0")).to_numpy(dtype=np.bool_)
-        blank &= (cells == "").to_numpy(dtype=np.bool_)
-    if len(batch.columns) == 1:
-        blank[:] = False  # a table of one column: an empty cell is a value that is missing
-    broken.leave_out(REPEATED_HEADER, int(again.sum()))
-    broken.leave_out(BLANK_ROW, int((blank & ~again).sum()))
-    return again | blank
 
 
 def _why_no_number(column: str, cell: str) -> str:

@@ -106,6 +106,15 @@ def head(path: Path) -> str:
     return found
 
 
+def is_empty(path: Path) -> bool:
+    """Whether a file begins with nothing but blanks; one that is damaged from its begin on has something in it."""
+    try:
+        with opened_json(path) as text:
+            return not text.read(_HEAD_BYTES).strip("\ufeff \t\r\n")
+    except DataError:
+        return False
+
+
 def is_parquet(path: Path) -> bool:
     """Whether a file is Parquet, by its first bytes or, where it is damaged, its name."""
     if path.name.lower().endswith((".parquet", ".pq", ".parq")):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from shared.data_sources.cells import floats
+from shared.data_sources.cells import MISSING, floats, read_hexadecimal
 from shared.data_sources.files import BrokenLines
 from shared.data_sources.times import SECONDS, Unit, plausible, unit_of_most
 from shared.data_sources.windows import latest_time
@@ -19,6 +19,7 @@ _PORTS = ("srcport", "dstport")
 _TIMES = ("start", "end")
 NUMBERS = (*_PORTS, "protocol", "packets", "bytes", *_TIMES)
 NEEDED = ("srcaddr", "dstaddr", *NUMBERS)
+NO_DATA = ("NODATA", "SKIPDATA")
 NO_FLOWS = "NODATA and SKIPDATA records"
 Places = Sequence[int | str]  # where each record is in its file: a line's number, or words
 
@@ -27,6 +28,13 @@ Places = Sequence[int | str]  # where each record is in its file: a line's numbe
 def tell_once(text: str) -> None:
     """A warning, once for each text."""
     _log.warning("%s", text)
+
+
+def _absent(column: pd.Series) -> NDArray[np.bool_]:
+    """Which cells have no value, (rows,)."""
+    if pd.api.types.is_numeric_dtype(column):
+        return np.zeros(len(column), dtype=np.bool_)
+    return np.asarray(column.astype(str).str.casefold().isin(MISSING), dtype=np.bool_)
 
 
 class FlowCheck:
@@ -51,29 +59,41 @@ class FlowCheck:
             flows: the fields of `NEEDED`, and all others that there are.
             places: where each of them is.
         """
-        empty = (flows["srcaddr"] == "-").to_numpy(dtype=np.bool_)
-        if "log-status" in flows:
-            empty = empty | flows["log-status"].isin(["NODATA", "SKIPDATA"]).to_numpy(dtype=np.bool_)
+        flows = flows.reindex(columns=list(dict.fromkeys([*flows, *NEEDED, "action"])), fill_value="")
+        empty = self._without_flow(flows)
         self._broken.leave_out(NO_FLOWS, int(empty.sum()))
         flows = flows[~empty].copy()
         there = [place for place, gone in zip(places, empty, strict=True) if not gone]
-        if "action" not in flows:
-            flows["action"] = ""
         good = np.ones(len(flows), dtype=np.bool_)
-        for name in NUMBERS:
-            values = floats(flows[name])
-            if name in _PORTS:
-                values[(flows[name].astype(str) == "-").to_numpy(dtype=np.bool_)] = 0
-            expected = "a whole number"
-            right = (values >= 0) & (values < 2**53) & (values == np.floor(values))
-            if name in _TIMES:
-                values, right, expected = self._times(name, values)
+        for name in NEEDED:
+            if name in NUMBERS:
+                values, right, expected = self._numbers(name, flows[name])
+            else:
+                right, expected = ~_absent(flows[name]), "an address"
             for row in np.flatnonzero(good & ~right):
-                told = str(flows[name].iloc[row])
-                self._broken.add(self._path, there[row], f"{name} = {told!r:.60}, expected {expected}")
+                told = f"{str(flows[name].iloc[row])!r:.60}"
+                self._broken.add(self._path, there[row], f"{name} = {told}, expected {expected}")
             good &= right
-            flows[name] = np.where(right, values, 0).astype(np.int64)
+            if name in NUMBERS:
+                flows[name] = np.where(right, values, 0).astype(np.int64)
         return flows[good]
+
+    def _without_flow(self, flows: pd.DataFrame) -> NDArray[np.bool_]:
+        """Which records say by their status, or by having nothing at all, that there was no flow, (rows,)."""
+        nothing = np.logical_and.reduce([_absent(flows[name]) for name in ("srcaddr", "dstaddr", "packets", "bytes")])
+        if "log-status" in flows:
+            nothing |= flows["log-status"].astype(str).str.upper().isin(NO_DATA).to_numpy(dtype=np.bool_)
+        return np.asarray(nothing)
+
+    def _numbers(self, name: str, column: pd.Series) -> tuple[NDArray[np.float64], NDArray[np.bool_], str]:
+        """A column of numbers, which of them are right, and what was expected, for a person."""
+        values = floats(column)
+        if name in _TIMES:
+            return self._times(name, values)
+        if name in _PORTS and np.isnan(values).any():
+            values[_absent(column)] = 0
+            read_hexadecimal(column.astype(str).str.casefold(), values)
+        return values, (values >= 0) & (values < 2**53) & (values == np.floor(values)), "a whole number"
 
     def _times(self, name: str, numbers: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_], str]:
         """A column in whole seconds, which of them are times, and what was expected, for a person."""

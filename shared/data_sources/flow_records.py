@@ -7,9 +7,9 @@
 | CSV, as Athena exports a query's result; Parquet, as AWS delivers it; JSON objects | names of columns |
 | Zeek's conn.log as text or JSON, Suricata's eve.json | as `flow_forms` has them |
 
-Names may have underscores for hyphens. NODATA and SKIPDATA records tell of no flow and are left out, and counted. A
-port of `-` is none, such as that of GRE, and counts as 0. Times may be in milliseconds; `flow_checks` has what is
-refused.
+Names may have underscores for hyphens. NODATA and SKIPDATA records tell of no flow and are left out, and counted, as
+are blank lines, comments and headers that are repeated. A port of `-` is none, such as that of GRE, and counts as 0;
+one in hexadecimal is its number. Times may be in milliseconds; `flow_checks` has what is refused.
 """
 
 import csv
@@ -27,10 +27,10 @@ from shared.data_sources import files as data_files
 from shared.data_sources.cells import texts
 from shared.data_sources.envelopes import LeftOut, is_event, records
 from shared.data_sources.files import BrokenLines, opened_text
-from shared.data_sources.flow_checks import NEEDED, NUMBERS, FlowCheck, Places, tell_once
+from shared.data_sources.flow_checks import NEEDED, NO_DATA, NO_FLOWS, NUMBERS, FlowCheck, Places, tell_once
 from shared.data_sources.flow_forms import ZEEK_NEEDS, flow_of, is_flow_object, zeek_flow
 from shared.data_sources.json_values import begins_as_json
-from shared.data_sources.tables import batches, flat, table_of
+from shared.data_sources.tables import COMMENTS, REPEATED_HEADER, batches, flat, no_records, table_of
 from shared.errors import DataError, OddFileError
 
 CHUNK_LINES = 100_000
@@ -51,7 +51,6 @@ DEFAULT_FIELDS = (
     "log-status",
 )
 BLANK_LINES = "blank lines"
-REPEATED_HEADER = "repeated header lines"
 _FLOW = re.compile(
     r"srcaddr|\b(ACCEPT|REJECT) (OK|NODATA|SKIPDATA)\b|\b(NODATA|SKIPDATA)\b|\bid\.orig_h\b|\"orig_h\"|"
     r"\"event_type\"\s*:.*\"src_ip\"|\"src_ip\"\s*:.*\"event_type\"",
@@ -92,30 +91,36 @@ def flows_of(config: Config, path: Path, broken: BrokenLines) -> Iterator[pd.Dat
             yield from _from_json(config, path, broken, check)
         elif head.startswith(_ZEEK):
             yield from _from_zeek(path, head, broken, check)
-        elif _first_line(head).count(",") >= len(NEEDED) - 1:
+        elif _begins_as_table(head):
             yield from _from_table(path, broken, check)
         else:
             yield from _from_lines(config, path, broken, check)
     except OddFileError as error:
-        if head.strip() or data_files.is_parquet(path):
+        if not data_files.is_empty(path):
             broken.cut_file(error)
             return
-    if broken.lines - broken.left_out[BLANK_LINES] == before and not head.strip() and not data_files.is_parquet(path):
+    if broken.lines - broken.left_out[BLANK_LINES] == before and data_files.is_empty(path):
         broken.empty_file(path)
 
 
-def _first_line(head: str) -> str:
-    return next((line for line in head.splitlines() if line.strip()), "")
+def _begins_as_table(head: str) -> bool:
+    """Whether the first line that is neither blank nor a comment is Excel's `sep=;` or has enough cells."""
+    first = next((line for line in head.splitlines() if line.strip() and not line.startswith("#")), "")
+    separators = ",;|\t" if _names_fields(first) else ",;|"  # without names tabs are as good as blanks
+    cells = 1 + max(first.count(separator) for separator in separators)
+    return first.casefold().startswith("sep=") or cells >= len(NEEDED)
 
 
 def _from_table(path: Path, broken: BrokenLines, check: FlowCheck) -> Iterator[pd.DataFrame]:
     table = table_of(path)
-    names = {field_name(name): name for name in table.names}
-    _check_fields(path, tuple(names), "by its columns")
+    fields = [field_name(name) for name in table.names]
+    _check_fields(path, fields, "by its columns")
     for batch in batches(table, table.names, broken):
-        flows = pd.DataFrame({field: texts(batch.columns[name]) for field, name in names.items()})
+        there = ~no_records(table, batch, broken)
+        columns = zip(fields, table.names, strict=True)
+        flows = pd.DataFrame({field: texts(batch.columns[name])[there] for field, name in columns})
         broken.seen(batch.rows)
-        yield check.checked(flows, batch.lines.tolist())
+        yield check.checked(flows, batch.lines[there].tolist())
 
 
 def _from_zeek(path: Path, head: str, broken: BrokenLines, check: FlowCheck) -> Iterator[pd.DataFrame]:
@@ -171,6 +176,9 @@ def _from_json(config: Config, path: Path, broken: BrokenLines, check: FlowCheck
                     continue
                 inner = flat(record) if sensed else record.items()
                 flow = {field_name(key): _cell(cell) for key, cell in inner} | (sensed or {})
+                if flow.get("log-status", "").upper() in NO_DATA:
+                    broken.leave_out(NO_FLOWS)
+                    continue
                 if missing := [name for name in NEEDED if name not in flow]:
                     broken.add(path, value.where, f"no {', '.join(missing)}")
                     continue
@@ -191,23 +199,37 @@ def _cell(value: Any) -> str:
 
 
 def _from_lines(config: Config, path: Path, broken: BrokenLines, check: FlowCheck) -> Iterator[pd.DataFrame]:
+    """The flows of a text. Each header line says what follows it: of files that were joined there may be several."""
+    fields: tuple[str, ...] = ()
+    before = 0
     with opened_text(path) as text:
-        line = 1
-        first = text.readline()
-        while first and not first.strip():
-            first, line = text.readline(), line + 1
-            broken.leave_out(BLANK_LINES)
-            broken.seen(1)
-        header = tuple(field_name(name) for name in first.split())
-        fields = header if "srcaddr" in header else _settings_fields(config)
-        _check_fields(path, fields, "by the header" if fields is header else "by vpc_fields")
-        rest = [] if fields is header or not first else [first]
-        line += fields is header
-        while lines := [*rest, *islice(text, CHUNK_LINES - len(rest))]:
-            rest = []
-            yield _of_lines(path, fields, lines, range(line, line + len(lines)), broken, check)
-            broken.seen(len(lines))
-            line += len(lines)
+        while lines := list(islice(text, CHUNK_LINES)):
+            headers = [number for number, content in enumerate(lines) if "srcaddr" in content.casefold()]
+            start = 0
+            for at in [*headers, len(lines)]:
+                names = _names_fields(lines[at]) if at < len(lines) else ()
+                if at < len(lines) and (not names or (fields and not set(NEEDED) <= set(names))):
+                    continue  # a record, if a broken one
+                part = lines[start:at]
+                if not fields and any(content.strip() and not content.startswith("#") for content in part):
+                    fields = _settings_fields(config)
+                    _check_fields(path, fields, "by vpc_fields")
+                yield _of_lines(path, fields, part, range(before + start + 1, before + at + 1), broken, check)
+                broken.seen(len(part))
+                if names and fields:
+                    broken.leave_out(REPEATED_HEADER)
+                    broken.seen(1)
+                if names:
+                    _check_fields(path, names, "by the header")
+                    fields = names
+                start = at + 1
+            before += len(lines)
+
+
+def _names_fields(line: str) -> tuple[str, ...]:
+    """The fields that a header line names; empty where it is none."""
+    fields = tuple(field_name(name) for name in re.split(r"[,;|\s]+", line.strip().removeprefix("\ufeff")))
+    return fields if "srcaddr" in fields else ()
 
 
 def _settings_fields(config: Config) -> tuple[str, ...]:
@@ -239,22 +261,21 @@ def _of_lines(
     """The flows on lines whose number of fields is right; pandas would fill a short one with blanks."""
     good: list[str] = []
     good_places: list[int | str] = []
-    header = " ".join(fields)
     for place, content in zip(places, lines, strict=True):
-        line = content.strip()
+        line = content.strip().removeprefix("\ufeff")
+        if not line or line.startswith("#"):
+            broken.leave_out(COMMENTS if line else BLANK_LINES)
+            continue
         if line.count(" ") + 1 != len(fields) or "\t" in line:
             cells = line.split()
             if len(cells) == len(fields) + 1 and _TIME_BEFORE.fullmatch(cells[0]):
                 cells = cells[1:]
             if len(cells) != len(fields):
-                if cells:
-                    advice = "; vpc_fields names the fields of a format without a header line"
-                    broken.add(path, place, f"{len(cells)} fields, expected {len(fields)}{advice}")
-                else:
-                    broken.leave_out(BLANK_LINES)
+                advice = "; vpc_fields names the fields of a format without a header line"
+                broken.add(path, place, f"{len(cells)} fields, expected {len(fields)}{advice}")
                 continue
             line = " ".join(cells)
-        if line == header:
+        if "srcaddr" in line.casefold() and _names_fields(line) == fields:
             broken.leave_out(REPEATED_HEADER)
             continue
         good.append(line)

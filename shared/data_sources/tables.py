@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from shared.data_sources import files as data_files
+from shared.data_sources.cells import texts
 from shared.data_sources.csv_layout import Layout, SplitAtBlanks, layout_of, unique_names
 from shared.data_sources.files import BrokenLines, Utf8Stream, opened_json, opened_text
 from shared.data_sources.json_values import LIST_KEYS, JsonValues, Value, begins_as_json
@@ -31,7 +32,7 @@ CHUNK_BYTES = 4 << 20  # of a CSV file
 CHUNK_ROWS = 20_000  # of a Parquet or JSON file
 MOST_LEVELS = 20  # of fields within fields
 _JSON_SAMPLE = 1_000  # records by which the columns of a JSON file are known
-COMMENTS = "comment lines"
+COMMENTS, REPEATED_HEADER, BLANK_ROW = "comment lines", "repeated header lines", "rows without a value"
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,10 @@ def _csv_batches(path: Path, layout: Layout, needed: Sequence[str], broken: Brok
         record = (row.number or 1) - 1
         skipped.append(record)
         if broken is not None:
-            if layout.comments and row.text.startswith("#"):
+            if row.text.startswith("#"):
                 broken.leave_out(COMMENTS)
+            elif not row.text.strip():
+                broken.leave_out(BLANK_ROW)
             else:
                 line = int(watched.lines_of(np.array([record]))[0])
                 broken.add(path, line, f"{row.actual_columns} cells, expected {row.expected_columns}")
@@ -176,6 +179,30 @@ def _csv_batches(path: Path, layout: Layout, needed: Sequence[str], broken: Brok
             if "Empty CSV" in told:  # a header and nothing after it
                 return
             raise DataError(f"{path}: {told}; expected well-formed rows") from None
+
+
+def no_records(table: Table, batch: Batch, broken: BrokenLines) -> NDArray[np.bool_]:
+    """Which rows of a CSV file are none, (rows,): the header once more, as CIC-IDS-2018 and files that were joined have
+    it, or separators alone, as Excel saves.
+    """
+    if table.layout is None or not batch.columns:
+        return np.zeros(batch.rows, dtype=np.bool_)
+    header = dict(zip(table.names, table.layout.header, strict=False))
+    again = np.full(batch.rows, bool(header))
+    blank = np.ones(batch.rows, dtype=np.bool_)
+    for name, column in batch.columns.items():
+        if not again.any() and not blank.any():
+            break
+        cells = texts(column)
+        # After a byte order mark a quote is no quote any more.
+        written = cells[again].str.strip('"').str.casefold()
+        again[again] = (written == header.get(name, "").strip().removesuffix(".0").casefold()).to_numpy(dtype=np.bool_)
+        blank &= (cells == "").to_numpy(dtype=np.bool_)
+    if len(batch.columns) == 1:
+        blank[:] = False  # a table of one column: an empty cell is a value that is missing
+    broken.leave_out(REPEATED_HEADER, int(again.sum()))
+    broken.leave_out(BLANK_ROW, int((blank & ~again).sum()))
+    return again | blank
 
 
 def _json_names(path: Path) -> tuple[str, ...]:
