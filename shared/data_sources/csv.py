@@ -50,7 +50,7 @@ from shared.data_sources.schema import (
     number_column,
 )
 from shared.data_sources.source_types import Chunk, Inputs
-from shared.data_sources.tables import Batch, Table, batches, no_records, table_of
+from shared.data_sources.tables import Batch, Table, batches, no_records, table_of, with_nul
 from shared.errors import DataError, OddFileError
 
 _log = logging.getLogger("data")
@@ -206,9 +206,10 @@ def _of_file(
         label_columns = (config.csv_label_column, config.csv_family_column, config.partition_column)
         needed = list(dict.fromkeys([*needed, *(name for name in label_columns if name)]))
         refuse_repeated(table, label_columns)
-        tell_new_columns(config, table, needed)
     require(table, needed, config)
-    if not inputs.labelled:
+    if inputs.labelled:
+        tell_new_columns(config, table, needed)
+    else:
         told = {config.csv_label_column, config.csv_family_column, *needed}
         needed += [name for name in table.names if name not in told and not UNNAMED.fullmatch(name)]
     for batch in batches(table, needed, broken):
@@ -235,6 +236,10 @@ def _chunk(
         if config.partition_column:
             groups = texts(batch.columns[config.partition_column]).to_numpy(dtype=np.str_)
     reasons = {int(row): "no label" for row in np.flatnonzero(~good & ~no_record)[: data_files.LOGGED_BROKEN_LINES]}
+    used = {*_fields(schema), config.csv_label_column, config.csv_family_column} & batch.columns.keys()
+    damaged = with_nul([batch.columns[name] for name in used], batch.rows) & good
+    reasons |= dict.fromkeys(np.flatnonzero(damaged).tolist(), "NUL characters in it: the file is damaged")
+    good = good & ~damaged
     for column, index in _fields(schema).items():
         if schema.columns[index].kind == "numeric":
             values, wrong = numbers(batch.columns[column])

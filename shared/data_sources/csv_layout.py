@@ -78,6 +78,11 @@ def layout_of(path: Path, column_names: Sequence[str] = ()) -> Layout:
         after = delimiter or max(_DELIMITERS, key=following.count)
         if line.startswith("#") and (following.startswith("#") or line.count(between) != following.count(after)):
             continue
+        if "\0" in line:
+            raise OddFileError(
+                f"{path}, line {number + 1}: NUL characters where a header was expected; the file is damaged, or "
+                "UTF-16 without a byte order mark: save it as UTF-8"
+            )
         cells = _cells(path, line, between)
         if not column_names:
             if len(cells) == 1 and following.count(after) > 1:

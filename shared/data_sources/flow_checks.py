@@ -37,6 +37,11 @@ def _absent(column: pd.Series) -> NDArray[np.bool_]:
     return np.asarray(column.astype(str).str.casefold().isin(MISSING), dtype=np.bool_)
 
 
+def _has_nul(column: pd.Series) -> NDArray[np.bool_]:
+    """Which cells have a NUL character in them, as a crash or a damaged disk leaves it, (rows,)."""
+    return np.asarray(column.astype(str).str.contains("\0", regex=False), dtype=np.bool_)
+
+
 class FlowCheck:
     """The check of one file's flows.
 
@@ -65,11 +70,13 @@ class FlowCheck:
         flows = flows[~empty].copy()
         there = [place for place, gone in zip(places, empty, strict=True) if not gone]
         good = np.ones(len(flows), dtype=np.bool_)
-        for name in NEEDED:
-            if name in NUMBERS:
+        for name in (*NEEDED, "action"):
+            if name == "action":
+                right, expected = ~_has_nul(flows[name]), "ACCEPT or REJECT"
+            elif name in NUMBERS:
                 values, right, expected = self._numbers(name, flows[name])
             else:
-                right, expected = ~_absent(flows[name]), "an address"
+                right, expected = ~(_absent(flows[name]) | _has_nul(flows[name])), "an address"
             for row in np.flatnonzero(good & ~right):
                 told = f"{str(flows[name].iloc[row])!r:.60}"
                 self._broken.add(self._path, there[row], f"{name} = {told}, expected {expected}")

@@ -6,7 +6,7 @@ in Parquet whatever is nested, is no column: the log names it.
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -172,13 +173,47 @@ def _csv_batches(path: Path, layout: Layout, needed: Sequence[str], broken: Brok
                     # Skipped record number k (from 0) stands before the good row of rank record - k.
                     ranks = np.array(skipped, dtype=np.int64) - np.arange(len(skipped))
                     lines = watched.lines_of(good + np.searchsorted(ranks, good, side="right"))
-                    yield Batch(lines, {name: batch.column(name) for name in needed}, batch.num_rows)
+                    found = Batch(lines, {name: batch.column(name) for name in needed}, batch.num_rows)
+                    other = _other_header(layout, found)
+                    if other is not None:
+                        yield Batch(lines[:other], {n: c[:other] for n, c in found.columns.items()}, other)
+                        raise OddFileError(
+                            f"{path}, line {lines[other]}: another header, with its columns in another order; make a "
+                            "file of what follows it"
+                        )
+                    yield found
                     good_before += batch.num_rows
         except pa.ArrowInvalid as error:
             told = " ".join(str(error).split())[:200]
             if "Empty CSV" in told:  # a header and nothing after it
                 return
             raise DataError(f"{path}: {told}; expected well-formed rows") from None
+
+
+def _other_header(layout: Layout, batch: Batch) -> int | None:
+    """The first row that has names of columns alone, and not those of its own; None where there is none."""
+    names = {cell.strip().casefold() for cell in layout.header}
+    own = dict(zip(layout.names, layout.header, strict=False))
+    rows = np.arange(batch.rows if len(batch.columns) > 1 else 0)
+    for column in batch.columns.values():
+        if not len(rows):
+            return None
+        rows = rows[texts(column.take(rows)).str.casefold().isin(names).to_numpy(dtype=np.bool_)]
+    for row in rows.tolist():
+        cells = [texts(column[row : row + 1]).iloc[0].casefold() for column in batch.columns.values()]
+        if len(set(cells)) == len(cells) and cells != [own[name].strip().casefold() for name in batch.columns]:
+            return int(row)
+    return None
+
+
+def with_nul(columns: Iterable[pa.Array], rows: int) -> NDArray[np.bool_]:
+    """Which rows have a NUL character in one of these columns, (rows,): what a crash or a damaged disk leaves."""
+    found = np.zeros(rows, dtype=np.bool_)
+    for column in columns:
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            there = pc.fill_null(pc.match_substring(column, "\0"), False)
+            found |= there.to_numpy(zero_copy_only=False)
+    return found
 
 
 def no_records(table: Table, batch: Batch, broken: BrokenLines) -> NDArray[np.bool_]:
