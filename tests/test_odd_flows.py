@@ -150,7 +150,7 @@ def test_comments_and_headers_in_a_text_of_flows_are_counted_and_say_what_follow
     some = vpc.some_flows()[:300]
     expected, _ = flows(write_lines(tmp_path / "a.log", LINES))
     lines = [
-        "# of Monday", "", FIELDS, *LINES[:100], FIELDS.upper(), "# and Tuesday", *LINES[100:200],
+        "# srcaddr of Monday", "", FIELDS, *LINES[:100], FIELDS.upper(), "# and Tuesday", *LINES[100:200],
         "\ufeff" + " ".join(other), *vpc.lines_of(some[200:], other), "", COLUMNS,
     ]  # fmt: skip
     found, broken = flows(write_lines(tmp_path / "b.log", lines))

@@ -34,7 +34,7 @@ def _absent(column: pd.Series) -> NDArray[np.bool_]:
     """Which cells have no value, (rows,)."""
     if pd.api.types.is_numeric_dtype(column):
         return np.zeros(len(column), dtype=np.bool_)
-    return np.asarray(column.astype(str).str.casefold().isin(MISSING), dtype=np.bool_)
+    return np.asarray(column.astype(str).str.lower().isin(MISSING), dtype=np.bool_)
 
 
 def _has_nul(column: pd.Series) -> NDArray[np.bool_]:
@@ -99,7 +99,7 @@ class FlowCheck:
             return self._times(name, values)
         if name in _PORTS and np.isnan(values).any():
             values[_absent(column)] = 0
-            read_hexadecimal(column.astype(str).str.casefold(), values)
+            read_hexadecimal(column.astype(str).str.lower(), values)
         return values, (values >= 0) & (values < 2**53) & (values == np.floor(values)), "a whole number"
 
     def _times(self, name: str, numbers: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_], str]:

@@ -204,11 +204,12 @@ def _from_lines(config: Config, path: Path, broken: BrokenLines, check: FlowChec
     before = 0
     with opened_text(path) as text:
         while lines := list(islice(text, CHUNK_LINES)):
-            headers = [number for number, content in enumerate(lines) if "srcaddr" in content.casefold()]
+            # Most records begin with the version.
+            headers = [n for n, content in enumerate(lines) if not content[:1].isdigit() and _names_fields(content)]
             start = 0
             for at in [*headers, len(lines)]:
                 names = _names_fields(lines[at]) if at < len(lines) else ()
-                if at < len(lines) and (not names or (fields and not set(NEEDED) <= set(names))):
+                if names and fields and not set(NEEDED) <= set(names):
                     continue  # a record, if a broken one
                 part = lines[start:at]
                 if not fields and any(content.strip() and not content.startswith("#") for content in part):
@@ -226,8 +227,17 @@ def _from_lines(config: Config, path: Path, broken: BrokenLines, check: FlowChec
             before += len(lines)
 
 
+def _no_record(line: str, fields: tuple[str, ...]) -> str:
+    """What a line is that is no record; empty for a record, and for a header of other fields."""
+    if not line or line.startswith("#"):
+        return COMMENTS if line else BLANK_LINES
+    return REPEATED_HEADER if _names_fields(line) == fields != () else ""
+
+
 def _names_fields(line: str) -> tuple[str, ...]:
     """The fields that a header line names; empty where it is none."""
+    if line.startswith("#") or "srcaddr" not in line.casefold():
+        return ()
     fields = tuple(field_name(name) for name in re.split(r"[,;|\s]+", line.strip().removeprefix("\ufeff")))
     return fields if "srcaddr" in fields else ()
 
@@ -262,10 +272,12 @@ def _of_lines(
     good: list[str] = []
     good_places: list[int | str] = []
     for place, content in zip(places, lines, strict=True):
-        line = content.strip().removeprefix("\ufeff")
-        if not line or line.startswith("#"):
-            broken.leave_out(COMMENTS if line else BLANK_LINES)
-            continue
+        line = content.strip()
+        if not line[:1].isdigit():
+            line = line.removeprefix("\ufeff")
+            if what := _no_record(line, fields):
+                broken.leave_out(what)
+                continue
         if line.count(" ") + 1 != len(fields) or "\t" in line:
             cells = line.split()
             if len(cells) == len(fields) + 1 and _TIME_BEFORE.fullmatch(cells[0]):
@@ -275,9 +287,6 @@ def _of_lines(
                 broken.add(path, place, f"{len(cells)} fields, expected {len(fields)}{advice}")
                 continue
             line = " ".join(cells)
-        if "srcaddr" in line.casefold() and _names_fields(line) == fields:
-            broken.leave_out(REPEATED_HEADER)
-            continue
         good.append(line)
         good_places.append(place)
     return check.checked(_table(good, fields), good_places)
