@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shared.data_sources import csv
+from shared.data_sources import csv, vpc_flow
 from shared.data_sources.files import BrokenLines
 from shared.data_sources.source_types import Chunk
 from shared.data_sources.tables import BLANK_ROW, COMMENTS, REPEATED_HEADER
+from shared.errors import DataError
 from tests import test_source_vpc_flow as vpc
 from tests.source_files import read_chunks, write_lines
 from tests.test_odd_files import FLOWS, HEADER, LINES, PLAIN, ROWS, flows, strict
@@ -28,7 +29,7 @@ NO_RECORDS: dict[str, tuple[list[str], str]] = {
 
 
 def read(path: Path, **changes: object) -> tuple[list[Chunk], BrokenLines]:
-    chunks, broken = read_chunks(csv, strict(path, **changes))
+    chunks, broken = read_chunks(csv, strict(path, **changes), labelled=changes.get("labels") != "none")
     assert sum(len(chunk.features) for chunk in chunks) + broken.broken + broken.left_out.total() == broken.lines
     return chunks, broken
 
@@ -118,3 +119,50 @@ def test_a_flow_with_nul_characters_is_broken(tmp_path: Path, form: str, field: 
     found, broken = flows(write_lines(tmp_path / f"b.{form}", lines), max_broken_share=0.1)
     assert np.array_equal(found, expected)
     assert (broken.lines, broken.broken) == (301, 1)
+
+
+SECRETS = ("alice", "s3cret-bucket", "203.0.113.9", "90210")
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ("alice", "s3cret-bucket", "mallory", "DoS"),
+        ("203.0.113.9", "90210", "alice", "DoS"),
+        ("90210", "90210", "90210.1", "alice"),
+        ("alice", "90210", "90210", "90210.1"),
+        ("203.0.113.9", "90210", "s3cret-bucket", "0.5"),
+    ],
+)
+@pytest.mark.parametrize("changes", [{}, {"csv_label_column": "", "labels": "none", "model": "density"}])
+@pytest.mark.parametrize("second", [False, True])
+def test_what_is_said_of_a_file_without_a_header_holds_nothing_of_its_first_record(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, cells: tuple[str, ...], changes: dict[str, str], second: bool
+) -> None:
+    write_lines(tmp_path / "b.csv", [",".join(cells), "bob,1,2,BENIGN", "bob,3,4,BENIGN"])
+    if second:
+        write_lines(tmp_path / "a.csv", PLAIN)
+    if changes and not second and sum(map(str.isalpha, (cell[0] for cell in cells))) > 2:
+        pytest.skip("names alone can't be told from a header where no column is asked for")
+    with pytest.raises(DataError, match="csv_column_names") as refusal:
+        read(tmp_path, **changes)
+    told = str(refusal.value) + caplog.text
+    assert "b.csv" in told
+    assert not [secret for secret in SECRETS if secret in told]
+
+
+def test_a_first_line_of_data_is_told_by_the_places_of_its_values(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.csv", ["tcp,0.5,,DoS,203.0.113.9", *["tcp,1,2,DoS,203.0.113.9"] * 9])
+    with pytest.raises(DataError, match="5 columns; a number, an address or nothing is in columns 2, 3, 5; name all"):
+        read(path)
+
+
+def test_a_file_of_labels_without_a_header_is_refused_and_not_shown(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("203.0.113.9,alice,label\n203.0.113.9,alice,scan\n")
+    config = vpc.settings(
+        write_lines(tmp_path / "a.log", LINES), label_path=str(labels), label_field="", label_patterns=()
+    )
+    with pytest.raises(DataError, match="of its 3 columns these are known: label; expected a column label") as refusal:
+        read_chunks(vpc_flow, config)
+    assert not [secret for secret in SECRETS if secret in str(refusal.value)]

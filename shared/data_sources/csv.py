@@ -30,13 +30,12 @@ from shared.data_sources.cells import holds_names, is_separated, numbers, separa
 from shared.data_sources.csv_columns import (
     UNNAMED,
     check_dropped,
-    no_header,
     refuse_repeated,
     require,
     tell_new_columns,
     tell_once,
 )
-from shared.data_sources.csv_layout import looks_like_data
+from shared.data_sources.csv_layout import looks_like_data, no_header
 from shared.data_sources.files import BrokenLines
 from shared.data_sources.json_values import begins_as_json
 from shared.data_sources.label_checks import IndexSearch, LabelTally
@@ -86,6 +85,8 @@ def schema(config: Config, inputs: Inputs) -> FeatureSchema:
     table = _first_table(config, inputs.path)
     special = {config.csv_label_column, config.csv_family_column} - {""}
     require(table, [*sorted(special), *config.csv_categorical_columns], config)
+    if table.layout and table.layout.header and not special and looks_like_data(table.names):
+        raise no_header(table.path, table.names)  # where no column has to be there by name, none is missed
     refuse_repeated(table, special)
     check_dropped(config, inputs.path, table, files(inputs.path))
     used = [name for name in table.names if name not in special and name not in config.csv_drop_columns]
@@ -143,7 +144,7 @@ def schema_like(config: Config, path: Path, learned: FeatureSchema) -> FeatureSc
     used = [column for column in kinds if column in set(table.names)]
     if not used:
         if looks_like_data(table.names):
-            raise no_header(table)
+            raise no_header(table.path, table.names)
         raise DataError(f"{table.path}: none of the columns that the model learned from, such as {next(iter(kinds))!r}")
     rows = _first_batch(table, used)
     found: list[Column] = []

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from shared.config import Config
-from shared.data_sources.csv_layout import looks_like_data
+from shared.data_sources.csv_layout import looks_like_data, no_header
 from shared.data_sources.tables import Table, table_of
 from shared.errors import DataError, OddFileError
 
@@ -28,9 +28,11 @@ def require(table: Table, wanted: Sequence[str], config: Config) -> None:
     for name in wanted:
         if name not in there:
             if looks_like_data(table.names):
-                raise no_header(table)
+                raise no_header(table.path, table.names)
             near = difflib.get_close_matches(name, table.names, n=1)
-            advice = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(table.names[:8])}, ..."
+            advice = f"did you mean {near[0]!r}?" if near else "none has a name like it"
+            if not near and table.layout is not None:  # whose first line may be a record, which is nobody's to read
+                advice += "; if its first line is no header, name its columns in csv_column_names"
             named = {
                 config.csv_label_column: "csv_label_column",
                 config.csv_family_column: "csv_family_column",
@@ -39,14 +41,6 @@ def require(table: Table, wanted: Sequence[str], config: Config) -> None:
             }
             by = f" ({named[name]} names it)" if name in named else ""
             raise DataError(f"{table.path}: no column {name!r} among {len(table.names)}; {advice}{by}")
-
-
-def no_header(table: Table) -> DataError:
-    """For a file whose first line is a record."""
-    return DataError(
-        f"{table.path}: its first line looks like data and not like a header with the names of its {len(table.names)} "
-        "columns; name them in csv_column_names, in their order"
-    )
 
 
 def refuse_repeated(table: Table, special: Iterable[str]) -> None:
