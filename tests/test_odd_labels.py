@@ -240,6 +240,51 @@ def test_numbers_with_separators_are_refused_with_column_file_and_setting(tmp_pa
     assert len(load_test_data(named))  # whoever says that they are names is believed
 
 
+WRITTEN = {
+    "numbers with a per cent sign": ["5%", "12.5 %", "-3%", "0%"],
+    "amounts of money": ["$5", "12.50 €", "$1", "£3"],
+    "numbers with a unit": ["12 ms", "1.5k", "3.2MB", "10s", "7 pkts", "1e3 kb/s", "2.5 Gbps", ".5µs"],
+    "clock times": ["00:01:05", "12:30", "1:02:03.5", "100:00:00"],
+    "dates": ["2026-11-28 10:00:00", "2026-11-28T10:00:00Z", "28/11/2026", "11/28/26 1:00", "28.11.2026"],
+}
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_numbers_that_become_names_are_said_by_kind_and_not_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    cells = WRITTEN[kind]
+    lines = ["a;n;Label", *(f"1;{cells[row % len(cells)]};{label}" for row, label in enumerate(SOME))]
+    path = tmp_path / f"{kind}.csv"
+    path.write_text("\n".join(lines))
+    for _ in range(2):
+        load_test_data(settings(path, num_features=17))
+    (told,) = [line.getMessage() for line in caplog.records if "hashed as a name" in line.getMessage()]
+    assert told.startswith(f"{path}: column 'n' holds {kind}, and each is hashed as a name; write plain numbers")
+    assert not [cell for cell in cells if cell in told.removeprefix(str(path))]
+    caplog.clear()
+    load_test_data(settings(path, csv_categorical_columns=("n",), num_features=17))  # whoever says so is believed
+    assert "hashed as a name" not in caplog.text
+    with pytest.raises(DataError, match=f"column n holds {kind} where numbers are expected"):
+        load_test_data(settings(path, csv_categorical_columns=("a",), num_features=17))
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["tcp", "udp"], ["10.0.0.1", "10.10.10.100"], ["00:1a:2b:3c:4d:5e", "00:11:22:33:44:55"], ["1.2.3", "1.10.3"],
+        ["2001:db8::1", "::1"], ["S0", "SF"], ["http/1.1", "443/tcp"], ["a1b2c3", "12ab34"], ["5th", "3rd"],
+        ["100-200"], ["1e5x", "0x1f5g"], ["%", "ms"],
+    ],
+)  # fmt: skip
+def test_names_are_not_said_to_be_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixture, cells: list[str]) -> None:
+    lines = ["a;n;Label", *(f"1;{cells[row % len(cells)]};{label}" for row, label in enumerate(SOME))]
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(lines))
+    load_test_data(settings(path, num_features=17))
+    assert "hashed as a name" not in caplog.text
+
+
 @pytest.mark.parametrize("cells", [["10.0.0.1", "10.100.200.100"], ["a,b", "c"], ["1-2", "3-4"], ["8,x", "y"]])
 def test_names_are_not_taken_for_numbers_with_separators(tmp_path: Path, cells: list[str]) -> None:
     lines = ["a;n;Label", *(f"1;{cells[row % 2]};{label}" for row, label in enumerate(SOME))]

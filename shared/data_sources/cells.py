@@ -14,6 +14,20 @@ NUMERIC_SHARE = 0.5
 _HEXADECIMAL = "0x[0-9a-f]+"  # UNSW-NB15, Bot-IoT and CTU-13 have ICMP's type and code so, in a column of ports
 _SEPARATED = r"[-+]?(\d{1,3}([,' \u00a0\u202f]\d{3})+(\.\d+)?|\d+,\d+|\d{1,3}(\.\d{3})+,\d+|\d{1,3}(\.\d{3}){2})"
 
+_NUMBER = r"[-+]?(\d+([.,]\d+)?|[.,]\d+)(e[-+]?\d+)?"
+_UNITS = (
+    r"[kmgtp]|[kmgt]?i?b|[kmgt]?bit|bytes?|[kmg]?bps|[kmg]?b/s|[kmg]?hz|[nuµμm]?s|secs?|seconds?|mins?|minutes?|h|hrs?|hours?|"
+    r"d|days?|pkts?|packets?|pps"
+)
+# What a person reads as a number, and no parser does.
+_WRITTEN_NUMBERS = {
+    "numbers with a per cent sign": rf"{_NUMBER}\s?[%‰]",
+    "amounts of money": rf"[$€£¥]\s?{_NUMBER}|{_NUMBER}\s?[$€£¥]",
+    "numbers with a unit": rf"{_NUMBER}\s?({_UNITS})",
+    "clock times": r"\d{1,3}:\d\d(:\d\d([.,]\d+)?)?",
+    "dates": r"\d{4}[-/]\d\d?[-/]\d\d?([ t].*)?|\d\d?[-/]\d\d?[-/]\d{2,4}( .*)?|\d\d?\.\d\d?\.\d{4}( .*)?",
+}
+
 
 def texts(values: pa.Array) -> pd.Series:
     """Each cell as a text without surrounding blanks or a byte order mark, as files that were joined have it within;
@@ -105,6 +119,16 @@ def separated_number(values: pa.Array) -> str:
     odd = texts(values)[wrong]
     such = odd[odd.str.fullmatch(_SEPARATED)]
     return str(such.iloc[0]) if 2 * len(such) > len(odd) else ""
+
+
+def written_numbers(values: pa.Array) -> str:
+    """As what a person would read most of a column's texts: "numbers with a unit", say; empty where they are names."""
+    _, wrong = numbers(values)
+    odd = texts(values)[wrong].str.casefold()
+    for kind, pattern in _WRITTEN_NUMBERS.items():
+        if 2 * int(odd.str.fullmatch(pattern).sum()) > len(odd):
+            return kind
+    return ""
 
 
 def is_separated(text: str) -> bool:

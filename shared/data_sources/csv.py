@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from shared.config import Config
 from shared.data_sources import files as data_files
-from shared.data_sources.cells import holds_names, is_separated, numbers, separated_number, texts
+from shared.data_sources.cells import holds_names, numbers, separated_number, texts
 from shared.data_sources.csv_columns import (
     UNNAMED,
     check_dropped,
@@ -34,6 +34,8 @@ from shared.data_sources.csv_columns import (
     require,
     tell_new_columns,
     tell_once,
+    tell_written_numbers,
+    why_no_number,
 )
 from shared.data_sources.csv_layout import looks_like_data, no_header
 from shared.data_sources.files import BrokenLines
@@ -109,6 +111,7 @@ def schema(config: Config, inputs: Inputs) -> FeatureSchema:
             )
         if not config.csv_categorical_columns and holds_names(first.columns[name]):
             named.append(name)
+            tell_written_numbers(table.path, name, first.columns[name])
     columns = [number_column(name) for name in used if name not in named]
     columns += [column for name in named for column in bucket_columns(name, config.hash_width)]
     return FeatureSchema("csv", tuple(columns), config.hash_width, excluded=tuple(sorted(special)))
@@ -246,7 +249,7 @@ def _chunk(
             values, wrong = numbers(batch.columns[column])
             features[:, index] = compressed(values)
             for row in np.flatnonzero(wrong & good & ~no_record)[: data_files.LOGGED_BROKEN_LINES]:
-                reasons[int(row)] = _why_no_number(column, texts(batch.columns[column].slice(int(row), 1)).iloc[0])
+                reasons[int(row)] = why_no_number(column, batch.columns[column].slice(int(row), 1))
             good = good & ~wrong
         else:
             bucket = buckets(column, texts(batch.columns[column]), schema.hash_width)
@@ -263,12 +266,6 @@ def _chunk(
         cells = {name: pd.arrays.ArrowExtensionArray(column) for name, column in shown.items()}
         meta = pd.concat([meta, pd.DataFrame(cells, index=meta.index)], axis=1)  # `assign` takes no column `self`
     return _taken(Chunk(meta, features, families, groups), good), good
-
-
-def _why_no_number(column: str, cell: str) -> str:
-    if is_separated(cell):
-        return f"column {column} holds {cell!r}, a thousands separator or a decimal comma: expected 1234.5"
-    return f"column {column} holds a text where numbers are expected"
 
 
 def _families(config: Config, columns: dict[str, pa.Array]) -> tuple[NDArray[np.str_], NDArray[np.bool_]]:

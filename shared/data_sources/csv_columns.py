@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+import pyarrow as pa
+
 from shared.config import Config
+from shared.data_sources.cells import is_separated, texts, written_numbers
 from shared.data_sources.csv_layout import looks_like_data, no_header
 from shared.data_sources.tables import Table, table_of
 from shared.errors import DataError, OddFileError
@@ -85,6 +88,24 @@ def check_dropped(config: Config, path: Path, table: Table, files: Sequence[Path
                 f"{path}: csv_drop_columns: no column {name!r} among {len(there)}; did you mean {near[0]!r}?"
             )
         tell_once(f"{path}: csv_drop_columns: no column {name!r} here, so nothing is dropped by that name")
+
+
+def tell_written_numbers(path: Path, name: str, values: pa.Array) -> None:
+    """Say so where the texts of a column, which become names, are numbers to a person: which is bigger is lost."""
+    if kind := written_numbers(values):
+        tell_once(
+            f"{path}: column {name!r} holds {kind}, and each is hashed as a name; write plain numbers of one unit, or "
+            "name the column in csv_drop_columns, or all columns of names in csv_categorical_columns if it is one"
+        )
+
+
+def why_no_number(name: str, cell: pa.Array) -> str:
+    """Why one cell of a numeric column, (1,), is refused; only a separator is shown, for nobody sees it elsewhere."""
+    text = texts(cell).iloc[0]
+    if is_separated(text):
+        return f"column {name} holds {text!r}, a thousands separator or a decimal comma: expected 1234.5"
+    kind = written_numbers(cell) or "a text"
+    return f"column {name} holds {kind} where numbers are expected"
 
 
 def tell_new_columns(config: Config, table: Table, needed: Sequence[str]) -> None:
