@@ -16,7 +16,8 @@ from shared.data_sources.schema import FeatureSchema, bucket_columns, number_col
 from shared.data_sources.tables import BLANK_ROW
 from shared.data_utils import load_client_data, load_test_data, load_validation_data
 from shared.errors import DataError
-from tests.source_files import settings_of
+from tests import test_source_vpc_flow as vpc
+from tests.source_files import settings_of, write_lines
 from tests.test_source_cloudtrail import record
 
 
@@ -216,9 +217,31 @@ def test_columns_of_noise_are_not_said_to_tell_the_label(caplog: pytest.LogCaptu
 
 def test_a_tally_is_bounded_and_says_what_it_counted() -> None:
     tally = LabelTally()
-    tally.add(pd.Series([str(number % 5000) for number in range(100_000)]), 3)
+    tally.add(pd.Series([str(number % 5000) for number in range(100_000)]), np.arange(100_000) < 3)
     assert (tally.records, tally.attacks) == (100_000, 3)
-    assert tally.there.endswith("and 992 more")
+    assert tally.there.endswith("and 995 more")  # 1,000 of each class are kept
+
+
+def test_which_labels_are_benign_and_which_attacks_is_said_once_with_numbers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = ["BENIGN", "Benign", "DoS", "PortScan", "DoS", "BENIGN", ""] * 20
+    config = settings(table(tmp_path / "a.csv", labels), max_broken_share=0.5)
+    with caplog.at_level(logging.INFO, logger="data"):
+        for client in range(3):
+            load_client_data(config, client)
+        load_test_data(config)
+    told = "a.csv: by column 'Label' benign: 'BENIGN' 40, 'Benign' 20; attacks: 'DoS' 40, 'PortScan' 20"
+    assert caplog.text.count(told) == 1
+
+
+def test_which_values_of_a_log_are_benign_and_which_attacks_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_lines(tmp_path / "a.log", vpc.lines_of(vpc.some_flows()))
+    with caplog.at_level(logging.INFO, logger="data"):
+        load_test_data(vpc.settings(path))
+    assert "by label_patterns ['10.0.0.9'] in srcaddr benign: '10.0.0.1' 720; attacks: '10.0.0.9' 720" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,6 @@ def test_a_file_of_labels_without_a_header_is_refused_and_not_shown(tmp_path: Pa
     config = vpc.settings(
         write_lines(tmp_path / "a.log", LINES), label_path=str(labels), label_field="", label_patterns=()
     )
-    with pytest.raises(DataError, match="of its 3 columns these are known: label; expected a column label") as refusal:
+    with pytest.raises(DataError, match="of 3 there are known the columns label; expected a column label") as refusal:
         read_chunks(vpc_flow, config)
     assert not [secret for secret in SECRETS if secret in str(refusal.value)]

@@ -97,7 +97,7 @@ def stream(
             families = joined.over(families, events["finding"])
         yield form.rows(events.assign(family=families), schema, memory, labelled=inputs.labelled)
         if inputs.labelled:
-            tally.add(events["label_value"], int(np.count_nonzero(families != BENIGN)))
+            tally.add(events["label_value"], families != BENIGN)
     broken.report()
     if by_rules:
         _log.log(

@@ -219,8 +219,7 @@ def _of_file(
     for batch in batches(table, needed, broken):
         chunk, good = _chunk(config, inputs, schema, table, batch, broken)
         if inputs.labelled:
-            attacks = int(np.count_nonzero(chunk.families != "benign"))
-            labels.add(texts(batch.columns[config.csv_label_column])[good], attacks)
+            labels.add(texts(batch.columns[config.csv_label_column])[good], chunk.families != "benign")
             counted = {name: numbers(batch.columns[name])[0][good] for name in indexes.candidates}
             indexes.add(counted, batch.lines[good])
         yield chunk

@@ -100,7 +100,7 @@ def windows_of(
             families = joined.over(families, joined.of_flows(flows))
         yield vpc_flow_features.chunk(flows.assign(family=families), schema, labelled=inputs.labelled)
         if inputs.labelled:
-            tally.add(flows["label_value"], int(np.count_nonzero(families != BENIGN)))
+            tally.add(flows["label_value"], families != BENIGN)
     broken.report()
     if joined:
         joined.tell(inputs.path)
