@@ -159,6 +159,13 @@ def test_comments_and_headers_in_a_text_of_flows_are_counted_and_say_what_follow
     assert broken.lines == 300 + 7
 
 
+@pytest.mark.parametrize("before", [[], [""], ["# of Monday", ""]])
+def test_the_label_may_be_any_field_of_the_header(tmp_path: Path, before: list[str]) -> None:
+    path = write_lines(tmp_path / "a.log", [*before, FIELDS, *LINES])
+    _, broken = flows(path, label_field="account-id", label_patterns=("1*",))
+    assert broken.lines == len(LINES) + len(before)
+
+
 def test_nodata_as_json_without_addresses_is_no_damage(tmp_path: Path) -> None:
     none = [{"log_status": "NODATA", "interface_id": "eni-1"}, {"log-status": "SKIPDATA", "srcaddr": None}]
     path = write_lines(tmp_path / "a.json", [*map(json.dumps, none), *FLOWS["extracted fields"]])

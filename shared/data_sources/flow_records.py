@@ -215,7 +215,9 @@ def _from_lines(config: Config, path: Path, broken: BrokenLines, check: FlowChec
                 if not fields and any(content.strip() and not content.startswith("#") for content in part):
                     fields = _settings_fields(config)
                     _check_fields(path, fields, "by vpc_fields")
-                yield _of_lines(path, fields, part, range(before + start + 1, before + at + 1), broken, check)
+                flows = _of_lines(path, fields, part, range(before + start + 1, before + at + 1), broken, check)
+                if fields:  # before the first header there may be comments
+                    yield flows
                 broken.seen(len(part))
                 if names and fields:
                     broken.leave_out(REPEATED_HEADER)
