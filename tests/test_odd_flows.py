@@ -166,6 +166,14 @@ def test_the_label_may_be_any_field_of_the_header(tmp_path: Path, before: list[s
     assert broken.lines == len(LINES) + len(before)
 
 
+@pytest.mark.parametrize("form", ["log", "csv"])
+def test_an_action_counts_in_any_letter_case(tmp_path: Path, form: str) -> None:
+    lines = {"log": LINES, "csv": FLOWS["CSV"]}[form]
+    expected, _ = flows(write_lines(tmp_path / "a.log", LINES))
+    lower = [line.replace("REJECT", "reject").replace("ACCEPT", "Accept") for line in lines]
+    assert np.array_equal(flows(write_lines(tmp_path / f"b.{form}", lower))[0], expected)
+
+
 def test_nodata_as_json_without_addresses_is_no_damage(tmp_path: Path) -> None:
     none = [{"log_status": "NODATA", "interface_id": "eni-1"}, {"log-status": "SKIPDATA", "srcaddr": None}]
     path = write_lines(tmp_path / "a.json", [*map(json.dumps, none), *FLOWS["extracted fields"]])

@@ -105,6 +105,24 @@ def test_a_file_of_nul_characters_beside_a_good_one_stops_nobody(
     assert f"{name}, line 1: NUL characters where a header was expected" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("# of Monday\n# and Tuesday\n", "empty; expected a header line"),
+        ("#separator \\x09\n#path\tconn\n", "a Zeek log without #fields"),
+        ("sep=;\n", "empty; expected a header line"),
+    ],
+)
+def test_a_file_without_a_record_beside_a_good_one_stops_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str, message: str
+) -> None:
+    write_lines(tmp_path / "m.csv", PLAIN)
+    (tmp_path / "a.csv").write_text(content)
+    chunks, broken = read(tmp_path, max_broken_share=0.1)
+    assert (len(features(chunks)), broken.broken, broken.odd_files) == (60, 1, 1)
+    assert f"a.csv: {message}" in caplog.text
+
+
 @pytest.mark.parametrize("form", ["log", "csv", "json"])
 @pytest.mark.parametrize("field", ["srcaddr", "action", "bytes"])
 def test_a_flow_with_nul_characters_is_broken(tmp_path: Path, form: str, field: str) -> None:

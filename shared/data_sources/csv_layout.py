@@ -76,7 +76,8 @@ def layout_of(path: Path, column_names: Sequence[str] = ()) -> Layout:
         following = next((later for later in lines[number + 1 :] if later.strip()), "")
         between = delimiter or max(_DELIMITERS, key=line.count)
         after = delimiter or max(_DELIMITERS, key=following.count)
-        if line.startswith("#") and (following.startswith("#") or line.count(between) != following.count(after)):
+        alike = following and not following.startswith("#") and line.count(between) == following.count(after)
+        if line.startswith("#") and not alike:
             continue
         if "\0" in line:
             raise OddFileError(
@@ -115,7 +116,7 @@ def _zeek(path: Path, lines: Sequence[str]) -> Layout:
     delimiter = chr(int(hexadecimal[1], 16)) if hexadecimal else written or "\t"
     fields = next((line for line in lines if line.startswith("#fields")), None)
     if fields is None or len(delimiter) != 1:
-        raise DataError(f"{path}: a Zeek log without #fields within its first {_PREAMBLE_LINES} lines; expected it")
+        raise OddFileError(f"{path}: a Zeek log without #fields within its first {_PREAMBLE_LINES} lines; expected it")
     written_cells = fields.split(delimiter)[1:]
     # IoT-23 has blanks instead of the separator between its last three columns.
     cells = [name for cell in written_cells for name in cell.split(_BLANKS)]

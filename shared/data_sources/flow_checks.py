@@ -83,7 +83,7 @@ class FlowCheck:
             good &= right
             if name in NUMBERS:
                 flows[name] = np.where(right, values, 0).astype(np.int64)
-        return flows[good]
+        return flows[good].assign(action=flows["action"][good].str.upper())
 
     def _without_flow(self, flows: pd.DataFrame) -> NDArray[np.bool_]:
         """Which records say by their status, or by having nothing at all, that there was no flow, (rows,)."""
