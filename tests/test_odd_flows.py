@@ -174,6 +174,15 @@ def test_an_action_counts_in_any_letter_case(tmp_path: Path, form: str) -> None:
     assert np.array_equal(flows(write_lines(tmp_path / f"b.{form}", lower))[0], expected)
 
 
+def test_an_action_of_other_products_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_lines(tmp_path / "a.log", [line.replace("REJECT", "DENY") for line in LINES])
+    flows(path)
+    assert caplog.text.count("a.log: there are actions that are neither ACCEPT nor REJECT") == 1
+    caplog.clear()
+    flows(write_lines(tmp_path / "b.log", LINES))
+    assert "actions" not in caplog.text
+
+
 def test_nodata_as_json_without_addresses_is_no_damage(tmp_path: Path) -> None:
     none = [{"log_status": "NODATA", "interface_id": "eni-1"}, {"log-status": "SKIPDATA", "srcaddr": None}]
     path = write_lines(tmp_path / "a.json", [*map(json.dumps, none), *FLOWS["extracted fields"]])

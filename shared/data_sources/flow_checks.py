@@ -19,6 +19,7 @@ _PORTS = ("srcport", "dstport")
 _TIMES = ("start", "end")
 NUMBERS = (*_PORTS, "protocol", "packets", "bytes", *_TIMES)
 NEEDED = ("srcaddr", "dstaddr", *NUMBERS)
+_ACTIONS = ("ACCEPT", "REJECT", "", "-")  # a Transit Gateway has none
 NO_DATA = ("NODATA", "SKIPDATA")
 NO_FLOWS = "NODATA and SKIPDATA records"
 Places = Sequence[int | str]  # where each record is in its file: a line's number, or words
@@ -83,7 +84,14 @@ class FlowCheck:
             good &= right
             if name in NUMBERS:
                 flows[name] = np.where(right, values, 0).astype(np.int64)
-        return flows[good].assign(action=flows["action"][good].str.upper())
+        flows = flows[good]
+        action = flows["action"].str.upper()
+        if not action.isin(_ACTIONS).all():
+            tell_once(
+                f"{self._path}: there are actions that are neither ACCEPT nor REJECT; such flows count as accepted, so "
+                "write REJECT for what was refused"
+            )
+        return flows.assign(action=action)
 
     def _without_flow(self, flows: pd.DataFrame) -> NDArray[np.bool_]:
         """Which records say by their status, or by having nothing at all, that there was no flow, (rows,)."""

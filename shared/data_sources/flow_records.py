@@ -114,7 +114,8 @@ def _begins_as_table(head: str) -> bool:
 def _from_table(path: Path, broken: BrokenLines, check: FlowCheck) -> Iterator[pd.DataFrame]:
     table = table_of(path)
     fields = [field_name(name) for name in table.names]
-    _check_fields(path, fields, "by its columns")
+    by = "by its first line, which has to name its columns" if table.layout else "by its columns"
+    _check_fields(path, fields, by)
     for batch in batches(table, table.names, broken):
         there = ~no_records(table, batch, broken)
         columns = zip(fields, table.names, strict=True)
