@@ -30,7 +30,8 @@ from client.follow_state import FollowState
 from client.outbox import Outbox
 from client.scoring import Scorer
 from client.sinks.sink import Sink
-from shared.data_sources.files import is_cut_off, read_order
+from shared.data_sources.file_names import read_order
+from shared.data_sources.files import is_cut_off
 from shared.data_sources.schema import Features
 from shared.data_sources.stores import Place, place_of, safe_name
 from shared.errors import DataError, NetworkError, NoLogError, StoreError

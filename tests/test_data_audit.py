@@ -355,6 +355,7 @@ def test_a_flow_that_carries_a_deep_list_is_read(tmp_path: Path) -> None:
     flow = dict.fromkeys(
         ("srcaddr", "dstaddr", "srcport", "dstport", "protocol", "packets", "bytes", "start", "end"), 0
     )
+    flow |= {"start": 1_767_600_000, "end": 1_767_600_030}
     path = tmp_path / "a.json"
     path.write_text(json.dumps(flow)[:-1] + ', "x": ' + "[" * 900 + "]" * 900 + "}")
     config = settings(path, data_source="vpc_flow")

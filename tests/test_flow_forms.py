@@ -126,6 +126,10 @@ FORMS: dict[str, tuple[str, Callable[[], str]]] = {
             for n in NUMBERS
         ),
     ),
+    "zeek with milliseconds": (
+        "conn.json",
+        lambda: "\n".join(json.dumps(zeek(n) | {"ts": int(zeek(n)["ts"] * 1000)}) for n in NUMBERS),
+    ),
     "zeek nested, as shippers have it": (
         "conn.json",
         lambda: "\n".join(

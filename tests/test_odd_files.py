@@ -15,10 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from shared.config import Config
-from shared.data_sources import csv, vpc_flow
+from shared.data_sources import csv, flow_records, vpc_flow
+from shared.data_sources.file_names import read_order
 from shared.data_sources.file_source import FileSource
 from shared.data_sources.files import BrokenLines
-from shared.data_sources.flow_records import BLANK_LINES, DEFAULT_FIELDS, NO_FLOWS, REPEATED_HEADER
+from shared.data_sources.flow_checks import NO_FLOWS
+from shared.data_sources.flow_records import BLANK_LINES, DEFAULT_FIELDS
+from shared.data_sources.source_types import Inputs
+from shared.data_sources.tables import REPEATED_HEADER
 from shared.data_utils import load_client_data, stream_features
 from shared.errors import DataError
 from tests import test_source_vpc_flow as vpc
@@ -110,6 +114,91 @@ def test_a_table_is_found_by_its_name_or_by_what_is_in_it(tmp_path: Path, name: 
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("a.csv", "\n".join(PLAIN))
     assert np.array_equal(table(strict(folder)).features, expected.features)
+
+
+ROTATED = [
+    "{}.1",
+    "{}.12.gz",
+    "{}.gz.1",
+    "{}-20261101",
+    "{}.2026-11-01",
+    "{}-2026-11-01_10:00:00.gz",
+    "{}_20261101T10Z",
+]
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside others"])
+@pytest.mark.parametrize("name", ROTATED)
+def test_a_rotated_file_is_read_like_what_it_was(tmp_path: Path, name: str, beside: bool) -> None:
+    write_lines(tmp_path / "expected.csv", PLAIN)
+    write_lines(tmp_path / "expected.log", LINES)
+    for kind, base, lines in (("csv", "a.csv", PLAIN), ("flows", "a.log", LINES), ("names", "a.parquet", PLAIN)):
+        folder = tmp_path / kind
+        folder.mkdir()
+        path = write_lines(folder / name.format(base), lines)
+        if kind == "names":
+            pd.read_csv(tmp_path / "expected.csv").to_parquet(path)
+        elif "gz" in name:
+            path.write_bytes(gzip.compress(path.read_bytes()))
+        if beside:
+            write_lines(folder / f"z{base}", [HEADER] if base == "a.csv" else [])
+    expected = table(strict(tmp_path / "expected.csv")).features
+    assert np.array_equal(table(strict(tmp_path / "csv")).features, expected)
+    assert np.array_equal(flows(tmp_path / "flows")[0], flows(tmp_path / "expected.log")[0])
+    if not beside:
+        assert np.array_equal(table(strict(tmp_path / "names")).features, expected)
+
+
+def test_rotated_logs_are_read_from_the_oldest_on() -> None:
+    numbered = ["a/x.log.10.gz", "a/x.log.2.gz", "a/x.log.1", "a/x.log"]
+    dated = ["a/y.log-20261101", "a/y.log-20261102.gz", "a/y.log"]
+    split = ["a/z.csv.00", "a/z.csv.01", "a/z.csv.02"]
+    no_rotations = ["b/part-00001", "b/part-00002", "b/part-00010"]
+    ordered = [*numbered, *dated, *split, *no_rotations]
+    assert [str(path) for path in sorted(map(Path, reversed(ordered)), key=read_order)] == ordered
+
+
+def test_a_log_that_is_rotated_in_between_makes_the_windows_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When scoring, windows close as time goes on: the newest file read first would make all others late."""
+    monkeypatch.setattr(flow_records, "CHUNK_LINES", 50)
+    everything = vpc.lines_of(vpc.some_flows())
+    whole = write_lines(tmp_path / "whole.log", everything)
+    folder = tmp_path / "rotated"
+    folder.mkdir()
+    third = len(everything) // 3
+    for name, start in (("a.log.2.gz", 0), ("a.log.1", third), ("a.log", 2 * third)):
+        path = write_lines(folder / name, everything[start : start + third])
+        if name.endswith(".gz"):
+            path.write_bytes(gzip.compress(path.read_bytes()))
+    config = vpc.settings(whole)
+    schema = vpc_flow.schema(config, Inputs(whole))
+    expected, found = (
+        np.concatenate([features for _, features in stream_features(config, path, schema)]) for path in (whole, folder)
+    )
+    assert np.array_equal(found, expected)
+
+
+def test_what_is_left_out_of_a_folder_is_a_warning_with_its_number(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_lines(tmp_path / "a.csv", PLAIN)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write_lines(folder / "m.csv", PLAIN)
+    for name in ("a.csv.bak", "README", "notes.md", "a.csv.part"):
+        write_lines(folder / name, PLAIN if name != "README" else ["a word"])
+    (folder / "link").symlink_to(elsewhere)
+    (folder / "nowhere.csv").symlink_to(elsewhere / "gone.csv")
+    assert len(table(strict(folder))) == 60
+    (told,) = [line for line in caplog.records if "left out" in line.getMessage()]
+    assert told.levelno == logging.WARNING
+    assert "left out 6 that are no such logs" in told.getMessage()
+    assert "a.csv.bak" in told.getMessage()
+    assert "end in .csv" in told.getMessage()
 
 
 def test_an_archive_of_several_files_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -403,7 +492,7 @@ def test_labels_by_a_field_of_either_spelling(tmp_path: Path) -> None:
 def test_what_was_left_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="data"):
         table(strict(write_lines(tmp_path / "a.csv", SHAPES["the header again"])))
-    assert f"left out 2 of 62: {csv.REPEATED_HEADER}" in caplog.text
+    assert f"left out 2 of 62: {REPEATED_HEADER}" in caplog.text
 
 
 def test_real_shapes_stay_what_they_were(tmp_path: Path) -> None:

@@ -10,13 +10,14 @@ import pandas as pd
 import pytest
 
 from shared.config import Config, load_config
-from shared.data_sources.csv import BLANK_ROW
 from shared.data_sources.dataset import Dataset
 from shared.data_sources.label_checks import LabelTally, tell_telling_columns
 from shared.data_sources.schema import FeatureSchema, bucket_columns, number_column
+from shared.data_sources.tables import BLANK_ROW
 from shared.data_utils import load_client_data, load_test_data, load_validation_data
 from shared.errors import DataError
-from tests.source_files import settings_of
+from tests import test_source_vpc_flow as vpc
+from tests.source_files import settings_of, write_lines
 from tests.test_source_cloudtrail import record
 
 
@@ -170,6 +171,30 @@ def test_an_index_under_any_name_is_named_and_what_does_not_count_rows_is_not(
     assert not [line for line in caplog.records if line.levelno >= logging.WARNING]
 
 
+@pytest.mark.parametrize("odd", ["x,1,57,DoS", "1", "a,b,nr,Label", ",,,", "1,2,57,", "1,2,3,4,5,6"])
+def test_an_index_is_named_whatever_odd_rows_are_in_the_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, odd: str
+) -> None:
+    path = table(tmp_path / "a.csv", SOME, "nr", list(range(200)))
+    lines = path.read_text().splitlines()
+    if odd[0].isdigit() or odd[0] == "x":
+        lines[58] = odd  # in the place of the row that the index has as 57
+    else:
+        lines.insert(58, odd)
+    path.write_text("\n".join(lines))
+    load_client_data(settings(path, num_features=3, max_broken_share=0.1), 0)
+    assert "nr counts the rows" in caplog.text
+    assert " b counts" not in caplog.text
+    assert "a, nr" not in caplog.text
+
+
+def test_files_of_one_row_each_have_no_index(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number, label in enumerate(SOME[:60]):
+        table(tmp_path / f"{number:02}.csv", [label])
+    load_client_data(settings(tmp_path), 0)
+    assert "counts the rows" not in caplog.text
+
+
 @pytest.mark.parametrize("name", ["", "Unnamed: 0", "Unnamed: 0.1", "__index_level_0__"])
 def test_a_column_without_a_name_is_no_feature(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
     path = table(tmp_path / "a.csv", SOME, "here", list(range(200)))
@@ -192,9 +217,31 @@ def test_columns_of_noise_are_not_said_to_tell_the_label(caplog: pytest.LogCaptu
 
 def test_a_tally_is_bounded_and_says_what_it_counted() -> None:
     tally = LabelTally()
-    tally.add(pd.Series([str(number % 5000) for number in range(100_000)]), 3)
+    tally.add(pd.Series([str(number % 5000) for number in range(100_000)]), np.arange(100_000) < 3)
     assert (tally.records, tally.attacks) == (100_000, 3)
-    assert tally.there.endswith("and 992 more")
+    assert tally.there.endswith("and 995 more")  # 1,000 of each class are kept
+
+
+def test_which_labels_are_benign_and_which_attacks_is_said_once_with_numbers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = ["BENIGN", "Benign", "DoS", "PortScan", "DoS", "BENIGN", ""] * 20
+    config = settings(table(tmp_path / "a.csv", labels), max_broken_share=0.5)
+    with caplog.at_level(logging.INFO, logger="data"):
+        for client in range(3):
+            load_client_data(config, client)
+        load_test_data(config)
+    told = "a.csv: by column 'Label' benign: 'BENIGN' 40, 'Benign' 20; attacks: 'DoS' 40, 'PortScan' 20"
+    assert caplog.text.count(told) == 1
+
+
+def test_which_values_of_a_log_are_benign_and_which_attacks_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_lines(tmp_path / "a.log", vpc.lines_of(vpc.some_flows()))
+    with caplog.at_level(logging.INFO, logger="data"):
+        load_test_data(vpc.settings(path))
+    assert "by label_patterns ['10.0.0.9'] in srcaddr benign: '10.0.0.1' 720; attacks: '10.0.0.9' 720" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -214,6 +261,51 @@ def test_numbers_with_separators_are_refused_with_column_file_and_setting(tmp_pa
         load_test_data(settings(path, csv_categorical_columns=("a",)))
     named = settings(path, csv_categorical_columns=("n",), num_features=17)
     assert len(load_test_data(named))  # whoever says that they are names is believed
+
+
+WRITTEN = {
+    "numbers with a per cent sign": ["5%", "12.5 %", "-3%", "0%"],
+    "amounts of money": ["$5", "12.50 €", "$1", "£3"],
+    "numbers with a unit": ["12 ms", "1.5k", "3.2MB", "10s", "7 pkts", "1e3 kb/s", "2.5 Gbps", ".5µs"],
+    "clock times": ["00:01:05", "12:30", "1:02:03.5", "100:00:00"],
+    "dates": ["2026-11-28 10:00:00", "2026-11-28T10:00:00Z", "28/11/2026", "11/28/26 1:00", "28.11.2026"],
+}
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_numbers_that_become_names_are_said_by_kind_and_not_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    cells = WRITTEN[kind]
+    lines = ["a;n;Label", *(f"1;{cells[row % len(cells)]};{label}" for row, label in enumerate(SOME))]
+    path = tmp_path / f"{kind}.csv"
+    path.write_text("\n".join(lines))
+    for _ in range(2):
+        load_test_data(settings(path, num_features=17))
+    (told,) = [line.getMessage() for line in caplog.records if "hashed as a name" in line.getMessage()]
+    assert told.startswith(f"{path}: column 'n' holds {kind}, and each is hashed as a name; write plain numbers")
+    assert not [cell for cell in cells if cell in told.removeprefix(str(path))]
+    caplog.clear()
+    load_test_data(settings(path, csv_categorical_columns=("n",), num_features=17))  # whoever says so is believed
+    assert "hashed as a name" not in caplog.text
+    with pytest.raises(DataError, match=f"column n holds {kind} where numbers are expected"):
+        load_test_data(settings(path, csv_categorical_columns=("a",), num_features=17))
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["tcp", "udp"], ["10.0.0.1", "10.10.10.100"], ["00:1a:2b:3c:4d:5e", "00:11:22:33:44:55"], ["1.2.3", "1.10.3"],
+        ["2001:db8::1", "::1"], ["S0", "SF"], ["http/1.1", "443/tcp"], ["a1b2c3", "12ab34"], ["5th", "3rd"],
+        ["100-200"], ["1e5x", "0x1f5g"], ["%", "ms"],
+    ],
+)  # fmt: skip
+def test_names_are_not_said_to_be_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixture, cells: list[str]) -> None:
+    lines = ["a;n;Label", *(f"1;{cells[row % len(cells)]};{label}" for row, label in enumerate(SOME))]
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(lines))
+    load_test_data(settings(path, num_features=17))
+    assert "hashed as a name" not in caplog.text
 
 
 @pytest.mark.parametrize("cells", [["10.0.0.1", "10.100.200.100"], ["a,b", "c"], ["1-2", "3-4"], ["8,x", "y"]])

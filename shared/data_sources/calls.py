@@ -97,7 +97,7 @@ def stream(
             families = joined.over(families, events["finding"])
         yield form.rows(events.assign(family=families), schema, memory, labelled=inputs.labelled)
         if inputs.labelled:
-            tally.add(events["label_value"], int(np.count_nonzero(families != BENIGN)))
+            tally.add(events["label_value"], families != BENIGN)
     broken.report()
     if by_rules:
         _log.log(
@@ -160,7 +160,8 @@ def read(records: Callable[[Path], Iterator[Value]], path: Path, broken: BrokenL
             if count % FRAME_RECORDS == 0:
                 broken.seen(FRAME_RECORDS)
     except OddFileError as error:
-        broken.cut_file(error)
+        if not data_files.is_empty(path):
+            broken.cut_file(error)
     broken.seen(count % FRAME_RECORDS)
-    if not count and not data_files.head(path).strip():
+    if not count and data_files.is_empty(path):
         broken.empty_file(path)

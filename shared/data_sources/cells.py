@@ -14,9 +14,25 @@ NUMERIC_SHARE = 0.5
 _HEXADECIMAL = "0x[0-9a-f]+"  # UNSW-NB15, Bot-IoT and CTU-13 have ICMP's type and code so, in a column of ports
 _SEPARATED = r"[-+]?(\d{1,3}([,' \u00a0\u202f]\d{3})+(\.\d+)?|\d+,\d+|\d{1,3}(\.\d{3})+,\d+|\d{1,3}(\.\d{3}){2})"
 
+_NUMBER = r"[-+]?(\d+([.,]\d+)?|[.,]\d+)(e[-+]?\d+)?"
+_UNITS = (
+    r"[kmgtp]|[kmgt]?i?b|[kmgt]?bit|bytes?|[kmg]?bps|[kmg]?b/s|[kmg]?hz|[nuµμm]?s|secs?|seconds?|mins?|minutes?|h|hrs?|hours?|"
+    r"d|days?|pkts?|packets?|pps"
+)
+# What a person reads as a number, and no parser does.
+_WRITTEN_NUMBERS = {
+    "numbers with a per cent sign": rf"{_NUMBER}\s?[%‰]",
+    "amounts of money": rf"[$€£¥]\s?{_NUMBER}|{_NUMBER}\s?[$€£¥]",
+    "numbers with a unit": rf"{_NUMBER}\s?({_UNITS})",
+    "clock times": r"\d{1,3}:\d\d(:\d\d([.,]\d+)?)?",
+    "dates": r"\d{4}[-/]\d\d?[-/]\d\d?([ t].*)?|\d\d?[-/]\d\d?[-/]\d{2,4}( .*)?|\d\d?\.\d\d?\.\d{4}( .*)?",
+}
+
 
 def texts(values: pa.Array) -> pd.Series:
-    """Each cell as a text without surrounding blanks; empty where there is none. 80.0 and 80 are one name."""
+    """Each cell as a text without surrounding blanks or a byte order mark, as files that were joined have it within;
+    empty where there is none. 80.0 and 80 are one name.
+    """
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
@@ -25,7 +41,7 @@ def texts(values: pa.Array) -> pd.Series:
         cast = pc.cast(values, pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         cast = pa.array([None if cell is None else str(cell) for cell in values.to_pylist()], pa.string())
-    trimmed = pc.utf8_trim_whitespace(pc.fill_null(cast, ""))
+    trimmed = pc.utf8_trim_whitespace(pc.utf8_ltrim(pc.fill_null(cast, ""), characters="\ufeff"))
     return pd.Series(trimmed.to_numpy(zero_copy_only=False), dtype="str").str.removesuffix(".0")
 
 
@@ -50,9 +66,14 @@ def numbers(values: pa.Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
             pass
     cells = texts(values).str.casefold()
     found = floats(cells)
+    read_hexadecimal(cells, found)
+    return found, np.isnan(found) & ~cells.isin(MISSING).to_numpy(dtype=np.bool_)
+
+
+def read_hexadecimal(cells: pd.Series, found: NDArray[np.float64]) -> None:
+    """Put in the numbers of cells such as 0x1bb, in lower case, where `found`, (rows,), has none."""
     for row in np.flatnonzero(np.isnan(found) & cells.str.fullmatch(_HEXADECIMAL).to_numpy(dtype=np.bool_)):
         found[row] = float(min(int(cells.iloc[row], 16), 1 << 64))
-    return found, np.isnan(found) & ~cells.isin(MISSING).to_numpy(dtype=np.bool_)
 
 
 _AS_TEXTS = (
@@ -98,6 +119,16 @@ def separated_number(values: pa.Array) -> str:
     odd = texts(values)[wrong]
     such = odd[odd.str.fullmatch(_SEPARATED)]
     return str(such.iloc[0]) if 2 * len(such) > len(odd) else ""
+
+
+def written_numbers(values: pa.Array) -> str:
+    """As what a person would read most of a column's texts: "numbers with a unit", say; empty where they are names."""
+    _, wrong = numbers(values)
+    odd = texts(values)[wrong].str.casefold()
+    for kind, pattern in _WRITTEN_NUMBERS.items():
+        if 2 * int(odd.str.fullmatch(pattern).sum()) > len(odd):
+            return kind
+    return ""
 
 
 def is_separated(text: str) -> bool:

@@ -26,17 +26,18 @@ from numpy.typing import NDArray
 
 from shared.config import Config
 from shared.data_sources import files as data_files
-from shared.data_sources.cells import holds_names, is_separated, numbers, separated_number, texts
+from shared.data_sources.cells import holds_names, numbers, separated_number, texts
 from shared.data_sources.csv_columns import (
     UNNAMED,
     check_dropped,
-    no_header,
     refuse_repeated,
     require,
     tell_new_columns,
     tell_once,
+    tell_written_numbers,
+    why_no_number,
 )
-from shared.data_sources.csv_layout import looks_like_data
+from shared.data_sources.csv_layout import looks_like_data, no_header
 from shared.data_sources.files import BrokenLines
 from shared.data_sources.json_values import begins_as_json
 from shared.data_sources.label_checks import IndexSearch, LabelTally
@@ -50,11 +51,10 @@ from shared.data_sources.schema import (
     number_column,
 )
 from shared.data_sources.source_types import Chunk, Inputs
-from shared.data_sources.tables import Batch, Table, batches, table_of
+from shared.data_sources.tables import Batch, Table, batches, no_records, table_of, with_nul
 from shared.errors import DataError, OddFileError
 
 _log = logging.getLogger("data")
-REPEATED_HEADER, BLANK_ROW = "repeated header lines", "rows without a value"
 
 
 def files(path: Path) -> list[Path]:
@@ -87,6 +87,8 @@ def schema(config: Config, inputs: Inputs) -> FeatureSchema:
     table = _first_table(config, inputs.path)
     special = {config.csv_label_column, config.csv_family_column} - {""}
     require(table, [*sorted(special), *config.csv_categorical_columns], config)
+    if table.layout and table.layout.header and not special and looks_like_data(table.names):
+        raise no_header(table.path, table.names)  # where no column has to be there by name, none is missed
     refuse_repeated(table, special)
     check_dropped(config, inputs.path, table, files(inputs.path))
     used = [name for name in table.names if name not in special and name not in config.csv_drop_columns]
@@ -109,6 +111,7 @@ def schema(config: Config, inputs: Inputs) -> FeatureSchema:
             )
         if not config.csv_categorical_columns and holds_names(first.columns[name]):
             named.append(name)
+            tell_written_numbers(table.path, name, first.columns[name])
     columns = [number_column(name) for name in used if name not in named]
     columns += [column for name in named for column in bucket_columns(name, config.hash_width)]
     return FeatureSchema("csv", tuple(columns), config.hash_width, excluded=tuple(sorted(special)))
@@ -144,7 +147,7 @@ def schema_like(config: Config, path: Path, learned: FeatureSchema) -> FeatureSc
     used = [column for column in kinds if column in set(table.names)]
     if not used:
         if looks_like_data(table.names):
-            raise no_header(table)
+            raise no_header(table.path, table.names)
         raise DataError(f"{table.path}: none of the columns that the model learned from, such as {next(iter(kinds))!r}")
     rows = _first_batch(table, used)
     found: list[Column] = []
@@ -178,10 +181,10 @@ def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: Broken
                         chunk = _taken(chunk, first)
                 yield chunk
         except OddFileError as error:
-            if data_files.head(path).strip():
-                broken.cut_file(error)
-            else:
+            if data_files.is_empty(path):
                 broken.empty_file(path)
+            else:
+                broken.cut_file(error)
     broken.report()
     if repeated:
         advice = "left out" if config.csv_drop_duplicates else "kept; csv_drop_duplicates: true leaves them out"
@@ -207,17 +210,18 @@ def _of_file(
         label_columns = (config.csv_label_column, config.csv_family_column, config.partition_column)
         needed = list(dict.fromkeys([*needed, *(name for name in label_columns if name)]))
         refuse_repeated(table, label_columns)
-        tell_new_columns(config, table, needed)
     require(table, needed, config)
-    if not inputs.labelled:
+    if inputs.labelled:
+        tell_new_columns(config, table, needed)
+    else:
         told = {config.csv_label_column, config.csv_family_column, *needed}
         needed += [name for name in table.names if name not in told and not UNNAMED.fullmatch(name)]
     for batch in batches(table, needed, broken):
         chunk, good = _chunk(config, inputs, schema, table, batch, broken)
         if inputs.labelled:
-            attacks = int(np.count_nonzero(chunk.families != "benign"))
-            labels.add(texts(batch.columns[config.csv_label_column])[good], attacks)
-            indexes.add({name: numbers(batch.columns[name])[0] for name in indexes.candidates}, batch.rows)
+            labels.add(texts(batch.columns[config.csv_label_column])[good], chunk.families != "benign")
+            counted = {name: numbers(batch.columns[name])[0][good] for name in indexes.candidates}
+            indexes.add(counted, batch.lines[good])
         yield chunk
 
 
@@ -229,26 +233,30 @@ def _chunk(
     features = np.zeros((batch.rows, len(schema)), dtype=np.float32)
     good = np.ones(batch.rows, dtype=np.bool_)
     families = groups = np.full(batch.rows, "")
-    no_records = _no_records(table, batch, broken)
+    no_record = no_records(table, batch, broken)
     if inputs.labelled:
         families, good = _families(config, batch.columns)
         if config.partition_column:
             groups = texts(batch.columns[config.partition_column]).to_numpy(dtype=np.str_)
-    reasons = {int(row): "no label" for row in np.flatnonzero(~good & ~no_records)[: data_files.LOGGED_BROKEN_LINES]}
+    reasons = {int(row): "no label" for row in np.flatnonzero(~good & ~no_record)[: data_files.LOGGED_BROKEN_LINES]}
+    used = {*_fields(schema), config.csv_label_column, config.csv_family_column} & batch.columns.keys()
+    damaged = with_nul([batch.columns[name] for name in used], batch.rows) & good
+    reasons |= dict.fromkeys(np.flatnonzero(damaged).tolist(), "NUL characters in it: the file is damaged")
+    good = good & ~damaged
     for column, index in _fields(schema).items():
         if schema.columns[index].kind == "numeric":
             values, wrong = numbers(batch.columns[column])
             features[:, index] = compressed(values)
-            for row in np.flatnonzero(wrong & good & ~no_records)[: data_files.LOGGED_BROKEN_LINES]:
-                reasons[int(row)] = _why_no_number(column, texts(batch.columns[column].slice(int(row), 1)).iloc[0])
+            for row in np.flatnonzero(wrong & good & ~no_record)[: data_files.LOGGED_BROKEN_LINES]:
+                reasons[int(row)] = why_no_number(column, batch.columns[column].slice(int(row), 1))
             good = good & ~wrong
         else:
             bucket = buckets(column, texts(batch.columns[column]), schema.hash_width)
             features[np.arange(batch.rows), index + bucket] = 1.0
-    for row in np.flatnonzero(~good & ~no_records):
+    for row in np.flatnonzero(~good & ~no_record):
         broken.add(path, int(batch.lines[row]), reasons.get(int(row), "broken"))
     broken.seen(batch.rows)
-    good = good & ~no_records
+    good = good & ~no_record
     meta = pd.DataFrame({"file": path.name, "line": batch.lines})
     if not inputs.labelled:
         numeric = {column.name for column in schema.columns if column.kind == "numeric"}
@@ -257,32 +265,6 @@ def _chunk(
         cells = {name: pd.arrays.ArrowExtensionArray(column) for name, column in shown.items()}
         meta = pd.concat([meta, pd.DataFrame(cells, index=meta.index)], axis=1)  # `assign` takes no column `self`
     return _taken(Chunk(meta, features, families, groups), good), good
-
-
-def _no_records(table: Table, batch: Batch, broken: BrokenLines) -> NDArray[np.bool_]:
-    """Which rows are none, (rows,): the header once more, as CIC-IDS-2018 has, or separators alone, as Excel saves."""
-    if table.layout is None or not batch.columns:
-        return np.zeros(batch.rows, dtype=np.bool_)
-    header = dict(zip(table.names, table.layout.header, strict=False))
-    again = np.full(batch.rows, bool(header))
-    blank = np.ones(batch.rows, dtype=np.bool_)
-    for name, column in batch.columns.items():
-        if not again.any() and not blank.any():
-            break
-        cells = texts(column)
-        again &= (cells == header.get(name, "").strip().removesuffix(".0")).to_numpy(dtype=np.bool_)
-        blank &= (cells == "").to_numpy(dtype=np.bool_)
-    if len(batch.columns) == 1:
-        blank[:] = False  # a table of one column: an empty cell is a value that is missing
-    broken.leave_out(REPEATED_HEADER, int(again.sum()))
-    broken.leave_out(BLANK_ROW, int((blank & ~again).sum()))
-    return again | blank
-
-
-def _why_no_number(column: str, cell: str) -> str:
-    if is_separated(cell):
-        return f"column {column} holds {cell!r}, a thousands separator or a decimal comma: expected 1234.5"
-    return f"column {column} holds a text where numbers are expected"
 
 
 def _families(config: Config, columns: dict[str, pa.Array]) -> tuple[NDArray[np.str_], NDArray[np.bool_]]:

@@ -7,8 +7,11 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+import pyarrow as pa
+
 from shared.config import Config
-from shared.data_sources.csv_layout import looks_like_data
+from shared.data_sources.cells import is_separated, texts, written_numbers
+from shared.data_sources.csv_layout import looks_like_data, no_header
 from shared.data_sources.tables import Table, table_of
 from shared.errors import DataError, OddFileError
 
@@ -28,9 +31,11 @@ def require(table: Table, wanted: Sequence[str], config: Config) -> None:
     for name in wanted:
         if name not in there:
             if looks_like_data(table.names):
-                raise no_header(table)
+                raise no_header(table.path, table.names)
             near = difflib.get_close_matches(name, table.names, n=1)
-            advice = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(table.names[:8])}, ..."
+            advice = f"did you mean {near[0]!r}?" if near else "none has a name like it"
+            if not near and table.layout is not None:  # whose first line may be a record, which is nobody's to read
+                advice += "; if its first line is no header, name its columns in csv_column_names"
             named = {
                 config.csv_label_column: "csv_label_column",
                 config.csv_family_column: "csv_family_column",
@@ -39,14 +44,6 @@ def require(table: Table, wanted: Sequence[str], config: Config) -> None:
             }
             by = f" ({named[name]} names it)" if name in named else ""
             raise DataError(f"{table.path}: no column {name!r} among {len(table.names)}; {advice}{by}")
-
-
-def no_header(table: Table) -> DataError:
-    """For a file whose first line is a record."""
-    return DataError(
-        f"{table.path}: its first line looks like data and not like a header with the names of its {len(table.names)} "
-        "columns; name them in csv_column_names, in their order"
-    )
 
 
 def refuse_repeated(table: Table, special: Iterable[str]) -> None:
@@ -91,6 +88,24 @@ def check_dropped(config: Config, path: Path, table: Table, files: Sequence[Path
                 f"{path}: csv_drop_columns: no column {name!r} among {len(there)}; did you mean {near[0]!r}?"
             )
         tell_once(f"{path}: csv_drop_columns: no column {name!r} here, so nothing is dropped by that name")
+
+
+def tell_written_numbers(path: Path, name: str, values: pa.Array) -> None:
+    """Say so where the texts of a column, which become names, are numbers to a person: which is bigger is lost."""
+    if kind := written_numbers(values):
+        tell_once(
+            f"{path}: column {name!r} holds {kind}, and each is hashed as a name; write plain numbers of one unit, or "
+            "name the column in csv_drop_columns, or all columns of names in csv_categorical_columns if it is one"
+        )
+
+
+def why_no_number(name: str, cell: pa.Array) -> str:
+    """Why one cell of a numeric column, (1,), is refused; only a separator is shown, for nobody sees it elsewhere."""
+    text = texts(cell).iloc[0]
+    if is_separated(text):
+        return f"column {name} holds {text!r}, a thousands separator or a decimal comma: expected 1234.5"
+    kind = written_numbers(cell) or "a text"
+    return f"column {name} holds {kind} where numbers are expected"
 
 
 def tell_new_columns(config: Config, table: Table, needed: Sequence[str]) -> None:

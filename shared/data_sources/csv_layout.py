@@ -76,8 +76,14 @@ def layout_of(path: Path, column_names: Sequence[str] = ()) -> Layout:
         following = next((later for later in lines[number + 1 :] if later.strip()), "")
         between = delimiter or max(_DELIMITERS, key=line.count)
         after = delimiter or max(_DELIMITERS, key=following.count)
-        if line.startswith("#") and (following.startswith("#") or line.count(between) != following.count(after)):
+        alike = following and not following.startswith("#") and line.count(between) == following.count(after)
+        if line.startswith("#") and not alike:
             continue
+        if "\0" in line:
+            raise OddFileError(
+                f"{path}, line {number + 1}: NUL characters where a header was expected; the file is damaged, or "
+                "UTF-16 without a byte order mark: save it as UTF-8"
+            )
         cells = _cells(path, line, between)
         if not column_names:
             if len(cells) == 1 and following.count(after) > 1:
@@ -85,7 +91,12 @@ def layout_of(path: Path, column_names: Sequence[str] = ()) -> Layout:
                     f"{path}: line {number + 1} has 1 column and the next {following.count(after) + 1}; take away what "
                     "stands before the header line, or begin it with #"
                 )
-            return Layout(tuple(unique_names(path, cells)), tuple(cells), between, number + 1)
+            try:
+                return Layout(tuple(unique_names(path, cells)), tuple(cells), between, number + 1)
+            except DataError:
+                if len(cells) <= MOST_COLUMNS and looks_like_data(cells):
+                    raise no_header(path, cells) from None
+                raise
         names = unique_names(path, column_names)
         if [cell.strip() for cell in cells] == [name.strip() for name in column_names]:
             return Layout(tuple(names), tuple(cells), between, number + 1)
@@ -105,7 +116,7 @@ def _zeek(path: Path, lines: Sequence[str]) -> Layout:
     delimiter = chr(int(hexadecimal[1], 16)) if hexadecimal else written or "\t"
     fields = next((line for line in lines if line.startswith("#fields")), None)
     if fields is None or len(delimiter) != 1:
-        raise DataError(f"{path}: a Zeek log without #fields within its first {_PREAMBLE_LINES} lines; expected it")
+        raise OddFileError(f"{path}: a Zeek log without #fields within its first {_PREAMBLE_LINES} lines; expected it")
     written_cells = fields.split(delimiter)[1:]
     # IoT-23 has blanks instead of the separator between its last three columns.
     cells = [name for cell in written_cells for name in cell.split(_BLANKS)]
@@ -168,6 +179,17 @@ class SplitAtBlanks:
 def looks_like_data(names: Sequence[str]) -> bool:
     """Whether a first line is rather a record than a header: half of its cells are numbers, addresses or empty."""
     return 2 * sum(map(_is_value, names)) >= len(names)
+
+
+def no_header(path: Path, cells: Sequence[str]) -> DataError:
+    """For a file whose first line is a record: nothing of what it holds, which a log or a terminal would show."""
+    places = [str(place) for place, cell in enumerate(cells, start=1) if _is_value(cell)]
+    more = f" and {len(places) - 10} more" if len(places) > 10 else ""
+    return DataError(
+        f"{path}: its first line looks like data and not like a header with the names of its {len(cells)} columns; a "
+        f"number, an address or nothing is in columns {', '.join(places[:10])}{more}; name all columns in "
+        "csv_column_names, in their order"
+    )
 
 
 def _is_value(cell: str) -> bool:

@@ -5,7 +5,7 @@ import errno
 import io
 import json
 import logging
-import re
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +15,7 @@ from typing import BinaryIO, Protocol, cast
 
 from shared.bounded_files import open_regular
 from shared.data_sources import compressed
+from shared.data_sources.file_names import bare_name, may_be_a_log, read_order
 from shared.errors import DataError, NoLogError, OddFileError
 
 _log = logging.getLogger("data")
@@ -27,7 +28,6 @@ _MOST_KINDS = 100  # of what is left out that are told apart: a file may make up
 _OTHER_KINDS = "of other kinds"
 _BUFFER_BYTES = 1 << 18
 _HEAD_BYTES = 1 << 12
-_DELIVERY_TIME = re.compile(r"_(\d{8}T\d{4}Z)_")
 
 
 def list_files(
@@ -35,10 +35,10 @@ def list_files(
 ) -> list[Path]:
     """The file itself, or the files below a folder that hold such records.
 
-    A name is looked at without the suffix of a packer. Whatever ends in none of `suffixes` and could be a log all the
-    same, such as Firehose's objects, which end in nothing, is asked by its first characters. The log names what is left
-    out. Files come by the delivery time that AWS writes into their names, so that logs of several accounts and regions
-    are read side by side; files without such a time come by their path.
+    A name is looked at without what packing and rotating appended (`a.log.2.gz`). Whatever ends in none of `suffixes`
+    and could be a log all the same, such as Firehose's objects, which end in nothing, is asked by its first characters.
+    A warning names what is left out. Files come by the delivery time that AWS writes into their names, so that logs of
+    several accounts and regions are read side by side; files without such a time come by their path.
 
     Args:
         path: file or folder.
@@ -54,9 +54,11 @@ def list_files(
     found: list[Path] = []
     others: list[Path] = []
     for file in sorted(path.rglob("*")):
-        if not file.is_file() or file.name.startswith(".") or set(skip_folders) & set(file.parts):
+        kind = _kind(file)
+        if kind == "folder" or file.name.startswith(".") or set(skip_folders) & set(file.parts):
             continue
-        ours = _bare_name(file).endswith(suffixes) or (_may_be_a_log(file) and is_ours(head(file)))
+        named = bare_name(file.name).lower().endswith(suffixes)
+        ours = kind == "file" and (named or (may_be_a_log(file.name) and is_ours(head(file))))
         (found if ours else others).append(file)
     if not found:
         there = f"; it has {_names(others)}" if others else ""
@@ -64,18 +66,20 @@ def list_files(
             f"{path}: expected a file, or a folder with files that end in {', '.join(suffixes)} (also packed){there}"
         )
     if others:
-        _tell_left_out(path, _names(others))
+        _tell_left_out(path, len(others), _names(others), suffixes[0])
     return sorted(found, key=read_order)
 
 
-def _bare_name(file: Path) -> str:
-    name = file.name.lower()
-    return next((name.removesuffix(suffix) for suffix in compressed.SUFFIXES if name.endswith(suffix)), name)
-
-
-def _may_be_a_log(file: Path) -> bool:
-    bare = Path(_bare_name(file))
-    return not bare.suffix or bare.suffix in (".csv", ".tsv", ".txt", ".log", ".json", ".jsonl", ".ndjson", ".data")
+def _kind(path: Path) -> str:
+    """`file`, `folder`, whose files are listed by themselves, or empty: a pipe, a link to nowhere or to a folder, which
+    may lead back, or a folder that nobody may look into.
+    """
+    try:
+        if path.is_dir() and not path.is_symlink() and os.access(path, os.R_OK | os.X_OK):
+            return "folder"
+        return "file" if path.is_file() else ""
+    except PermissionError:
+        return ""
 
 
 def _names(files: list[Path]) -> str:
@@ -84,14 +88,11 @@ def _names(files: list[Path]) -> str:
 
 
 @lru_cache(maxsize=64)  # the same folder is listed some times
-def _tell_left_out(path: Path, names: str) -> None:
-    _log.info("%s: left out what is no such log: %s", path, names)
-
-
-def read_order(file: Path) -> tuple[str, str]:
-    """By this files are sorted before they are read: the time that AWS writes into the name, then the path."""
-    delivered = _DELIVERY_TIME.search(file.name)
-    return (delivered[1] if delivered else "", str(file))
+def _tell_left_out(path: Path, number: int, names: str, suffix: str) -> None:
+    _log.warning(
+        "%s: left out %d that are no such logs by name and first characters: %s; let the name of one that is end in %s",
+        path, number, names, suffix,
+    )  # fmt: skip
 
 
 def head(path: Path) -> str:
@@ -103,6 +104,15 @@ def head(path: Path) -> str:
     except DataError:  # whoever reads it says so; it may be cut off further on
         pass
     return found
+
+
+def is_empty(path: Path) -> bool:
+    """Whether a file begins with nothing but blanks; one that is damaged from its begin on has something in it."""
+    try:
+        with opened_json(path) as text:
+            return not text.read(_HEAD_BYTES).strip("\ufeff \t\r\n")
+    except DataError:
+        return False
 
 
 def is_parquet(path: Path) -> bool:

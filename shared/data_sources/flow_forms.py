@@ -22,6 +22,7 @@ from typing import Any
 
 from shared.data_sources.envelopes import LeftOut
 from shared.data_sources.record_fields import Field, seconds_of
+from shared.data_sources.times import epoch_seconds
 
 NETWORK_ACTIVITY = 4001  # of OCSF
 # IANA's numbers of the names that sensors write.
@@ -92,7 +93,7 @@ def _zeek_time(text: str) -> float:
         return float(seconds_of(text))
     if not 0 <= seconds < math.inf:
         raise ValueError(f"ts = {text!r:.60}, expected seconds since 1970")
-    return seconds
+    return epoch_seconds(seconds)  # Zeek can write JSON with milliseconds, and has the duration in seconds all the same
 
 
 def _suricata(record: dict[str, Any]) -> dict[str, str] | LeftOut:

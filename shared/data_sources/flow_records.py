@@ -7,37 +7,32 @@
 | CSV, as Athena exports a query's result; Parquet, as AWS delivers it; JSON objects | names of columns |
 | Zeek's conn.log as text or JSON, Suricata's eve.json | as `flow_forms` has them |
 
-Names may have underscores for hyphens. NODATA and SKIPDATA records tell of no flow and are left out, and counted. A
-port of `-` is none, such as that of GRE, and counts as 0. Times may be in milliseconds.
+Names may have underscores for hyphens. NODATA and SKIPDATA records tell of no flow and are left out, and counted, as
+are blank lines, comments and headers that are repeated. A port of `-` is none, such as that of GRE, and counts as 0;
+one in hexadecimal is its number. Times may be in milliseconds; `flow_checks` has what is refused.
 """
 
 import csv
 import io
-import logging
 import re
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from shared.config import Config
 from shared.data_sources import files as data_files
-from shared.data_sources.cells import floats, texts
+from shared.data_sources.cells import texts
 from shared.data_sources.envelopes import LeftOut, is_event, records
 from shared.data_sources.files import BrokenLines, opened_text
+from shared.data_sources.flow_checks import NEEDED, NO_DATA, NO_FLOWS, NUMBERS, FlowCheck, Places, tell_once
 from shared.data_sources.flow_forms import ZEEK_NEEDS, flow_of, is_flow_object, zeek_flow
 from shared.data_sources.json_values import begins_as_json
-from shared.data_sources.tables import batches, flat, table_of
-from shared.data_sources.times import in_seconds
-from shared.data_sources.windows import latest_time
+from shared.data_sources.tables import COMMENTS, REPEATED_HEADER, batches, flat, no_records, table_of
 from shared.errors import DataError, OddFileError
 
-_log = logging.getLogger("data")
 CHUNK_LINES = 100_000
 DEFAULT_FIELDS = (
     "version",
@@ -55,13 +50,7 @@ DEFAULT_FIELDS = (
     "action",
     "log-status",
 )
-_PORTS = ("srcport", "dstport")
-_TIMES = ("start", "end")
-_NUMBERS = (*_PORTS, "protocol", "packets", "bytes", *_TIMES)
-NEEDED = ("srcaddr", "dstaddr", *_NUMBERS)
 BLANK_LINES = "blank lines"
-NO_FLOWS = "NODATA and SKIPDATA records"
-REPEATED_HEADER = "repeated header lines"
 _FLOW = re.compile(
     r"srcaddr|\b(ACCEPT|REJECT) (OK|NODATA|SKIPDATA)\b|\b(NODATA|SKIPDATA)\b|\bid\.orig_h\b|\"orig_h\"|"
     r"\"event_type\"\s*:.*\"src_ip\"|\"src_ip\"\s*:.*\"event_type\"",
@@ -69,7 +58,6 @@ _FLOW = re.compile(
 )
 _ZEEK = "#separator"  # how Zeek's logs begin
 _TIME_BEFORE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:?\d\d)?")
-_Places = Sequence[int | str]  # where each record is in its file: a line's number, or words
 
 
 def is_flow_log(head: str) -> bool:
@@ -95,40 +83,48 @@ def flows_of(config: Config, path: Path, broken: BrokenLines) -> Iterator[pd.Dat
     """
     before = broken.lines - broken.left_out[BLANK_LINES]
     head = data_files.head(path)
+    check = FlowCheck(path, broken)
     try:
         if data_files.is_parquet(path):
-            yield from _from_table(path, broken)
+            yield from _from_table(path, broken, check)
         elif begins_as_json(head):
-            yield from _from_json(config, path, broken)
+            yield from _from_json(config, path, broken, check)
         elif head.startswith(_ZEEK):
-            yield from _from_zeek(path, head, broken)
-        elif _first_line(head).count(",") >= len(NEEDED) - 1:
-            yield from _from_table(path, broken)
+            yield from _from_zeek(path, head, broken, check)
+        elif _begins_as_table(head):
+            yield from _from_table(path, broken, check)
         else:
-            yield from _from_lines(config, path, broken)
+            yield from _from_lines(config, path, broken, check)
     except OddFileError as error:
-        if head.strip() or data_files.is_parquet(path):
+        if not data_files.is_empty(path):
             broken.cut_file(error)
             return
-    if broken.lines - broken.left_out[BLANK_LINES] == before and not head.strip() and not data_files.is_parquet(path):
+    if broken.lines - broken.left_out[BLANK_LINES] == before and data_files.is_empty(path):
         broken.empty_file(path)
 
 
-def _first_line(head: str) -> str:
-    return next((line for line in head.splitlines() if line.strip()), "")
+def _begins_as_table(head: str) -> bool:
+    """Whether the first line that is neither blank nor a comment is Excel's `sep=;` or has enough cells."""
+    first = next((line for line in head.splitlines() if line.strip() and not line.startswith("#")), "")
+    separators = ",;|\t" if _names_fields(first) else ",;|"  # without names tabs are as good as blanks
+    cells = 1 + max(first.count(separator) for separator in separators)
+    return first.casefold().startswith("sep=") or cells >= len(NEEDED)
 
 
-def _from_table(path: Path, broken: BrokenLines) -> Iterator[pd.DataFrame]:
+def _from_table(path: Path, broken: BrokenLines, check: FlowCheck) -> Iterator[pd.DataFrame]:
     table = table_of(path)
-    names = {field_name(name): name for name in table.names}
-    _check_fields(path, tuple(names), "by its columns")
+    fields = [field_name(name) for name in table.names]
+    by = "by its first line, which has to name its columns" if table.layout else "by its columns"
+    _check_fields(path, fields, by)
     for batch in batches(table, table.names, broken):
-        flows = pd.DataFrame({field: texts(batch.columns[name]) for field, name in names.items()})
+        there = ~no_records(table, batch, broken)
+        columns = zip(fields, table.names, strict=True)
+        flows = pd.DataFrame({field: texts(batch.columns[name])[there] for field, name in columns})
         broken.seen(batch.rows)
-        yield checked(path, flows, batch.lines.tolist(), broken)
+        yield check.checked(flows, batch.lines[there].tolist())
 
 
-def _from_zeek(path: Path, head: str, broken: BrokenLines) -> Iterator[pd.DataFrame]:
+def _from_zeek(path: Path, head: str, broken: BrokenLines, check: FlowCheck) -> Iterator[pd.DataFrame]:
     """The connections of Zeek's conn.log; its other logs, which stand in the same folder, are counted and left out."""
     table = table_of(path)
     log = re.search(r"^#path\s+(\w{1,40})", head, re.MULTILINE)
@@ -150,10 +146,10 @@ def _from_zeek(path: Path, head: str, broken: BrokenLines) -> Iterator[pd.DataFr
             except ValueError as error:
                 broken.add(path, place, str(error))
         if rows:
-            yield checked(path, pd.DataFrame(rows), places, broken)
+            yield check.checked(pd.DataFrame(rows), places)
 
 
-def _from_json(config: Config, path: Path, broken: BrokenLines) -> Iterator[pd.DataFrame]:
+def _from_json(config: Config, path: Path, broken: BrokenLines, check: FlowCheck) -> Iterator[pd.DataFrame]:
     fields = _settings_fields(config)
     found = records(path, lambda value: is_flow_object(value) or is_event(value))
     while part := list(islice(found, CHUNK_LINES)):
@@ -181,6 +177,9 @@ def _from_json(config: Config, path: Path, broken: BrokenLines) -> Iterator[pd.D
                     continue
                 inner = flat(record) if sensed else record.items()
                 flow = {field_name(key): _cell(cell) for key, cell in inner} | (sensed or {})
+                if flow.get("log-status", "").upper() in NO_DATA:
+                    broken.leave_out(NO_FLOWS)
+                    continue
                 if missing := [name for name in NEEDED if name not in flow]:
                     broken.add(path, value.where, f"no {', '.join(missing)}")
                     continue
@@ -190,9 +189,9 @@ def _from_json(config: Config, path: Path, broken: BrokenLines) -> Iterator[pd.D
                 broken.add(path, value.where, f"expected a flow record, found {str(record)[:60]!r}")
         if lines:
             _check_fields(path, fields, "by vpc_fields")
-            yield _of_lines(path, fields, lines, places, broken)
+            yield _of_lines(path, fields, lines, places, broken, check)
         if rows:
-            yield checked(path, pd.DataFrame(rows).fillna(""), row_places, broken)
+            yield check.checked(pd.DataFrame(rows).fillna(""), row_places)
         broken.seen(len(part))
 
 
@@ -200,24 +199,50 @@ def _cell(value: Any) -> str:
     return "" if value is None or isinstance(value, dict | list) else str(value)
 
 
-def _from_lines(config: Config, path: Path, broken: BrokenLines) -> Iterator[pd.DataFrame]:
+def _from_lines(config: Config, path: Path, broken: BrokenLines, check: FlowCheck) -> Iterator[pd.DataFrame]:
+    """The flows of a text. Each header line says what follows it: of files that were joined there may be several."""
+    fields: tuple[str, ...] = ()
+    before = 0
     with opened_text(path) as text:
-        line = 1
-        first = text.readline()
-        while first and not first.strip():
-            first, line = text.readline(), line + 1
-            broken.leave_out(BLANK_LINES)
-            broken.seen(1)
-        header = tuple(field_name(name) for name in first.split())
-        fields = header if "srcaddr" in header else _settings_fields(config)
-        _check_fields(path, fields, "by the header" if fields is header else "by vpc_fields")
-        rest = [] if fields is header or not first else [first]
-        line += fields is header
-        while lines := [*rest, *islice(text, CHUNK_LINES - len(rest))]:
-            rest = []
-            yield _of_lines(path, fields, lines, range(line, line + len(lines)), broken)
-            broken.seen(len(lines))
-            line += len(lines)
+        while lines := list(islice(text, CHUNK_LINES)):
+            # Most records begin with the version.
+            headers = [n for n, content in enumerate(lines) if not content[:1].isdigit() and _names_fields(content)]
+            start = 0
+            for at in [*headers, len(lines)]:
+                names = _names_fields(lines[at]) if at < len(lines) else ()
+                if names and fields and not set(NEEDED) <= set(names):
+                    continue  # a record, if a broken one
+                part = lines[start:at]
+                if not fields and any(content.strip() and not content.startswith("#") for content in part):
+                    fields = _settings_fields(config)
+                    _check_fields(path, fields, "by vpc_fields")
+                flows = _of_lines(path, fields, part, range(before + start + 1, before + at + 1), broken, check)
+                if fields:  # before the first header there may be comments
+                    yield flows
+                broken.seen(len(part))
+                if names and fields:
+                    broken.leave_out(REPEATED_HEADER)
+                    broken.seen(1)
+                if names:
+                    _check_fields(path, names, "by the header")
+                    fields = names
+                start = at + 1
+            before += len(lines)
+
+
+def _no_record(line: str, fields: tuple[str, ...]) -> str:
+    """What a line is that is no record; empty for a record, and for a header of other fields."""
+    if not line or line.startswith("#"):
+        return COMMENTS if line else BLANK_LINES
+    return REPEATED_HEADER if _names_fields(line) == fields != () else ""
+
+
+def _names_fields(line: str) -> tuple[str, ...]:
+    """The fields that a header line names; empty where it is none."""
+    if line.startswith("#") or "srcaddr" not in line.casefold():
+        return ()
+    fields = tuple(field_name(name) for name in re.split(r"[,;|\s]+", line.strip().removeprefix("\ufeff")))
+    return fields if "srcaddr" in fields else ()
 
 
 def _settings_fields(config: Config) -> tuple[str, ...]:
@@ -233,41 +258,41 @@ def _check_fields(path: Path, fields: Sequence[str], by: str) -> None:
         twice = next(name for name in fields if list(fields).count(name) > 1)
         raise DataError(f"{path}: the field {twice!r} is there twice ({by}); expected each once")
     if "action" not in fields:
-        _tell(f"{path}: no field action, as of a Transit Gateway: reject_share is 0, and no flow counts as rejected")
-
-
-@lru_cache(maxsize=64)  # for each file once
-def _tell(text: str) -> None:
-    _log.warning("%s", text)
+        tell_once(
+            f"{path}: no field action, as of a Transit Gateway: reject_share is 0, and no flow counts as rejected"
+        )
 
 
 def _of_lines(
-    path: Path, fields: tuple[str, ...], lines: Sequence[str], places: _Places, broken: BrokenLines
+    path: Path,
+    fields: tuple[str, ...],
+    lines: Sequence[str],
+    places: Places,
+    broken: BrokenLines,
+    check: FlowCheck,
 ) -> pd.DataFrame:
     """The flows on lines whose number of fields is right; pandas would fill a short one with blanks."""
     good: list[str] = []
     good_places: list[int | str] = []
-    header = " ".join(fields)
     for place, content in zip(places, lines, strict=True):
         line = content.strip()
+        if not line[:1].isdigit():
+            line = line.removeprefix("\ufeff")
+            if what := _no_record(line, fields):
+                broken.leave_out(what)
+                continue
         if line.count(" ") + 1 != len(fields) or "\t" in line:
             cells = line.split()
             if len(cells) == len(fields) + 1 and _TIME_BEFORE.fullmatch(cells[0]):
                 cells = cells[1:]
             if len(cells) != len(fields):
-                if cells:
-                    advice = "; vpc_fields names the fields of a format without a header line"
-                    broken.add(path, place, f"{len(cells)} fields, expected {len(fields)}{advice}")
-                else:
-                    broken.leave_out(BLANK_LINES)
+                advice = "; vpc_fields names the fields of a format without a header line"
+                broken.add(path, place, f"{len(cells)} fields, expected {len(fields)}{advice}")
                 continue
             line = " ".join(cells)
-        if line == header:
-            broken.leave_out(REPEATED_HEADER)
-            continue
         good.append(line)
         good_places.append(place)
-    return checked(path, _table(good, fields), good_places, broken)
+    return check.checked(_table(good, fields), good_places)
 
 
 def _table(lines: list[str], fields: tuple[str, ...]) -> pd.DataFrame:
@@ -278,46 +303,9 @@ def _table(lines: list[str], fields: tuple[str, ...]) -> pd.DataFrame:
         sep=" ",
         header=None,
         names=list(fields),
-        dtype=dict.fromkeys(set(fields) - set(_NUMBERS), str),
+        dtype=dict.fromkeys(set(fields) - set(NUMBERS), str),
         na_filter=False,
         low_memory=False,  # else one column may come as texts in some parts and as numbers in others
         quoting=csv.QUOTE_NONE,
         skip_blank_lines=False,
     )
-
-
-def checked(path: Path, flows: pd.DataFrame, places: _Places, broken: BrokenLines) -> pd.DataFrame:
-    """The flows whose numbers are numbers; NODATA and SKIPDATA records, which have dashes for them, are no damage."""
-    empty = (flows["srcaddr"] == "-").to_numpy(dtype=np.bool_)
-    if "log-status" in flows:
-        empty = empty | flows["log-status"].isin(["NODATA", "SKIPDATA"]).to_numpy(dtype=np.bool_)
-    broken.leave_out(NO_FLOWS, int(empty.sum()))
-    flows = flows[~empty].copy()
-    there = [place for place, gone in zip(places, empty, strict=True) if not gone]
-    if "action" not in flows:
-        flows["action"] = ""
-    good = np.ones(len(flows), dtype=np.bool_)
-    latest = latest_time()
-    for name in _NUMBERS:
-        values = _numbers(path, flows, name)
-        right = (values >= 0) & (values < 2**53) & (values == np.floor(values))
-        if name in _TIMES:
-            right &= values <= latest
-        expected = "seconds since 1970, no more than a day from now" if name in _TIMES else "a whole number"
-        for row in np.flatnonzero(good & ~right):
-            broken.add(path, there[row], f"{name} = {str(flows[name].iloc[row])!r}, expected {expected}")
-        good &= right
-        flows[name] = np.where(right, values, 0).astype(np.int64)
-    return flows[good]
-
-
-def _numbers(path: Path, flows: pd.DataFrame, name: str) -> NDArray[np.float64]:
-    values = floats(flows[name])
-    if name in _PORTS:
-        values[(flows[name].astype(str) == "-").to_numpy(dtype=np.bool_)] = 0
-    if name in _TIMES:
-        values, unit = in_seconds(values)
-        if unit != "seconds":
-            _tell(f"{path}: times are in {unit}, and read so; flow logs of AWS have seconds")
-            values = np.floor(values)
-    return values

@@ -7,6 +7,7 @@ a wrong setting is refused.
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +25,9 @@ if TYPE_CHECKING:  # it loads pandas, which not every source needs
 _log = logging.getLogger("data")
 TELLING_AUC = 0.98  # of one column alone: attacks are not that easy, and a copy of the label is
 FEWEST_OF_A_CLASS = 10  # with fewer of either class some column of many is as good by chance
-_FEWEST_ROWS_OF_AN_INDEX = 20  # fewer may count up by chance
+_FEWEST_STEPS_OF_AN_INDEX = 19  # fewer may count up by chance
 MOST_ROWS = 20_000  # that are looked at
-_MOST_VALUES = 1_000  # distinct ones that are counted
+_MOST_VALUES = 1_000  # distinct ones that are counted of either class
 _LONGEST_VALUE = 60  # characters of each that are kept
 _NAMED = 8
 
@@ -35,24 +36,28 @@ class LabelTally:
     """The values that labels are made from, counted, and how many records are of either class."""
 
     def __init__(self) -> None:
-        self._values: Counter[str] = Counter()
+        self._benign: Counter[str] = Counter()
+        self._attacks: Counter[str] = Counter()
         self.attacks = 0
         self.records = 0
 
-    def add(self, values: "pd.Series", attacks: int) -> None:
-        """Some records: the value of each, and how many of them are attacks."""
+    def add(self, values: "pd.Series", attacks: NDArray[np.bool_]) -> None:
+        """Some records: the value of each, and which of them are attacks, (rows,)."""
         self.records += len(values)
-        self.attacks += attacks
-        for whole, count in values.value_counts().to_dict().items():
-            value = str(whole)[:_LONGEST_VALUE]
-            if value in self._values or len(self._values) < _MOST_VALUES:
-                self._values[value] += count
+        self.attacks += int(np.count_nonzero(attacks))
+        for counter, part in ((self._benign, values[~attacks]), (self._attacks, values[attacks])):
+            for whole, count in part.value_counts().to_dict().items():
+                value = str(whole)[:_LONGEST_VALUE]
+                if value in counter or len(counter) < _MOST_VALUES:
+                    counter[value] += count
 
     @property
     def there(self) -> str:
         """The most frequent values with their numbers, for a person."""
-        more = f" and {len(self._values) - _NAMED} more" if len(self._values) > _NAMED else ""
-        return ", ".join(f"{value!r} {count}" for value, count in self._values.most_common(_NAMED)) + more
+        return _counted(self._benign + self._attacks)
+
+    def _tell_values(self, path: Path, origin: str) -> None:
+        _tell_values(f"{path}: by {origin} benign: {_counted(self._benign)}; attacks: {_counted(self._attacks)}")
 
     def check_table(self, path: Path, column: str, benign: Sequence[str]) -> None:
         """For a column whose values mean benign or an attack.
@@ -70,14 +75,29 @@ class LabelTally:
                 "%s: NO ATTACK: all %d labels in column %r mean benign: %s; nothing can be learned from these rows",
                 path, self.records, column, self.there,
             )  # fmt: skip
+        elif self.records:
+            self._tell_values(path, f"column {column!r}")
 
     def tell_log(self, path: Path, origin: str) -> None:
         """For log records, labelled by what `origin` says."""
-        there = f"; the values that are there: {self.there}" if any(self._values) else ""
+        by_values = any(self._benign) or any(self._attacks)
+        there = f"; the values that are there: {self.there}" if by_values else ""
         if self.records and not self.attacks:
             _log.warning("%s: NO ATTACK among %d records: none matches %s%s", path, self.records, origin, there)
         elif self.records and self.attacks == self.records:
             _log.warning("%s: NOTHING BENIGN: all %d records match %s%s", path, self.records, origin, there)
+        elif self.records and by_values:
+            self._tell_values(path, origin)
+
+
+def _counted(values: Counter[str]) -> str:
+    more = f" and {len(values) - _NAMED} more" if len(values) > _NAMED else ""
+    return ", ".join(f"{value!r} {count}" for value, count in values.most_common(_NAMED)) + more
+
+
+@lru_cache(maxsize=64)  # the same files are read some times
+def _tell_values(text: str) -> None:
+    _log.info("%s", text)
 
 
 class IndexSearch:
@@ -89,18 +109,23 @@ class IndexSearch:
 
     def __init__(self, names: Iterable[str]) -> None:
         self.candidates = set(names)
-        self._rows = 0
+        self._steps = 0
 
-    def add(self, values: Mapping[str, NDArray[np.float64]], rows: int) -> None:
-        """Rows in the order of their file: the numbers in each column of `candidates`, (rows,)."""
-        self._rows += rows
-        self.candidates -= {
-            name for name, column in values.items() if not np.isfinite(column).all() or (np.diff(column) != 1).any()
-        }
+    def add(self, values: Mapping[str, NDArray[np.float64]], lines: NDArray[np.int64]) -> None:
+        """Good rows in the order of their file: the numbers in each column of `candidates`, (rows,), and their lines.
+
+        An index goes on over a row that is refused, so it may leave out as many numbers as there are lines missing.
+        """
+        self._steps += max(len(lines) - 1, 0)
+        most = np.maximum(np.diff(lines), 1)
+        for name, column in values.items():
+            steps = np.diff(column) if np.isfinite(column).all() else None
+            if steps is None or ((steps < 1) | (steps > most) | (steps % 1 != 0)).any():
+                self.candidates.discard(name)
 
     def tell(self, path: Path) -> None:
         """Name them."""
-        if self.candidates and self._rows >= _FEWEST_ROWS_OF_AN_INDEX:
+        if self.candidates and self._steps >= _FEWEST_STEPS_OF_AN_INDEX:
             names = ", ".join(sorted(self.candidates))
             _log.warning("%s: AN INDEX IS A FEATURE: %s counts the rows; name it in csv_drop_columns", path, names)
 

@@ -167,7 +167,8 @@ def _read(path: Path) -> pd.DataFrame:
     table.columns = pd.Index([str(name).strip().casefold() for name in table.columns])
     known = [name for name in _COLUMNS if name in table]
     if "label" not in known or len(known) < 2 or ("start" in known) != ("end" in known):
-        raise DataError(f"label_path {path}: columns {', '.join(table.columns)}; {_FORMAT}")
+        there = ", ".join(known) or "none"  # of the others each may be a cell of a file without a header line
+        raise DataError(f"label_path {path}: of {len(table.columns)} there are known the columns {there}; {_FORMAT}")
     return table[known].apply(lambda column: column.str.strip())
 
 

@@ -20,8 +20,8 @@ from shared.data_sources.cloudtrail_identity import principal_key
 from shared.data_sources.cloudtrail_outcome import is_denial
 from shared.data_sources.envelopes import LeftOut
 from shared.data_sources.files import BrokenLines
+from shared.data_sources.flow_checks import NEEDED, FlowCheck
 from shared.data_sources.flow_forms import NETWORK_ACTIVITY, ocsf_flow
-from shared.data_sources.flow_records import NEEDED, checked
 from shared.data_sources.json_values import Value, begins_as_json
 from shared.data_sources.labels import looked_up
 from shared.data_sources.record_fields import text_of
@@ -155,6 +155,7 @@ def _flow_frames(config: Config, inputs: Inputs, broken: BrokenLines) -> Iterato
     group_field = tuple(config.partition_column.split(".")) if config.partition_column else None
     for path in files(inputs.path):
         found = calls.read(_records, path, broken)
+        check = FlowCheck(path, broken)
         while part := list(islice(found, _FRAME_EVENTS)):
             rows, places = [], []
             for event in part:
@@ -171,6 +172,6 @@ def _flow_frames(config: Config, inputs: Inputs, broken: BrokenLines) -> Iterato
                 rows.append(row)
                 places.append(event.where)
             if rows:
-                flows = checked(path, pd.DataFrame(rows).fillna("0"), places, broken)
+                flows = check.checked(pd.DataFrame(rows).fillna("0"), places)
                 names = [*NEEDED, "action", "label_value", "group"]
                 yield flows[names].assign(time=flows["start"], address=flows["srcaddr"])

@@ -6,7 +6,7 @@ in Parquet whatever is nested, is no column: the log names it.
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from shared.data_sources import files as data_files
+from shared.data_sources.cells import texts
 from shared.data_sources.csv_layout import Layout, SplitAtBlanks, layout_of, unique_names
 from shared.data_sources.files import BrokenLines, Utf8Stream, opened_json, opened_text
 from shared.data_sources.json_values import LIST_KEYS, JsonValues, Value, begins_as_json
@@ -31,7 +33,7 @@ CHUNK_BYTES = 4 << 20  # of a CSV file
 CHUNK_ROWS = 20_000  # of a Parquet or JSON file
 MOST_LEVELS = 20  # of fields within fields
 _JSON_SAMPLE = 1_000  # records by which the columns of a JSON file are known
-COMMENTS = "comment lines"
+COMMENTS, REPEATED_HEADER, BLANK_ROW = "comment lines", "repeated header lines", "rows without a value"
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,10 @@ def _csv_batches(path: Path, layout: Layout, needed: Sequence[str], broken: Brok
         record = (row.number or 1) - 1
         skipped.append(record)
         if broken is not None:
-            if layout.comments and row.text.startswith("#"):
+            if row.text.startswith("#"):
                 broken.leave_out(COMMENTS)
+            elif not row.text.strip():
+                broken.leave_out(BLANK_ROW)
             else:
                 line = int(watched.lines_of(np.array([record]))[0])
                 broken.add(path, line, f"{row.actual_columns} cells, expected {row.expected_columns}")
@@ -169,13 +173,71 @@ def _csv_batches(path: Path, layout: Layout, needed: Sequence[str], broken: Brok
                     # Skipped record number k (from 0) stands before the good row of rank record - k.
                     ranks = np.array(skipped, dtype=np.int64) - np.arange(len(skipped))
                     lines = watched.lines_of(good + np.searchsorted(ranks, good, side="right"))
-                    yield Batch(lines, {name: batch.column(name) for name in needed}, batch.num_rows)
+                    found = Batch(lines, {name: batch.column(name) for name in needed}, batch.num_rows)
+                    other = _other_header(layout, found)
+                    if other is not None:
+                        yield Batch(lines[:other], {n: c[:other] for n, c in found.columns.items()}, other)
+                        raise OddFileError(
+                            f"{path}, line {lines[other]}: another header, with its columns in another order; make a "
+                            "file of what follows it"
+                        )
+                    yield found
                     good_before += batch.num_rows
         except pa.ArrowInvalid as error:
             told = " ".join(str(error).split())[:200]
             if "Empty CSV" in told:  # a header and nothing after it
                 return
             raise DataError(f"{path}: {told}; expected well-formed rows") from None
+
+
+def _other_header(layout: Layout, batch: Batch) -> int | None:
+    """The first row that has names of columns alone, and not those of its own; None where there is none."""
+    names = {cell.strip().casefold() for cell in layout.header}
+    own = dict(zip(layout.names, layout.header, strict=False))
+    rows = np.arange(batch.rows if len(batch.columns) > 1 else 0)
+    for column in batch.columns.values():
+        if not len(rows):
+            return None
+        rows = rows[texts(column.take(rows)).str.casefold().isin(names).to_numpy(dtype=np.bool_)]
+    for row in rows.tolist():
+        cells = [texts(column[row : row + 1]).iloc[0].casefold() for column in batch.columns.values()]
+        if len(set(cells)) == len(cells) and cells != [own[name].strip().casefold() for name in batch.columns]:
+            return int(row)
+    return None
+
+
+def with_nul(columns: Iterable[pa.Array], rows: int) -> NDArray[np.bool_]:
+    """Which rows have a NUL character in one of these columns, (rows,): what a crash or a damaged disk leaves."""
+    found = np.zeros(rows, dtype=np.bool_)
+    for column in columns:
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            there = pc.fill_null(pc.match_substring(column, "\0"), False)
+            found |= there.to_numpy(zero_copy_only=False)
+    return found
+
+
+def no_records(table: Table, batch: Batch, broken: BrokenLines) -> NDArray[np.bool_]:
+    """Which rows of a CSV file are none, (rows,): the header once more, as CIC-IDS-2018 and files that were joined have
+    it, or separators alone, as Excel saves.
+    """
+    if table.layout is None or not batch.columns:
+        return np.zeros(batch.rows, dtype=np.bool_)
+    header = dict(zip(table.names, table.layout.header, strict=False))
+    again = np.full(batch.rows, bool(header))
+    blank = np.ones(batch.rows, dtype=np.bool_)
+    for name, column in batch.columns.items():
+        if not again.any() and not blank.any():
+            break
+        cells = texts(column)
+        # After a byte order mark a quote is no quote any more.
+        written = cells[again].str.strip('"').str.casefold()
+        again[again] = (written == header.get(name, "").strip().removesuffix(".0").casefold()).to_numpy(dtype=np.bool_)
+        blank &= (cells == "").to_numpy(dtype=np.bool_)
+    if len(batch.columns) == 1:
+        blank[:] = False  # a table of one column: an empty cell is a value that is missing
+    broken.leave_out(REPEATED_HEADER, int(again.sum()))
+    broken.leave_out(BLANK_ROW, int((blank & ~again).sum()))
+    return again | blank
 
 
 def _json_names(path: Path) -> tuple[str, ...]:

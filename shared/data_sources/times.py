@@ -1,15 +1,28 @@
 """Times as numbers: seconds since 1970, or the milli-, micro- and nanoseconds that exporters write in their place."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
+EARLIEST = 631_152_000  # 1990-01-01: no log of flows is older
 # A time in seconds is below 1e11 until the year 5138, and one in milliseconds above it since 1973.
-_UNITS = ((1e17, 10**9, "nanoseconds"), (1e14, 10**6, "microseconds"), (1e11, 10**3, "milliseconds"))
 
 
-def unit_of(number: float) -> tuple[int, str]:
-    """How many of the unit that a time is in make a second, and the unit's name."""
-    return next(((per_second, name) for least, per_second, name in _UNITS if abs(number) >= least), (1, "seconds"))
+class Unit(NamedTuple):
+    """How many of a unit make a second, and its name."""
+
+    per_second: int
+    name: str
+
+
+SECONDS = Unit(1, "seconds")
+_UNITS = (
+    (1e17, Unit(10**9, "nanoseconds")),
+    (1e14, Unit(10**6, "microseconds")),
+    (1e11, Unit(10**3, "milliseconds")),
+    (0.0, SECONDS),
+)
 
 
 def epoch_seconds(number: float) -> float:
@@ -20,11 +33,19 @@ def epoch_seconds(number: float) -> float:
     """
     if not np.isfinite(number):
         raise ValueError(f"a time of {number}, expected seconds since 1970")
-    return number / unit_of(number)[0]
+    return number / next(unit.per_second for least, unit in _UNITS if abs(number) >= least)
 
 
-def in_seconds(numbers: NDArray[np.float64]) -> tuple[NDArray[np.float64], str]:
-    """Times as seconds since 1970, (rows,), and the unit that most of them were in."""
-    finite = numbers[np.isfinite(numbers)]
-    per_second, name = unit_of(float(np.median(finite))) if len(finite) else (1, "seconds")
-    return numbers / per_second, name
+def plausible(numbers: NDArray[np.float64], unit: Unit, latest: float) -> NDArray[np.bool_]:
+    """Which times are from 1990 to `latest` (seconds since 1970) if they are in this unit, (rows,)."""
+    return (numbers >= EARLIEST * unit.per_second) & (numbers <= latest * unit.per_second)
+
+
+def unit_of_most(numbers: NDArray[np.float64], latest: float) -> Unit | None:
+    """The unit in which most times are plausible; None where none is in any.
+
+    No time is plausible in two units.
+    """
+    counts = {unit: int(plausible(numbers, unit, latest).sum()) for _, unit in reversed(_UNITS)}
+    unit = max(counts, key=counts.__getitem__)
+    return unit if counts[unit] else None

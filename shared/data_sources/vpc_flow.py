@@ -14,7 +14,8 @@ from shared.config import Config
 from shared.data_sources import files as data_files
 from shared.data_sources import vpc_flow_features
 from shared.data_sources.files import BrokenLines
-from shared.data_sources.flow_records import NEEDED, field_name, flows_of, is_flow_log
+from shared.data_sources.flow_checks import NEEDED
+from shared.data_sources.flow_records import field_name, flows_of, is_flow_log
 from shared.data_sources.label_checks import LabelTally
 from shared.data_sources.labels import ADDRESS, BENIGN, EVENT_ID, TIME, label_origin, load_label_rules, origin_in_words
 from shared.data_sources.schema import FeatureSchema
@@ -99,7 +100,7 @@ def windows_of(
             families = joined.over(families, joined.of_flows(flows))
         yield vpc_flow_features.chunk(flows.assign(family=families), schema, labelled=inputs.labelled)
         if inputs.labelled:
-            tally.add(flows["label_value"], int(np.count_nonzero(families != BENIGN)))
+            tally.add(flows["label_value"], families != BENIGN)
     broken.report()
     if joined:
         joined.tell(inputs.path)
