@@ -4,6 +4,8 @@ Flower's own `start_client` shows no client certificate, and does not hand on wh
 """
 
 import queue
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import grpc
 from flwr.client import Client
@@ -12,6 +14,8 @@ from flwr.proto.transport_pb2 import ClientMessage, Reason, ServerMessage
 from flwr.proto.transport_pb2_grpc import FlowerServiceStub
 
 from shared.errors import FrameError
+
+_Ins = TypeVar("_Ins")
 
 
 def serve(client: Client, channel: grpc.Channel) -> bool:
@@ -40,11 +44,19 @@ def serve(client: Client, channel: grpc.Channel) -> bool:
 def _answer(client: Client, message: ServerMessage) -> ClientMessage:
     kind = message.WhichOneof("msg")
     if kind == "get_properties_ins":
-        properties = client.get_properties(serde.get_properties_ins_from_proto(message.get_properties_ins))
+        properties = client.get_properties(_read(serde.get_properties_ins_from_proto, message.get_properties_ins))
         return ClientMessage(get_properties_res=serde.get_properties_res_to_proto(properties))
     if kind == "fit_ins":
-        return ClientMessage(fit_res=serde.fit_res_to_proto(client.fit(serde.fit_ins_from_proto(message.fit_ins))))
+        fitted = client.fit(_read(serde.fit_ins_from_proto, message.fit_ins))
+        return ClientMessage(fit_res=serde.fit_res_to_proto(fitted))
     if kind == "evaluate_ins":
-        evaluated = client.evaluate(serde.evaluate_ins_from_proto(message.evaluate_ins))
+        evaluated = client.evaluate(_read(serde.evaluate_ins_from_proto, message.evaluate_ins))
         return ClientMessage(evaluate_res=serde.evaluate_res_to_proto(evaluated))
     raise FrameError(f"the server sent {kind!r}, which this client has no answer to; is it of the same version?")
+
+
+def _read(from_proto: Callable[[Any], _Ins], part: Any) -> _Ins:
+    try:
+        return from_proto(part)
+    except TypeError:  # Flower's reader asks a value that is of no kind for its kind's name
+        raise FrameError("the server sent a value without a kind; is it of the same version?") from None

@@ -107,6 +107,10 @@ class Tenant:
         """Give what this tenant remembers back to its next process."""
         self._part.close()
 
+    def pin(self, fingerprints: tuple[str, ...]) -> None:
+        """Encrypt under one of these keys alone, as `pinned_key_fingerprint` of the settings has them."""
+        self._key.pin(fingerprints)
+
     def suspend(self) -> bytes:
         """Close, and return what this tenant needs to go on in another process; nothing of it may go to another party.
 
