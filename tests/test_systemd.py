@@ -283,6 +283,18 @@ def test_what_a_unit_takes_is_gone(unit: str, source: str, tmp_path: Path) -> No
     assert re.search(r"PermissionError|Read-only file system|Operation not permitted", said), said
 
 
+def test_each_way_to_run_names_its_own_units_and_no_other() -> None:
+    """A tenant that stays speaks with the server, and a SuperNode with the SuperLink alone."""
+    rows = re.findall(r"^\| ([^|]+) \| (`[^|]+`) \| (`[^|]+`) \|$", OPERATIONS.read_text(encoding="utf-8"), re.M)
+    ways = {way: re.findall(r"`(orchestrator-[a-z]+@?)`", f"{server} {tenant}") for way, server, tenant in rows}
+    named = [name for names in ways.values() for name in names]
+    assert sorted(named) == sorted(unit.name.removesuffix(".service") for unit in UNITS), "each once"
+    for names in ways.values():
+        run = "".join(sandbox.settings(FOLDER / f"{name}.service")["ExecStart"][0] for name in names)
+        assert ("orchestrator-server" in run) == ("--stay" in run) != ("flower-superlink" in run)
+        assert ("flower-superlink" in run) == ("--agent" in run) == ("flower-supernode" in run)
+
+
 def test_the_environment_files_of_the_units_are_explained() -> None:
     text = OPERATIONS.read_text(encoding="utf-8")
     for unit in UNITS:
