@@ -30,14 +30,17 @@ import grpc
 import psutil
 import yaml
 
+from benchmarks.half_messages import hold
 from benchmarks.machine import free_port, machine_facts
 from orchestrator.pki import identity_settings, provision
+from shared.pieces import PIECE_BYTES
 
 ROOT = Path(__file__).resolve().parent.parent
 METHOD = "/flwr.proto.FlowerService/Join"
 TENANTS = 3
 DESCRIPTORS = 1024
 DOORS = ("open", "tls", "mtls")
+_OPEN_BYTES = 1 << 20  # of a message that Flower's own server takes at least, with any model
 _READY_SECONDS = 300.0
 _MORE_MB = 200  # that the server may take meanwhile
 _MOST_MB = 2500  # beyond, the point is made, and this machine is needed
@@ -174,8 +177,8 @@ def _until(over: threading.Event, say: bytes, most: int = 1 << 62) -> Iterator[b
 def flood(federation: Federation, over: threading.Event) -> str:
     """N1: messages that nobody asked for, on one stream after the other."""
     streams = 0
-    # An unknown field of 100,000 bytes: a message that is well-formed, and says nothing.
-    message = b"\x7a\xa0\x8d\x06" + b"\0" * 100_000
+    # An unknown field of 60,000 bytes: a message that is well-formed, and says nothing.
+    message = b"\x7a\xe0\xd4\x03" + b"\0" * 60_000
     while not over.is_set():
         with federation.channel() as channel, contextlib.suppress(grpc.RpcError):
             streams += 1
@@ -240,7 +243,16 @@ def refused(federation: Federation, over: threading.Event) -> str:
     return f"{counts['opened']:,} streams opened, {counts['ended']:,} ended"
 
 
-ATTACKS: dict[str, Attack] = {"flood": flood, "idle": idle, "refused": refused}
+def half(federation: Federation, over: threading.Event) -> str:
+    """300 streams that each bring the longest message that is taken of a stranger, but for its last byte, and stay."""
+    tls = ssl.create_default_context(cafile=str(federation.pki / "ca.pem"))
+    tls.set_alpn_protocols(["h2"])
+    size = _OPEN_BYTES if federation.doors == "open" else PIECE_BYTES
+    begun, ended, most = hold(federation.port, tls, METHOD, size, 300, over)
+    return f"{begun:,} streams of {size:,} bytes, {ended:,} ended, {most / 1e6:.0f} MB at once"
+
+
+ATTACKS: dict[str, Attack] = {"flood": flood, "idle": idle, "refused": refused, "half": half}
 
 
 def besiege(attack: str, doors: str, seconds: float, folder: Path, most_mb: float = _MOST_MB) -> Outcome:
@@ -307,7 +319,7 @@ def serve_open(arguments: list[str]) -> int:
         """A stream that is never ended, as Flower's."""
 
         def __init__(self, name: str, bridge: GrpcBridge, binding: bytes) -> None:
-            super().__init__(Peer("127.0.0.1", 0), Channel(binding), lambda _stream: None)
+            super().__init__(Peer("127.0.0.1", 0), Channel(binding), lambda _stream: None, longest=0)
             self.name, self._bridge = name, bridge
 
         def ask(self, request: bytes, timeout: float | None) -> bytes:

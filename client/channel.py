@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import grpc
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from shared.addresses import is_loopback, split_address
@@ -96,6 +97,65 @@ def load_client_certificate(config: Config, client_id: int) -> ClientCertificate
     return ClientCertificate(path, str(key_path), pem, plain)
 
 
+def load_ca(config: Config) -> str:
+    """The CA of the settings, PEM, which the server's certificate must be of.
+
+    Raises:
+        ConfigError: the file can't be read.
+        KeyMaterialError: it holds no certificate, or half of one.
+    """
+    try:
+        pem = read_bounded(config.tls_ca, MAX_CERTIFICATE_BYTES)
+        x509.load_pem_x509_certificates(pem)
+        return pem.decode()
+    except OSError as error:
+        raise ConfigError(
+            f"tls_ca = {config.tls_ca!r}: {error.strerror}; get ca.pem from whoever runs the server"
+        ) from None
+    except ValueError as error:
+        raise KeyMaterialError(f"{config.tls_ca}: can't be used: {error}; get ca.pem anew") from None
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """What TLS needs of files, as they are at one moment.
+
+    Attributes:
+        ca: certificates that the server's may be of, PEM; empty without TLS.
+        own: what this client shows; None: nothing.
+    """
+
+    ca: str
+    own: ClientCertificate | None
+
+    @classmethod
+    def load(cls, config: Config, client_id: int) -> "TlsFiles":
+        """Those that the settings name.
+
+        Raises:
+            ConfigError, KeyMaterialError, PassphraseError: one of them can't be read or used.
+        """
+        own = load_client_certificate(config, client_id) if config.tls_client_certificate else None
+        return cls(load_ca(config) if config.tls_ca else "", own)
+
+    def news(self, before: "TlsFiles") -> list[str]:
+        """What is not as it was, in a line each."""
+        found = []
+        if self.ca != before.ca:
+            found.append(f"tls_ca has changed: {_certificates_in(self.ca.encode())}")
+        if self.own and before.own and self.own.der != before.own.der:
+            found.append(f"this client's certificate has changed: {_certificates_in(self.own.pem)}")
+        return found
+
+
+def _certificates_in(pem: bytes) -> str:
+    """Fingerprint and end of each."""
+    return ", ".join(
+        f"SHA-256 {one.fingerprint(SHA256()).hex()[:16]}…, until {one.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+        for one in x509.load_pem_x509_certificates(pem)
+    )
+
+
 def open_channel(config: Config, own: ClientCertificate | None) -> tuple[grpc.Channel, bytes]:
     """A channel to the server, and its name (`channel_binding`), which a greeting is signed for; empty without TLS.
 
@@ -105,6 +165,7 @@ def open_channel(config: Config, own: ClientCertificate | None) -> tuple[grpc.Ch
 
     Raises:
         NetworkError: the two sides do not agree on TLS, or the certificate is not to be trusted.
+        ConfigError, KeyMaterialError: `tls_ca` can't be used, or a file is being replaced.
         OSError: nobody listens, or the way there is closed.
     """
     if not config.tls_ca:
@@ -137,13 +198,14 @@ def look_at_server(config: Config, own: ClientCertificate | None) -> bytes:
 
     Raises:
         NetworkError: one side does not trust the other's certificate, or the server does not speak TLS.
+        ConfigError, KeyMaterialError: `tls_ca` can't be used, or a file is being replaced.
         OSError: nobody listens, the way there is closed, or without `tls_ca`: the server does not speak TLS.
     """
     host, _ = split_address(config.server_address)
-    context = ssl.create_default_context(cafile=config.tls_ca or None)
+    context = ssl.create_default_context(cadata=load_ca(config) if config.tls_ca else None)
     context.set_alpn_protocols(["h2"])
     if own is not None:
-        context.load_cert_chain(own.path, own.key_path, passphrase_in(IDENTITY_PASSPHRASE) or "")
+        _show(context, own)
     if not config.tls_ca:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -182,6 +244,15 @@ def look_at_server(config: Config, own: ClientCertificate | None) -> bytes:
     )
 
 
+def _show(context: ssl.SSLContext, own: ClientCertificate) -> None:
+    try:
+        context.load_cert_chain(own.path, own.key_path, passphrase_in(IDENTITY_PASSPHRASE) or "")
+    except OSError as error:  # of OpenSSL, too
+        raise KeyMaterialError(
+            f"{own.path} or {own.key_path}: is being replaced ({error.strerror or error}); put both in place"
+        ) from None
+
+
 def _is_welcome(secured: ssl.SSLSocket) -> bool:
     """Whether the server begins to speak HTTP/2.
 
@@ -203,11 +274,20 @@ def _connect(address: str) -> socket.socket:
     if not proxy:
         return socket.create_connection((host, port), timeout=_PROBE_SECONDS)
     way = urlsplit(proxy)
-    tunnel = http.client.HTTPConnection(way.hostname or "", way.port or 80, timeout=_PROBE_SECONDS)
+    try:
+        tunnel = http.client.HTTPConnection(way.hostname or "", way.port or 80, timeout=_PROBE_SECONDS)
+    except ValueError:
+        raise NetworkError(
+            f"{proxy_for(address)} names no proxy; expected http://name:port, or nothing at all"
+        ) from None
     user = f"{way.username or ''}:{way.password or ''}"
     proof = {"Proxy-Authorization": f"Basic {base64.b64encode(user.encode()).decode()}"} if way.username else {}
     tunnel.set_tunnel(host, port, proof)
-    tunnel.connect()
+    try:
+        tunnel.connect()
+    except http.client.HTTPException as error:
+        tunnel.close()
+        raise OSError(f"the proxy answers no HTTP: {type(error).__name__}") from None
     return tunnel.sock
 
 

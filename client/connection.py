@@ -3,15 +3,23 @@
 import random
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 import grpc
 
-from client.channel import check_channel, load_client_certificate, mind_proxy, open_channel
+from client.channel import TlsFiles, check_channel, mind_proxy, open_channel
 from client.flower_client import FlowerClient
 from client.stream import serve
 from shared.config import Config
-from shared.errors import FrameError, NetworkError, OrchestratorError, ServerUnreachableError
+from shared.errors import (
+    ConfigError,
+    FrameError,
+    KeyMaterialError,
+    NetworkError,
+    OrchestratorError,
+    ServerUnreachableError,
+)
 from shared.printable import printable
 
 FIRST_WAIT_SECONDS: Final = 0.5
@@ -40,19 +48,21 @@ class Backoff:
 class Connection:
     """One client's way to its server, over as many streams as it takes.
 
+    Certificates are read anew for each of them, and so are the keys that the settings pin.
+
     Args:
         client: answers.
         stay: whether it goes on when a run is over, and looks for the server for ever.
+        settings: reads the settings anew; None: those of the start count for ever.
+
+    Raises:
+        ConfigError, KeyMaterialError, PassphraseError: its certificate or the CA can't be used.
     """
 
-    def __init__(self, client: FlowerClient, stay: bool = False) -> None:
-        self._client, self._stay = client, stay
+    def __init__(self, client: FlowerClient, stay: bool = False, settings: Callable[[], Config] | None = None) -> None:
+        self._client, self._stay, self._settings = client, stay, settings
         self._config: Config = client.tenant.config
-        self._certificate = (
-            load_client_certificate(self._config, client.tenant.client_id)
-            if self._config.tls_client_certificate
-            else None
-        )
+        self._files = TlsFiles.load(self._config, client.tenant.client_id)
         self._proxy = mind_proxy(self._config.server_address)
         self._state = ""
         self._backoff = Backoff()
@@ -62,8 +72,9 @@ class Connection:
 
         Raises:
             ServerUnreachableError: no word from the server for `server_wait_timeout` seconds.
-            NetworkError: the server has refused this client for as long, as an id that is taken may become free; or
-                the two sides do not agree on TLS, which waiting would not mend.
+            NetworkError: the server has refused this client for as long, as an id that is taken may become free; or,
+                without `stay`, the two sides do not agree on TLS.
+            ConfigError, KeyMaterialError: for as long, settings or a certificate that were replaced can't be used.
         """
         alone_since = time.monotonic()
         while True:
@@ -90,23 +101,51 @@ class Connection:
     def _serve(self) -> OrchestratorError | None:
         """One stream; why it ended before the run did, or None."""
         try:
-            channel, self._client.tenant.channel = open_channel(self._config, self._certificate)
+            self._read_anew()
+            channel, self._client.tenant.channel = open_channel(self._config, self._files.own)
+        except (ConfigError, KeyMaterialError) as error:  # half copied, for one
+            return error
+        except NetworkError as error:
+            return self._disagreed(error)
         except OSError as error:
             return self._unreachable(error.strerror or str(error))
         try:
             with channel:
                 over = serve(self._client, channel)
         except grpc.RpcError as error:
-            said = printable(error.details() or "")
-            if error.code() in _REFUSED:
-                self._client.welcome = False
-                return NetworkError(f"the server refuses this client: {said}")
-            if not self._client.welcome and not self._config.tls_ca:
-                check_channel(self._config)
-            return self._unreachable(f"{error.code().name}: {said}")
+            return self._broken(error)
         except FrameError as error:
             return error
         return None if over else self._unreachable("the server ended the stream")
+
+    def _read_anew(self) -> None:
+        """Take what was put in place since the last stream, and say so."""
+        tenant = self._client.tenant
+        files, before = TlsFiles.load(self._config, tenant.client_id), self._files
+        self._files = files
+        for line in files.news(before):
+            tenant.log.info("%s", line)
+        if self._settings is not None:
+            tenant.pin(self._settings().pinned_key_fingerprint)
+
+    def _broken(self, error: grpc.RpcError) -> OrchestratorError:
+        """Why a stream broke."""
+        said = printable(error.details() or "")
+        if error.code() in _REFUSED:
+            self._client.welcome = False
+            return NetworkError(f"the server refuses this client: {said}")
+        if not self._client.welcome and not self._config.tls_ca:
+            try:
+                check_channel(self._config)
+            except NetworkError as disagreed:
+                return self._disagreed(disagreed)
+        return self._unreachable(f"{error.code().name}: {said}")
+
+    def _disagreed(self, error: NetworkError) -> NetworkError:
+        """The two sides do not agree on TLS: only who stays has the time until somebody mends it."""
+        if not self._stay:
+            raise error
+        return error
 
     def _unreachable(self, reason: str) -> ServerUnreachableError:
         way = self._proxy and f" (asked by way of {self._proxy})"
@@ -132,18 +171,19 @@ class Connection:
         self._state = state
 
 
-def run_client(client: FlowerClient, stay: bool = False) -> None:
+def run_client(client: FlowerClient, stay: bool = False, settings: Callable[[], Config] | None = None) -> None:
     """Serve one orchestrator until it says that the run is over; look for it again when the connection breaks.
 
     Args:
         client: answers.
         stay: whether to take part in the next run, too, for ever.
+        settings: reads the settings anew, of which the pinned keys then count; None: those of the start do.
 
     Raises:
         OrchestratorError: as `Connection.run`, or the client's certificate can't be used.
     """
     _quieten_channel_watcher()
-    Connection(client, stay).run()
+    Connection(client, stay, settings).run()
 
 
 def _quieten_channel_watcher() -> None:

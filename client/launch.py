@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,13 +17,15 @@ from shared.errors import OrchestratorError
 from shared.identity import ClientIdentity
 from shared.private_files import keep_files_private
 
+Settings = Callable[[], Config]
 
-def _run_one(config: Config, client_id: int, stay: bool) -> bool:
+
+def _run_one(config: Config, client_id: int, stay: bool, settings: Settings | None) -> bool:
     """One client from its data to the end of the run, or of one run after the other; whether it got there."""
     log = logging.getLogger(f"client.{client_id}")
     try:
         tenant = Tenant(config, client_id, load_client_data(config, client_id), load_identity(config, client_id))
-        run_client(FlowerClient(tenant), stay)
+        run_client(FlowerClient(tenant), stay, settings)
         if tenant.refusal and not tenant.answered:
             log.error("took part in no round: %s", tenant.refusal)
             return False
@@ -63,13 +66,18 @@ def run_agent(config: Config, client_id: int, path: Path, group: str) -> None:
         tenant.close()
 
 
-def run_threads(config: Config, client_ids: list[int], stay: bool = False) -> list[int]:
-    """Run these clients as threads, with `stay` for one run after the other; those that did not finish."""
+def run_threads(
+    config: Config, client_ids: list[int], stay: bool = False, settings: Settings | None = None
+) -> list[int]:
+    """Run these clients as threads, with `stay` for one run after the other; those that did not finish.
+
+    `settings` reads the settings anew, for what of them may change meanwhile.
+    """
     torch.set_num_threads(1)  # the clients share the cores; torch's own threads on top would only contend
     finished: set[int] = set()
 
     def target(client_id: int) -> None:
-        if _run_one(config, client_id, stay):
+        if _run_one(config, client_id, stay, settings):
             finished.add(client_id)
 
     # Daemons: Ctrl-C must not wait for a client that is training.
@@ -82,7 +90,7 @@ def run_threads(config: Config, client_ids: list[int], stay: bool = False) -> li
     return [i for i in client_ids if i not in finished]
 
 
-def run_alone(config: Config, client_id: int, stay: bool = False) -> bool:
+def run_alone(config: Config, client_id: int, stay: bool = False, settings: Settings | None = None) -> bool:
     """Run one client in a process of its own; whether it got to the end of the run."""
     torch.set_num_threads(1)  # the other clients' processes are on the same cores
-    return _run_one(config, client_id, stay)
+    return _run_one(config, client_id, stay, settings)

@@ -9,6 +9,7 @@ import multiprocessing
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 from shared.config import Config
 from shared.console import set_log_format, setup_logging
@@ -17,12 +18,18 @@ _LOADED = "client.launch"  # with all that it imports
 _log = logging.getLogger("clients")
 
 
-def run_processes(config: Config, client_ids: list[int], stay: bool = False) -> list[int]:
-    """Run each of these clients as a process, with `stay` for one run after the other; those that did not finish."""
+def run_processes(
+    config: Config, client_ids: list[int], stay: bool = False, settings: Callable[[], Config] | None = None
+) -> list[int]:
+    """Run each of these clients as a process, with `stay` for one run after the other; those that did not finish.
+
+    `settings` reads the settings anew, for what of them may change meanwhile; it is pickled.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([_LOADED])
     processes = {
-        i: context.Process(target=_process_main, args=(config, i, stay), name=f"client-{i}") for i in client_ids
+        i: context.Process(target=_process_main, args=(config, i, stay, settings), name=f"client-{i}")
+        for i in client_ids
     }
     try:
         _log.info("waiting for PyTorch and Flower, which are loaded once for all processes")
@@ -38,10 +45,10 @@ def run_processes(config: Config, client_ids: list[int], stay: bool = False) -> 
     return [i for i, process in processes.items() if process.exitcode != 0]
 
 
-def _process_main(config: Config, client_id: int, stay: bool) -> None:
+def _process_main(config: Config, client_id: int, stay: bool, settings: Callable[[], Config] | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher too, and it ends its children
     setup_logging(bars=False)
     set_log_format(config.log_format)
     from client.launch import run_alone
 
-    sys.exit(0 if run_alone(config, client_id, stay) else 1)
+    sys.exit(0 if run_alone(config, client_id, stay, settings) else 1)

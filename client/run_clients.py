@@ -9,6 +9,7 @@ python client/run_clients.py --config config/secure.yaml --client_ids 2 --agent 
 import argparse
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -53,12 +54,13 @@ def _launch(args: argparse.Namespace) -> int:
     _log.info("starting %d clients (%s each) for %s", len(client_ids), args.executor, config.server_address)
     if ":" in config.model or "." in config.data_source:
         _check_own_code(config)
+    settings = partial(load_config, args.config, args.set) if args.stay else None
     if args.executor == "process":
-        lost = run_processes(config, client_ids, args.stay)
+        lost = run_processes(config, client_ids, args.stay, settings)
     else:  # PyTorch and Flower are seconds to load: not for a mistyped setting
         from client.launch import run_threads
 
-        lost = run_threads(config, client_ids, args.stay)
+        lost = run_threads(config, client_ids, args.stay, settings)
     if lost:
         _log.error("%d of %d clients did not finish: %s", len(lost), len(client_ids), ", ".join(map(str, lost)))
         return cli.FAILED

@@ -37,6 +37,15 @@ class ServerKey:
         self._key = b"none yet"
         self._scheme: PublicScheme[Any]
 
+    def pin(self, fingerprints: tuple[str, ...]) -> None:
+        """From now on encrypt under one of these keys alone; none: under whichever proves to be sound."""
+        if fingerprints == self._config.pinned_key_fingerprint:
+            return
+        self._config = self._config.replace(pinned_key_fingerprint=fingerprints)
+        self._key = b"none yet"  # it is asked for again, and may be none of these
+        said = ", ".join(f"{fingerprint[:16]}…" for fingerprint in fingerprints)
+        self._log.info("pinned_key_fingerprint has changed: %s", said or "no key is pinned any more")
+
     def scheme(self, asked: Values) -> PublicScheme[Any]:
         """The scheme under the key of a request.
 

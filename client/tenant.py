@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,12 @@ from client.policy import PolicyKeeper, Sum
 from client.private_sum import make_part
 from client.private_training import NoisyGradients
 from client.request_values import check_training, data, integer, text
+from client.run_logs import RunLogs
 from client.scaled_rows import ScaledRows
 from client.sealing import Sealed, Sealer
 from client.server_key import Schemes, ServerKey, checked_scheme
 from shared.config import Config
-from shared.console import add_log_file, check_run_name, track
+from shared.console import check_run_name, track
 from shared.data_sources.dataset import ClientData
 from shared.errors import OrchestratorError, Reason, RoundRefusedError
 from shared.evaluation_sum import EvaluationCode, EvaluationSums
@@ -38,7 +38,6 @@ from shared.masking import EVALUATION, RoundTerms
 from shared.metrics import evaluate
 from shared.model import build_model, get_parameters, set_parameters
 from shared.refusals import code_of
-from shared.retention import remove_old_runs
 from shared.task import Task, training_settings
 
 # What outlives a request, but for rows, model and scheme, which are the same in whatever process; by attribute.
@@ -100,12 +99,16 @@ class Tenant:
         self._evaluation = EvaluationCode(config)
         self._run = ""
         self._heads = LogHeads(config, client_id, self.log)
-        self._log_file = log_file
+        self._run_logs = RunLogs(config, client_id, self.log) if log_file else None
         self._key = ServerKey(config, schemes or checked_scheme, self._policy, self.log)
 
     def close(self) -> None:
         """Give what this tenant remembers back to its next process."""
         self._part.close()
+
+    def pin(self, fingerprints: tuple[str, ...]) -> None:
+        """Encrypt under one of these keys alone, as `pinned_key_fingerprint` of the settings has them."""
+        self._key.pin(fingerprints)
 
     def suspend(self) -> bytes:
         """Close, and return what this tenant needs to go on in another process; nothing of it may go to another party.
@@ -168,10 +171,8 @@ class Tenant:
         """The server names its run; the tenant says who it is."""
         run = check_run_name(request.values.get("run"))
         if run != self._run:
-            if self._log_file:
-                folder = Path(self.config.log_dir)
-                add_log_file(self.log, folder / run / f"client-{self.client_id}.log")
-                remove_old_runs(folder, self.config.keep_runs, run, self.log)
+            if self._run_logs is not None:
+                self._run_logs.enter(run)
             self.log.info("found run %s; %d rows to train on", run, self._rows.examples)
             self._run = run
         self._key.proof = request.values.get("key_proof", b"")

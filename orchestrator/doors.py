@@ -28,6 +28,7 @@ from shared.bounded_files import MAX_CERTIFICATE_BYTES, read_bounded
 from shared.config import Config
 from shared.errors import ConfigError, EnrolmentError, KeyMaterialError, NetworkError
 from shared.identity import channel_binding
+from shared.pieces import PIECE_BYTES
 from shared.printable import printable
 from shared.private_files import read_private_file
 
@@ -104,7 +105,7 @@ class Doors:
         gone: Callable[[Stream], None],
         why_not: Callable[[str], str] | None,
     ) -> None:
-        self._address, self._certificates = config.server_address, certificates
+        self._address, self._certificates, self._longest = config.server_address, certificates, longest
         self._come, self._gone, self._why_not = come, gone, why_not
         self._own = b"" if certificates is None else _der(certificates.certificate)
         self._per_address = config.max_streams_per_address or config.num_clients + _LEEWAY
@@ -119,7 +120,7 @@ class Doors:
         self._server = grpc.server(
             ThreadPoolExecutor(max_workers=most, thread_name_prefix="stream"),
             handlers=(_handler(self._join),),
-            options=self._options(longest, connections),
+            options=self._options(connections),
             maximum_concurrent_rpcs=most,
         )
         _, port = split_address(config.server_address)
@@ -128,9 +129,9 @@ class Doors:
         self._over = threading.Event()
         self._watch = threading.Thread(target=self._look, name="doors", daemon=True)
 
-    def _options(self, longest: int, connections: int) -> list[tuple[str, int]]:
+    def _options(self, connections: int) -> list[tuple[str, int]]:
         return [
-            ("grpc.max_receive_message_length", longest),
+            ("grpc.max_receive_message_length", PIECE_BYTES),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_concurrent_streams", self._per_address),  # of one connection
             ("grpc.max_allowed_incoming_connections", connections),
@@ -180,7 +181,7 @@ class Doors:
 
     def _join(self, messages: Iterator[bytes], context: Any) -> Iterator[bytes]:
         """One stream from its beginning to its end, in a thread of its own; gRPC sends what it yields."""
-        stream = Stream(Peer.parse(context.peer()), self._channel(context), self._ended)
+        stream = Stream(Peer.parse(context.peer()), self._channel(context), self._ended, self._longest)
         with self._lock:
             self._contexts[stream.name] = context
         if not context.add_callback(lambda: self._told_of_end(stream)):
@@ -279,7 +280,7 @@ class Doors:
 
 
 def _handler(join: Callable[[Iterator[bytes], Any], Iterator[bytes]]) -> Any:
-    """Flower's one method, with messages as bytes: their length is looked at before anything else."""
+    """Flower's one method, with messages as bytes, in pieces: their length is looked at before anything else."""
     method = grpc.stream_stream_rpc_method_handler(join)
     return grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: method})
 

@@ -10,6 +10,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from shared import cli
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_settings(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the newest run from its last checkpoint")
     parser.add_argument("--run", metavar="NAME", help="with --resume: this run, as its folder in log_dir is called")
+    parser.add_argument("--note", metavar="FILE", help="write RUN=<name> there, once there is a run to go on with")
     args = parser.parse_args(argv)
     if args.run is not None and not args.resume:
         parser.error("--run names the run to go on with: give it together with --resume")
@@ -38,8 +40,9 @@ def _serve(args: argparse.Namespace) -> None:
     # PyTorch and Flower are seconds to load: not for a mistyped setting.
     from orchestrator.server import run_server
 
+    note = Path(args.note) if args.note else None
     try:
-        run_server(config, resume=(args.run or "latest") if args.resume else None, go_on=_resuming(args))
+        run_server(config, resume=(args.run or "latest") if args.resume else None, go_on=_resuming(args), note=note)
     except OSError as error:
         raise OrchestratorError(f"{error}; make room for the run's files, then go on with --resume") from error
 

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import time
+from pathlib import Path
 from types import FrameType
 
 from flwr.server import History, Server, ServerConfig
@@ -21,6 +22,7 @@ from orchestrator.ports import check_port_free
 from orchestrator.run import OpenRun, open_run
 from orchestrator.run_folder import RoundRecord
 from orchestrator.strategy import EncryptedFedAvg
+from shared.atomic import replace_file
 from shared.config import Config
 from shared.console import console, show_cursor
 from shared.errors import NoSumError
@@ -33,13 +35,16 @@ _GOODBYE_SECONDS = 5.0
 _log = logging.getLogger("orchestrator")
 
 
-def run_server(config: Config, resume: str | None = None, go_on: str = "") -> list[RoundRecord]:
+def run_server(
+    config: Config, resume: str | None = None, go_on: str = "", note: Path | None = None
+) -> list[RoundRecord]:
     """Serve one run from the first client to the last round. Must be called in the main thread.
 
     Args:
         config: the settings.
         resume: the run to go on with from its last checkpoint, by name or as `latest`; None: start one.
         go_on: the command that goes on with it, for whoever stops the server.
+        note: where the run's name is written, as a line for a shell, before the server listens; None: nowhere.
 
     Returns:
         One record a round, as in `metrics.jsonl`.
@@ -55,6 +60,8 @@ def run_server(config: Config, resume: str | None = None, go_on: str = "") -> li
     server = OrchestratorServer(run.coordinator, run.transport, go_on)
     server.set_max_workers(config.num_clients)  # Flower's default works on a few clients at a time
     try:
+        if note is not None:
+            replace_file(note, f"RUN={run.folder.name}\n".encode())
         _serve(config, server, run, certificates)
         conclude(config, run, server.failure)
     finally:  # of a run that ended badly, too: who looks on is told so, and another start may go on with it

@@ -1,7 +1,7 @@
 """One client's stream: the server asks, the client answers, and each request has one answer. Free of gRPC and Flower.
 
 Flower's own server reads whatever a client sends into a queue without an end. Here a message that nobody asked for ends
-the stream, so no more than one message of each client is ever held.
+the stream, so no more than one message of each client is ever held, and before it has said who it is no long one.
 """
 
 import ipaddress
@@ -15,6 +15,8 @@ from typing import Final
 from urllib.parse import unquote
 
 from orchestrator.seats import Channel
+from shared.errors import FrameError
+from shared.pieces import Joiner
 
 GREETING_BYTES: Final = 1 << 14  # the longest answer to a greeting: some 200 bytes, or an error of 2,000 letters
 
@@ -82,6 +84,7 @@ class Stream:
         peer: the other end.
         channel: what is known of the connection.
         on_end: called once, when the stream has ended, in whatever thread ended it.
+        longest: bytes of the longest message of an honest client.
 
     Attributes:
         name: random.
@@ -89,8 +92,8 @@ class Stream:
         proven: whether it has said who it is.
     """
 
-    def __init__(self, peer: Peer, channel: Channel, on_end: Callable[["Stream"], None]) -> None:
-        self.peer, self.channel = peer, channel
+    def __init__(self, peer: Peer, channel: Channel, on_end: Callable[["Stream"], None], longest: int) -> None:
+        self.peer, self.channel, self._longest = peer, channel, longest
         self.name, self.since = uuid.uuid4().hex, time.monotonic()
         self.proven = False
         self._on_end = on_end
@@ -99,6 +102,7 @@ class Stream:
         self._request: bytes | None = None
         self._asked = False
         self._answer: bytes | None = None
+        self._joiner = Joiner()
         self._end: End | None = None
 
     @property
@@ -142,24 +146,28 @@ class Stream:
                 request, self._request = self._request, None
             yield request
 
-    def read(self, messages: Iterable[bytes]) -> None:
-        """Take what comes until nothing comes any more."""
-        for message in messages:
-            self._take(message)
+    def read(self, pieces: Iterable[bytes]) -> None:
+        """Take what comes, as `shared/pieces.py` cuts it, until nothing comes any more."""
+        for piece in pieces:
+            self._take(piece)
             if self._end is not None:
                 return
         self.close(Why.GONE, "the client has stopped sending")
 
-    def _take(self, message: bytes) -> None:
+    def _take(self, piece: bytes) -> None:
         with self._changed:
             if not self._asked:
                 reason = "a message that nobody asked for; expected one answer to each request"
-            elif len(message) > GREETING_BYTES and not self.proven:
-                reason = f"{len(message)} bytes in answer to the greeting, expected at most {GREETING_BYTES}"
             else:
-                self._answer, self._asked = message, False
-                self._changed.notify_all()
-                return
+                try:
+                    message = self._joiner.take(piece, self._longest if self.proven else GREETING_BYTES)
+                except FrameError as error:
+                    reason = f"in answer to {'a request' if self.proven else 'the greeting'}: {error}"
+                else:
+                    if message is not None:
+                        self._answer, self._asked = message, False
+                        self._changed.notify_all()
+                    return
         self.close(Why.RULES, reason)
 
     def close(self, why: Why, reason: str) -> None:

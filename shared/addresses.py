@@ -27,4 +27,9 @@ def split_address(address: str, setting: str = "server_address") -> tuple[str, i
     match = re.fullmatch(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^\s:\[\]]+)):(?P<port>\d{1,5})", address)
     if not match or not 1 <= int(match["port"]) <= 65_535:
         raise ConfigError(f"{setting} = {address!r}: expected host:port with a port from 1 to 65535")
-    return match["v6"] or match["host"], int(match["port"])
+    host = match["v6"] or match["host"]
+    try:
+        host.encode("idna")  # as who looks it up does
+    except UnicodeError as error:
+        raise ConfigError(f"{setting} = {address!r}: {host!r} is no host's name: {error}") from None
+    return host, int(match["port"])

@@ -6,7 +6,6 @@ import locale
 import logging
 import logging.handlers
 import os
-import re
 import sys
 import threading
 import time
@@ -22,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from shared.config import Config
 from shared.errors import RoundRefusedError
 from shared.printable import JsonFormatter, LineFormatter
+from shared.retention import RUN_NAME
 
 LOG_FILE_BYTES = 1 << 24  # of one log file, before the next one is begun
 LOG_FILES = 4  # of before that stay beside it: server.log.1 and so on
@@ -204,6 +204,11 @@ def add_log_file(logger: logging.Logger, path: Path) -> None:
     logger.setLevel(logging.DEBUG)
 
 
+def has_log_file(logger: logging.Logger) -> bool:
+    """Whether a logger's lines go to a file, too."""
+    return any(isinstance(handler, logging.FileHandler) for handler in logger.handlers)
+
+
 def announce_protection(logger: logging.Logger, config: Config) -> None:
     """Say in one line, at the start of server and clients, who can see one client's update."""
     if config.masked:
@@ -220,16 +225,13 @@ def announce_protection(logger: logging.Logger, config: Config) -> None:
         )
 
 
-_RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
-
-
 def check_run_name(name: object) -> str:
     """The name of a run as it arrives over the network, fit to be a folder's name.
 
     Raises:
         RoundRefusedError: anything else, such as a path that leads out of `log_dir`.
     """
-    if not isinstance(name, str) or not _RUN_NAME.fullmatch(name):
+    if not isinstance(name, str) or not RUN_NAME.fullmatch(name):
         raise RoundRefusedError(f"the server calls its run {name!r:.80}; expected <date>-<time>-<6 hex digits>")
     return name
 

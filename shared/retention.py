@@ -1,4 +1,7 @@
-"""How many runs' folders stay in `log_dir`: the newest `keep_runs`, the one that is under way, and those at work."""
+"""How many runs' folders stay in a server's `log_dir`: the newest `keep_runs`, the one under way, and those at work.
+
+A server named these runs by itself. A tenant did not: `client/run_logs.py` goes by something else.
+"""
 
 import fcntl
 import logging
@@ -7,7 +10,7 @@ import re
 import shutil
 from pathlib import Path
 
-RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+RUN_NAME = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
 LOCK = "server.lock"  # in a run's folder, locked for as long as a server is at work on it
 
 
@@ -46,7 +49,7 @@ def _remove(path: Path, log: logging.Logger) -> bool:
 
 
 def _at_work(lock: Path) -> bool:
-    """Whether a server has the lock. A folder of a tenant's logs alone has none."""
+    """Whether a server has the lock. A folder of a tenant's logs alone, on the same machine, has none."""
     try:
         descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:

@@ -139,7 +139,7 @@ def test_whoever_answers_is_inside_and_hears_the_reason_of_the_end(hall: Hall) -
 
 def test_a_message_that_nobody_asked_for_ends_the_stream(hall: Hall) -> None:
     """N1: Flower's server put them all into a queue, 2 GB in seven seconds."""
-    code, details = call(hall.config, b"a", *[b"more" * 25_000] * 100).end()
+    code, details = call(hall.config, b"a", *[b"more" * 15_000] * 100).end()
     assert (code, "nobody asked for" in details) == ("INVALID_ARGUMENT", True)
     others = call(hall.config, b"b")
     wait_until(lambda: b"b" in hall.inside)
@@ -150,12 +150,6 @@ def test_a_message_that_nobody_asked_for_ends_the_stream(hall: Hall) -> None:
 def test_a_stranger_may_say_little(hall: Hall) -> None:
     code, details = call(hall.config, b"a" * (GREETING_BYTES + 1)).end()
     assert (code, f"expected at most {GREETING_BYTES}" in details) == ("INVALID_ARGUMENT", True)
-
-
-def test_nobody_may_say_more_than_an_honest_client_has_to_say(config: Config) -> None:
-    hall = Hall(config, longest=1 << 16)
-    assert call(config, b"a" * (1 << 17)).end()[0] == "RESOURCE_EXHAUSTED", "gRPC itself refuses it"
-    hall.doors.close()
 
 
 def test_a_client_that_is_silent_is_told_so(hall: Hall) -> None:
@@ -203,7 +197,7 @@ def test_the_longest_silent_stream_of_a_crowded_address_makes_room(config: Confi
 
 def test_an_address_has_no_more_streams_than_it_may(config: Config) -> None:
     hall = Hall(config.replace(max_streams_per_address=2))
-    inside = [call(hall.config, bytes([i])) for i in range(2)]
+    inside = [call(hall.config, name) for name in (b"first", b"second")]
     wait_until(lambda: len(hall.inside) == 2)
     code, details = call(hall.config, b"third").end()
     assert (code, "max_streams_per_address" in details) == ("RESOURCE_EXHAUSTED", True)
@@ -287,7 +281,7 @@ def test_a_second_server_does_not_share_the_port(hall: Hall) -> None:
 
 def test_a_stream_has_one_end_and_nobody_waits_for_it() -> None:
     ends: list[Stream] = []
-    stream = Stream(Peer("192.0.2.1", 1), Channel(), ends.append)
+    stream = Stream(Peer("192.0.2.1", 1), Channel(), ends.append, 1 << 20)
     waiting: list[str] = []
 
     def ask() -> None:

@@ -240,7 +240,7 @@ class Connection(flower_transport.Connection):
     """A connection whose other end answers `get_properties` by a function."""
 
     def __init__(self, cid: str, answer: Callable[[GetPropertiesIns], dict[str, Scalar]]) -> None:
-        super().__init__(Stream(Peer("192.0.2.1", 1), Channel(), lambda _stream: None))
+        super().__init__(Stream(Peer("192.0.2.1", 1), Channel(), lambda _stream: None, 1 << 20))
         self.cid = cid
         self.answer = answer
         self.heard: list[dict[str, Scalar]] = []

@@ -9,7 +9,7 @@ from benchmarks.siege import besiege
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
-@pytest.mark.parametrize("attack", ["flood", "idle", "refused"])
+@pytest.mark.parametrize("attack", ["flood", "idle", "refused", "half"])
 def test_tenants_feel_nothing_of_strangers(attack: str, tmp_path: Path) -> None:
     outcome = besiege(attack, "tls", 6.0, tmp_path)
     assert outcome.held, outcome
@@ -25,6 +25,12 @@ def test_flowers_own_server_takes_all_that_a_stranger_sends(tmp_path: Path) -> N
     outcome = besiege("flood", "open", 30.0, tmp_path, most_mb=900)
     assert not outcome.held
     assert outcome.rss_peak > outcome.rss_before + 300, outcome
+
+
+def test_flowers_own_server_holds_half_a_message_of_each(tmp_path: Path) -> None:
+    outcome = besiege("half", "open", 30.0, tmp_path, most_mb=700)
+    assert not outcome.held
+    assert outcome.rss_peak > outcome.rss_before + 200, outcome
 
 
 def test_idle_sockets_end_flowers_own_server(tmp_path: Path) -> None:

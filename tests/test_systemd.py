@@ -2,8 +2,10 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ import yaml
 from shared.identity_files import IDENTITY_PASSPHRASE
 from shared.key_files import PASSPHRASE_VARIABLE
 from tests import sandbox
+from tests.conftest import Start
 from tests.federations import SHORT, masked_settings, open_in_memory
 from tests.processes import ROOT, SMALL, free_port
 from tests.sandbox import FOLDER
@@ -52,7 +55,7 @@ def installed(tmp_path: Path) -> Path:
 @needs_systemd
 def test_systemd_finds_no_fault(installed: Path) -> None:
     units = [str(path) for path in installed.glob("*.service")]
-    assert len(units) == len(UNITS) == 5
+    assert len(units) == len(UNITS) == 6
     environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{installed}:"}
     end = subprocess.run(
         ["systemd-analyze", "verify", *units], env=environment, capture_output=True, text=True, timeout=120
@@ -107,6 +110,10 @@ def test_no_two_sides_share_a_user() -> None:
     agent = sandbox.settings(FOLDER / "orchestrator-tenant@.service")
     assert agent["RestrictAddressFamilies"] == ["AF_UNIX"], "whoever has the rows has no network"
     assert agent["PrivateNetwork"] == ["yes"]
+    staying = sandbox.settings(FOLDER / "orchestrator-stay@.service")
+    assert staying["User"] == agent["User"], "whose ledger and keys they are"
+    assert staying["StateDirectory"] == agent["StateDirectory"]
+    assert staying["SocketBindDeny"] == ["any"]
 
 
 @pytest.fixture
@@ -125,6 +132,74 @@ def under(unit: str, folders: list[Path], *command: object, **environment: str) 
         cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **environment},
     )  # fmt: skip
+
+
+NOTE = "run.env"
+
+
+def of_unit(name: str, setting: str, own: Path, settings: Path) -> list[str]:
+    """What a unit would run, with this folder for its state, and these settings."""
+    (line,) = sandbox.settings(FOLDER / name)[setting]
+    line = line.replace("/var/lib/orchestrator", str(own)).replace("/etc/orchestrator/secure.yaml", str(settings))
+    return line.replace(f"{PROGRAMS}orchestrator-server", "orchestrator/run_server.py").split()
+
+
+def served(own: Path, settings: Path) -> list[str]:
+    """How a run is begun, after what is done before."""
+    subprocess.run(of_unit("orchestrator-server.service", "ExecStartPre", own, settings), check=True)
+    return of_unit("orchestrator-server.service", "ExecStart", own, settings)
+
+
+def resumed_by(own: Path, settings: Path) -> list[str]:
+    """How it is gone on with; empty: it is not, as the unit's condition does not hold."""
+    unit = FOLDER / "orchestrator-resume.service"
+    (condition,) = re.findall(r"^ConditionPathExists=(.+)$", unit.read_text(encoding="utf-8"), re.M)
+    (environment,) = [path for path in sandbox.settings(unit)["EnvironmentFile"] if not path.startswith("-")]
+    assert condition == environment == f"/var/lib/orchestrator/{NOTE}"
+    if not (own / NOTE).exists():
+        return []
+    name, _, run = (own / NOTE).read_text(encoding="utf-8").strip().partition("=")
+    return [part.replace(f"${{{name}}}", run) for part in of_unit(unit.name, "ExecStart", own, settings)]
+
+
+@pytest.mark.long
+def test_the_run_that_died_is_gone_on_with_and_no_older_one(start: Start, tmp_path: Path) -> None:
+    """A mistyped start failed, and the newest run of before was resumed in its place."""
+    settings = tmp_path / "settings.yaml"
+    values = {**SMALL, "num_rounds": 1, "server_address": f"127.0.0.1:{free_port()}", "log_dir": str(tmp_path / "logs")}
+
+    def begin_and_die() -> Path:
+        settings.write_text(yaml.safe_dump(values), encoding="utf-8")
+        server = start(*served(tmp_path, settings))
+        server.wait_for_line("listening on")
+        server.kill()
+        server.finish()
+        return (tmp_path / "logs/latest").resolve()
+
+    older = begin_and_die()
+    assert resumed_by(tmp_path, settings)[-3:] == ["--resume", "--run", older.name]
+    settings.write_text(yaml.safe_dump({**values, "num_ronuds": 1}), encoding="utf-8")
+    end = start(*served(tmp_path, settings)).finish()
+    assert (end.code, resumed_by(tmp_path, settings)) == (2, []), end.output
+    with socket.create_server(("127.0.0.1", int(values["server_address"].rpartition(":")[2]))):
+        settings.write_text(yaml.safe_dump(values), encoding="utf-8")
+        end = start(*served(tmp_path, settings)).finish()
+        assert (end.code, resumed_by(tmp_path, settings)) == (1, []), "settings are right, and there is no run"
+    newer = begin_and_die()
+    resumed = start(*resumed_by(tmp_path, settings))
+    tenants = start("client/run_clients.py", "--config", str(settings))
+    ends = tenants.finish(), resumed.finish()
+    assert [end.code for end in ends] == [0, 0], "\n".join(end.output for end in ends)
+    assert [len((run / "metrics.jsonl").read_text().splitlines()) for run in (older, newer)] == [0, 1]
+
+
+def test_a_start_beside_a_run_that_is_gone_on_with_is_passed_over() -> None:
+    """It would take away the name by which that run is gone on with after its next end."""
+    (condition,) = sandbox.settings(FOLDER / "orchestrator-server.service")["ExecCondition"]
+    assert condition.endswith("is-active orchestrator-resume.service'")
+    for status, passes in ((0, False), (3, True)):  # of systemctl: it is active; it is not
+        script = shlex.split(condition)[-1].replace("systemctl", f"(exit {status}) #")
+        assert (subprocess.run(["/bin/sh", "-c", script]).returncode == 0) is passes
 
 
 @pytest.mark.long
@@ -167,22 +242,25 @@ def test_a_server_serves_and_is_resumed_under_its_unit(running: list["subprocess
     settings = tmp_path / "settings.yaml"
     values = {**SMALL, "server_address": f"127.0.0.1:{free_port()}", "log_dir": str(own / "logs")}
     settings.write_text(yaml.safe_dump(values), encoding="utf-8")
-    server = ("orchestrator/run_server.py", "--config", settings)
-    running.append(under("orchestrator-server.service", [own], *server))
-    elsewhere = f"log_dir={tmp_path / 'logs'}"
-    running.append(
-        subprocess.Popen(
-            [sys.executable, "client/run_clients.py", "--config", str(settings), "--set", elsewhere],
-            cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
+    server = under("orchestrator-server.service", [own], *served(own, settings))
+    elsewhere = tmp_path / "tenants"
+    elsewhere.mkdir()
+    tenants = under(
+        "orchestrator-stay@.service", [elsewhere], "client/run_clients.py", "--config", settings, "--stay",
+        "--set", f"log_dir={elsewhere / 'logs'}",
     )  # fmt: skip
-    said = [process.communicate(timeout=170)[0] for process in running]
-    assert [process.returncode for process in running] == [0, 0], "\n".join(said)
+    running += [server, tenants]
+    said, _ = server.communicate(timeout=170)
+    assert server.returncode == 0, said
     assert (own / "logs/latest/report.html").is_file()
-    resumed = under("orchestrator-resume.service", [own], *server, "--resume")
+    resumed = under("orchestrator-resume.service", [own], *resumed_by(own, settings))
     running.append(resumed)
     assert resumed.communicate(timeout=170)[0].count("error") == 0
     assert resumed.returncode == 0
+    assert tenants.poll() is None, "they wait for the next run"
+    tenants.send_signal(signal.SIGINT)
+    tenants.communicate(timeout=60)
+    assert tenants.returncode == 130, "SuccessExitStatus of the unit"
 
 
 @pytest.mark.long
@@ -203,6 +281,18 @@ def test_what_a_unit_takes_is_gone(unit: str, source: str, tmp_path: Path) -> No
     said, _ = taken.communicate(timeout=60)
     assert taken.returncode == 1, said
     assert re.search(r"PermissionError|Read-only file system|Operation not permitted", said), said
+
+
+def test_each_way_to_run_names_its_own_units_and_no_other() -> None:
+    """A tenant that stays speaks with the server, and a SuperNode with the SuperLink alone."""
+    rows = re.findall(r"^\| ([^|]+) \| (`[^|]+`) \| (`[^|]+`) \|$", OPERATIONS.read_text(encoding="utf-8"), re.M)
+    ways = {way: re.findall(r"`(orchestrator-[a-z]+@?)`", f"{server} {tenant}") for way, server, tenant in rows}
+    named = [name for names in ways.values() for name in names]
+    assert sorted(named) == sorted(unit.name.removesuffix(".service") for unit in UNITS), "each once"
+    for names in ways.values():
+        run = "".join(sandbox.settings(FOLDER / f"{name}.service")["ExecStart"][0] for name in names)
+        assert ("orchestrator-server" in run) == ("--stay" in run) != ("flower-superlink" in run)
+        assert ("flower-superlink" in run) == ("--agent" in run) == ("flower-supernode" in run)
 
 
 def test_the_environment_files_of_the_units_are_explained() -> None:

@@ -73,7 +73,7 @@ class Connection(flower_transport.Connection):
     """A connection of Flower's to a tenant in this process."""
 
     def __init__(self, tenant: Tenant, script: Script) -> None:
-        super().__init__(Stream(Peer("127.0.0.1", tenant.client_id), Channel(), lambda _stream: None))
+        super().__init__(Stream(Peer("127.0.0.1", tenant.client_id), Channel(), lambda _stream: None, 1 << 20))
         self._client, self._name, self._script = FlowerClient(tenant), str(tenant.client_id), script
 
     def get_properties(self, ins: GetPropertiesIns, timeout: float | None, group_id: int | None) -> GetPropertiesRes:
