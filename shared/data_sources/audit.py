@@ -137,7 +137,8 @@ class _Reader:
         self._last: tuple[Any, AuditTable | None] = None, None
 
     def records(self, path: Path) -> Iterator[Value]:
-        return envelopes.records(path, lambda value: self._table(value) is not None or envelopes.is_event(value))
+        found = envelopes.records(path, lambda value: self._table(value) is not None or envelopes.is_event(value))
+        return cloudtrail.with_principals(path, found)
 
     def prepared(self, record: Any) -> Any:
         table = self._table(record)

@@ -3,6 +3,7 @@
 Reads what `envelopes` unwraps, and CSV with CloudTrail's fields as columns; plain or packed, a file or a folder.
 """
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,19 @@ from typing import Any
 from shared.config import Config
 from shared.data_sources import calls, cloudtrail_features
 from shared.data_sources import files as data_files
+from shared.data_sources.cloudtrail_identity import tells_who
 from shared.data_sources.cloudtrail_records import canonical, csv_records, is_csv, other_kind
-from shared.data_sources.envelopes import LeftOut, records
+from shared.data_sources.envelopes import LeftOut, is_event, records
 from shared.data_sources.files import BrokenLines, opened_text
 from shared.data_sources.json_values import Value, begins_as_json
 from shared.data_sources.labels import ADDRESS, EVENT_ID, TIME, label_origin
 from shared.data_sources.schema import FeatureSchema
 from shared.data_sources.source_types import Chunk, Inputs
 
+_log = logging.getLogger("data")
 NAME = "cloudtrail"
 _FIELD_OF = {EVENT_ID: "eventID", TIME: "eventTime", ADDRESS: "sourceIPAddress"}
+_LONGEST_TOLD = 1_000  # characters of a record's keys
 # AWS writes these beside the logs: signatures of log files, and findings about and sums of many records.
 _OTHER_FOLDERS = ("CloudTrail-Digest", "CloudTrail-Insight", "CloudTrail-Aggregated")
 
@@ -71,17 +75,44 @@ def prepared(record: Any) -> Any:
     """
     if not isinstance(record, dict):
         return record
-    other = other_kind(record)
-    return LeftOut(other) if other else canonical(record)
+    named = canonical(record)
+    other = other_kind(named)
+    return LeftOut(other) if other else named
 
 
 def _records(path: Path) -> Iterator[Value]:
     """What is in one file, of whatever form."""
     if not is_csv(data_files.head(path)):
-        yield from records(path)
+        yield from with_principals(path, records(path))
         return
     with opened_text(path) as text:
-        yield from csv_records(text)
+        yield from with_principals(path, csv_records(text))
+
+
+def with_principals(path: Path, found: Iterator[Value]) -> Iterator[Value]:
+    """The records of a file, and in the end one warning where none of those of CloudTrail says who called."""
+    nameless, there = 0, ""
+    for value in found:
+        yield value
+        if nameless < 0 or not isinstance(value.value, dict) or not is_event(value.value):
+            continue
+        try:
+            record = canonical(value.value)
+        except (ValueError, OverflowError, OSError, RecursionError):
+            continue  # a broken record, which is counted as such
+        if other_kind(record):
+            continue
+        if tells_who(record.get("userIdentity") or {}):
+            nameless = -1  # one is enough, and the rest of a long file costs nothing
+        else:
+            nameless += 1
+            there = there or ", ".join(map(str, value.value))[:_LONGEST_TOLD]
+    if nameless > 0:
+        _log.warning(
+            "%s: NO PRINCIPAL in any of %d records, so all of one type and account count as one; expected "
+            "userIdentity, or columns such as userIdentity.principalId and userIdentity.arn; its keys: %s",
+            path, nameless, there,
+        )  # fmt: skip
 
 
 _FORM = calls.Form(files, _records, prepared, cloudtrail_features.fields_of, cloudtrail_features.chunk)

@@ -117,13 +117,18 @@ def fields_of(record: Any) -> dict[str, Any]:
         "address": str(record.get("sourceIPAddress") or ""),
         "error": failed(record),
         "denied": is_denial(str(record.get("errorCode") or "")),
-        "write": record.get("readOnly") in (False, "false"),
-        "no_mfa": mfa in (False, "false") or login == "No",
+        "write": _is_false(record.get("readOnly")),
+        "no_mfa": _is_false(mfa) or login == "No",
     }
 
 
+def _is_false(value: Any) -> bool:
+    """Whether a value says no, as JSON has it or as a table does: FALSE in Excel, False in pandas."""
+    return value is False or (isinstance(value, str) and value.casefold() == "false")
+
+
 def _seconds(text: str) -> int:
-    moment = datetime.fromisoformat(text)
+    moment = datetime.fromisoformat(text.removesuffix(" UTC"))  # which Athena writes
     seconds = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
     if seconds > latest_time():
         raise ValueError(f"eventTime = {text!r:.60} is more than a day from now")

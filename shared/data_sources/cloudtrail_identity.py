@@ -5,7 +5,7 @@ By https://docs.aws.amazon.com/awscloudtrail/latest/userguide/cloudtrail-event-r
 | type | key |
 |---|---|
 | IAMUser, Role, AssumedRole, AWSAccount | `principalId` before the colon, AIDA... or AROA...; a session follows |
-| AssumedRole without it | the session issuer's `principalId`, else its `arn` |
+| AssumedRole without it | the session issuer's `principalId`, else its `arn`, else account and name |
 | Root, FederatedUser, SAMLUser, WebIdentityUser, others | type, `identityProvider` and all of `principalId` |
 | IdentityCenterUser | `onBehalfOf`: identity store and user id |
 | AWSService, and who has no `principalId` | type, account, `invokedBy`, and whatever else says who it is |
@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+_WHO = ("principalId", "arn", "userName", "accessKeyId", "invokedBy", "identityProvider", "credentialId")
 # AIDA... of a user, AROA... of a role, and others that AWS makes up; those of accounts are digits alone.
 _UNIQUE_ID = re.compile("[A-Z][A-Z0-9]{3,127}")
 
@@ -35,11 +36,9 @@ def principal_key(identity: dict[str, Any]) -> str:
         return "|".join(("IdentityCenterUser", _text(center, "identityStoreArn"), _text(center, "userId")))
     first = principal.partition(":")[0]
     if kind in ("AssumedRole", "Role") and not _UNIQUE_ID.fullmatch(first):
-        session = identity.get("sessionContext")
-        issuer = session.get("sessionIssuer") if isinstance(session, dict) else None
-        named = isinstance(issuer, dict) and (_text(issuer, "principalId") or _text(issuer, "arn"))
-        if named:
-            return named
+        issuer = _issuer(identity)
+        if issuer:
+            return issuer
     if kind not in ("FederatedUser", "SAMLUser", "WebIdentityUser") and _UNIQUE_ID.fullmatch(first):
         return first
     if kind == "AWSService" or not principal:
@@ -50,6 +49,29 @@ def principal_key(identity: dict[str, Any]) -> str:
     return _joined(_text(identity, name) for name in parts)
 
 
+def tells_who(identity: dict[str, Any]) -> bool:
+    """Whether an identity has anything that tells one principal from others of its type and account."""
+    if any(_text(identity, name) for name in _WHO) or _issuer(identity):
+        return True
+    center = identity.get("onBehalfOf")
+    if isinstance(center, dict) and _text(center, "userId"):
+        return True
+    return _text(identity, "type") in ("Root", "AWSAccount") and bool(_text(identity, "accountId"))
+
+
+def _issuer(identity: dict[str, Any]) -> str:
+    """The role or user of whom a session is, by the best that there is; empty where the record does not say."""
+    session = identity.get("sessionContext")
+    issuer = session.get("sessionIssuer") if isinstance(session, dict) else None
+    if not isinstance(issuer, dict):
+        return ""
+    named = _text(issuer, "principalId") or _text(issuer, "arn")
+    if named or not _text(issuer, "userName"):
+        return named
+    account = _text(issuer, "accountId") or _text(identity, "accountId")
+    return _joined((_text(issuer, "type"), account, _text(issuer, "userName")))
+
+
 def _without_id(identity: dict[str, Any]) -> str:
     """The key of who has no `principalId`, by what there is."""
     arn = _text(identity, "arn")
@@ -57,7 +79,8 @@ def _without_id(identity: dict[str, Any]) -> str:
         arn = "/".join(arn.split("/")[:2])
     names = ("userName", "identityProvider", "credentialId")
     who = [_text(identity, name) for name in names]
-    key = "" if arn or any(who) or _text(identity, "invokedBy") else _text(identity, "accessKeyId")
+    named = arn or any(who) or _text(identity, "invokedBy")
+    key = "" if named else _issuer(identity) or _text(identity, "accessKeyId")  # each session has another key
     return _joined([_text(identity, name) for name in ("type", "accountId", "invokedBy")] + [*who, arn, key])
 
 

@@ -1,10 +1,12 @@
 """CloudTrail records in the form of the service's reference, out of the forms that queries and exports give them.
 
 Fields as https://docs.aws.amazon.com/awscloudtrail/latest/userguide/cloudtrail-event-reference-record-contents.html has
-them. Athena and Glue write keys in lower case and structures as texts; Lake writes structures as texts; log shippers
-keep the time in `@timestamp`.
+them. Athena and Glue write keys in lower case and structures as texts; Lake writes structures as texts; pandas writes
+them as Python does; what is made a table of has a column for each field of a structure (`cloudtrail_keys`); log
+shippers keep the time in `@timestamp`.
 """
 
+import ast
 import csv
 import json
 import re
@@ -12,23 +14,19 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from shared.data_sources import cloudtrail_keys as keys
+from shared.data_sources.cloudtrail_identity import tells_who
 from shared.data_sources.json_values import Value
 from shared.data_sources.times import epoch_seconds
 
-_FIELDS = """
-    eventVersion userIdentity eventTime eventSource eventName awsRegion sourceIPAddress userAgent errorCode errorMessage
-    requestParameters responseElements additionalEventData requestID eventID readOnly resources eventType apiVersion
-    managementEvent recipientAccountId serviceEventDetails sharedEventID vpcEndpointId vpcEndpointAccountId
-    eventCategory addendum sessionCredentialFromConsole eventContext edgeDeviceDetails tlsDetails insightDetails
-    type principalId arn accountId accessKeyId userName sessionContext invokedBy identityProvider onBehalfOf userId
-    identityStoreArn credentialId inScopeOf attributes mfaAuthenticated creationDate sessionIssuer webIdFederationData
-    federatedProvider sourceIdentity ec2RoleDelivery MFAUsed ConsoleLogin SwitchRole
-"""
-_NAME = {name.lower(): name for name in _FIELDS.split()}
 # Structures in which keys are AWS's own, and not those of an API's parameters.
-_KNOWN = ("userIdentity", "additionalEventData", "responseElements")
+_KNOWN = (keys.IDENTITY, "additionalEventData", "responseElements")
 _STRUCTURES = (*_KNOWN, "requestParameters", "resources", "serviceEventDetails", "tlsDetails", "insightDetails")
+_SPELT = frozenset({"principalId", "accountId", "userName", "invokedBy"})  # which is which only in the reference's case
+_TIMES = ("@timestamp", "_time")  # of the event, in Elastic and in Splunk
+_SINCE_1970 = re.compile(r"\d{9,}(\.\d*)?")
 _LONGEST_CELL = 1 << 24
+_LONGEST_LITERAL = 1 << 20  # characters that are parsed as Python's
 MOST_LEVELS = 20  # of structures in each other
 
 
@@ -38,36 +36,90 @@ def canonical(record: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: a time or a structure in it can't be read.
     """
-    if isinstance(record.get("eventTime"), str) and isinstance(record.get("userIdentity"), dict):
+    identity = record.get(keys.IDENTITY)
+    if isinstance(record.get("eventTime"), str) and isinstance(identity, dict) and not _SPELT.isdisjoint(identity):
         return record
-    named = {_NAME.get(key, key) if key.islower() else key: value for key, value in record.items()}
-    if "eventTime" not in named and "@timestamp" in named:
-        named["eventTime"] = named["@timestamp"]
-    if isinstance(named.get("eventTime"), int | float) and not isinstance(named["eventTime"], bool):
-        named["eventTime"] = datetime.fromtimestamp(epoch_seconds(named["eventTime"]), UTC).isoformat()
+    named, flat = keys.nested(record)
+    time = next((named[key] for key in ("eventTime", *_TIMES) if not keys.is_blank(named.get(key))), None)
+    if time is not None:
+        named["eventTime"] = _iso(time)
     for key in _STRUCTURES:
         value = named.get(key)
         if isinstance(value, str):
             value = _structure(value)
         if value is not None or key in named:
-            named[key] = _renamed(value, 0) if key in _KNOWN else value
-    return named
+            named[key] = _renamed(value, key == keys.IDENTITY) if key in _KNOWN else value
+    if flat:
+        named = keys.merged(named, flat)
+    identity = _identity(named)
+    return named | {keys.IDENTITY: identity} if identity or keys.IDENTITY in named else named
+
+
+def _identity(record: dict[str, Any]) -> dict[str, Any]:
+    """Who called, whatever of it the record has and wherever."""
+    value = record.get(keys.IDENTITY)
+    if isinstance(value, list) and len(value) == 1:  # as a search engine's `fields`
+        value = value[0]
+    if isinstance(value, str) and value[:1] not in ("{", "["):
+        value = {"arn" if value.startswith("arn:") else "userName": value}
+    if value is None:
+        value = {}
+    if not isinstance(value, dict):
+        raise ValueError(f"userIdentity = {str(value)[:60]!r}: expected a structure, as JSON or as Athena prints it")
+    elsewhere = keys.identity_by_ends(record)
+    if not tells_who(value):
+        value = keys.merged(value, elsewhere)
+    if keys.is_blank(value.get("type")):
+        told = _told_by(str(value.get("arn") or ""))
+        value = {**value, **told, **({"type": elsewhere["type"]} if "type" in elsewhere else {})}
+    return value
+
+
+_TYPE_BY_ARN = (
+    (re.compile(r"arn:[\w-]+:iam::(\d*):root"), "Root"),
+    (re.compile(r"arn:[\w-]+:iam::(\d*):user/.*"), "IAMUser"),
+    (re.compile(r"arn:[\w-]+:iam::(\d*):role/.*"), "Role"),
+    (re.compile(r"arn:[\w-]+:sts::(\d*):assumed-role/.*"), "AssumedRole"),
+    (re.compile(r"arn:[\w-]+:sts::(\d*):federated-user/.*"), "FederatedUser"),
+)
+
+
+def _told_by(arn: str) -> dict[str, str]:
+    """The type, and the account for which it counts, of whom an ARN names."""
+    for pattern, kind in _TYPE_BY_ARN:
+        if found := pattern.fullmatch(arn):
+            return {"type": kind} | ({"accountId": found[1]} if kind == "Root" else {})
+    return {}
+
+
+def _iso(time: Any) -> Any:
+    """A time as the reference writes it, of seconds or parts of them since 1970 too."""
+    if isinstance(time, str) and _SINCE_1970.fullmatch(time):
+        time = float(time)
+    if isinstance(time, int | float) and not isinstance(time, bool):
+        return datetime.fromtimestamp(epoch_seconds(time), UTC).isoformat()
+    return time
 
 
 def other_kind(record: dict[str, Any]) -> str:
-    """What a record is that is no event of a principal, in words; empty for events.
+    """What a record with the reference's keys is that is no event of a principal, in words; empty for events.
 
     AWS keeps them in folders of their own, and flat exports do not: findings about many events, sums of many events,
     and signatures of log files.
     """
-    if "digestS3Object" in record:
+    if record.get("digestS3Object"):
         return "CloudTrail digest"
-    category = str(record.get("eventCategory") or record.get("eventcategory") or "")
-    if category == "Insight" or record.get("eventType") == "AwsCloudTrailInsight" or "insightDetails" in record:
+    category = record.get("eventCategory")
+    findings = record.get("insightDetails")  # in a table a column of all rows, mostly blank
+    if category == "Insight" or record.get("eventType") == "AwsCloudTrailInsight" or not _is_empty(findings):
         return "CloudTrail Insights event"
-    if category == "Aggregated" or ("summaries" in record and "eventName" not in record):
+    if category == "Aggregated" or ("summaries" in record and not record.get("eventName")):
         return "aggregated CloudTrail event"
     return ""
+
+
+def _is_empty(value: Any) -> bool:
+    return value == {} or keys.is_blank(value)
 
 
 def csv_records(text: TextIO) -> Iterator[Value]:
@@ -91,23 +143,37 @@ def is_csv(head: str) -> bool:
     return "eventname" in names and "eventsource" in names and "{" not in names
 
 
-def _renamed(value: Any, level: int) -> Any:
+def _renamed(value: Any, any_spelling: bool, level: int = 0) -> Any:
     if not isinstance(value, dict) or level > MOST_LEVELS:
         return value
-    return {_NAME.get(key, key) if key.islower() else key: _renamed(item, level + 1) for key, item in value.items()}
+    return {
+        keys.name_within(key, any_spelling=any_spelling): _renamed(item, any_spelling, level + 1)
+        for key, item in value.items()
+    }
 
 
 def _structure(text: str) -> Any:
-    """What a text holds: JSON, or Presto's {a=1, b={c=d}}; the text itself where it is neither, None for no value."""
+    """What a text holds: JSON, Presto's {a=1, b={c=d}} or Python's {'a': 1}; the text itself where it is none of them,
+    None for no value.
+    """
     text = text.strip()
-    if text in ("", "null", "-"):
+    if keys.is_blank(text):
         return None
-    if text[:1] not in "{[":
+    if text[:1] not in ("{", "[", '"'):
         return text
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
-        return _presto(text, 0)
+        return _literal(text) if text.startswith(("{'", "[{'")) else _presto(text, 0)
+    return _structure(value) if isinstance(value, str) and value[:1] in ("{", "[") else value
+
+
+def _literal(text: str) -> Any:
+    """A structure as pandas writes it into a cell; the text itself where it is none."""
+    try:
+        return ast.literal_eval(text) if len(text) <= _LONGEST_LITERAL else text
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return text
 
 
 _MEMBER = re.compile(r"\s*([A-Za-z_@][\w.@-]*)=")

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from shared.data_sources.cloudtrail_keys import fields_in
 from shared.data_sources.files import opened_json
 from shared.data_sources.json_values import LIST_KEYS, JsonValues, Value
 
@@ -40,8 +41,15 @@ class LeftOut(str):
 
 
 def is_event(value: dict[str, Any]) -> bool:
-    """Whether an object is a CloudTrail record itself, whatever else is in it: its keys may be in lower case."""
-    return ("eventName" in value and "eventSource" in value) or ("eventname" in value and "eventsource" in value)
+    """Whether an object is a CloudTrail record itself, whatever else is in it, and however its keys are spelt.
+
+    Where some of its fields alone stand beside the whole record as text, as in a search engine's answers, it is not.
+    """
+    if isinstance(value.get("userIdentity"), dict) and "eventName" in value and "eventSource" in value:
+        return True
+    if not {"eventName", "eventSource"} <= fields_in(value):
+        return False
+    return not any(isinstance(text := value.get(key), str) and text.lstrip()[:1] == "{" for key in _TEXT_KEYS)
 
 
 IsRecord = Callable[[dict[str, Any]], bool]
