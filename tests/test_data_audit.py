@@ -323,6 +323,16 @@ def test_services_side_by_side_are_read_and_all_records_counted(
     assert "no time of a okta record: none of published" in caplog.text
 
 
+@pytest.mark.parametrize("column", ["@message", "_raw"])
+def test_records_of_all_services_are_read_out_of_a_column_of_a_table(tmp_path: Path, column: str) -> None:
+    events = [maker(second) for second in range(4) for maker in MAKERS.values()]
+    table = pd.DataFrame({"@timestamp": "2026-01-05", column: [json.dumps(event) for event in events]})
+    (tmp_path / "logs").mkdir()
+    table.to_csv(tmp_path / "logs" / "export.csv", index=False)
+    chunks, broken = read(settings(tmp_path / "logs"))
+    assert sum(int(chunk.meta["events"].sum()) for chunk in chunks) == broken.lines == len(events)
+
+
 DEEP: dict[str, str] = {
     "lists": '{"kind": "Event", "verb": ' + "[" * 900 + "]" * 900 + "}",
     "objects": '{"kind": "Event", "verb": "get", "user": ' + '{"a":' * 900 + "1" + "}" * 900 + "}",

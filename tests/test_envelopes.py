@@ -68,6 +68,10 @@ def as_text(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, dict | bool) else value
 
 
+def as_word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def as_csv(events: list[Record], structure: Callable[[Any], str], names: Callable[[str], str]) -> bytes:
     text = io.StringIO()
     keys = list(events[0])
@@ -76,6 +80,23 @@ def as_csv(events: list[Record], structure: Callable[[Any], str], names: Callabl
     for event in events:
         writer.writerow([structure(v) if isinstance(v := event[key], dict) else as_text(v) for key in keys])
     return text.getvalue().encode()
+
+
+def one_column(events: list[Record], name: str, **others: str) -> bytes:
+    """A table with the whole record in a column, and before it others."""
+    text = io.StringIO()
+    writer = csv_module.writer(text, quoting=csv_module.QUOTE_ALL)
+    writer.writerow([*others, name])
+    writer.writerows([*others.values(), json.dumps(event)] for event in events)
+    return text.getvalue().encode()
+
+
+def searched(event: Record, level: str = "") -> dict[str, Any]:
+    """As Elastic's `fields` have it: each field a list, those of structures by their paths."""
+    found: dict[str, Any] = {}
+    for key, value in event.items():
+        found |= searched(value, f"{level}{key}.") if isinstance(value, dict) else {level + key: [value]}
+    return found
 
 
 def zipped(content: bytes) -> bytes:
@@ -148,6 +169,67 @@ FORMS: dict[str, Form] = {
     "syslog": lambda r: "\n".join(f"<134>May  1 10:00:00 host trail[7]: {json.dumps(i)}" for i in r).encode(),
     "texts in quotes": lambda r: lines([json.dumps(item) for item in r]),
     "list of texts": lambda r: json.dumps([json.dumps(item) for item in r]).encode(),
+    "sqs receive-message": lambda r: json.dumps(
+        {"Messages": [{"MessageId": "1", "Body": json.dumps(i)} for i in r]}
+    ).encode(),
+    "sqs receive-message of S3 deliveries": lambda r: json.dumps(
+        {"Messages": [{"Body": json.dumps({"Records": r[i::3]})} for i in range(3)]}
+    ).encode(),
+    "sqs receive-message of SNS": lambda r: json.dumps(
+        {"Messages": [{"Body": json.dumps({"Type": "Notification", "Message": json.dumps(i)})} for i in r]}
+    ).encode(),
+    "sqs receive-message of base64": lambda r: json.dumps(
+        {"Messages": [{"Body": in_base64(json.dumps(i).encode())} for i in r]}
+    ).encode(),
+    "kinesis get-records": lambda r: json.dumps(
+        {"Records": [{"SequenceNumber": "1", "Data": in_base64(json.dumps(i).encode())} for i in r]}
+    ).encode(),
+    "kinesis get-records, packed subscriptions": lambda r: json.dumps(
+        {"Records": [{"Data": in_base64(gzip.compress(json.dumps(subscription(r[i::3])).encode()))} for i in range(3)]}
+    ).encode(),
+    "Kafka to Lambda": lambda r: json.dumps(
+        {"eventSource": "aws:kafka", "records": {"t-0": [{"value": in_base64(json.dumps(i).encode())} for i in r]}}
+    ).encode(),
+    "Splunk HEC": lambda r: lines([{"time": 1, "sourcetype": "aws:cloudtrail", "event": i} for i in r]),
+    "Splunk HEC, event as text": lambda r: lines([{"time": 1, "host": "h", "event": json.dumps(i)} for i in r]),
+    "Splunk HEC, in a row": lambda r: b"".join(json.dumps({"event": json.dumps(i)}).encode() for i in r),
+    "Elastic, fields": lambda r: json.dumps(
+        {"hits": {"hits": [{"_id": "1", "fields": searched(i)} for i in r]}}
+    ).encode(),
+    "Elastic, fields with the original": lambda r: json.dumps(
+        {"hits": {"hits": [{"_id": "1", "fields": {"event.original": [json.dumps(i)]}} for i in r]}}
+    ).encode(),
+    "Lake, a column of JSON": lambda r: json.dumps(
+        {"QueryResultRows": [[{"eventJson": json.dumps(i)}] for i in r]}
+    ).encode(),
+    "Lake, a column of JSON of another name": lambda r: json.dumps(
+        {"QueryResultRows": [[{"whole": json.dumps(i)}] for i in r]}
+    ).encode(),
+    "Lake, JSON beside fields": lambda r: json.dumps(
+        {"QueryResultRows": [
+            [{"eventName": i["eventName"]}, {"eventSource": "x"}, {"eventJson": json.dumps(i)}] for i in r
+        ]}
+    ).encode(),
+    "lookup-events, one event a line": lambda r: lines(
+        [{"EventName": "x", "EventSource": "x", "Username": "x", "CloudTrailEvent": json.dumps(i)} for i in r]
+    ),
+    "Logs Insights, fields": lambda r: json.dumps(
+        {"results": [[{"field": k, "value": as_word(v[0])} for k, v in searched(i).items()] for i in r]}
+    ).encode(),
+    "Logs Insights CSV": lambda r: one_column(r, "@message", **{"@timestamp": "2024-05-01 10:00:00.000"}),
+    "Logs Insights CSV, one column": lambda r: one_column(r, "@message"),
+    "Splunk CSV": lambda r: one_column(r, "_raw", _time="2024-05-01T10:00:00.000+0000", source="a,b", linecount="1"),
+    "Splunk CSV, one column": lambda r: one_column(r, "_raw"),
+    "Splunk CSV, fields beside": lambda r: one_column(r, "_raw", eventName="x", eventSource="x"),
+    "Lake CSV, a column of JSON": lambda r: one_column(r, "eventJson"),
+    "a CSV of messages": lambda r: one_column(r, "message", id="1"),
+    "a CSV of CloudTrailEvent": lambda r: one_column(r, "CloudTrailEvent", EventName="x", EventSource="x"),
+    "under a name of somebody's own": lambda r: lines([{"kind": "x", "payload": i} for i in r]),
+    "text under a name of somebody's own": lambda r: lines([{"kind": "x", "payload": json.dumps(i)} for i in r]),
+    "a list under a name of somebody's own": lambda r: json.dumps({"cloudtrail_logs": r}).encode(),
+    "json_normalize of EventBridge": lambda r: lines(
+        [{"version": "0", **{f"detail.{k}": v[0] for k, v in searched(i).items()}} for i in r]
+    ),
     "UTF-16 without a mark": lambda r: json.dumps({"Records": r}).encode("utf-16-le"),
     "UTF-32": lambda r: json.dumps({"Records": r}).encode("utf-32"),
     "bzip2": lambda r: bz2.compress(lines(r)),
@@ -369,3 +451,106 @@ def test_half_a_letter_is_no_traceback(tmp_path: Path, text: str) -> None:
 
 def test_ordinary_records_are_of_no_other_kind() -> None:
     assert {other_kind(item) for item in some_records()} == {""}
+
+
+def joined(table: bytes, between: str) -> bytes:
+    rows = list(csv_module.reader(io.StringIO(table.decode())))
+    text = io.StringIO()
+    csv_module.writer(text, delimiter=between).writerows(rows)
+    return text.getvalue().encode()
+
+
+def table_lines(table: bytes, *others: bytes) -> bytes:
+    """The table with more rows after the fifth."""
+    rows = table.split(b"\r\n")
+    return b"\r\n".join([*rows[:5], *others, *rows[5:]])
+
+
+def athena(events: list[Record]) -> bytes:
+    return as_csv(events, presto, str.lower)
+
+
+TABLES: dict[str, tuple[Form, dict[str, int]]] = {
+    "a blank line before": (lambda r: b"\r\n\r\n" + athena(r), {}),
+    "comments before": (lambda r: b"# by a query\r\n# of May\r\n" + athena(r), {}),
+    "sep=; before": (lambda r: b"sep=;\r\n" + joined(athena(r), ";"), {}),
+    "sep=, before": (lambda r: b"sep=,\r\n" + athena(r), {}),
+    "semicolons": (lambda r: joined(athena(r), ";"), {}),
+    "tabs": (lambda r: joined(athena(r), "\t"), {}),
+    "bars": (lambda r: joined(athena(r), "|"), {}),
+    "a mark and semicolons": (lambda r: b"\xef\xbb\xbf" + joined(athena(r), ";"), {}),
+    "UTF-16": (lambda r: athena(r).decode().encode("utf-16"), {}),
+    "gzip": (lambda r: gzip.compress(athena(r)), {}),
+    "the header again": (lambda r: table_lines(athena(r), athena(r).split(b"\r\n")[0]), {"repeated header lines": 1}),
+    "rows of commas": (
+        lambda r: table_lines(athena(r), b"," * 9, b",".join([b'""'] * 10)), {"rows without a value": 2},
+    ),
+    "rows of semicolons": (lambda r: table_lines(joined(athena(r), ";"), b";" * 9), {"rows without a value": 1}),
+    "a comma after each row": (lambda r: b"\r\n".join(
+        line + b"," if number and line else line for number, line in enumerate(athena(r).split(b"\r\n"))
+    ), {}),
+    "blank lines between": (lambda r: athena(r).replace(b"\r\n", b"\r\n\r\n"), {}),
+    "line feeds": (lambda r: athena(r).replace(b"\r\n", b"\n"), {}),
+    "names with blanks": (lambda r: b" \r\n".join(
+        part.replace(b'","', b' , ').replace(b'"', b"") if not number else part
+        for number, part in enumerate(athena(r).split(b"\r\n", 1))
+    ), {}),
+    "upper case": (lambda r: as_csv(r, presto, str.upper), {}),
+    "sep=, before messages": (lambda r: b"sep=,\r\n" + one_column(r, "@message", a="b"), {}),
+    "one column after a blank line": (lambda r: b"\r\n" + one_column(r, "@message"), {}),
+    "messages and commas": (lambda r: one_column(r, "@message", a="b") + b",\r\n", {"rows without a value": 1}),
+    "messages with the header again": (lambda r: one_column(r, "_raw") + b'"_raw"\r\n', {"repeated header lines": 1}),
+    "a backslash before each quote": (lambda r: (
+        "a,_raw\n" + "".join('"b","' + json.dumps(i).replace('"', '\\"') + '"\n' for i in r)
+    ).encode(), {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_of_records_is_read_whatever_stands_around_its_rows(tmp_path: Path, name: str) -> None:
+    expected, _ = read(write(tmp_path / "expected.json", some_records()))
+    make, left_out = TABLES[name]
+    path = tmp_path / "found"  # known by what is in it
+    path.mkdir()
+    (path / "000000").write_bytes(make(some_records()))
+    found, broken = read(path)
+    assert np.array_equal(found, expected)
+    assert dict(broken.left_out) == left_out
+    assert broken.lines == len(some_records()) + sum(left_out.values())
+
+
+def test_a_row_that_is_no_csv_costs_itself_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.csv").write_bytes(table_lines(athena(some_records()), b'"a"b,', b"a,b", b"," * 9 + b",x,y"))
+    _, broken = read(tmp_path / "a.csv", max_broken_share=0.1)
+    assert (broken.lines, broken.broken) == (len(some_records()) + 3, 3)
+    assert all(f"line {line}: " in caplog.text for line in (6, 7, 8))
+
+
+def test_a_table_with_a_title_does_not_stop_the_files_beside_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "a.json", some_records())
+    (tmp_path / "b.csv").write_bytes(b"Results of May\n" + athena(some_records()))
+    _, broken = read(tmp_path, max_broken_share=0.1)
+    assert (broken.lines, broken.broken) == (len(some_records()) + 1, 1)
+    assert "b.csv: line 1 has 1 column and the next 10; take away" in caplog.text
+
+
+def test_a_call_that_an_insight_is_about_is_not_counted(tmp_path: Path) -> None:
+    """Its details have a call's eventName and eventSource, and no field of the reference is opened as a carrier."""
+    details = {"state": "Start", "eventName": "ListUsers", "eventSource": "iam.amazonaws.com"}
+    insights: list[Any] = [
+        {"eventVersion": "1.09", "insightDetails": details},
+        {"eventVersion": "1.09", "insightDetails": json.dumps(details)},
+        {f"insightDetails.{key}": value for key, value in details.items()},
+        {"summaries": [record(), record(1)], "eventVersion": "1.0"},
+    ]
+    (tmp_path / "a.json").write_bytes(lines([*some_records(), *insights]))
+    _, broken = read(tmp_path / "a.json")
+    assert (broken.lines, broken.left_out.total()) == (len(some_records()) + 4, 4)
+
+
+def test_an_object_of_two_records_is_none_of_them(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(lines([*some_records(), {"before": record(1), "after": record(2)}]))
+    _, broken = read(tmp_path / "a.json", max_broken_share=0.1)
+    assert (broken.lines, broken.broken) == (len(some_records()) + 1, 1)

@@ -13,7 +13,15 @@ from typing import Any
 import pandas as pd
 
 from shared.config import Config
-from shared.data_sources import audit_table, call_features, calls, cloudtrail, cloudtrail_features, envelopes
+from shared.data_sources import (
+    audit_table,
+    call_features,
+    calls,
+    cloudtrail,
+    cloudtrail_features,
+    envelopes,
+    record_files,
+)
 from shared.data_sources import files as data_files
 from shared.data_sources.audit_table import AuditTable
 from shared.data_sources.call_features import Memory
@@ -62,7 +70,7 @@ def files(path: Path) -> list[Path]:
 
 def _is_audit(head: str) -> bool:
     # Or a time before each record, as CloudWatch Logs export.
-    return begins_as_json(head) or '{"' in head
+    return begins_as_json(head) or '{"' in head or record_files.is_csv(head)
 
 
 def schema(config: Config, inputs: Inputs) -> FeatureSchema:
@@ -137,7 +145,7 @@ class _Reader:
         self._last: tuple[Any, AuditTable | None] = None, None
 
     def records(self, path: Path) -> Iterator[Value]:
-        found = envelopes.records(path, lambda value: self._table(value) is not None or envelopes.is_event(value))
+        found = record_files.records(path, lambda value: self._table(value) is not None or envelopes.is_event(value))
         return cloudtrail.with_principals(path, found)
 
     def prepared(self, record: Any) -> Any:

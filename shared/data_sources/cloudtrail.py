@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from shared.config import Config
-from shared.data_sources import calls, cloudtrail_features
+from shared.data_sources import calls, cloudtrail_features, record_files
 from shared.data_sources import files as data_files
 from shared.data_sources.cloudtrail_identity import tells_who
-from shared.data_sources.cloudtrail_records import canonical, csv_records, is_csv, other_kind
-from shared.data_sources.envelopes import LeftOut, is_event, records
-from shared.data_sources.files import BrokenLines, opened_text
+from shared.data_sources.cloudtrail_records import canonical, other_kind
+from shared.data_sources.envelopes import LeftOut, is_event
+from shared.data_sources.files import BrokenLines
 from shared.data_sources.json_values import Value, begins_as_json
 from shared.data_sources.labels import ADDRESS, EVENT_ID, TIME, label_origin
 from shared.data_sources.schema import FeatureSchema
@@ -39,7 +39,7 @@ def files(path: Path) -> list[Path]:
 
 def _is_cloudtrail(head: str) -> bool:
     # Or a time before each record, as CloudWatch Logs export, or a line of syslog.
-    return is_csv(head) or begins_as_json(head) or ("{" in head and "eventsource" in head.casefold())
+    return record_files.is_csv(head) or begins_as_json(head) or ("{" in head and "eventsource" in head.casefold())
 
 
 def schema(config: Config, inputs: Inputs) -> FeatureSchema:
@@ -81,12 +81,7 @@ def prepared(record: Any) -> Any:
 
 
 def _records(path: Path) -> Iterator[Value]:
-    """What is in one file, of whatever form."""
-    if not is_csv(data_files.head(path)):
-        yield from with_principals(path, records(path))
-        return
-    with opened_text(path) as text:
-        yield from with_principals(path, csv_records(text))
+    return with_principals(path, record_files.records(path))
 
 
 def with_principals(path: Path, found: Iterator[Value]) -> Iterator[Value]:

@@ -7,16 +7,13 @@ shippers keep the time in `@timestamp`.
 """
 
 import ast
-import csv
 import json
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any
 
 from shared.data_sources import cloudtrail_keys as keys
 from shared.data_sources.cloudtrail_identity import tells_who
-from shared.data_sources.json_values import Value
 from shared.data_sources.times import epoch_seconds
 
 # Structures in which keys are AWS's own, and not those of an API's parameters.
@@ -25,7 +22,6 @@ _STRUCTURES = (*_KNOWN, "requestParameters", "resources", "serviceEventDetails",
 _SPELT = frozenset({"principalId", "accountId", "userName", "invokedBy"})  # which is which only in the reference's case
 _TIMES = ("@timestamp", "_time")  # of the event, in Elastic and in Splunk
 _SINCE_1970 = re.compile(r"\d{9,}(\.\d*)?")
-_LONGEST_CELL = 1 << 24
 _LONGEST_LITERAL = 1 << 20  # characters that are parsed as Python's
 MOST_LEVELS = 20  # of structures in each other
 
@@ -120,27 +116,6 @@ def other_kind(record: dict[str, Any]) -> str:
 
 def _is_empty(value: Any) -> bool:
     return value == {} or keys.is_blank(value)
-
-
-def csv_records(text: TextIO) -> Iterator[Value]:
-    """The records of a CSV file with CloudTrail's fields as its columns, as Athena and Lake export a query's result."""
-    csv.field_size_limit(_LONGEST_CELL)
-    reader = csv.DictReader(text, strict=True)
-    try:
-        for row in reader:
-            cells = {key: value for key, value in row.items() if value}
-            if None in row or None in row.values():
-                yield Value(reader.line_num, 0, broken="another number of cells than the first line has")
-            elif cells:
-                yield Value(reader.line_num, 0, cells)
-    except csv.Error as error:
-        yield Value(reader.line_num, 0, broken=f"no CSV: {error}; the rest of the file is not read")
-
-
-def is_csv(head: str) -> bool:
-    """Whether a file's first characters are the header of such a CSV file."""
-    names = head.partition("\n")[0].casefold()
-    return "eventname" in names and "eventsource" in names and "{" not in names
 
 
 def _renamed(value: Any, any_spelling: bool, level: int = 0) -> Any:

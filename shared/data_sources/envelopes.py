@@ -7,32 +7,39 @@ engines export.
 | CloudWatch Logs: subscription, `filter-log-events` | `logEvents`, `events`: in `message` as text |
 | CloudWatch Logs Insights | `results`: rows of fields and values, in `@message` as text |
 | EventBridge | `detail` |
-| Firehose, Kinesis, Lambda | `records`, `Records`, `awslogs`: in `data`, packed and in base64 |
-| CloudTrail Lake `get-query-results` | `QueryResultRows`: a row is a list of objects of one key |
-| Elastic, Logstash, Filebeat | `hits`, `_source`; in `event.original` or `message` as text |
-| Splunk | `results`, `result`, `event`; in `_raw` as text |
+| `sqs receive-message`, SQS and SNS to Lambda | `Messages`, `Records`: in `Body`, `body`, `Sns.Message` as text |
+| Firehose, Kinesis, Lambda | `records`, `Records`, `awslogs`: in `data`, `Data`, packed and in base64 |
+| CloudTrail Lake `get-query-results` | `QueryResultRows`: lists of objects of one key; in `eventJson` as text |
+| Elastic, Logstash, Filebeat | `hits`, `_source`, `fields` of lists; in `event.original` or `message` as text |
+| Splunk, its HTTP event collector | `results`, `result`, `event`, also as text; in `_raw` as text |
 | Pub/Sub | `message`: in `data`, in base64 |
 | audit webhook of Kubernetes | `items` of an `EventList` |
 
-Each may stand in any other, and a record within a text may be JSON or a line of a log.
+Each may stand in any other, and a record within a text may be JSON, JSON in base64, or a line of a log. What is called
+otherwise is opened where one field alone holds a record.
 """
 
 import base64
 import io
+import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from shared.data_sources.cloudtrail_keys import fields_in
+from shared.data_sources.cloudtrail_keys import fields_in, is_field, without_prefix
 from shared.data_sources.files import opened_json
 from shared.data_sources.json_values import LIST_KEYS, JsonValues, Value
 
 MOST_LEVELS = 8  # of carriers in each other
 MOST_UNPACKED = 64 << 20  # bytes that one packed text may hold; CloudWatch packs some hundred kB together
-_TEXT_KEYS = ("CloudTrailEvent", "message", "@message", "_raw", "log", "Message", "body", "Body")
+TEXT_KEYS = ("CloudTrailEvent", "eventJson", "message", "@message", "_raw", "log", "Message", "body", "Body")
 _OBJECT_KEYS = ("detail", "_source", "result", "kinesis", "awslogs", "Sns", "log", "message", "event")
+_PACKED_KEYS = ("data", "Data")
+# How base64 of {", of {, a blank and a quote, of a list, and of gzip begins.
+_BASE64 = ("eyJ", "eyAi", "ewog", "ewoi", "W3si", "H4sI")
+_MOST_CANDIDATES = 64  # fields of an object that are looked into for a record
 CONTROL = "control message of CloudWatch Logs"
 
 
@@ -49,7 +56,7 @@ def is_event(value: dict[str, Any]) -> bool:
         return True
     if not {"eventName", "eventSource"} <= fields_in(value):
         return False
-    return not any(isinstance(text := value.get(key), str) and text.lstrip()[:1] == "{" for key in _TEXT_KEYS)
+    return not any(isinstance(text := value.get(key), str) and text.lstrip()[:1] == "{" for key in TEXT_KEYS)
 
 
 IsRecord = Callable[[dict[str, Any]], bool]
@@ -74,11 +81,16 @@ def records(path: Path, is_record: IsRecord = is_event) -> Iterator[Value]:
             if found.broken:
                 yield found
                 continue
-            for record in unwrapped(found.value, is_record):
-                if isinstance(record, Value):  # of a text within
-                    yield Value(found.line, found.item, record.value, record.broken)
-                else:
-                    yield Value(found.line, found.item, record)
+            yield from within(found, is_record)
+
+
+def within(found: Value, is_record: IsRecord) -> Iterator[Value]:
+    """The records in one value, each at its place."""
+    for record in unwrapped(found.value, is_record):
+        if isinstance(record, Value):  # of a text within
+            yield Value(found.line, found.item, record.value, record.broken)
+        else:
+            yield Value(found.line, found.item, record)
 
 
 def unwrapped(value: Any, is_record: IsRecord = is_event, level: int = 0) -> Iterator[Any]:
@@ -119,22 +131,55 @@ def _of_object(value: dict[str, Any], is_record: IsRecord, level: int) -> Iterat
         for item in lists:
             yield from unwrapped(item, is_record, level + 1)
         return
-    event = value.get("event")
-    original = event.get("original") if isinstance(event, dict) else value.get("event.original")
-    for text in (original, *(value.get(key) for key in _TEXT_KEYS)):
-        if isinstance(text, str) and text.strip():
-            yield from _of_text(text, is_record, level + 1)
-            return
+    text = _text_in(value)
+    if text:
+        yield from _of_text(text, is_record, level + 1)
+        return
     for key in _OBJECT_KEYS:
         if isinstance(value.get(key), dict):
             yield from unwrapped(value[key], is_record, level + 1)
             return
-    if isinstance(value.get("data"), str):
-        inner = _decoded(value["data"])
+    for key in _PACKED_KEYS:
+        inner = _decoded(value[key]) if isinstance(value.get(key), str) else None
         if inner is not None:
             yield from _of_text(inner, is_record, level + 1) if isinstance(inner, str) else iter((inner,))
             return
-    yield value
+    yield from _of_unknown(value, is_record, level)
+
+
+def _text_in(value: dict[str, Any]) -> str:
+    """The text in an object that is the record, by where carriers have it; empty for none."""
+    event = value.get("event")
+    if isinstance(event, str) and event.lstrip()[:1] in ("{", "["):  # in audit logs it is a word
+        return event
+    original = event.get("original") if isinstance(event, dict) else value.get("event.original")
+    texts = (original, *(value.get(key) for key in TEXT_KEYS))
+    return next((text for text in texts if isinstance(text, str) and text.strip()), "")
+
+
+def _of_unknown(value: dict[str, Any], is_record: IsRecord, level: int) -> Iterator[Any]:
+    """The records in the one field of an object that has some, whatever it is called; else the object itself."""
+    fields = value.get("fields")
+    if isinstance(fields, dict) and fields and all(isinstance(item, list) for item in fields.values()):
+        yield from unwrapped({key: item[0] if len(item) == 1 else item for key, item in fields.items()},
+                             is_record, level + 1)  # fmt: skip
+        return
+    inner = without_prefix(value)
+    # Insights events have in fields of the reference what looks like a call's.
+    candidates = [inner] if inner is not None else [
+        item for key, item in value.items() if isinstance(item, dict | list | str) and not is_field(key)
+    ][:_MOST_CANDIDATES]  # fmt: skip
+    opened = [found for item in candidates if (found := _opened(item, is_record, level)) is not None]
+    yield from opened[0] if len(opened) == 1 else iter((value,))
+
+
+def _opened(item: Any, is_record: IsRecord, level: int) -> Iterator[Any] | None:
+    """What is in a field, where the first of it is a record; None for any other field."""
+    if isinstance(item, str) and item.lstrip()[:1] not in ("{", "[") and not item.startswith(_BASE64):
+        return None
+    found = unwrapped(item, is_record, level + 1)
+    first = next(found, None)
+    return itertools.chain([first], found) if isinstance(first, dict) and is_record(first) else None
 
 
 def _row(cells: list[Any]) -> dict[str, Any] | None:
@@ -153,6 +198,12 @@ def _row(cells: list[Any]) -> dict[str, Any] | None:
 
 def _of_text(text: str, is_record: IsRecord, level: int) -> Iterator[Any]:
     """What a text within a record holds: JSON values one after another, else the text itself, a line of a log."""
+    if text.startswith(_BASE64):
+        inner = _decoded(text.strip())
+        if isinstance(inner, Value):
+            yield inner
+            return
+        text = text if inner is None else inner
     if text.lstrip()[:1] not in ("{", "["):
         yield text
         return

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from shared.config import Config
-from shared.data_sources import audit, audit_table, calls, envelopes, ocsf_parquet, vpc_flow, vpc_flow_features
+from shared.data_sources import audit, audit_table, calls, ocsf_parquet, record_files, vpc_flow, vpc_flow_features
 from shared.data_sources import files as data_files
 from shared.data_sources.cloudtrail_identity import principal_key
 from shared.data_sources.cloudtrail_outcome import is_denial
@@ -50,7 +50,11 @@ def files(path: Path) -> list[Path]:
         DataError: there is none.
     """
     suffixes = (".json", ".jsonl", ".ndjson", ".parquet", ".pq", ".parq")
-    return data_files.list_files(path, suffixes, lambda head: begins_as_json(head) or head.startswith("PAR1"))
+    return data_files.list_files(path, suffixes, _is_ocsf)
+
+
+def _is_ocsf(head: str) -> bool:
+    return begins_as_json(head) or head.startswith("PAR1") or record_files.is_csv(head)
 
 
 def schema(config: Config, inputs: Inputs) -> FeatureSchema:
@@ -91,7 +95,7 @@ def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: Broken
 def _records(path: Path) -> Iterator[Value]:
     if data_files.is_parquet(path):
         return ocsf_parquet.records(path)
-    return envelopes.records(path, lambda value: "class_uid" in value)
+    return record_files.records(path, lambda value: "class_uid" in value)
 
 
 def _prepared(record: Any) -> Any:
