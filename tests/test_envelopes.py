@@ -20,7 +20,7 @@ import pytest
 
 from shared.data_sources import cloudtrail, json_values
 from shared.data_sources.cloudtrail_records import canonical, other_kind
-from shared.data_sources.envelopes import CONTROL, records
+from shared.data_sources.envelopes import CONTROL, NOTHING, records
 from shared.data_sources.files import BrokenLines
 from shared.data_sources.json_values import JsonValues
 from shared.data_sources.source_types import Inputs
@@ -548,6 +548,44 @@ def test_a_call_that_an_insight_is_about_is_not_counted(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(lines([*some_records(), *insights]))
     _, broken = read(tmp_path / "a.json")
     assert (broken.lines, broken.left_out.total()) == (len(some_records()) + 4, 4)
+
+
+NO_RECORDS: dict[str, tuple[bytes, dict[str, int]]] = {
+    "list": (b"[]\n", {}),
+    "indented list": (b"[\n]", {}),
+    "Records": (b'{"Records": []}', {}),
+    "lookup-events": (b'{"Events": [], "NextToken": null}', {}),
+    "Lake": (b'{"QueryStatus": "FINISHED", "QueryResultRows": []}', {}),
+    "Insights": (b'{"results": [], "statistics": {}}', {}),
+    "search": (b'{"hits": {"total": 0, "hits": []}}', {}),
+    "receive-message": (b'{"Messages": []}', {}),
+    "a header alone": (b"eventname,eventsource,eventtime\n", {}),
+    "a header of messages alone": (b"@timestamp,@message\n", {}),
+    "object": (b"{}", {NOTHING: 1}),
+    "object with a mark": (b"\xef\xbb\xbf{}\r\n", {NOTHING: 1}),
+    "packed object": (gzip.compress(b"{ }"), {NOTHING: 1}),
+    "null": (b"null\n", {NOTHING: 1}),
+    "no Records": (b'{"Records": null}', {NOTHING: 1}),
+    "Records of none": (b'{"Records": {}}', {NOTHING: 1}),
+    "objects on lines": (b"{}\n{}\nnull\n", {NOTHING: 3}),
+}
+
+
+@pytest.mark.parametrize("name", NO_RECORDS)
+def test_a_file_of_no_records_is_honest_and_said(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    content, left_out = NO_RECORDS[name]
+    expected, _ = read(write(tmp_path / "a.json", some_records()))
+    (tmp_path / "b.json").write_bytes(content)
+    with caplog.at_level(logging.INFO, logger="data"):
+        found, broken = read(tmp_path)
+    assert np.array_equal(found, expected)
+    assert (broken.odd_files, broken.broken, dict(broken.left_out)) == (0, 0, left_out)
+    assert (NOTHING if left_out else "b.json: no records, an empty list or a header alone") in caplog.text
+
+
+def test_an_empty_object_among_records_is_damage(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"Records": [*some_records(), {}, None]}))
+    assert read(tmp_path / "a.json", max_broken_share=0.1)[1].broken == 2
 
 
 def test_an_object_of_two_records_is_none_of_them(tmp_path: Path) -> None:

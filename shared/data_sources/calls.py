@@ -147,7 +147,7 @@ def _frames(
 
 def read(records: Callable[[Path], Iterator[Value]], path: Path, broken: BrokenLines) -> Iterator[Value]:
     """The records of one file, as `records` finds them; what else is in it is counted, as are all of them."""
-    count = 0
+    count, cut = 0, False
     try:
         for found in records(path):
             count += 1
@@ -160,8 +160,13 @@ def read(records: Callable[[Path], Iterator[Value]], path: Path, broken: BrokenL
             if count % FRAME_RECORDS == 0:
                 broken.seen(FRAME_RECORDS)
     except OddFileError as error:
-        if not data_files.is_empty(path):
+        cut = not data_files.is_empty(path)
+        if cut:
             broken.cut_file(error)
     broken.seen(count % FRAME_RECORDS)
-    if not count and data_files.is_empty(path):
+    if count or cut:
+        return
+    if data_files.is_empty(path):
         broken.empty_file(path)
+    else:
+        _log.info("%s: no records, an empty list or a header alone", path)

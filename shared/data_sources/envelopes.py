@@ -36,11 +36,13 @@ MOST_LEVELS = 8  # of carriers in each other
 MOST_UNPACKED = 64 << 20  # bytes that one packed text may hold; CloudWatch packs some hundred kB together
 TEXT_KEYS = ("CloudTrailEvent", "eventJson", "message", "@message", "_raw", "log", "Message", "body", "Body")
 _OBJECT_KEYS = ("detail", "_source", "result", "kinesis", "awslogs", "Sns", "log", "message", "event")
+_LISTS_OF_RECORDS = LIST_KEYS - {"hits", "value"}  # by their names; the others may be those of one value
 _PACKED_KEYS = ("data", "Data")
 # How base64 of {", of {, a blank and a quote, of a list, and of gzip begins.
 _BASE64 = ("eyJ", "eyAi", "ewog", "ewoi", "W3si", "H4sI")
 _MOST_CANDIDATES = 64  # fields of an object that are looked into for a record
 CONTROL = "control message of CloudWatch Logs"
+NOTHING = "values that hold nothing"  # which tools write where a query finds nothing
 
 
 class LeftOut(str):
@@ -80,6 +82,9 @@ def records(path: Path, is_record: IsRecord = is_event) -> Iterator[Value]:
         for found in JsonValues(text):
             if found.broken:
                 yield found
+                continue
+            if not found.item and found.value in ({}, "null"):
+                yield Value(found.line, found.item, LeftOut(NOTHING))
                 continue
             yield from within(found, is_record)
 
@@ -129,7 +134,10 @@ def _of_object(value: dict[str, Any], is_record: IsRecord, level: int) -> Iterat
     lists = [item for key, item in value.items() if key in LIST_KEYS and isinstance(item, list | dict)]
     if lists:
         for item in lists:
-            yield from unwrapped(item, is_record, level + 1)
+            yield from unwrapped(item, is_record, level + 1) if item != {} else iter((LeftOut(NOTHING),))
+        return
+    if any(key in _LISTS_OF_RECORDS and item is None for key, item in value.items()):
+        yield LeftOut(NOTHING)
         return
     text = _text_in(value)
     if text:

@@ -51,7 +51,7 @@ def is_csv(head: str) -> bool:
         if {"eventName", "eventSource"} <= fields_in(cells) or without_prefix(cells) is not None:
             return True
         if any(cell.casefold() in _CARRIERS for cell in cells):
-            return re.search(r'\n[^{]*"\s*[{\[]', head) is not None
+            return re.search(r'\n([^{]*"\s*[{\[]|\s*$)', head) is not None
     return False
 
 
