@@ -78,11 +78,13 @@ def _ends() -> dict[str, Path]:
 _ENDS = _ends()
 
 
-@lru_cache(maxsize=4096)  # a file's records have the same keys; a hostile file has as many as it likes
 def path_of(key: str) -> Path:
     """The field that a key of a record means, as a path of the reference's names; else the key itself."""
-    if len(key) > _LONGEST_KEY:
-        return (key,)
+    return _path_of(key) if len(key) <= _LONGEST_KEY else (key,)
+
+
+@lru_cache(maxsize=4096)  # a file's records have the same keys; a hostile file has as many as it likes
+def _path_of(key: str) -> Path:
     known = _PATHS.get(_squashed(key))
     if known:
         return known
@@ -98,7 +100,7 @@ def path_of(key: str) -> Path:
 
 def fields_in(record: Mapping[str, Any]) -> set[str]:
     """The fields of the reference that a record has, of each path the first name; other keys as they are."""
-    return {path_of(key)[0] for key in record}
+    return {path[0] for path in map(path_of, record)}
 
 
 def is_field(key: str) -> bool:
@@ -108,9 +110,14 @@ def is_field(key: str) -> bool:
 
 def name_within(key: str, *, any_spelling: bool = False) -> str:
     """A key within a structure as the reference spells it: in one case alone or, where no API chooses the key, any."""
-    if any_spelling and len(key) <= _LONGEST_KEY:
-        return _NAMES.get(_squashed(key), key)
-    return _NAMES.get(key.lower() if key.isupper() else key, key)
+    if key in _NAMES or key.isupper():
+        return _NAMES.get(key.lower(), key)
+    return _spelt(key) if any_spelling and len(key) <= _LONGEST_KEY else key
+
+
+@lru_cache(maxsize=4096)
+def _spelt(key: str) -> str:
+    return _NAMES.get(_squashed(key), key)
 
 
 def nested(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -124,7 +131,7 @@ def nested(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         path = path_of(key)
         if len(path) > 1:
             _put(flat, path, value)
-        elif is_blank(named.get(path[0])):
+        elif path[0] not in named or is_blank(named[path[0]]):
             named[path[0]] = value
     return named, flat
 

@@ -40,10 +40,8 @@ def canonical(record: dict[str, Any]) -> dict[str, Any]:
     if time is not None:
         named["eventTime"] = _iso(time)
     for key in _STRUCTURES:
-        value = named.get(key)
-        if isinstance(value, str):
-            value = _structure(value)
-        if value is not None or key in named:
+        if key in named:
+            value = _structure(named[key]) if isinstance(named[key], str) else named[key]
             named[key] = _renamed(value, key == keys.IDENTITY) if key in _KNOWN else value
     if flat:
         named = keys.merged(named, flat)
@@ -62,10 +60,13 @@ def _identity(record: dict[str, Any]) -> dict[str, Any]:
         value = {}
     if not isinstance(value, dict):
         raise ValueError(f"userIdentity = {str(value)[:60]!r}: expected a structure, as JSON or as Athena prints it")
+    typed = not keys.is_blank(value.get("type"))
+    if typed and tells_who(value):
+        return value
     elsewhere = keys.identity_by_ends(record)
     if not tells_who(value):
         value = keys.merged(value, elsewhere)
-    if keys.is_blank(value.get("type")):
+    if not typed:
         told = _told_by(str(value.get("arn") or ""))
         value = {**value, **told, **({"type": elsewhere["type"]} if "type" in elsewhere else {})}
     return value

@@ -58,7 +58,8 @@ def is_event(value: dict[str, Any]) -> bool:
         return True
     if not {"eventName", "eventSource"} <= fields_in(value):
         return False
-    return not any(isinstance(text := value.get(key), str) and text.lstrip()[:1] == "{" for key in TEXT_KEYS)
+    texts = [value[key] for key in TEXT_KEYS if key in value]
+    return not any(isinstance(text, str) and text.lstrip()[:1] == "{" for text in texts)
 
 
 IsRecord = Callable[[dict[str, Any]], bool]
