@@ -133,6 +133,13 @@ def _event(number: int) -> dict[str, Any]:
     }
 
 
+def _flat(record: dict[str, Any], before: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in record.items():
+        found |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {before + key: value}
+    return found
+
+
 def _flow(number: int) -> str:
     start = 1_767_600_000 + 60 * number
     return f"2 111122223333 eni-0 192.0.2.{number % 2} 198.51.100.1 40000 443 6 5 500 {start} {start + 30} ACCEPT OK"
@@ -170,6 +177,17 @@ def shapes() -> dict[str, Shape]:
         "gzip": gzip.compress(json.dumps({"Records": events}).encode(), mtime=0),
         "xz": lzma.compress("\n".join(texts).encode()),
         "athena": _athena(events),
+        "flat": "\n".join(json.dumps(_flat(event)) for event in events).encode(),
+        "fields": json.dumps(
+            {"hits": {"hits": [{"fields": {key: [item] for key, item in _flat(event).items()}} for event in events]}}
+        ).encode(),
+        "python": pd.DataFrame(events).to_csv(index=False, sep=";").encode(),
+        "messages": pd.DataFrame({"a": "b", "@message": texts}).to_csv(index=False).encode(),
+        "column": pd.DataFrame({"_raw": texts}).to_csv(index=False).encode(),
+        "sqs": json.dumps({"Messages": [{"Body": text} for text in texts]}).encode(),
+        "kinesis": json.dumps({"Records": [{"Data": packed}]}).encode(),
+        "collector": "".join(json.dumps({"event": text}) for text in texts).encode(),
+        "own-name": "\n".join(json.dumps({"kind": "x", "payload": event}) for event in events).encode(),
     }
     result = {f"ct-{name}": Shape("cloudtrail", content) for name, content in found.items()}
     result["ct-lines"] = Shape("cloudtrail", "\n".join(texts).encode(), 0)
