@@ -129,6 +129,14 @@ def test_a_flat_identity_is_the_nested_one(known: dict[str, dict[str, Any]], bet
         ({"userIdentity.principalId": float(111122223333), "userIdentity.type": "Root"}, "Root||111122223333"),
         ({"userIdentity.principalId": "111122223333.0", "userIdentity.type": "Root"}, "Root||111122223333"),
         ({"userIdentity.type": "IAMUser", "userIdentity.principalId": float("nan")}, "IAMUser"),
+        ({"userIdentity.sessionContext": {"sessionissuer": ISSUER}, "userIdentity.type": "AssumedRole"}, "AROADEPLOY"),
+        ({"useridentity_sessioncontext": json.dumps({"sessionIssuer": ISSUER}), "type": "AssumedRole"}, "AROADEPLOY"),
+        ({"sessioncontext": "{sessionissuer={principalid=AROADEPLOY}}", "type": "AssumedRole"}, "AROADEPLOY"),
+        ({"sessionIssuer": ISSUER, "type": "AssumedRole"}, "AROADEPLOY"),
+        ({"userIdentity": {"type": "Role", "sessionContext": json.dumps({"sessionIssuer": ISSUER})}}, "AROADEPLOY"),
+        ({"userIdentity": {"type": "Role", "sessionContext.sessionIssuer.principalId": "AROADEPLOY"}}, "AROADEPLOY"),
+        ({"userIdentity": {"type": "AssumedRole", "sessioncontext_sessionissuer_arn": "arn:x"}}, "arn:x"),
+        ({"userIdentity.onBehalfOf": {"userid": "u1", "identitystorearn": "s"}}, "IdentityCenterUser|s|u1"),
         # A kind of document, and what a call was made on, are nobody.
         ({"type": "cloudtrail", "arn": "arn:aws:s3:::bucket"}, ""),
     ],
@@ -163,9 +171,18 @@ def test_paths_of_keys(key: str, path: tuple[str, ...]) -> None:
 
 
 def test_a_flat_field_does_not_change_the_record_it_is_read_from() -> None:
-    given = {"eventTime": "x", "requestParameters": {"a": 1}, "requestParameters.b": 2, "userIdentity.arn": "arn:x"}
+    given = {
+        "eventTime": "x",
+        "requestParameters": {"a": 1},
+        "requestParameters.b": 2,
+        "userIdentity.arn": "arn:x",
+        "userIdentity.sessionContext": {"attributes": {"a": 1}},
+        "userIdentity.sessionContext.attributes.b": 2,
+        "requestParameters.c": {"d": 1},
+        "requestParameters.c.e": 2,
+    }
     before = copy.deepcopy(given)
-    assert canonical(given)["requestParameters"] == {"a": 1, "b": 2}
+    assert canonical(given)["requestParameters"] == {"a": 1, "b": 2, "c": {"d": 1, "e": 2}}
     assert given == before
 
 

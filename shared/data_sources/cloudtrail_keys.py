@@ -9,6 +9,7 @@ or underscores, and flat, where the fields of a structure became columns.
 | Athena, of `SELECT useridentity.sessioncontext.sessionissuer.arn` | `arn`, the end of the path alone |
 """
 
+import copy
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -54,7 +55,10 @@ def _squashed(key: str) -> str:
     return re.sub("[^a-z0-9]", "", key.lower())
 
 
-_IDENTITY_PATHS: tuple[Path, ...] = tuple(tuple(text.split(".")) for text in _IDENTITY.split())
+_LEAVES: tuple[Path, ...] = tuple(tuple(text.split(".")) for text in _IDENTITY.split())
+# And the structures that they are in, which may be one column with all that is in them.
+_IDENTITY_PATHS = tuple(dict.fromkeys([*_LEAVES, *(path[:end] for path in _LEAVES for end in range(1, len(path)))]))
+IDENTITY_NAMES = frozenset(path[0] for path in _LEAVES)
 _FIELDS = frozenset(_RECORD.split())
 _NAMES = {_squashed(name): name for name in f"{_RECORD} {_ANSWERS} {_IDENTITY}".replace(".", " ").split()}
 _ANSWER = {_squashed(name): name for name in _ANSWERS.split()}
@@ -69,7 +73,8 @@ def _ends() -> dict[str, Path]:
     found: dict[str, Path] = {"awsaccesskey": (IDENTITY, "accessKeyId"), "user": (IDENTITY, "userName")}
     for path in sorted(_IDENTITY_PATHS, key=len):
         for start in range(len(path)):
-            found.setdefault(_squashed("".join(path[start:])), (IDENTITY, *path))
+            if path[start:] != ("attributes",):  # which messages of any kind have
+                found.setdefault(_squashed("".join(path[start:])), (IDENTITY, *path))
         for owner in ("user", "identity", "principal"):
             found.setdefault(owner + _squashed("".join(path)), (IDENTITY, *path))
     return found
@@ -90,7 +95,7 @@ def _path_of(key: str) -> Path:
         return known
     for mark in _MARKS.finditer(key):
         owner = _PATHS.get(_squashed(key[: mark.start()]), ())
-        if len(owner) == 1 and owner[0] in _OPEN:
+        if len(owner) == 1 and (owner[0] in _OPEN or owner[0] == IDENTITY):
             rest = key[mark.end() :]
             answer = _ANSWER.get(_squashed(rest))
             inner = (answer,) if answer else tuple(name_within(name) for name in rest.split(mark[0]))
@@ -144,7 +149,7 @@ def identity_by_ends(record: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {IDENTITY: {}}
     for key, value in record.items():
         path = _ENDS.get(_squashed(key)) if len(key) <= _LONGEST_KEY else None
-        if path is None or isinstance(value, dict | list):
+        if path is None or isinstance(value, list) or (isinstance(value, dict) and path[1:] in _LEAVES):
             continue
         text = str(value)
         if path[-1] == "userName" and text.startswith("arn:"):
@@ -155,6 +160,12 @@ def identity_by_ends(record: Mapping[str, Any]) -> dict[str, Any]:
             continue
         _put(found, path, value)
     return dict(found[IDENTITY])
+
+
+def nested_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity some of whose own keys are flat, such as `sessionContext.sessionIssuer.arn`, as a nested one."""
+    found = nested({f"{IDENTITY}.{key}": value for key, value in identity.items()})[1]
+    return dict(found.get(IDENTITY, {}))
 
 
 def without_prefix(record: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -196,11 +207,12 @@ def _put(target: dict[str, Any], path: Path, value: Any) -> None:
         target = target.setdefault(name, {})
         if not isinstance(target, dict):  # of a flat field of the same name
             return
-    target.setdefault(path[-1], _whole(value) if path[0] == IDENTITY else value)
+    # A copy: other fields may be put into what is the record's own.
+    target.setdefault(path[-1], _whole(value) if path[0] == IDENTITY else copy.deepcopy(value))
 
 
 def _whole(value: Any) -> Any:
     """The number of an account, where a table had it as a fraction: 111122223333.0."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return re.sub(r"^(\d+)\.0+$", r"\1", value.strip()) if isinstance(value, str) else value
+    return re.sub(r"^(\d+)\.0+$", r"\1", value.strip()) if isinstance(value, str) else copy.deepcopy(value)

@@ -44,7 +44,7 @@ def canonical(record: dict[str, Any]) -> dict[str, Any]:
             value = _structure(named[key]) if isinstance(named[key], str) else named[key]
             named[key] = _renamed(value, key == keys.IDENTITY) if key in _KNOWN else value
     if flat:
-        named = keys.merged(named, flat)
+        named = keys.merged(named, {key: _renamed(value, key == keys.IDENTITY) for key, value in flat.items()})
     identity = _identity(named)
     return named | {keys.IDENTITY: identity} if identity or keys.IDENTITY in named else named
 
@@ -58,6 +58,8 @@ def _identity(record: dict[str, Any]) -> dict[str, Any]:
         value = {"arn" if value.startswith("arn:") else "userName": value}
     if value is None:
         value = {}
+    if isinstance(value, dict) and not value.keys() <= keys.IDENTITY_NAMES:
+        value = keys.nested_identity(value)
     if not isinstance(value, dict):
         raise ValueError(f"userIdentity = {str(value)[:60]!r}: expected a structure, as JSON or as Athena prints it")
     typed = not keys.is_blank(value.get("type"))
@@ -65,7 +67,7 @@ def _identity(record: dict[str, Any]) -> dict[str, Any]:
         return value
     elsewhere = keys.identity_by_ends(record)
     if not tells_who(value):
-        value = keys.merged(value, elsewhere)
+        value = _renamed(keys.merged(value, elsewhere), True)
     if not typed:
         told = _told_by(str(value.get("arn") or ""))
         value = {**value, **told, **({"type": elsewhere["type"]} if "type" in elsewhere else {})}
@@ -120,6 +122,9 @@ def _is_empty(value: Any) -> bool:
 
 
 def _renamed(value: Any, any_spelling: bool, level: int = 0) -> Any:
+    """A structure with the reference's keys; in an identity, texts that hold a structure are one."""
+    if any_spelling and isinstance(value, str) and value.startswith("{"):
+        value = _structure(value)
     if not isinstance(value, dict) or level > MOST_LEVELS:
         return value
     return {
