@@ -422,6 +422,26 @@ def test_a_time_that_is_none_is_a_broken_record(tmp_path: Path, time: object) ->
     assert read(tmp_path / "a.json", max_broken_share=0.1)[1].broken == 1
 
 
+@pytest.mark.parametrize("time", ["May 01, 2024, 10:00:00 (UTC+00:00)", "yesterday", ""])
+def test_a_time_that_is_none_is_named(tmp_path: Path, time: str, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.json").write_bytes(lines([*some_records(), record() | {"eventTime": time}]))
+    read(tmp_path / "a.json", max_broken_share=0.1)
+    assert f"eventTime = {time!r}: expected ISO 8601" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "time", ["2024-05-01 10:00:00.000 UTC", "1714557600000", "1714557600.0", "2024-05-01T10:00:00.000+0000"]
+)
+def test_a_time_is_read_as_queries_write_it(tmp_path: Path, time: str) -> None:
+    for event in ({"eventTime": time}, {"eventtime": time, "_time": "1"}, {"_time": time}):
+        bare = {key: value for key, value in record().items() if key not in ("eventTime", "userIdentity")}
+        row = bare | event | {"userIdentity.arn": "arn:aws:iam::1:user/a"}
+        (tmp_path / "a.json").write_bytes(lines([row]))
+        config = settings(tmp_path / "a.json")
+        (chunk,) = cloudtrail.stream(config, Inputs(tmp_path / "a.json"), cloudtrail.schema(config, Inputs(tmp_path)))
+        assert int(chunk.meta["start"].iloc[0]) == 1714557600
+
+
 def test_epoch_seconds_of_no_number() -> None:
     with pytest.raises(ValueError, match="expected seconds since 1970"):
         epoch_seconds(float("inf"))

@@ -303,7 +303,7 @@ def test_broken_records_are_skipped_and_named_and_too_many_refused(
     assert chunk.meta["events"].sum() == 356
     assert "line 4: malformed JSON: Invalid control character" in caplog.text
     assert "line 5: no eventTime, which every CloudTrail record has" in caplog.text
-    assert "line 6: Invalid isoformat string: 'yesterday'" in caplog.text
+    assert "line 6: eventTime = 'yesterday': expected ISO 8601" in caplog.text
     assert "skipped 4 broken lines of 360" in caplog.text
     with pytest.raises(DataError, match=r"4 of 360 lines are broken, more than max_broken_share = 0\.01"):
         read(settings(path))

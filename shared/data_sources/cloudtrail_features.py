@@ -128,7 +128,10 @@ def _is_false(value: Any) -> bool:
 
 
 def _seconds(text: str) -> int:
-    moment = datetime.fromisoformat(text.removesuffix(" UTC"))  # which Athena writes
+    try:
+        moment = datetime.fromisoformat(text.removesuffix(" UTC"))  # which Athena writes
+    except ValueError:
+        raise ValueError(f"eventTime = {text!r:.60}: expected ISO 8601, or seconds since 1970") from None
     seconds = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
     if seconds > latest_time():
         raise ValueError(f"eventTime = {text!r:.60} is more than a day from now")

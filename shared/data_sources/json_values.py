@@ -15,7 +15,7 @@ from shared.data_sources.files import Text
 
 # Under these keys the tools of AWS and of others put a list of records.
 LIST_KEYS = frozenset(
-    ("Records", "records", "Events", "events", "logEvents", "Messages", "QueryResultRows", "results", "hits", "value")
+    "Records records RECORDS Events events logEvents Messages QueryResultRows results hits value".split()  # noqa: SIM905 (one value per line would fill a screen)
 )
 WHOLE = 1 << 21  # characters of a value that are parsed at once: about ten times as many bytes of memory
 LONGEST_VALUE = 1 << 24  # characters of one record
