@@ -44,6 +44,7 @@ _OPEN = (
     "insightDetails",
 )  # fmt: skip
 _LONGEST_KEY = 200
+_LONGEST_KEYS = 4_000  # characters of a record's keys together, that are remembered
 _MARKS = re.compile(r"[._/:\s-]+")
 _PREFIX = re.compile(r"(.+[._/:])event[ _]?name", re.IGNORECASE)
 _LONGEST_BLANK = 20  # characters
@@ -103,9 +104,19 @@ def _path_of(key: str) -> Path:
     return (key,)
 
 
-def fields_in(record: Mapping[str, Any]) -> set[str]:
+def fields_in(record: Mapping[str, Any]) -> frozenset[str]:
     """The fields of the reference that a record has, of each path the first name; other keys as they are."""
-    return {path[0] for path in map(path_of, record)}
+    return _told_by_names(tuple(record))[0]
+
+
+def _told_by_names(names: tuple[str, ...]) -> tuple[frozenset[str], str]:
+    """The fields that keys mean, and what stands before `eventName` in one of them, empty where nothing does."""
+    return _remembered(names) if sum(map(len, names)) <= _LONGEST_KEYS else _remembered.__wrapped__(names)
+
+
+@lru_cache(maxsize=256)  # the records of a file are of some kinds
+def _remembered(names: tuple[str, ...]) -> tuple[frozenset[str], str]:
+    return frozenset(path_of(name)[0] for name in names), next(filter(None, map(_prefix_of, names)), "")
 
 
 def is_field(key: str) -> bool:
@@ -172,13 +183,19 @@ def without_prefix(record: Mapping[str, Any]) -> dict[str, Any] | None:
     """A record within one that was made flat, such as `detail.eventName`, without what stands before its keys; None
     where there is none.
     """
-    for key in record:
-        found = _PREFIX.fullmatch(key) if len(key) <= _LONGEST_KEY else None
-        if found is None or is_field(found[1].rstrip("._/:")):  # insightDetails.eventName is no call's
-            continue
-        inner = {other.removeprefix(found[1]): value for other, value in record.items() if other.startswith(found[1])}
-        return inner if {"eventName", "eventSource"} <= fields_in(inner) else None
-    return None
+    prefix = _told_by_names(tuple(record))[1]
+    if not prefix:
+        return None
+    inner = {key.removeprefix(prefix): value for key, value in record.items() if key.startswith(prefix)}
+    return inner if {"eventName", "eventSource"} <= fields_in(inner) else None
+
+
+def _prefix_of(key: str) -> str:
+    """What stands before `eventName` in a key; empty for others, and for an Insights event's, which is no call's."""
+    if key[-4:].lower() != "name" or len(key) > _LONGEST_KEY:
+        return ""
+    found = _PREFIX.fullmatch(key)
+    return found[1] if found and not is_field(found[1].rstrip("._/:")) else ""
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

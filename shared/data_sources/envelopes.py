@@ -40,6 +40,8 @@ _LISTS_OF_RECORDS = LIST_KEYS - {"hits", "value"}  # by their names; the others 
 _PACKED_KEYS = ("data", "Data")
 # How base64 of {", of {, a blank and a quote, of a list, and of gzip begins.
 _BASE64 = ("eyJ", "eyAi", "ewog", "ewoi", "W3si", "H4sI")
+_OPENING = frozenset("{[ \t\r\neWH")
+_PLAIN = frozenset({int, float, bool, type(None)})
 _MOST_CANDIDATES = 64  # fields of an object that are looked into for a record
 CONTROL = "control message of CloudWatch Logs"
 NOTHING = "values that hold nothing"  # which tools write where a query finds nothing
@@ -175,17 +177,21 @@ def _of_unknown(value: dict[str, Any], is_record: IsRecord, level: int) -> Itera
         return
     inner = without_prefix(value)
     # Insights events have in fields of the reference what looks like a call's.
-    candidates = [inner] if inner is not None else [
-        item for key, item in value.items() if isinstance(item, dict | list | str) and not is_field(key)
-    ][:_MOST_CANDIDATES]  # fmt: skip
-    opened = [found for item in candidates if (found := _opened(item, is_record, level)) is not None]
+    keys = [key for key, item in value.items() if type(item) not in _PLAIN and _may_hold(item) and not is_field(key)]
+    candidates = [inner] if inner else [value[key] for key in keys]
+    opened = [found for item in candidates[:_MOST_CANDIDATES] if (found := _opened(item, is_record, level)) is not None]
     yield from opened[0] if len(opened) == 1 else iter((value,))
 
 
+def _may_hold(item: Any) -> bool:
+    """Whether a value may have a record in it."""
+    if isinstance(item, str):
+        return item[:1] in _OPENING and (item.lstrip()[:1] in ("{", "[") or item.startswith(_BASE64))
+    return True
+
+
 def _opened(item: Any, is_record: IsRecord, level: int) -> Iterator[Any] | None:
-    """What is in a field, where the first of it is a record; None for any other field."""
-    if isinstance(item, str) and item.lstrip()[:1] not in ("{", "[") and not item.startswith(_BASE64):
-        return None
+    """What is in a value, where the first of it is a record; None for any other."""
     found = unwrapped(item, is_record, level + 1)
     first = next(found, None)
     return itertools.chain([first], found) if isinstance(first, dict) and is_record(first) else None
