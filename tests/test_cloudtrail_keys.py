@@ -210,6 +210,15 @@ def test_a_file_that_names_no_principal_is_said_in_one_line(
     assert all(key in told[0] for key in ("eventName", *NOBODY[name]))
 
 
+def test_many_files_of_a_kind_that_name_nobody_are_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    nobody = [item | {"userIdentity": None} for item in some_records()]
+    for number in range(20):
+        write(tmp_path / f"{number}.json", nobody[number::20])
+    write_json_lines(tmp_path / "other.json", [item | {"caller": "x"} for item in nobody])
+    features(tmp_path)
+    assert caplog.text.count("NO PRINCIPAL") == 2
+
+
 def test_one_record_that_names_its_principal_is_enough(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     features(write(tmp_path / "a.json", [record() | {"userIdentity": None}, record(1)]))
     assert "NO PRINCIPAL" not in caplog.text

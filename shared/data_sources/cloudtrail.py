@@ -5,6 +5,7 @@ Reads what `envelopes` unwraps, and CSV with CloudTrail's fields as columns; pla
 
 import logging
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +103,19 @@ def with_principals(path: Path, found: Iterator[Value]) -> Iterator[Value]:
         else:
             nameless += 1
             there = there or ", ".join(map(str, value.value))[:_LONGEST_TOLD]
-    if nameless > 0:
+    if nameless > 0 and not (told := _files_told(path.parent, there)):
+        told.append(path)
         _log.warning(
             "%s: NO PRINCIPAL in any of %d records, so all of one type and account count as one; expected "
             "userIdentity, or columns such as userIdentity.principalId and userIdentity.arn; its keys: %s",
             path, nameless, there,
         )  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _files_told(folder: Path, keys: str) -> list[Path]:
+    """The first file in a folder that has these keys and names nobody: of thousands of a kind one line is enough."""
+    return []
 
 
 _FORM = calls.Form(files, _records, prepared, cloudtrail_features.fields_of, cloudtrail_features.chunk)
