@@ -14,7 +14,7 @@ import pytest
 
 from shared.data_sources import audit, cloudtrail
 from shared.data_sources.cloudtrail_features import fields_of
-from shared.data_sources.cloudtrail_identity import principal_key
+from shared.data_sources.cloudtrail_identity import principal_key, principal_name
 from shared.data_sources.cloudtrail_keys import path_of
 from shared.data_sources.cloudtrail_records import canonical
 from shared.data_sources.files import BrokenLines
@@ -129,6 +129,10 @@ def test_a_flat_identity_is_the_nested_one(known: dict[str, dict[str, Any]], bet
         ({"userIdentity.principalId": float(111122223333), "userIdentity.type": "Root"}, "Root||111122223333"),
         ({"userIdentity.principalId": "111122223333.0", "userIdentity.type": "Root"}, "Root||111122223333"),
         ({"userIdentity.type": "IAMUser", "userIdentity.principalId": float("nan")}, "IAMUser"),
+        ({"userIdentity": {"type": "IAMUser", "principalId": "null", "userName": "a"}}, "IAMUser|||a"),
+        ({"userIdentity": {"type": "IAMUser", "principalId": "-", "userName": "a"}}, "IAMUser|||a"),
+        ({"userIdentity": {"principalId": None, "arn": None}, "userIdentity.principalId": "AIDAA"}, "AIDAA"),
+        ({"userIdentity": {"accountId": "1"}, "userIdentity.principalId": "AIDAA"}, "AIDAA"),
         ({"userIdentity.sessionContext": {"sessionissuer": ISSUER}, "userIdentity.type": "AssumedRole"}, "AROADEPLOY"),
         ({"useridentity_sessioncontext": json.dumps({"sessionIssuer": ISSUER}), "type": "AssumedRole"}, "AROADEPLOY"),
         ({"sessioncontext": "{sessionissuer={principalid=AROADEPLOY}}", "type": "AssumedRole"}, "AROADEPLOY"),
@@ -184,6 +188,13 @@ def test_a_flat_field_does_not_change_the_record_it_is_read_from() -> None:
     before = copy.deepcopy(given)
     assert canonical(given)["requestParameters"] == {"a": 1, "b": 2, "c": {"d": 1, "e": 2}}
     assert given == before
+
+
+def test_who_has_a_name_alone_is_shown_by_it() -> None:
+    issued = {"type": "AssumedRole", "sessionContext": {"sessionIssuer": {"arn": "arn:aws:iam::1:role/deploy"}}}
+    assert principal_name({"type": "IAMUser", "userName": "alice", "principalId": "null"}) == "alice"
+    assert principal_name(issued) == "arn:aws:iam::1:role/deploy"
+    assert fields_of(record(userIdentity={"type": "IAMUser"}))["principal"] == "IAMUser"
 
 
 NOBODY: dict[str, Record] = {

@@ -222,6 +222,9 @@ FORMS: dict[str, Form] = {
     "Splunk CSV, one column": lambda r: one_column(r, "_raw"),
     "Splunk CSV, fields beside": lambda r: one_column(r, "_raw", eventName="x", eventSource="x"),
     "Lake CSV, a column of JSON": lambda r: one_column(r, "eventJson"),
+    "a CSV with JSON in a column of any name": lambda r: one_column(r, "payload", id="1"),
+    "a CSV of a column of any name": lambda r: one_column(r, "payload"),
+    "a CSV of EventBridge": lambda r: one_column([{"id": "1", "detail": i} for i in r], "payload"),
     "a CSV of messages": lambda r: one_column(r, "message", id="1"),
     "a CSV of CloudTrailEvent": lambda r: one_column(r, "CloudTrailEvent", EventName="x", EventSource="x"),
     "under a name of somebody's own": lambda r: lines([{"kind": "x", "payload": i} for i in r]),
@@ -516,6 +519,7 @@ TABLES: dict[str, tuple[Form, dict[str, int]]] = {
         for number, part in enumerate(athena(r).split(b"\r\n", 1))
     ), {}),
     "upper case": (lambda r: as_csv(r, presto, str.upper), {}),
+    "blanks around bars": (lambda r: joined(athena(r), "|").replace(b"|", b" | "), {}),
     "sep=, before messages": (lambda r: b"sep=,\r\n" + one_column(r, "@message", a="b"), {}),
     "one column after a blank line": (lambda r: b"\r\n" + one_column(r, "@message"), {}),
     "messages and commas": (lambda r: one_column(r, "@message", a="b") + b",\r\n", {"rows without a value": 1}),

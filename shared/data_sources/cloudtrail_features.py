@@ -11,7 +11,7 @@ import pandas as pd
 
 from shared.data_sources import call_features
 from shared.data_sources.call_features import Memory
-from shared.data_sources.cloudtrail_identity import principal_key
+from shared.data_sources.cloudtrail_identity import principal_key, principal_name
 from shared.data_sources.cloudtrail_outcome import failed, is_denial
 from shared.data_sources.schema import Column, FeatureSchema, Kind, bucket_columns
 from shared.data_sources.source_types import Chunk
@@ -106,7 +106,7 @@ def fields_of(record: Any) -> dict[str, Any]:
     return {
         "time": _seconds(record["eventTime"]),
         "key": principal_key(identity),
-        "principal": str(identity.get("arn") or identity.get("invokedBy") or identity.get("principalId") or kind),
+        "principal": principal_name(identity) or kind,
         "account": str(record.get("recipientAccountId") or identity.get("accountId") or ""),
         "event_id": str(record.get("eventID") or ""),
         "kind": kind if kind in IDENTITY_TYPES else "other",

@@ -18,6 +18,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from shared.data_sources.cloudtrail_keys import is_blank
+
 _WHO = ("principalId", "arn", "userName", "accessKeyId", "invokedBy", "identityProvider", "credentialId")
 # AIDA... of a user, AROA... of a role, and others that AWS makes up; those of accounts are digits alone.
 _UNIQUE_ID = re.compile("[A-Z][A-Z0-9]{3,127}")
@@ -47,6 +49,12 @@ def principal_key(identity: dict[str, Any]) -> str:
     if kind == "Unknown" or (principal == _text(identity, "accountId") != "" and kind != "Root"):
         parts = (*parts, "userName")  # a sign-in that failed has the account's number alone
     return _joined(_text(identity, name) for name in parts)
+
+
+def principal_name(identity: dict[str, Any]) -> str:
+    """Who it is, for a person; empty where the record does not say."""
+    names = (_text(identity, name) for name in ("arn", "invokedBy", "principalId", "userName"))
+    return next(filter(None, names), "") or _issuer(identity)
 
 
 def tells_who(identity: dict[str, Any]) -> bool:
@@ -93,5 +101,8 @@ def _joined(parts: Iterable[str]) -> str:
 
 
 def _text(values: dict[str, Any], name: str) -> str:
+    """A value as text; empty where there is none, or what exports write for none."""
     value = values.get(name)
-    return value if isinstance(value, str) else "" if value is None else str(value)
+    if is_blank(value):
+        return ""
+    return value if isinstance(value, str) else str(value)

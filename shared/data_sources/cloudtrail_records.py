@@ -19,7 +19,6 @@ from shared.data_sources.times import epoch_seconds
 # Structures in which keys are AWS's own, and not those of an API's parameters.
 _KNOWN = (keys.IDENTITY, "additionalEventData", "responseElements")
 _STRUCTURES = (*_KNOWN, "requestParameters", "resources", "serviceEventDetails", "tlsDetails", "insightDetails")
-_SPELT = frozenset({"principalId", "accountId", "userName", "invokedBy"})  # which is which only in the reference's case
 _TIMES = ("@timestamp", "_time")  # of the event, in Elastic and in Splunk
 _SINCE_1970 = re.compile(r"\d{9,}(\.\d*)?")
 _LONGEST_LITERAL = 1 << 20  # characters that are parsed as Python's
@@ -33,7 +32,9 @@ def canonical(record: dict[str, Any]) -> dict[str, Any]:
         ValueError: a time or a structure in it can't be read.
     """
     identity = record.get(keys.IDENTITY)
-    if isinstance(record.get("eventTime"), str) and isinstance(identity, dict) and not _SPELT.isdisjoint(identity):
+    # Who has neither id nor service may stand elsewhere.
+    named_there = isinstance(identity, dict) and (identity.get("principalId") or identity.get("invokedBy"))
+    if named_there and isinstance(record.get("eventTime"), str):
         return record
     named, flat = keys.nested(record)
     time = next((named[key] for key in ("eventTime", *_TIMES) if not keys.is_blank(named.get(key))), None)

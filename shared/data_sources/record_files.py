@@ -24,6 +24,8 @@ from shared.errors import DataError, OddFileError
 _LONGEST_CELL = 1 << 24
 _MOST_BEFORE_HEADER = 20  # lines that are no header
 _SEPARATORS = re.compile(r"[,;\t|]")
+_TEXT_BELOW = re.compile(r'\n([^{]*"\s*[{\[]|\s*$)')  # below the header: a cell of JSON, or nothing
+_JSON_BELOW = re.compile(r'[^{]*\n[^{\n]*"\s*[{\[]\s*""')  # quotes are doubled in CSV alone
 _CARRIERS = frozenset(key.casefold() for key in (*TEXT_KEYS, "event", "event.original"))
 
 
@@ -45,14 +47,14 @@ def records(path: Path, is_record: IsRecord = envelopes.is_event) -> Iterator[Va
 def is_csv(head: str) -> bool:
     """Whether a file's first characters are the header of such a CSV file."""
     for line in head.split("\n")[:_MOST_BEFORE_HEADER]:
-        if "{" in line:
-            return False
         cells = dict.fromkeys(_cells(line))
+        if "{" in line:
+            break
         if {"eventName", "eventSource"} <= fields_in(cells) or without_prefix(cells) is not None:
             return True
         if any(cell.casefold() in _CARRIERS for cell in cells):
-            return re.search(r'\n([^{]*"\s*[{\[]|\s*$)', head) is not None
-    return False
+            return _TEXT_BELOW.search(head) is not None
+    return _JSON_BELOW.match(head) is not None
 
 
 def _cells(line: str) -> list[str]:
@@ -67,10 +69,12 @@ def _layout(path: Path, head: str) -> Layout:
     """
     for number, line in enumerate(head.split("\n")):
         cells = _cells(line)
-        if len(cells) == 1 and cells[0].casefold() in _CARRIERS:  # the commas in its rows are JSON's
+        if not line.strip() or line.startswith("#") or line.casefold().startswith("sep="):
+            continue
+        if len(cells) == 1 and (cells[0].casefold() in _CARRIERS or _JSON_BELOW.match(head)):
+            # The commas in its rows are JSON's.
             return Layout((cells[0],), (cells[0],), ",", number + 1)
-        if "{" in line:
-            break
+        break
     try:
         return layout_of(path)
     except OddFileError:
@@ -111,5 +115,5 @@ def _of_row(layout: Layout, row: list[str], line: int, is_record: IsRecord) -> I
     elif len(row) < len(layout.names) or any(row[len(layout.names) :]):  # a separator may end each row
         yield Value(line, 0, broken=f"{len(row)} cells, expected {len(layout.names)}")
     else:
-        cells = {name: cell for name, cell in zip(layout.names, row, strict=False) if cell.strip()}
+        cells = {name: text for name, cell in zip(layout.names, row, strict=False) if (text := cell.strip())}
         yield from within(Value(line, 0, cells), is_record)
