@@ -194,6 +194,8 @@ def test_who_has_a_name_alone_is_shown_by_it() -> None:
     issued = {"type": "AssumedRole", "sessionContext": {"sessionIssuer": {"arn": "arn:aws:iam::1:role/deploy"}}}
     assert principal_name({"type": "IAMUser", "userName": "alice", "principalId": "null"}) == "alice"
     assert principal_name(issued) == "arn:aws:iam::1:role/deploy"
+    assert principal_name(PRINCIPALS["Identity Center"]) == "u1"
+    assert principal_name(WITHOUT_ID["an access key"]) == "AKIAONE"
     assert fields_of(record(userIdentity={"type": "IAMUser"}))["principal"] == "IAMUser"
 
 

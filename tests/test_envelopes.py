@@ -99,6 +99,19 @@ def searched(event: Record, level: str = "") -> dict[str, Any]:
     return found
 
 
+def as_result_set(table: bytes) -> dict[str, Any]:
+    """A table as `aws athena get-query-results` prints it."""
+    rows = list(csv_module.reader(io.StringIO(table.decode())))
+    return {"Rows": [{"Data": [{"VarCharValue": cell} if cell else {} for cell in row]} for row in rows]}
+
+
+def later_page(table: bytes) -> dict[str, Any]:
+    """One without a header among its rows."""
+    header, *rows = as_result_set(table)["Rows"]
+    columns = [{"Name": cell["VarCharValue"], "Type": "varchar"} for cell in header["Data"]]
+    return {"Rows": rows, "ResultSetMetadata": {"ColumnInfo": columns}}
+
+
 def zipped(content: bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -233,6 +246,12 @@ FORMS: dict[str, Form] = {
     "json_normalize of EventBridge": lambda r: lines(
         [{"version": "0", **{f"detail.{k}": v[0] for k, v in searched(i).items()}} for i in r]
     ),
+    "Athena get-query-results": lambda r: json.dumps(
+        {"ResultSet": as_result_set(as_csv(r, presto, str.lower))}
+    ).encode(),
+    "Athena get-query-results, later": lambda r: json.dumps(
+        {"UpdateCount": 0, "ResultSet": later_page(as_csv(r, presto, str.lower))}
+    ).encode(),
     "UTF-16 without a mark": lambda r: json.dumps({"Records": r}).encode("utf-16-le"),
     "UTF-32": lambda r: json.dumps({"Records": r}).encode("utf-32"),
     "bzip2": lambda r: bz2.compress(lines(r)),

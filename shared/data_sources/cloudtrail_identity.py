@@ -33,8 +33,8 @@ def principal_key(identity: dict[str, Any]) -> str:
     """
     kind = _text(identity, "type")
     principal = _text(identity, "principalId")
-    center = identity.get("onBehalfOf")
-    if isinstance(center, dict) and _text(center, "userId") and kind not in ("AssumedRole", "Role", "IAMUser"):
+    center = _inner(identity, "onBehalfOf")
+    if _text(center, "userId") and kind not in ("AssumedRole", "Role", "IAMUser"):
         return "|".join(("IdentityCenterUser", _text(center, "identityStoreArn"), _text(center, "userId")))
     first = principal.partition(":")[0]
     if kind in ("AssumedRole", "Role") and not _UNIQUE_ID.fullmatch(first):
@@ -53,26 +53,24 @@ def principal_key(identity: dict[str, Any]) -> str:
 
 def principal_name(identity: dict[str, Any]) -> str:
     """Who it is, for a person; empty where the record does not say."""
-    names = (_text(identity, name) for name in ("arn", "invokedBy", "principalId", "userName"))
-    return next(filter(None, names), "") or _issuer(identity)
+    places = (identity, _inner(_inner(identity, "sessionContext"), "sessionIssuer"), _inner(identity, "onBehalfOf"))
+    names = ("arn", "invokedBy", "principalId", "userName", "userId")
+    found = (_text(place, name) for place in places for name in names)
+    return next(filter(None, found), "") or _text(identity, "accessKeyId")
 
 
 def tells_who(identity: dict[str, Any]) -> bool:
     """Whether an identity has anything that tells one principal from others of its type and account."""
     if any(_text(identity, name) for name in _WHO) or _issuer(identity):
         return True
-    center = identity.get("onBehalfOf")
-    if isinstance(center, dict) and _text(center, "userId"):
+    if _text(_inner(identity, "onBehalfOf"), "userId"):
         return True
     return _text(identity, "type") in ("Root", "AWSAccount") and bool(_text(identity, "accountId"))
 
 
 def _issuer(identity: dict[str, Any]) -> str:
     """The role or user of whom a session is, by the best that there is; empty where the record does not say."""
-    session = identity.get("sessionContext")
-    issuer = session.get("sessionIssuer") if isinstance(session, dict) else None
-    if not isinstance(issuer, dict):
-        return ""
+    issuer = _inner(_inner(identity, "sessionContext"), "sessionIssuer")
     named = _text(issuer, "principalId") or _text(issuer, "arn")
     if named or not _text(issuer, "userName"):
         return named
@@ -98,6 +96,11 @@ def _joined(parts: Iterable[str]) -> str:
     while escaped and not escaped[-1]:
         escaped.pop()
     return "|".join(escaped)
+
+
+def _inner(values: dict[str, Any], name: str) -> dict[str, Any]:
+    value = values.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def _text(values: dict[str, Any], name: str) -> str:

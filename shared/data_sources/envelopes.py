@@ -10,6 +10,7 @@ engines export.
 | `sqs receive-message`, SQS and SNS to Lambda | `Messages`, `Records`: in `Body`, `body`, `Sns.Message` as text |
 | Firehose, Kinesis, Lambda | `records`, `Records`, `awslogs`: in `data`, `Data`, packed and in base64 |
 | CloudTrail Lake `get-query-results` | `QueryResultRows`: lists of objects of one key; in `eventJson` as text |
+| Athena `get-query-results` | `ResultSet`: a row is a list of cells under the names of the columns |
 | Elastic, Logstash, Filebeat | `hits`, `_source`, `fields` of lists; in `event.original` or `message` as text |
 | Splunk, its HTTP event collector | `results`, `result`, `event`, also as text; in `_raw` as text |
 | Pub/Sub | `message`: in `data`, in base64 |
@@ -134,6 +135,9 @@ def _of_object(value: dict[str, Any], is_record: IsRecord, level: int) -> Iterat
     if value.get("kind") == "EventList" and isinstance(value.get("items"), list):
         yield from unwrapped(value["items"], is_record, level + 1)
         return
+    if isinstance(value.get("ResultSet"), dict):
+        yield from unwrapped(list(_query_rows(value["ResultSet"])), is_record, level + 1)
+        return
     lists = [item for key, item in value.items() if key in LIST_KEYS and isinstance(item, list | dict)]
     if lists:
         for item in lists:
@@ -209,6 +213,28 @@ def _row(cells: list[Any]) -> dict[str, Any] | None:
     row = {key: item for cell in cells for key, item in cell.items()}
     is_row = all(len(cell) == 1 for cell in cells) and len(row) == len(cells) and not row.keys() & LIST_KEYS
     return row if is_row else None
+
+
+def _query_rows(result: dict[str, Any]) -> Iterator[Any]:
+    """The rows of an answer of Athena as objects; the first row of its first page is the header."""
+    rows = result.get("Rows")
+    names: list[str] = []
+    for row in rows if isinstance(rows, list) else ():
+        cells = row.get("Data") if isinstance(row, dict) else None
+        if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
+            yield row
+            continue
+        texts = [cell.get("VarCharValue") for cell in cells]
+        if not names:
+            names = _column_names(result) or [str(text) for text in texts]
+        if texts != names:
+            yield {name: text for name, text in zip(names, texts, strict=False) if text is not None}
+
+
+def _column_names(result: dict[str, Any]) -> list[str]:
+    about = result.get("ResultSetMetadata")
+    columns = about.get("ColumnInfo") if isinstance(about, dict) else None
+    return [str(column["Name"]) for column in columns or () if isinstance(column, dict) and "Name" in column]
 
 
 def _of_text(text: str, is_record: IsRecord, level: int) -> Iterator[Any]:
