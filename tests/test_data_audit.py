@@ -333,6 +333,16 @@ def test_records_of_all_services_are_read_out_of_a_column_of_a_table(tmp_path: P
     assert sum(int(chunk.meta["events"].sum()) for chunk in chunks) == broken.lines == len(events)
 
 
+def test_events_of_ocsf_are_read_out_of_a_column_of_a_table(tmp_path: Path) -> None:
+    events = [make.api_activity(second) for second in range(4)]
+    table = pd.DataFrame({"_time": "2026-01-05", "_raw": [json.dumps(event) for event in events]})
+    (tmp_path / "logs").mkdir()
+    table.to_csv(tmp_path / "logs" / "export.csv", index=False, sep=";")
+    config = settings_of("ocsf", tmp_path / "logs", labels="none", max_broken_share=0.0)
+    chunks, broken = read_chunks(ocsf, config, labelled=False)
+    assert sum(int(chunk.meta["events"].sum()) for chunk in chunks) == broken.lines == len(events)
+
+
 DEEP: dict[str, str] = {
     "lists": '{"kind": "Event", "verb": ' + "[" * 900 + "]" * 900 + "}",
     "objects": '{"kind": "Event", "verb": "get", "user": ' + '{"a":' * 900 + "1" + "}" * 900 + "}",
