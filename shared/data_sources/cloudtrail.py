@@ -90,7 +90,7 @@ def with_principals(path: Path, found: Iterator[Value]) -> Iterator[Value]:
     nameless, there = 0, ""
     for value in found:
         yield value
-        if nameless < 0 or not isinstance(value.value, dict) or not is_event(value.value):
+        if not isinstance(value.value, dict) or not is_event(value.value):
             continue
         try:
             record = canonical(value.value)
@@ -99,10 +99,10 @@ def with_principals(path: Path, found: Iterator[Value]) -> Iterator[Value]:
         if other_kind(record):
             continue
         if tells_who(record.get("userIdentity") or {}):
-            nameless = -1  # one is enough, and the rest of a long file costs nothing
-        else:
-            nameless += 1
-            there = there or ", ".join(map(str, value.value))[:_LONGEST_TOLD]
+            yield from found  # one is enough, and the rest of a long file costs nothing
+            return
+        nameless += 1
+        there = there or ", ".join(map(str, value.value))[:_LONGEST_TOLD]
     if nameless > 0 and not (told := _files_told(path.parent, there)):
         told.append(path)
         _log.warning(

@@ -53,8 +53,10 @@ def principal_key(identity: dict[str, Any]) -> str:
 
 def principal_name(identity: dict[str, Any]) -> str:
     """Who it is, for a person; empty where the record does not say."""
+    if arn := _text(identity, "arn"):
+        return arn
     places = (identity, _inner(_inner(identity, "sessionContext"), "sessionIssuer"), _inner(identity, "onBehalfOf"))
-    names = ("arn", "invokedBy", "principalId", "userName", "userId")
+    names = ("arn", "invokedBy", "principalId", "userName", "userId")  # of each place in this order
     found = (_text(place, name) for place in places for name in names)
     return next(filter(None, found), "") or _text(identity, "accessKeyId")
 

@@ -47,7 +47,7 @@ _LONGEST_KEY = 200
 _LONGEST_KEYS = 4_000  # characters of a record's keys together, that are remembered
 _MARKS = re.compile(r"[._/:\s-]+")
 _PREFIX = re.compile(r"(.+[._/:])event[ _]?name", re.IGNORECASE)
-_LONGEST_BLANK = 20  # characters
+_LONGEST_BLANK = 6  # characters, with blanks around
 _BLANK = frozenset({"", "-", "null", "none", "nan", "\\n"})  # the last is Hive's \N
 
 

@@ -89,8 +89,10 @@ def records(path: Path, is_record: IsRecord = is_event) -> Iterator[Value]:
                 continue
             if not found.item and found.value in ({}, "null"):
                 yield Value(found.line, found.item, LeftOut(NOTHING))
-                continue
-            yield from within(found, is_record)
+            elif isinstance(found.value, dict) and is_record(found.value):  # as most are
+                yield found
+            else:
+                yield from within(found, is_record)
 
 
 def within(found: Value, is_record: IsRecord) -> Iterator[Value]:
