@@ -569,6 +569,14 @@ def test_a_row_that_is_no_csv_costs_itself_alone(tmp_path: Path, caplog: pytest.
     assert all(f"line {line}: " in caplog.text for line in (6, 7, 8))
 
 
+def test_what_an_open_quote_takes_with_it_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.csv").write_bytes(athena(some_records()) + b'"open,\r\nx,\r\ny,\r\n')
+    _, broken = read(tmp_path / "a.csv", max_broken_share=0.1)
+    assert (broken.lines, broken.broken) == (len(some_records()) + 1, 1)
+    begin = len(some_records()) + 2
+    assert f"line {begin}: no CSV: unexpected end of data; lines {begin} to {begin + 2} are not read" in caplog.text
+
+
 def test_a_table_with_a_title_does_not_stop_the_files_beside_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

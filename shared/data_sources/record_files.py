@@ -101,7 +101,9 @@ def _of_csv(path: Path, head: str, is_record: IsRecord) -> Iterator[Value]:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield Value(line, 0, broken=f"no CSV: {error}")
+                last = layout.skip + rows.line_num
+                swallowed = f"; lines {line} to {last} are not read" if last > line else ""  # by an open quote
+                yield Value(line, 0, broken=f"no CSV: {error}{swallowed}")
                 continue
             if row:
                 yield from _of_row(layout, row, line, is_record)
