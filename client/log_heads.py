@@ -33,8 +33,8 @@ class LogHeads:
         self._run = ""
         self._last: Head | None = None  # of that run
 
-    def take(self, run: str, values: Values) -> None:
-        """The head that came with a request.
+    def take(self, run: str, values: Values) -> bool:
+        """The head that came with a request. Returns whether there was one, which this tenant has kept.
 
         Args:
             run: as the greeting named it; empty before that, and then there is nothing to keep it under.
@@ -44,7 +44,7 @@ class LogHeads:
             RunLogError: the head is malformed, unsigned, or does not go on from the last one, or it can't be kept.
         """
         if not run:
-            return
+            return False
         path, head = self._folder / f"{run}.jsonl", Head.of(run, values)
         if run != self._run:
             self._run, self._last = run, _last_of(path)
@@ -52,7 +52,7 @@ class LogHeads:
                 self._log.warning("the server gives no head of its run log: it could write its history anew")
         last = self._last
         if head is None and last is None:
-            return
+            return False
         advice = f"ask whoever runs the server what became of its log; to go on all the same, move {path} away"
         if head is None:
             raise RunLogError(f"the server gives no head of its run log any more; {advice}")
@@ -65,8 +65,9 @@ class LogHeads:
                     f"was written anew; {advice}"
                 )
             if head.entries == last.entries:
-                return
+                return True
         self._keep(path, head)
+        return True
 
     def _keep(self, path: Path, head: Head) -> None:
         try:

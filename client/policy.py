@@ -2,6 +2,11 @@
 
     least_cohort: 5             # tenants that a sum must hold
     masked_required: true       # no update without masks
+    privacy_required: true      # no sum without the noise of `privacy: records`
+    dp_target_epsilon: 4.0      # most, of that noise; without noise it is more than any
+    dp_delta: 0.000001          # most, likewise
+    audit_required: true        # no sum in a run without proofs of its sums (`audit: true`)
+    run_log_required: true      # no training without the signed head of the server's run log
     pinned_key_fingerprint: ""  # of the public key that it encrypts under, or a list of which it is one
     local_epochs: 10            # most
     model_parameters: 100000    # most
@@ -32,6 +37,7 @@ from shared.yaml_values import parse_yaml
 
 _MOST_BYTES: Final = 1 << 16
 _Count = Annotated[int, Field(ge=0, le=10**12)]
+_Bound = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 _Fingerprint = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -50,6 +56,11 @@ class Policy(BaseModel):
 
     least_cohort: Annotated[int, Field(ge=2, le=10_000)] | None = None
     masked_required: bool = False
+    privacy_required: bool = False
+    dp_target_epsilon: _Bound | None = None
+    dp_delta: _Bound | None = None
+    audit_required: bool = False
+    run_log_required: bool = False
     pinned_key_fingerprint: Annotated[tuple[_Fingerprint, ...], BeforeValidator(listed_pins)] = ()
     local_epochs: _Count | None = None
     model_parameters: _Count | None = None
@@ -124,6 +135,9 @@ class PolicyKeeper:
             raise PolicyError("masked_required", "updates without masks (secure_aggregation)")
         if p.least_cohort is not None and smallest < p.least_cohort:
             raise PolicyError("least_cohort", f"a sum of perhaps {smallest} tenants; it wants {p.least_cohort}")
+        self._check_privacy()
+        if p.audit_required and not c.audit:
+            raise PolicyError("audit_required", "sums that nobody proves (audit: false)")
         if kind is Sum.TRAINING:
             _most("local_epochs", c.local_epochs, p.local_epochs)
         _most("model_parameters", self._parameters, p.model_parameters)
@@ -133,6 +147,30 @@ class PolicyKeeper:
             raise PolicyError("evaluation", "a sum over its held-out rows")
         if p.rounds_a_day is not None or p.privacy_budget is not None:
             self._look(kind, count=False)
+
+    def _check_privacy(self) -> None:
+        p, c = self._policy, self._config
+        if p.privacy_required and c.privacy == "none":
+            raise PolicyError("privacy_required", "sums without noise (privacy: none)")
+        for rule, asked, most in (
+            ("dp_target_epsilon", c.dp_target_epsilon, p.dp_target_epsilon),
+            ("dp_delta", c.dp_delta, p.dp_delta),
+        ):
+            if most is not None and (c.privacy == "none" or asked > most):
+                what = "sums without noise (privacy: none)" if c.privacy == "none" else f"{asked:g}"
+                raise PolicyError(rule, f"{what}; it allows {most:g}")
+
+    def check_run_log(self, kept: bool) -> None:
+        """Whether it trains in a round.
+
+        Args:
+            kept: whether the head of the server's run log came with the request, and this tenant has it.
+
+        Raises:
+            PolicyError: it insists on one.
+        """
+        if self._policy.run_log_required and not kept:
+            raise PolicyError("run_log_required", "a round without the head of the server's run log")
 
     def check_key(self, fingerprint: str) -> None:
         """Whether it encrypts under a public key.

@@ -224,7 +224,7 @@ class Tenant:
         asked, round_number = request.values, integer(request.values, "round")
         check_training(asked, self.config)
         self._check_cohort(asked, Sum.TRAINING)
-        self._heads.take(self._run, asked)
+        self._policy.check_run_log(self._heads.take(self._run, asked))
         scaler = data(asked, "scaler")
         self._load(request.model)
         if self._audits is not None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from client.tenant import Tenant
 from shared.config import Config, parse_config
 from shared.data_utils import load_client_data
 from shared.errors import ConfigError, PolicyError
-from shared.exchange import Kind, Refusal
+from shared.exchange import Kind, Refusal, Request
 from shared.identity import ClientIdentity
+from shared.log_head import NAMES
 from shared.refusals import SENTENCES, code_of
 from tests.federations import Tapped, make_tenants, masked_settings, open_in_memory
 
 OTHER_KEY = "ab" * 32
+PRIVATE: dict[str, Any] = {"privacy": "records", "dp_rows": 1000, "fraction_evaluate": 0.0}
 TODAY = datetime.now(UTC).date().isoformat()
 CONFIG = parse_config({"local_epochs": 3, "num_clients": 5})
 SMALL: dict[str, Any] = {
@@ -45,6 +48,10 @@ def write(folder: Path, rules: dict[str, Any]) -> Path:
 RULES: dict[str, tuple[Any, Any, Sum]] = {
     "least_cohort": (6, 5, Sum.STATISTICS),
     "masked_required": (True, False, Sum.TRAINING),
+    "privacy_required": (True, False, Sum.STATISTICS),
+    "dp_target_epsilon": (4.0, None, Sum.TRAINING),
+    "dp_delta": (1e-6, None, Sum.EVALUATION),
+    "audit_required": (True, False, Sum.TRAINING),
     "local_epochs": (2, 3, Sum.TRAINING),
     "model_parameters": (99, 100, Sum.EVALUATION),
     "rounds_a_day": (0, 1, Sum.TRAINING),
@@ -65,7 +72,7 @@ def test_a_rule_refuses_at_its_bound_and_is_named(tmp_path: Path, rule: str) -> 
 
 def test_every_rule_has_a_code_that_a_masked_tenant_may_say() -> None:
     assert {f"policy: {rule}" for rule in Policy.model_fields} == {c for c in SENTENCES if c.startswith("policy: ")}
-    assert set(RULES) | {"pinned_key_fingerprint"} == set(Policy.model_fields), "each rule is tried"
+    assert set(RULES) | {"pinned_key_fingerprint", "run_log_required"} == set(Policy.model_fields), "each rule is tried"
 
 
 def test_a_key_is_pinned(tmp_path: Path) -> None:
@@ -73,6 +80,23 @@ def test_a_key_is_pinned(tmp_path: Path) -> None:
     keeper(tmp_path, pinned_key_fingerprint=OTHER_KEY).check_key(OTHER_KEY)
     with pytest.raises(PolicyError, match="pinned_key_fingerprint"):
         keeper(tmp_path, pinned_key_fingerprint=OTHER_KEY).check_key("cd" * 32)
+
+
+@pytest.mark.parametrize(("rule", "most", "more"), [("dp_target_epsilon", 4.0, 4.5), ("dp_delta", 1e-6, 2e-6)])
+def test_noise_is_as_much_as_the_policy_asks(tmp_path: Path, rule: str, most: float, more: float) -> None:
+    """The common file sets both; without noise there is no epsilon at all, which is more than any."""
+    private = masked_settings(tmp_path, 5, **PRIVATE)
+    bound: dict[str, Any] = {rule: most}
+    keeper(tmp_path, private.replace(**bound), **bound, privacy_required=True).check(Sum.TRAINING, 5)
+    for kind in Sum:
+        with pytest.raises(PolicyError, match=f"the rule {rule} .* is against {more:g}; it allows {most:g}"):
+            keeper(tmp_path, private.replace(**{rule: more}), **bound).check(kind, 5)
+        with pytest.raises(PolicyError, match=f"the rule {rule} .* without noise"):
+            keeper(tmp_path, **bound).check(kind, 5)
+
+
+def test_an_audited_run_is_one_that_audit_required_takes(tmp_path: Path) -> None:
+    keeper(tmp_path, masked_settings(tmp_path, 5, audit=True), audit_required=True).check(Sum.TRAINING, 5)
 
 
 def test_rules_of_training_leave_other_sums_alone(tmp_path: Path) -> None:
@@ -148,6 +172,10 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         ("least_cohort: 1", "least_cohort"),
         ("least_cohort: '5'", "least_cohort"),
         ("local_epochs: -1", "local_epochs"),
+        ("dp_target_epsilon: 0", "dp_target_epsilon"),
+        ("dp_target_epsilon: .inf", "dp_target_epsilon"),
+        ("dp_delta: '1e-6'", "dp_delta"),
+        ("privacy_required: records", "privacy_required"),
         ("masked_required: 1", "masked_required"),
         ("pinned_key_fingerprint: abc", "pinned_key_fingerprint"),
         ("- a", "expected the rules"),
@@ -215,6 +243,9 @@ def with_policy(folder: Path, rules: dict[str, Any], **settings: Any) -> tuple[C
         ({"pinned_key_fingerprint": OTHER_KEY}, "policy: pinned_key_fingerprint"),
         ({"rounds_a_day": 0}, "policy: rounds_a_day"),
         ({"privacy_budget": 0}, "policy: privacy_budget"),
+        ({"privacy_required": True}, "policy: privacy_required"),
+        ({"dp_target_epsilon": 4.0}, "policy: dp_target_epsilon"),
+        ({"audit_required": True}, "policy: audit_required"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -253,6 +284,24 @@ def test_a_budget_ends_in_the_middle_of_a_run(tmp_path: Path) -> None:
     ids = [record.contributor_ids for record in run.coordinator.records]
     assert ["2" in one for one in ids] == [True, False, False]
     assert [len(one) for one in ids] == [5, 4, 4]
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_tenant_trains_by_the_head_of_the_run_log_where_its_policy_asks_for_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, given: bool
+) -> None:
+    config, tenants = with_policy(tmp_path, {"run_log_required": True}, num_rounds=1)
+
+    def without_head(request: Request) -> Request:
+        return replace(request, values={name: value for name, value in request.values.items() if name not in NAMES})
+
+    if not given:
+        tenants["2"].alter = without_head
+    with contextlib.closing(open_in_memory(config, tenants)) as run:
+        run.coordinator.run()
+    ids = run.coordinator.records[0].contributor_ids or []
+    assert ids == ["0", "1", *(["2"] if given else []), "3", "4"]
+    assert (SENTENCES["policy: run_log_required"] in caplog.text) is not given
 
 
 def test_an_unmasked_tenant_that_wants_masks_sends_nothing(tmp_path: Path) -> None:
