@@ -4,7 +4,7 @@ python client/doctor.py --config config/secure.yaml --client_id 2
 python client/doctor.py --config config/secure.yaml --client_id 2 --json
 ssh SERVER python orchestrator/doctor.py --json | python client/doctor.py --client_id 2 --against -   # both ends
 
-It reads, connects to the server, and changes nothing but its notes in `<log_dir>/state`. The exit code is 1
+It reads, connects to the server, and changes nothing but its notes of rosters. The exit code is 1
 if a line says FAIL.
 """
 
@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from client.channel import check_channel, load_client_certificate, proxy_for
-from client.policy import Policy, PolicyKeeper, Sum
+from client.policy import Policy
+from client.policy_keeper import PolicyKeeper, Sum
+from client.state import state_folder
 from shared import cli
 from shared.addresses import split_address
 from shared.config import Config
@@ -57,7 +59,8 @@ def examine(path: str, overrides: Sequence[str], client_id: int, against: str = 
     report.look("proxy", lambda: _proxy(config))
     report.look("port", lambda: _port(config, client_id))
     report.look("data", lambda: _data(config, client_id, report))
-    report.look("files", lambda: checks.check_folder(config))
+    report.look("files", lambda: checks.check_folder(config.log_dir))
+    report.look("state", lambda: checks.check_state(state_folder(config, client_id)))
     report.look("descriptors", lambda: checks.check_descriptors(16))
     if config.pinned_key_fingerprint:
         report.facts["public_key"] = " ".join(config.pinned_key_fingerprint)
@@ -73,7 +76,7 @@ def _identity(config: Config, client_id: int, report: Report, signed: list[datet
     yield Finding("identity", Level.OK, f"{path}: public key {identity.public_key_hex[:16]}…")
     if not config.enrolled_clients:
         return
-    roster = Roster.of(config).read()
+    roster = Roster.of(config, state=state_folder(config, client_id)).read()
     report.facts["roster"] = roster.fingerprint
     signed += [datetime.combine(client.added, time(), UTC) for client in roster.clients.values()]
     yield from checks.check_roster(roster, config.fewest_contributors)

@@ -1,7 +1,7 @@
 """The heads of the server's run log that a tenant was given: kept on its own disk, where the server can't reach them.
 
-One line of JSON for each, in `<log_dir>/state/client-<n>-run_log/<run>.jsonl`. Later each of them must be in the log
-that the orchestrator shows (`orchestrator/audit_log.py verify --heads FILE`); a history that was written anew has none
+One line of JSON for each, in `client-<n>-run_log/<run>.jsonl` of its memory. Later each of them must be in the log that
+the orchestrator shows (`orchestrator/audit_log.py verify --heads FILE`); a history that was written anew has none
 of the old ones. A head that is of fewer entries than an earlier one, or of another key, is refused at once.
 """
 
@@ -10,6 +10,7 @@ import logging
 import os
 from pathlib import Path
 
+from client.state import state_folder
 from shared.config import Config
 from shared.errors import RunLogError
 from shared.exchange import Values
@@ -98,4 +99,4 @@ def _last_of(path: Path) -> Head | None:
 
 def heads_folder(config: Config, client_id: int) -> Path:
     """Where a tenant keeps its heads, a file for each run."""
-    return Path(config.log_dir) / "state" / f"{identity_name(str(client_id))}-run_log"
+    return state_folder(config, client_id) / f"{identity_name(str(client_id))}-run_log"

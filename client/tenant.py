@@ -16,7 +16,7 @@ from client.audits import Audits, most_bytes
 from client.budget import Budget
 from client.learning import Learning, make_learning
 from client.log_heads import LogHeads
-from client.policy import PolicyKeeper, Sum
+from client.policy_keeper import PolicyKeeper, Sum
 from client.private_sum import make_part
 from client.private_training import NoisyGradients
 from client.request_values import check_training, data, integer, text

@@ -55,7 +55,8 @@ def examine(path: str, overrides: Sequence[str], against: str = "") -> Report:
     report.look("clock", lambda: checks.check_clock(signed))
     report.look("port", lambda: _port(config))
     report.look("data", lambda: _data(config, report))
-    report.look("files", lambda: checks.check_folder(config))
+    report.look("files", lambda: checks.check_folder(config.log_dir))
+    report.look("state", lambda: checks.check_state(Path(config.log_dir) / "state"))
     # A client's socket, what gRPC holds beside it, and newcomers that have not said who they are.
     report.look("descriptors", lambda: checks.check_descriptors(2 * config.num_clients + 256))
     if against:

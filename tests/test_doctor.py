@@ -164,7 +164,7 @@ def test_a_healthy_server_is_green(world: World) -> None:
     report = world.examine("server")
     assert [f.line() for f in report.findings if f.level is not Level.OK] == []
     assert {f.check for f in report.findings} == {
-        "settings", "version", "roster", "certificate", "key", "clock", "port", "data", "disk", "descriptors",
+        "settings", "version", "roster", "certificate", "key", "clock", "port", "data", "disk", "state", "descriptors",
     }  # fmt: skip
 
 
@@ -292,6 +292,15 @@ def policy(rules: str, mode: int = 0o600) -> Callable[[World], None]:
     return plant
 
 
+def unwritable_state(w: World) -> None:
+    policy(f"state_dir: {w.folder / 'public.csv'}")(w)
+
+
+def open_state(w: World) -> None:
+    policy("state_dir: memory")(w)
+    (w.home / "memory").mkdir(mode=0o755)
+
+
 def other_end(**facts: str) -> Callable[[World], None]:
     return lambda w: w.report_of_the_server(**facts)
 
@@ -368,6 +377,8 @@ FAULTS: dict[str, tuple[str, Callable[[World], object], str, str, str]] = {
     "a policy against the settings": ("client", policy("local_epochs: 1"), "policy", "local_epochs", "change the"),
     "a policy that others can loosen": ("client", policy("statistics: true", 0o666), "policy", "mode 0666", "chmod"),
     "a policy with a misspelt rule": ("client", policy("local_epoch: 1"), "policy", "local_epoch", "expected"),
+    "a memory that can't be written": ("client", unwritable_state, "state", "can't be written", "state_dir"),
+    "a memory that others can read": ("client", open_state, "state", "open to other users", "chmod 700"),
     "another version on the other end": ("client", other_end(version="9.9"), "version", "9.9", "same version"),
     "another schema on the other end": ("client", other_end(schema="ab" * 32), "schema", "abab", "data_source"),
     "other settings on the other end": ("client", other_end(settings="ab" * 32), "settings", "abab", "both sides"),

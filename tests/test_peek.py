@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks.liars import FOUND, Lie
 from benchmarks.overriding import AGAINST, OWNER, Demand, override_policy
-from client.policy import Policy, PolicyKeeper
+from client.policy import Policy
+from client.policy_keeper import PolicyKeeper
 from shared.config import Config
 from tests.conftest import Start
 from tests.processes import ROOT
@@ -114,7 +115,7 @@ def test_a_policy_that_the_common_file_could_exchange_would_be_found(
 
     def of(config: Config, client_id: int, parameters: int) -> PolicyKeeper:
         theirs = Path(config.tenant_policy).with_name("theirs.yaml")
-        return PolicyKeeper(Policy.load(theirs), config, f"client-{client_id}", parameters)
+        return PolicyKeeper(Policy.load(theirs), config, f"client-{client_id}", parameters, tmp_path / "state")
 
     monkeypatch.setattr(PolicyKeeper, "of", of)
     said: list[str] = []

@@ -3,14 +3,17 @@
 import contextlib
 import json
 import os
+import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from client.policy import Policy, PolicyKeeper, Sum
+from client.policy import Policy
+from client.policy_keeper import PolicyKeeper, Sum
+from client.state import proof_folders, state_folder
 from client.tenant import Tenant
 from shared.config import Config, parse_config
 from shared.data_utils import load_client_data
@@ -32,7 +35,7 @@ SMALL: dict[str, Any] = {
 
 
 def keeper(folder: Path, config: Config = CONFIG, **rules: Any) -> PolicyKeeper:
-    return PolicyKeeper(Policy(**rules), config.replace(log_dir=str(folder)), "client-2", 100)
+    return PolicyKeeper(Policy(**rules), config, "client-2", 100, folder / "state")
 
 
 def write(folder: Path, rules: dict[str, Any]) -> Path:
@@ -71,8 +74,9 @@ def test_a_rule_refuses_at_its_bound_and_is_named(tmp_path: Path, rule: str) -> 
 
 
 def test_every_rule_has_a_code_that_a_masked_tenant_may_say() -> None:
-    assert {f"policy: {rule}" for rule in Policy.model_fields} == {c for c in SENTENCES if c.startswith("policy: ")}
-    assert set(RULES) | {"pinned_key_fingerprint", "run_log_required"} == set(Policy.model_fields), "each rule is tried"
+    rules = set(Policy.model_fields) - {"state_dir"}
+    assert {f"policy: {rule}" for rule in rules} == {c for c in SENTENCES if c.startswith("policy: ")}
+    assert set(RULES) | {"pinned_key_fingerprint", "run_log_required"} == rules, "each rule is tried"
 
 
 def test_a_key_is_pinned(tmp_path: Path) -> None:
@@ -155,6 +159,62 @@ def test_what_can_not_be_counted_is_not_answered(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
+# Where it is remembered
+
+
+def test_what_is_remembered_outlives_another_log_dir(tmp_path: Path) -> None:
+    """`log_dir` is the consortium's to write: counts, ledger, budget, heads and rosters lie where the tenant says."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    common = masked_settings(tmp_path, 5, **(SMALL | {"num_rounds": 1}))
+    for run, expected in (("1", True), ("2", False)):
+        config = common.replace(log_dir=str(tmp_path / run))
+        tenants = with_own_policy(config, folder, {"rounds_a_day": 1})
+        with contextlib.closing(open_in_memory(config, tenants)) as opened:
+            opened.coordinator.run()
+        assert ("2" in (opened.coordinator.records[0].contributor_ids or [])) is expected
+        assert [path.name for path in (tmp_path / run / "state").glob("client-2*") if path.stat().st_size] == []
+        cast(Tenant, tenants["2"].tenant).close()
+    kept = {path.name for path in (folder / "state").iterdir()}
+    assert kept == {"client-2.jsonl", "client-2-policy.jsonl", "client-2-run_log", "rosters.jsonl"}
+
+
+@pytest.mark.parametrize(("given", "expected"), [("", "policy/state"), ("memory", "policy/memory"), ("/m", "/m")])
+def test_the_policy_says_where(tmp_path: Path, given: str, expected: str) -> None:
+    (tmp_path / "policy").mkdir()
+    config = CONFIG.replace(tenant_policy=str(write(tmp_path / "policy", {"state_dir": given})), log_dir=str(tmp_path))
+    assert state_folder(config, 2) == tmp_path / expected
+    assert state_folder(CONFIG.replace(log_dir=str(tmp_path)), 2) == tmp_path / "state", "without a policy"
+
+
+def test_what_was_remembered_in_log_dir_is_not_lost_silently(tmp_path: Path) -> None:
+    """The command that the refusal names takes it over."""
+    folder, state = tmp_path / "my policy", tmp_path / "logs" / "state"
+    folder.mkdir()
+    (state / "client-2-audit").mkdir(parents=True)
+    for name in ("client-2-policy.jsonl", "client-2-budget.json", "rosters.jsonl", "client-21.jsonl"):
+        (state / name).write_text("{}\n")
+    (state / "client-2.jsonl").touch()  # nothing is in it
+    config = CONFIG.replace(tenant_policy=str(write(folder, {})), log_dir=str(tmp_path / "logs"))
+    words = r"client-2-policy\.jsonl, client-2-budget\.json, client-2-audit; stop"
+    with pytest.raises(ConfigError, match=words) as caught:
+        state_folder(config, 2)
+    subprocess.run(["/bin/sh", "-c", str(caught.value).partition("run: ")[2]], check=True)
+    assert state_folder(config, 2) == folder / "state"
+    moved = {"client-2-policy.jsonl", "client-2-budget.json", "client-2-audit", "rosters.jsonl"}
+    assert {path.name for path in (folder / "state").iterdir()} == moved
+    assert {path.name for path in state.iterdir()} == {"client-2.jsonl", "client-21.jsonl", "rosters.jsonl"}
+
+
+def test_proofs_are_found_beside_each_policy_of_the_machine(tmp_path: Path) -> None:
+    for number in (1, 2):
+        folder = tmp_path / f"[{number}]"
+        (folder / "state" / f"client-{number}-audit" / "a run").mkdir(parents=True)
+        write(folder, {}).rename(folder / "policy.yaml")
+    config = CONFIG.replace(tenant_policy=f"{tmp_path}/[{{client_id}}]/policy.yaml", log_dir=str(tmp_path / "logs"))
+    assert [folder.parent.name for folder in proof_folders(config)] == ["client-1-audit", "client-2-audit"]
+
+
 # The file
 
 
@@ -224,6 +284,11 @@ def test_another_users_file_or_link_is_refused(tmp_path: Path, owner: str) -> No
 def with_policy(folder: Path, rules: dict[str, Any], **settings: Any) -> tuple[Config, dict[str, Tapped]]:
     """Five masked tenants, of which tenant 2 has this policy."""
     config = masked_settings(folder, 5, **(SMALL | settings))
+    return config, with_own_policy(config, folder, rules)
+
+
+def with_own_policy(config: Config, folder: Path, rules: dict[str, Any]) -> dict[str, Tapped]:
+    """All tenants of these settings, of which tenant 2 has this policy."""
     tenants = make_tenants(config)
     tenants["2"].close()
     own = config.replace(tenant_policy=str(write(folder, rules)))
@@ -231,7 +296,7 @@ def with_policy(folder: Path, rules: dict[str, Any], **settings: Any) -> tuple[C
     if own.client_identity:
         identity = ClientIdentity.load(own.client_identity.replace("{client_id}", "2"), "client-2")
     tenants["2"] = Tenant(own, 2, load_client_data(own, 2), identity)
-    return config, {name: Tapped(tenant) for name, tenant in tenants.items()}
+    return {name: Tapped(tenant) for name, tenant in tenants.items()}
 
 
 @pytest.mark.parametrize(

@@ -129,20 +129,36 @@ def check_data(rows: Mapping[str, Dataset], config: Config, facts: dict[str, str
             yield Finding("data", Level.OK, said)
 
 
-def check_folder(config: Config) -> Iterator[Finding]:
+def check_folder(log_dir: str) -> Iterator[Finding]:
     """Whether a run can write its files, and has room for them."""
-    folder = Path(config.log_dir)
-    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+    nearest = _nearest(Path(log_dir))
+    if not _writable(nearest):
         yield Finding("files", Level.FAIL, f"{nearest}: can't be written to", "set log_dir to a folder of this user's")
         return
     free = shutil.disk_usage(nearest).free
     level = Level.OK if free >= _ENOUGH_BYTES else Level.WARN if free >= _LEAST_BYTES else Level.FAIL
     remedy = "" if level is Level.OK else "make room, or set log_dir to another disk"
     yield Finding("disk", level, f"{nearest}: {free / (1 << 30):.1f} GiB free", remedy)
-    state = folder / "state"
-    if state.exists() and state.stat().st_mode & 0o077:
-        yield Finding("files", Level.FAIL, f"{state}: open to other users", f"run: chmod 700 {state}")
+
+
+def check_state(folder: Path) -> Iterator[Finding]:
+    """Whether a side's memory can be kept in its folder, by this user alone."""
+    nearest = _nearest(folder)
+    if not _writable(nearest):
+        remedy = "name a folder of this user's: log_dir, or state_dir of the policy of a tenant that has one"
+        yield Finding("state", Level.FAIL, f"{nearest}: can't be written to", remedy)
+    elif folder.exists() and folder.stat().st_mode & 0o077:
+        yield Finding("state", Level.FAIL, f"{folder}: open to other users", f"run: chmod 700 {folder}")
+    else:
+        yield Finding("state", Level.OK, f"{folder}: what must not be forgotten")
+
+
+def _nearest(folder: Path) -> Path:
+    return next(place for place in (folder, *folder.absolute().parents) if place.exists())
+
+
+def _writable(folder: Path) -> bool:
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def check_descriptors(needed: int) -> Iterator[Finding]:
