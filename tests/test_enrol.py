@@ -16,10 +16,21 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client import enrol
 from client.enrol import Keys, public_hex
+from client.launch import load_identity
+from client.run_clients import _parse_ids
 from client.tenant import Tenant
 from orchestrator import provision as provisioning
 from orchestrator.coordinator import Coordinator
-from orchestrator.pki import certify, identity_settings, provision, renew_server, revoke_client, sign_request, upgrade
+from orchestrator.pki import (
+    add_clients,
+    certify,
+    identity_settings,
+    provision,
+    renew_server,
+    revoke_client,
+    sign_request,
+    upgrade,
+)
 from shared.config import Config
 from shared.data_utils import load_client_data
 from shared.enrolment import ROSTER_PREFIX, Enrolment, parse_unsigned
@@ -644,3 +655,66 @@ def test_a_tenant_with_another_roster_than_the_signed_one_stays_out_and_the_rest
         run.coordinator.run()
     assert run.coordinator.records[0].contributor_ids == ["0", "1", "3", "4"]
     assert "roster: bad signature: its list of enrolled tenants is not signed by whom it goes by" in caplog.text
+
+
+ROWS = "bytes,packets,label\n" + "".join(
+    f"{i * 7 % 50},{i % 9},{'scan' if i % 4 == 0 else 'benign'}\n" for i in range(80)
+)
+
+
+def test_a_revoked_tenant_is_replaced_under_a_new_number_and_num_clients_stays(tmp_path: Path) -> None:
+    """Its number is gone for good, and a larger `num_clients` would be another run, with other settings for all."""
+    for name in ("public", *(f"tenant-{i}" for i in range(4))):
+        (tmp_path / f"{name}.csv").write_text(ROWS)
+    config = masked_settings(
+        tmp_path, 3, data_source="csv", data_path=str(tmp_path / "tenant-{client_id}.csv"), num_features=2,
+        test_path=str(tmp_path / "public.csv"), csv_label_column="label", num_rounds=1, local_epochs=1,
+        min_available_clients=3, min_fit_clients=3, fraction_evaluate=0.0,
+    )  # fmt: skip
+    members = {str(i): Tenant(config, i, load_client_data(config, i), load_identity(config, i)) for i in range(3)}
+    with contextlib.closing(open_in_memory(config, members)) as run:
+        run.coordinator.run()
+    members.pop("1").close()
+    revoke_client(tmp_path / "pki", "client-1")
+    add_clients(tmp_path / "pki", 1)
+    members["3"] = Tenant(config, 3, load_client_data(config, 3), load_identity(config, 3))
+    with contextlib.closing(open_in_memory(config.replace(num_rounds=2), members, resume=run.folder.name)) as again:
+        again.coordinator.run()
+    assert [record.contributor_ids for record in again.coordinator.records] == [["0", "1", "2"], ["0", "2", "3"]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "most"),
+    [
+        ({}, 2),
+        ({"data_source": "csv", "data_path": "common.csv", "csv_label_column": "label"}, 2),
+        (
+            {"data_source": "csv", "data_path": "{client_id}.csv", "test_path": "t", "csv_label_column": "x"},
+            10**9 - 1,
+        ),
+        ({"data_source": "package.module"}, 10**9 - 1),
+    ],
+)
+def test_a_tenant_with_rows_of_its_own_may_have_any_number(settings: dict[str, Any], most: int) -> None:
+    config = Config(num_clients=3, **settings)
+    config.check_client_id(most)
+    for number in (most + 1, -1):
+        with pytest.raises(ConfigError, match=rf"client_id = {number}: expected 0 to {most}"):
+            config.check_client_id(number)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("0,3", "for larger numbers give each client files of its own"),
+        ("1,1", "each number once"),
+        ("01,1", "each number once"),
+        ("1,", "such as 0,2"),
+        ("-1", "such as 0,2"),
+        ("²", "such as 0,2"),
+        ("9" * 20, "such as 0,2"),
+    ],
+)
+def test_numbers_of_clients_that_can_not_be_are_refused(given: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        _parse_ids(given, Config(num_clients=3))
