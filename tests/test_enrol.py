@@ -264,6 +264,40 @@ def test_a_request_that_was_held_back_is_refused(tmp_path: Path, pki: Path, age:
         sign_request(pki, EnrolmentRequest.load(tmp_path / "request"))
 
 
+@pytest.mark.parametrize("kind", ["new", "rotate"])
+@pytest.mark.parametrize("earlier", ["late", "lost", "spoilt"])
+def test_a_request_that_came_too_late_is_made_afresh_with_the_same_keys(
+    tmp_path: Path, pki: Path, monkeypatch: pytest.MonkeyPatch, kind: str, earlier: str
+) -> None:
+    keys = enrolled(tmp_path, pki) if kind == "rotate" else at_home(tmp_path)
+    getattr(keys, kind)(roster_of(pki))
+    asked = keys.next if kind == "rotate" else keys.path
+    before = [path.read_bytes() for path in (asked, keys.tls_key)]
+    if earlier == "lost":
+        keys.request.unlink()
+    elif earlier == "spoilt":
+        keys.request.write_text("{}")
+    else:
+        with monkeypatch.context() as later:
+            later.setattr("shared.enrolment_request.LIFETIME", timedelta(days=-1))
+            with pytest.raises(EnrolmentError, match=rf"client/enrol.py .*{kind}.* with the same keys"):
+                sign(pki, keys)
+    getattr(keys, kind)(roster_of(pki))
+    assert [path.read_bytes() for path in (asked, keys.tls_key)] == before
+    sign(pki, keys)
+    assert roster_of(pki).clients["client-2"].public_key == public_hex(load_identity_key(asked, "client-2", ""))
+
+
+def test_a_key_asks_for_a_place_in_one_federation(tmp_path: Path, pki: Path) -> None:
+    provision(tmp_path / "other", 0, [])
+    keys = at_home(tmp_path)
+    keys.new(roster_of(tmp_path / "other"))
+    before = keys.request.read_bytes()
+    with pytest.raises(KeyMaterialError, match="a key is for one of them: choose another --out"):
+        keys.new(roster_of(pki))
+    assert keys.request.read_bytes() == before
+
+
 def test_a_request_for_another_federation_is_refused(tmp_path: Path, pki: Path) -> None:
     provision(tmp_path / "other", 0, [])
     keys = at_home(tmp_path)
@@ -366,6 +400,35 @@ def test_a_passphrase_is_put_on_a_key_of_the_demo(tmp_path: Path, monkeypatch: p
     monkeypatch.delenv(IDENTITY_PASSPHRASE)
     with pytest.raises(PassphraseError):
         keys.load()
+
+
+def test_a_passphrase_is_put_on_every_key_of_the_tenant_and_on_none_if_one_is_spoilt(
+    tmp_path: Path, pki: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next key, made for a rotation, signs as the tenant once it is listed."""
+    keys = enrolled(tmp_path, pki)
+    keys.rotate(roster_of(pki))
+    private = [keys.path, keys.next, keys.tls_key]
+    before = [path.read_bytes() for path in private]
+    monkeypatch.setenv(IDENTITY_PASSPHRASE, "correct horse")
+    overwritten = keys.next.read_bytes()
+    keys.next.write_bytes(b"spoilt")
+    with pytest.raises(KeyMaterialError):
+        keys.protect()
+    keys.next.write_bytes(overwritten)
+    assert [path.read_bytes() for path in private] == before
+    assert keys.protect() == private
+    assert {path.name for path in keys.folder.iterdir() if b"PRIVATE KEY" in path.read_bytes()} == {keys.tls_key.name}
+    assert b"ENCRYPTED" in keys.tls_key.read_bytes()
+    for path in private[:2]:
+        assert json.loads(path.read_bytes())["protection"] is not None
+    sign(pki, keys)
+    monkeypatch.delenv(IDENTITY_PASSPHRASE)
+    with pytest.raises(PassphraseError):
+        keys.activate(roster_of(pki))
+    monkeypatch.setenv(IDENTITY_PASSPHRASE, "correct horse")
+    keys.activate(roster_of(pki))
+    assert keys.protect() == [keys.path, keys.tls_key], "again, where all are encrypted"
 
 
 def test_the_key_that_signs_the_roster_has_a_passphrase_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
