@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 
 from shared.bounded_files import MAX_CERTIFICATE_BYTES, read_bounded
 from shared.config import Config, load_config
@@ -75,6 +77,33 @@ def check_versions() -> Iterator[Finding]:
     except ImportError:
         raise MissingDependencyError("gmpy2 is not installed; pip install -r requirements.txt") from None
     yield Finding("version", Level.OK, f"Python {platform.python_version()}, flwr {version_of('flwr')}")
+
+
+def check_extras(config: Config, extras: Mapping[str, tuple[str, str]]) -> Iterator[Finding]:
+    """Whether what the settings ask for is here: libraries that not everybody needs, and a model of the operator's own.
+
+    The check of the data looks for those of object stores, and for a source of the operator's own.
+
+    Args:
+        config: the settings.
+        extras: setting -> the module that it needs, and the extra of this project that installs it.
+
+    Raises:
+        ConfigError: `model` names a class that can't be used.
+    """
+    for setting, (module, extra) in extras.items():
+        if not getattr(config, setting):
+            continue
+        if importlib.util.find_spec(module) is None:
+            said = f"{setting} = {getattr(config, setting)!r}: needs {module}, which is not installed"
+            yield Finding("extras", Level.FAIL, said, f"run: pip install -e '.[{extra}]', or leave {setting} out")
+        else:
+            yield Finding("extras", Level.OK, f"{module} for {setting}")
+    if ":" in config.model:
+        from shared.model import build_model  # PyTorch is seconds to load
+
+        build_model(config)
+        yield Finding("extras", Level.OK, f"model {config.model}")
 
 
 def version_of(name: str) -> str:
@@ -213,6 +242,27 @@ def read_certificate(path: str) -> x509.Certificate:
         raise NetworkError(f"{path}: {error.strerror}; get it from whoever runs provision.py") from None
     except ValueError:
         raise NetworkError(f"{path}: no certificate in PEM; get it from whoever runs provision.py") from None
+
+
+def check_signed(certificate: x509.Certificate, path: str, ca: x509.Certificate, ca_path: str) -> None:
+    """That a certificate is of a CA.
+
+    Args:
+        certificate: the one.
+        path: of its file.
+        ca: the CA's own.
+        ca_path: of its file.
+
+    Raises:
+        NetworkError: it is not.
+    """
+    try:
+        certificate.verify_directly_issued_by(ca)
+    except (ValueError, TypeError, InvalidSignature):
+        raise NetworkError(
+            f"{path}: not signed by the CA in {ca_path}, which the other side trusts; take both from one folder of "
+            "orchestrator/provision.py"
+        ) from None
 
 
 def check_end(certificate: x509.Certificate, path: str, renew: str) -> Iterator[Finding]:
