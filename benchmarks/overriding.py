@@ -22,12 +22,15 @@ from shared.data_utils import load_client_data
 
 TENANTS = 5
 OWNER = "4"  # of the policy
-POLICY: dict[str, Any] = {"least_cohort": 4, "masked_required": True, "local_epochs": 2, "model_parameters": 500}
-# What the policy allows: no more epochs, no smaller cohort, no larger model, and masks.
+POLICY: dict[str, Any] = {
+    "least_cohort": 4, "masked_required": True, "local_epochs": 2, "model_parameters": 500, "audit_required": True,
+    "run_log_required": True, "rounds_a_day": 1,
+}  # fmt: skip
+# What the policy allows, to the last epoch and tenant; of one round.
 ALLOWED: dict[str, Any] = {
     "num_clients": TENANTS, "min_available_clients": TENANTS, "min_fit_clients": 4, "min_contributors": 4,
     "local_epochs": 2, "num_rounds": 1, "num_samples_per_client": 200, "fraction_evaluate": 0.0,
-    "he_key_length": 2048,
+    "he_key_length": 2048, "audit": True,
 }  # fmt: skip
 
 
@@ -38,6 +41,8 @@ class Demand(StrEnum):
     COHORT = "cohort"
     UNMASKED = "unmasked"
     MODEL = "model"
+    UNPROVEN = "unproven"
+    FORGET = "forget"  # the last, when the one round that the policy allows for a day is answered
 
 
 TITLES = {
@@ -45,16 +50,20 @@ TITLES = {
     Demand.COHORT: "it asks for sums of 3 tenants",
     Demand.UNMASKED: "it asks for updates without masks",
     Demand.MODEL: "it asks for a model with two layers of 100 units",
+    Demand.UNPROVEN: "it asks for sums that it does not prove",
+    Demand.FORGET: "it names another log_dir, in which no round of today is remembered",
 }
 ASKED: dict[Demand, dict[str, Any]] = {
     Demand.EPOCHS: {"local_epochs": 20},
     Demand.COHORT: {"min_contributors": 3, "min_fit_clients": 3},
-    Demand.UNMASKED: {"secure_aggregation": "none"},
+    Demand.UNMASKED: {"secure_aggregation": "none", "audit": False},
     Demand.MODEL: {"num_hidden_units": [100, 100]},
+    Demand.UNPROVEN: {"audit": False},
+    Demand.FORGET: {},
 }
 AGAINST = {
     Demand.EPOCHS: "local_epochs", Demand.COHORT: "least_cohort", Demand.UNMASKED: "masked_required",
-    Demand.MODEL: "model_parameters",
+    Demand.MODEL: "model_parameters", Demand.UNPROVEN: "audit_required", Demand.FORGET: "rounds_a_day",
 }  # fmt: skip
 
 
@@ -93,13 +102,17 @@ def override_policy(folder: Path, say: Callable[[str], None]) -> bool:
         f"\ntenant_policy: {len(Demand)} times the common file asks for more than the policy of client {OWNER} allows, "
         "and names another in its place, without rules:"
     )
-    free = ask_for(folder / "allowed", {})
+    provision(folder / "pki", TENANTS, [])
+    for name, rules in (("own", POLICY), ("theirs", {})):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(rules), encoding="utf-8")
+        (folder / f"{name}.yaml").chmod(0o600)
+    free = ask_for(folder, "allowed", {})
     kept = [OWNER in free.contributors]
     if not all(kept):
         say(f"    client {OWNER} REFUSES WHAT ITS POLICY ALLOWS: {free.words}")
     for number, demand in enumerate(Demand, start=1):
         say(f"\n{number:2}. {demand}: {TITLES[demand]}")
-        outcome = ask_for(folder / demand, ASKED[demand])
+        outcome = ask_for(folder, demand, ASKED[demand])
         kept.append(outcome.refused_by(AGAINST[demand]))
         said = outcome.words if kept[-1] else f"OVERRIDDEN {outcome.words}".rstrip()
         say(f"    client {OWNER}: {said}")
@@ -107,23 +120,21 @@ def override_policy(folder: Path, say: Callable[[str], None]) -> bool:
     return all(kept)
 
 
-def ask_for(folder: Path, changes: Mapping[str, Any]) -> Outcome:
+def ask_for(folder: Path, name: str, changes: Mapping[str, Any]) -> Outcome:
     """Run one round of a federation whose common file has these settings beside those that the policy allows.
 
     Args:
-        folder: for its files; empty.
+        folder: with the identities in `pki`, the tenant's policy `own.yaml` and the orchestrator's `theirs.yaml`.
+        name: of the run's own `log_dir` and of the common file.
         changes: to `ALLOWED`.
     """
-    provision(folder / "pki", TENANTS, [])
-    for name, rules in (("own", POLICY), ("theirs", {})):
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(rules), encoding="utf-8")
-        (folder / f"{name}.yaml").chmod(0o600)
-    settings = {"log_dir": str(folder / "logs"), "tenant_policy": str(folder / "theirs.yaml")}
+    settings = {"log_dir": str(folder / name), "tenant_policy": str(folder / "theirs.yaml")}
     config = parse_config({**ALLOWED, **changes, **settings, **identity_settings(folder / "pki")})
-    common = folder / "common.yaml"
+    common = folder / f"{name}-common.yaml"
     common.write_text(config.as_yaml(), encoding="utf-8")
     own = load_config(common, [f"tenant_policy={folder / 'own.yaml'}"])
-    tenants = {str(i): _tenant(own if str(i) == OWNER else config, i) for i in range(TENANTS)}
+    others = config.replace(tenant_policy="")  # each run is new to them
+    tenants = {str(i): _tenant(own if str(i) == OWNER else others, i) for i in range(TENANTS)}
     run = open_run(config, lambda seats: MemoryTransport(seats, tenants))
     try:
         run.transport.connect()

@@ -102,7 +102,8 @@ def test_without_its_policy_the_tenant_does_what_is_asked_and_peek_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The broken twin: it is the policy that refuses, and nothing else."""
-    monkeypatch.setattr(PolicyKeeper, "check", lambda *_arguments: None)
+    for step in ("check", "count"):
+        monkeypatch.setattr(PolicyKeeper, step, lambda *_arguments: None)
     said: list[str] = []
     assert not override_policy(tmp_path, said.append)
     assert said.count(f"    client {OWNER}: OVERRIDDEN") == len(Demand)
@@ -114,10 +115,21 @@ def test_a_policy_that_the_common_file_could_exchange_would_be_found(
     """The other twin: a tenant that goes by the policy which the orchestrator names."""
 
     def of(config: Config, client_id: int, parameters: int) -> PolicyKeeper:
-        theirs = Path(config.tenant_policy).with_name("theirs.yaml")
+        theirs = tmp_path / "theirs.yaml"
         return PolicyKeeper(Policy.load(theirs), config, f"client-{client_id}", parameters, tmp_path / "state")
 
     monkeypatch.setattr(PolicyKeeper, "of", of)
     said: list[str] = []
     assert not override_policy(tmp_path, said.append)
     assert any("OVERRIDDEN" in line for line in said)
+
+
+def test_a_memory_that_the_common_file_could_empty_would_be_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third twin: a tenant that keeps its counts in `log_dir`, as one without a policy does."""
+    monkeypatch.setattr("client.policy_keeper.state_folder", lambda config, _number: Path(config.log_dir) / "state")
+    said: list[str] = []
+    assert not override_policy(tmp_path, said.append)
+    assert [line for line in said if "OVERRIDDEN" in line] == [f"    client {OWNER}: OVERRIDDEN"]
+    assert "forget" in said[-3]
