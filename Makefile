@@ -38,7 +38,7 @@ simulate: $(VENV)/installed-simulation $(SIMULATION_PKI)/enrolled.json  ## N ten
 $(SIMULATION_PKI)/enrolled.json: | $(VENV)/installed
 	@$(PY) orchestrator/provision.py --clients $(N) --days 3650 --out $(SIMULATION_PKI) >/dev/null
 
-peek: $(VENV)/installed  ## play an orchestrator that tries to open one client's update, without masks and with them
+peek: $(VENV)/installed  ## play an orchestrator that tries to open one client's update, and to override its policy
 	@$(PY) benchmarks/peek.py
 
 test: $(VENV)/installed-dev  ## run the tests

@@ -4,8 +4,9 @@
 
 A real server in this process (its code altered here, as its owner could: `benchmarks/dishonest.py`) and four real
 clients in another, over Flower. Without masks it opens an update. With masks it does not, whatever it tries, and
-clients that it lies to refuse. Then it lies about the sum (`benchmarks/liars.py`), and clients that audit find out.
-The last line says so, and the exit status is 0 only if that is what happened.
+clients that it lies to refuse. Then it lies about the sum (`benchmarks/liars.py`), and clients that audit find out; and
+it asks for more than a client's own policy allows (`benchmarks/overriding.py`), and is refused. The last line says so,
+and the exit status is 0 only if that is what happened.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from benchmarks.dishonest import CLIENTS, REVEALED, VICTIM, Attack, Loot, far_sc
 from benchmarks.liars import FOUND, Lie, who_finds
 from benchmarks.liars import TITLES as LIES_TOLD
 from benchmarks.machine import free_port
+from benchmarks.overriding import override_policy
 from client.training import TrainingSettings, train
 from orchestrator.pki import identity_settings, provision
 from orchestrator.server import run_server
@@ -344,14 +346,15 @@ def main(arguments: Sequence[str] | None = None, clients: Sequence[str] = ("clie
         try:
             unmasked, masked = attack_unmasked(folder, clients), attack_masked(folder, clients, wanted)
             lies = only != "" or lie_about_sums(folder)
+            kept = only != "" or override_policy(folder / "policy", say)
         except OrchestratorError as error:
             say(f"the federation did not run: {error}")
             for log in sorted(folder.glob("*.log")):
                 say(log.read_text(encoding="utf-8"))
             return 2
-    told = "" if only else f" lies={'found' if lies else 'believed'}"
+    told = "" if only else f" lies={'found' if lies else 'believed'} policy={'kept' if kept else 'overridden'}"
     say(f"\npeek: unmasked={'opened' if unmasked else 'refused'} masked={'opened' if masked else 'refused'}{told}")
-    return 0 if unmasked and not masked and lies else 1
+    return 0 if unmasked and not masked and lies and kept else 1
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Check the proof of a round's sum.")
     cli.add_settings(parser)
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--round", type=int, metavar="N", help="of the proofs in log_dir")
+    which.add_argument("--round", type=int, metavar="N", help="of the proofs that are kept here")
     which.add_argument("--proof", metavar="FILE", help="a proof from anywhere")
     parser.add_argument("--run", default="latest", help="with --round: the run's name (default: the newest)")
     args = parser.parse_args(argv)
@@ -66,14 +66,15 @@ def _audit(args: argparse.Namespace) -> None:
 
 
 def find_proof(config: Config, run: str, round_number: int) -> Path:
-    """The proof of a round in `log_dir`, of a tenant of this machine or of the orchestrator.
+    """The proof of a round, of a tenant of this machine or of the orchestrator.
 
     Raises:
         DataError: there is none.
     """
+    from client.state import proof_folders
     from shared.sum_proof import proof_name
 
-    folders = sorted(Path(config.log_dir).glob("state/*-audit/*")) + sorted(Path(config.log_dir).glob("*/audit"))
+    folders = proof_folders(config) + sorted(Path(config.log_dir).glob("*/audit"))
     found = {
         (folder.name if folder.parent.name.endswith("-audit") else folder.parent.resolve().name): folder
         for folder in reversed(folders)

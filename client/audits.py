@@ -1,7 +1,7 @@
 """A tenant's audits (`audit: true`): it takes in each round's proof, checks it, and trains on from nothing else.
 
 The proof arrives in pieces, each a request of its own, so that neither side ever holds it whole. It stays in
-`<log_dir>/state/<client id>-audit/<run>/`, where `client/audit.py` finds it again. Beside it is what the tenant knows
+`<client id>-audit/<run>/` of its memory, where `client/audit.py` finds it again. Beside it is what the tenant knows
 of the run: the model that the last proven sum led to. It refuses to train any other, and any proof that begins with
 another, so the orchestrator can't leave a proof out, or show one model and go on with another. A tenant that was away
 asks for the proofs that it missed.
@@ -15,12 +15,13 @@ from pathlib import Path
 
 from client.auditing import Accepted, AuditError, Fault, Place, Verified, verify
 from client.request_values import data, integer
+from client.state import state_folder
 from shared.atomic import replace_file
 from shared.bounded_files import read_bounded
 from shared.config import Config
 from shared.enrolment import Enrolment
 from shared.exchange import MORE, VERIFIED, WANTED, Model, Value, Values
-from shared.identity import digest_arrays
+from shared.identity import client_number, digest_arrays
 from shared.learner import digest_state
 from shared.private_files import make_private_folder
 from shared.roster import Roster
@@ -62,7 +63,7 @@ class Audits:
     def __init__(self, config: Config, client_id: str, log: logging.Logger) -> None:
         self._config, self._client_id, self._log = config, client_id, log
         self._folder = audit_folder(config, client_id)
-        self._roster = Roster.of(config)
+        self._roster = Roster.of(config, state=self._folder.parent)
 
     def check_start(self, run: str, model: Model, round_number: int) -> None:
         """Before it trains a model: it is the one that the last sum led to.
@@ -198,7 +199,7 @@ def roster_of_round(proof: Path) -> Enrolment | None:
 
 def audit_folder(config: Config, client_id: str) -> Path:
     """Where a tenant keeps its proofs, a folder for each run."""
-    return Path(config.log_dir) / "state" / f"{client_id}-audit"
+    return state_folder(config, client_number(client_id)) / f"{client_id}-audit"
 
 
 def most_bytes(config: Config, size: int, model: Model) -> int:

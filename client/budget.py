@@ -8,16 +8,17 @@ about leaves.
 """
 
 import json
-from pathlib import Path
 
 import numpy as np
 
+from client.state import state_folder
 from shared.atomic import replace_file
 from shared.bounded_files import read_bounded
 from shared.config import Config
 from shared.dp.accountant import ORDERS, Rdp, epsilon_of
 from shared.dp.plan import OVERFLOW
 from shared.errors import PrivacyBudgetError
+from shared.identity import client_number
 from shared.private_files import make_private_folder
 from shared.strict_json import parse_strict_json
 
@@ -31,11 +32,11 @@ class Budget:
 
     Args:
         config: its settings: epsilon, delta, and where its state lies.
-        client_id: its name or number.
+        client_id: its name.
     """
 
     def __init__(self, config: Config, client_id: str) -> None:
-        self._path = Path(config.log_dir) / "state" / f"{client_id}-budget.json"
+        self._path = state_folder(config, client_number(client_id)) / f"{client_id}-budget.json"
         self._epsilon, self._delta = config.dp_target_epsilon, config.dp_delta - OVERFLOW
 
     def pay(self, rdp: Rdp) -> float:

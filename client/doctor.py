@@ -4,7 +4,7 @@ python client/doctor.py --config config/secure.yaml --client_id 2
 python client/doctor.py --config config/secure.yaml --client_id 2 --json
 ssh SERVER python orchestrator/doctor.py --json | python client/doctor.py --client_id 2 --against -   # both ends
 
-It reads, connects to the server, and changes nothing but its notes in `<log_dir>/state`. The exit code is 1
+It reads, connects to the server, and changes nothing but its notes of rosters. The exit code is 1
 if a line says FAIL.
 """
 
@@ -15,8 +15,12 @@ from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import Final
 
+from cryptography.x509.oid import NameOID
+
 from client.channel import check_channel, load_client_certificate, proxy_for
-from client.policy import Policy, PolicyKeeper, Sum
+from client.policy import Policy
+from client.policy_keeper import PolicyKeeper, Sum
+from client.state import state_folder
 from shared import cli
 from shared.addresses import split_address
 from shared.config import Config
@@ -25,7 +29,7 @@ from shared.doctor import checks
 from shared.doctor.command_line import tell
 from shared.doctor.findings import Finding, Level, Report, compare, read_facts
 from shared.enrolment import Enrolment
-from shared.errors import EnrolmentError, PolicyError
+from shared.errors import EnrolmentError, NetworkError, PolicyError
 from shared.identity import ClientIdentity, identity_name
 from shared.roster import SOON_DAYS, Roster
 
@@ -57,7 +61,9 @@ def examine(path: str, overrides: Sequence[str], client_id: int, against: str = 
     report.look("proxy", lambda: _proxy(config))
     report.look("port", lambda: _port(config, client_id))
     report.look("data", lambda: _data(config, client_id, report))
-    report.look("files", lambda: checks.check_folder(config))
+    report.look("extras", lambda: checks.check_extras(config, {}))
+    report.look("files", lambda: checks.check_folder(config.log_dir))
+    report.look("state", lambda: checks.check_state(state_folder(config, client_id)))
     report.look("descriptors", lambda: checks.check_descriptors(16))
     if config.pinned_key_fingerprint:
         report.facts["public_key"] = " ".join(config.pinned_key_fingerprint)
@@ -73,7 +79,7 @@ def _identity(config: Config, client_id: int, report: Report, signed: list[datet
     yield Finding("identity", Level.OK, f"{path}: public key {identity.public_key_hex[:16]}…")
     if not config.enrolled_clients:
         return
-    roster = Roster.of(config).read()
+    roster = Roster.of(config, state=state_folder(config, client_id)).read()
     report.facts["roster"] = roster.fingerprint
     signed += [datetime.combine(client.added, time(), UTC) for client in roster.clients.values()]
     yield from checks.check_roster(roster, config.fewest_contributors)
@@ -123,8 +129,16 @@ def _certificate(config: Config, signed: list[datetime]) -> Iterator[Finding]:
 
 
 def _own_certificate(config: Config, client_id: int) -> Iterator[Finding]:
-    path = load_client_certificate(config, client_id).path
-    yield from checks.check_end(checks.read_certificate(path), path, "run: client/enrol.py renew")
+    path, name = load_client_certificate(config, client_id).path, identity_name(str(client_id))
+    own = checks.read_certificate(path)
+    yield from checks.check_end(own, path, "run: client/enrol.py renew")
+    whose = [attribute.value for attribute in own.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if whose != [name]:
+        raise NetworkError(
+            f"{path}: the certificate of {', '.join(map(str, whose)) or 'nobody'}, not of {name}: the server refuses "
+            f"it; get the one of {name} from the operator, and set tls_client_certificate to it"
+        )
+    checks.check_signed(own, path, checks.read_certificate(config.tls_ca), config.tls_ca)
 
 
 def _proxy(config: Config) -> Iterator[Finding]:

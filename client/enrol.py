@@ -5,7 +5,7 @@ python client/enrol.py renew --client_id 2 --enrolled enrolled.json --out keys  
 python client/enrol.py rotate --client_id 2 --enrolled enrolled.json --out keys     # the next key, and a request for it
 python client/enrol.py activate --client_id 2 --enrolled enrolled.json --out keys   # once the roster lists the new key
 python client/enrol.py show --client_id 2 --enrolled enrolled.json --out keys
-python client/enrol.py protect --client_id 2 --out keys                             # put a passphrase on the key
+python client/enrol.py protect --client_id 2 --out keys                             # put a passphrase on the keys
 python client/enrol.py node --client_id 2 --out keys                                # a key for a Flower SuperNode
 
 Send the operator the file client-2.request.json, and tell its fingerprint on another way. The operator sends back the
@@ -14,6 +14,7 @@ TENANT_KEY_PASSPHRASE set, keys are encrypted, and the same variable opens them 
 """
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -99,16 +100,28 @@ class Keys:
         return found
 
     def new(self, roster: Enrolment) -> EnrolmentRequest:
-        """Make a key, and a request to enrol it.
+        """Make a key, and a request to enrol it; or a fresh request, where the key of an earlier one is here.
 
         Raises:
-            KeyMaterialError: there is a key already, or it can't be written.
+            EnrolmentError: the name is enrolled, or was; or the key here is for another federation.
+            KeyMaterialError, PassphraseError: a key can't be written, or the one that is here can't be used.
         """
         if self.name in roster.clients:
             raise EnrolmentError(f"{self.name} is in the roster already; ask the operator for a number that is free")
-        key = Ed25519PrivateKey.generate()
-        self._create(self.path, key, "renew or rotate it, or choose another --out")
-        return self._ask(roster, key, None)
+        if self.path.exists():
+            return self._ask(roster, self._unlisted(roster), None)
+        return self._ask(roster, self._create(self.path), None)
+
+    def _unlisted(self, roster: Enrolment) -> Ed25519PrivateKey:
+        """The key of an earlier request that was never signed: it came too late, was lost, or is of an older form."""
+        with contextlib.suppress(EnrolmentError):  # what can't be read is replaced
+            earlier = EnrolmentRequest.load(self.request)
+            if earlier.federation != roster.signer:
+                raise KeyMaterialError(
+                    f"{self.path}: was made for the federation whose roster {earlier.federation[:16]}… signs, not for "
+                    f"that of {roster.signer[:16]}…; a key is for one of them: choose another --out"
+                )
+        return self.load()
 
     def renew(self, roster: Enrolment) -> EnrolmentRequest:
         """A request that the present key counts for longer.
@@ -124,14 +137,14 @@ class Keys:
     def rotate(self, roster: Enrolment) -> EnrolmentRequest:
         """Make the next key beside the present one, and a request to take it; the present one stays in use till then.
 
+        Where there is a next key already, whose request came too late or was lost, that one is asked for again.
+
         Raises:
-            As `renew`; KeyMaterialError too where there is a next key already.
+            As `renew`.
         """
         present = self.load()
         self._listed(roster, present)
-        key = Ed25519PrivateKey.generate()
-        self._create(self.next, key, "activate it once the roster lists it, or remove it and repeat")
-        return self._ask(roster, key, present)
+        return self._ask(roster, self._load_next() if self.next.exists() else self._create(self.next), present)
 
     def activate(self, roster: Enrolment) -> None:
         """Put the next key in the place of the present one, which no roster will ever list again.
@@ -140,26 +153,33 @@ class Keys:
             EnrolmentError: the roster does not list the next key.
             KeyMaterialError, PassphraseError: a file can't be used.
         """
-        key = load_identity_key(self.next, self.name, "make one with client/enrol.py rotate")
-        self._listed(roster, key)
+        self._listed(roster, self._load_next())
         try:
             self.next.replace(self.path)
         except OSError as error:
             raise KeyMaterialError(f"{self.path}: can't be written: {error.strerror}") from None
 
-    def protect(self) -> None:
-        """Encrypt the key's file under the passphrase of the environment.
+    def protect(self) -> list[Path]:
+        """Encrypt the files of all keys, the next one's too, under the passphrase of the environment.
 
         Raises:
-            PassphraseError: there is none.
-            KeyMaterialError: the key can't be used, or is encrypted under another.
+            PassphraseError: there is none, or a key is encrypted under another; then nothing was written.
+            KeyMaterialError: a key can't be used, or a file can't be written.
         """
         passphrase = passphrase_in(IDENTITY_PASSPHRASE)
         if passphrase is None:
             raise PassphraseError(f"no passphrase; set the environment variable {IDENTITY_PASSPHRASE}")
-        replace_file(self.path, encode_identity(self.name, self.load(), passphrase), mode=PRIVATE_MODE)
-        if self.tls_key.exists():
-            replace_file(self.tls_key, _tls_pem(self.load_tls()), mode=PRIVATE_MODE)
+        files = {self.path: encode_identity(self.name, self.load(), passphrase)}
+        if os.path.lexists(self.next):
+            files[self.next] = encode_identity(self.name, self._load_next(), passphrase)
+        if os.path.lexists(self.tls_key):
+            files[self.tls_key] = _tls_pem(self.load_tls())
+        for path, data in files.items():
+            replace_file(path, data, mode=PRIVATE_MODE)
+        return list(files)
+
+    def _load_next(self) -> Ed25519PrivateKey:
+        return load_identity_key(self.next, self.name, "make one with client/enrol.py rotate")
 
     def _listed(self, roster: Enrolment, key: Ed25519PrivateKey) -> EnrolledClient:
         roster.public_key(self.name)
@@ -171,10 +191,12 @@ class Keys:
             )
         return listed
 
-    def _create(self, path: Path, key: Ed25519PrivateKey, advice: str) -> None:
+    def _create(self, path: Path) -> Ed25519PrivateKey:
         make_private_folder(self.folder)
+        key = Ed25519PrivateKey.generate()
         data = encode_identity(self.name, key, passphrase_in(IDENTITY_PASSPHRASE))
-        create_file(path, data, mode=PRIVATE_MODE, advice=advice)
+        create_file(path, data, mode=PRIVATE_MODE, advice="remove what is there, or choose another --out")
+        return key
 
     def _ask(self, roster: Enrolment, key: Ed25519PrivateKey, former: Ed25519PrivateKey | None) -> EnrolmentRequest:
         listed = roster.clients.get(self.name)
@@ -239,8 +261,8 @@ def _run(args: argparse.Namespace) -> list[str]:
     """Do what the command line asks, and say what was done."""
     keys = Keys(args.out, args.client_id)
     if args.command == "protect":
-        keys.protect()
-        return [f"Encrypted {keys.path} and {keys.tls_key.name}. A run needs {IDENTITY_PASSPHRASE} from now on."]
+        files = ", ".join(map(str, keys.protect()))
+        return [f"Encrypted {files}. A run needs {IDENTITY_PASSPHRASE} from now on."]
     if args.command == "node":
         private, public = make_node_key(keys.folder, keys.name)
         return [f"Made {private}. Send the operator {public}, who registers it: flwr supernode register {public.name}"]
@@ -255,11 +277,11 @@ def _run(args: argparse.Namespace) -> list[str]:
         keys.activate(roster)
         return [f"{keys.path} is the new key. Restart the client."]
     ask = {"new": keys.new, "renew": keys.renew, "rotate": keys.rotate}[args.command]
+    wanted = (keys.next if args.command == "rotate" else keys.path, keys.tls_key)
+    new = [str(path) for path in wanted if not path.exists()]
     request = ask(roster)
-    both = f"Made {keys.path} and {keys.tls_key}; keep copies, and give them to nobody."
-    made = {"new": [both], "rotate": [f"Made {keys.next}."]}
     return [
-        *made.get(args.command, []),
+        f"Made {' and '.join(new)}; keep copies, and give them to nobody." if new else "Took the keys that are here.",
         f"Send {keys.request} to the operator, and tell its fingerprint on another way:",
         f"  {request.fingerprint()}",
         *_describe_roster(roster),
@@ -271,12 +293,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser_of(__doc__)
     actions = parser.add_subparsers(dest="command", required=True)
     for name, meaning in (
-        ("new", "make a key, and a request to enrol it"),
+        ("new", "make a key, and a request to enrol it; or a fresh request, if the first came too late"),
         ("renew", "make a request that the present key counts for longer"),
         ("rotate", "make the next key, and a request to take it"),
         ("activate", "use the next key, once it is listed"),
         ("show", "print what may be known of the key"),
-        ("protect", f"encrypt the key under {IDENTITY_PASSPHRASE}"),
+        ("protect", f"encrypt the keys under {IDENTITY_PASSPHRASE}"),
         ("node", f"make the key of a Flower node, in {NODES}/"),
     ):
         action = actions.add_parser(name, help=meaning, description=meaning, allow_abbrev=False)

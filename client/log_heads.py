@@ -1,7 +1,7 @@
 """The heads of the server's run log that a tenant was given: kept on its own disk, where the server can't reach them.
 
-One line of JSON for each, in `<log_dir>/state/client-<n>-run_log/<run>.jsonl`. Later each of them must be in the log
-that the orchestrator shows (`orchestrator/audit_log.py verify --heads FILE`); a history that was written anew has none
+One line of JSON for each, in `client-<n>-run_log/<run>.jsonl` of its memory. Later each of them must be in the log that
+the orchestrator shows (`orchestrator/audit_log.py verify --heads FILE`); a history that was written anew has none
 of the old ones. A head that is of fewer entries than an earlier one, or of another key, is refused at once.
 """
 
@@ -10,6 +10,7 @@ import logging
 import os
 from pathlib import Path
 
+from client.state import state_folder
 from shared.config import Config
 from shared.errors import RunLogError
 from shared.exchange import Values
@@ -33,8 +34,8 @@ class LogHeads:
         self._run = ""
         self._last: Head | None = None  # of that run
 
-    def take(self, run: str, values: Values) -> None:
-        """The head that came with a request.
+    def take(self, run: str, values: Values) -> bool:
+        """The head that came with a request. Returns whether there was one, which this tenant has kept.
 
         Args:
             run: as the greeting named it; empty before that, and then there is nothing to keep it under.
@@ -44,7 +45,7 @@ class LogHeads:
             RunLogError: the head is malformed, unsigned, or does not go on from the last one, or it can't be kept.
         """
         if not run:
-            return
+            return False
         path, head = self._folder / f"{run}.jsonl", Head.of(run, values)
         if run != self._run:
             self._run, self._last = run, _last_of(path)
@@ -52,7 +53,7 @@ class LogHeads:
                 self._log.warning("the server gives no head of its run log: it could write its history anew")
         last = self._last
         if head is None and last is None:
-            return
+            return False
         advice = f"ask whoever runs the server what became of its log; to go on all the same, move {path} away"
         if head is None:
             raise RunLogError(f"the server gives no head of its run log any more; {advice}")
@@ -65,8 +66,9 @@ class LogHeads:
                     f"was written anew; {advice}"
                 )
             if head.entries == last.entries:
-                return
+                return True
         self._keep(path, head)
+        return True
 
     def _keep(self, path: Path, head: Head) -> None:
         try:
@@ -97,4 +99,4 @@ def _last_of(path: Path) -> Head | None:
 
 def heads_folder(config: Config, client_id: int) -> Path:
     """Where a tenant keeps its heads, a file for each run."""
-    return Path(config.log_dir) / "state" / f"{identity_name(str(client_id))}-run_log"
+    return state_folder(config, client_id) / f"{identity_name(str(client_id))}-run_log"

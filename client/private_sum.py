@@ -6,12 +6,12 @@ orchestrator says is judged in `shared/masking/client.py`.
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from client.grouping import Grouping
 from client.ledger import Ledger
 from client.request_values import data, integer, text
+from client.state import state_folder
 from shared.config import Config
 from shared.errors import ConfigError, RoundRefusedError
 from shared.exchange import Kind, Values
@@ -155,8 +155,8 @@ class MaskedPart:
     """One client's rounds, one after the other; a refused or broken one leaves nothing behind for the next.
 
     Args:
-        config: the settings. What was answered is remembered in `<log_dir>/state/<client id>.jsonl`, which one process
-            at a time may have open.
+        config: the settings. What was answered is remembered in `<client id>.jsonl`, which one process at a time may
+            have open.
         identity: who this client is.
 
     Raises:
@@ -166,14 +166,15 @@ class MaskedPart:
     def __init__(self, config: Config, identity: ClientIdentity) -> None:
         self._config = config
         self._identity = identity
-        folder = Path(config.log_dir) / "state"
+        number = client_number(identity.client_id)
+        folder = state_folder(config, number)
         make_private_folder(folder)
         self._ledger = folder / f"{identity.client_id}.jsonl"
         self._memory = Ledger(self._ledger)
         self._round: ClientRound | None = None
         self._round_number, self._bucket = 0, ""
         self._modulus = 0
-        self._roster = Roster.of(config, logging.getLogger(f"client.{client_number(identity.client_id)}"))
+        self._roster = Roster.of(config, logging.getLogger(f"client.{number}"), folder)
         self._roster.read()  # a missing or malformed list is told at the start
         self._grouping = Grouping(config, identity, self._roster)
         self.group = ""

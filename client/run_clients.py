@@ -8,6 +8,7 @@ python client/run_clients.py --config config/secure.yaml --client_ids 2 --agent 
 
 import argparse
 import logging
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -44,7 +45,7 @@ def _launch(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.set)
     if args.num_clients is not None:
         config = _with_num_clients(config, args.num_clients)
-    client_ids = _parse_ids(args.client_ids, config.num_clients)
+    client_ids = _parse_ids(args.client_ids, config)
     set_log_format(config.log_format)
     announce_protection(_log, config)
     if args.agent and args.stay:
@@ -96,14 +97,16 @@ def _with_num_clients(config: Config, num_clients: int) -> Config:
         raise ConfigError(f"--num_clients {num_clients}: {error}") from None
 
 
-def _parse_ids(text: str | None, num_clients: int) -> list[int]:
+def _parse_ids(text: str | None, config: Config) -> list[int]:
     if text is None:
-        return list(range(num_clients))
-    ids = [int(part) if part.isdecimal() else -1 for part in text.split(",")]
-    if len(set(ids)) != len(ids) or any(not 0 <= i < num_clients for i in ids):
-        raise ConfigError(
-            f"--client_ids {text}: expected different whole numbers from 0 to {num_clients - 1}, with commas"
-        )
+        return list(range(config.num_clients))
+    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", text, re.ASCII):
+        raise ConfigError(f"--client_ids {text}: expected whole numbers with commas, such as 0,2")
+    ids = [int(part) for part in text.split(",")]
+    if len(set(ids)) != len(ids):
+        raise ConfigError(f"--client_ids {text}: expected each number once")
+    for client_id in ids:
+        config.check_client_id(client_id)
     return ids
 
 

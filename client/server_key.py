@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from client.policy import PolicyKeeper
+from client.policy_keeper import PolicyKeeper
 from client.request_values import data, integer
 from shared.config import Config
 from shared.errors import KeyMaterialError, RoundRefusedError

@@ -16,7 +16,7 @@ from client.audits import Audits, most_bytes
 from client.budget import Budget
 from client.learning import Learning, make_learning
 from client.log_heads import LogHeads
-from client.policy import PolicyKeeper, Sum
+from client.policy_keeper import PolicyKeeper, Sum
 from client.private_sum import make_part
 from client.private_training import NoisyGradients
 from client.request_values import check_training, data, integer, text
@@ -224,7 +224,7 @@ class Tenant:
         asked, round_number = request.values, integer(request.values, "round")
         check_training(asked, self.config)
         self._check_cohort(asked, Sum.TRAINING)
-        self._heads.take(self._run, asked)
+        self._policy.check_run_log(self._heads.take(self._run, asked))
         scaler = data(asked, "scaler")
         self._load(request.model)
         if self._audits is not None:

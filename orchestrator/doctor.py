@@ -11,11 +11,12 @@ if a line says FAIL.
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, time
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from orchestrator.ports import check_port_free
@@ -26,11 +27,17 @@ from shared.data_utils import load_test_data, load_validation_data
 from shared.doctor import checks
 from shared.doctor.command_line import tell
 from shared.doctor.findings import Finding, Level, Report, compare, read_facts
-from shared.errors import KeyMaterialError, NetworkError
+from shared.errors import KeyMaterialError
 from shared.key_files import load_key, passphrase_from_environment
 from shared.private_files import read_private_file
 from shared.roster import Roster
 
+_LISTENING: Final = ("server_address", "metrics_address", "live_address")
+_EXTRAS: Final = {
+    "metrics_address": ("prometheus_client", "metrics"),
+    "tensorboard_dir": ("tensorboard", "tensorboard"),
+    "mlflow_tracking_uri": ("mlflow", "mlflow"),
+}  # setting -> what it imports, and the extra that installs it
 _RENEW = "run where ca.key is: orchestrator/provision.py --renew_server --out FOLDER"
 
 
@@ -53,9 +60,12 @@ def examine(path: str, overrides: Sequence[str], against: str = "") -> Report:
     if config.he_key_file:
         report.look("key", lambda: _key(config, report))
     report.look("clock", lambda: checks.check_clock(signed))
-    report.look("port", lambda: _port(config))
+    for setting in _LISTENING:
+        report.look("port", partial(_port, config, setting))
+    report.look("extras", lambda: checks.check_extras(config, _EXTRAS))
     report.look("data", lambda: _data(config, report))
-    report.look("files", lambda: checks.check_folder(config))
+    report.look("files", lambda: checks.check_folder(config.log_dir))
+    report.look("state", lambda: checks.check_state(Path(config.log_dir) / "state"))
     # A client's socket, what gRPC holds beside it, and newcomers that have not said who they are.
     report.look("descriptors", lambda: checks.check_descriptors(2 * config.num_clients + 256))
     if against:
@@ -80,13 +90,7 @@ def _certificates(config: Config, signed: list[datetime]) -> Iterator[Finding]:
     signed.append(own.not_valid_before_utc)
     yield from checks.check_end(ca, config.tls_ca, "make the federation anew, with a CA of its own")
     yield from checks.check_end(own, config.tls_certificate, _RENEW)
-    try:
-        own.verify_directly_issued_by(ca)
-    except (ValueError, TypeError, InvalidSignature):
-        raise NetworkError(
-            f"{config.tls_certificate}: not signed by the CA in {config.tls_ca}, which clients trust; take both from "
-            "one folder of orchestrator/provision.py"
-        ) from None
+    checks.check_signed(own, config.tls_certificate, ca, config.tls_ca)
     try:
         pem = read_private_file(Path(config.tls_key), "make it with orchestrator/provision.py")
         key = load_pem_private_key(pem, None)
@@ -130,9 +134,11 @@ def _key(config: Config, report: Report) -> Iterator[Finding]:
     yield Finding("key", Level.OK, f"{config.he_key_file}: {key.key_length} bits, fingerprint {fingerprint}")
 
 
-def _port(config: Config) -> Iterator[Finding]:
-    check_port_free(config)
-    yield Finding("port", Level.OK, f"{config.server_address} is free")
+def _port(config: Config, setting: str) -> Iterator[Finding]:
+    where = getattr(config, setting)
+    if where:
+        check_port_free(where, setting)
+        yield Finding("port", Level.OK, f"{where} is free")
 
 
 def _data(config: Config, report: Report) -> Iterator[Finding]:

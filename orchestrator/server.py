@@ -54,7 +54,7 @@ def run_server(
             several rounds in a row came to no sum.
     """
     keep_files_private()  # clients' names and failures, and what the models learned from them
-    check_port_free(config)
+    check_port_free(config.server_address)
     certificates = Certificates.load(config)
     run = open_run(config, FlowerTransport, resume)
     server = OrchestratorServer(run.coordinator, run.transport, go_on)

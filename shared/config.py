@@ -14,12 +14,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.functional_validators import ModelWrapValidatorHandler
 
 from shared.bounded_files import read_bounded
-from shared.config_checks import MIN_MASKED_COHORT, check_combinations
+from shared.config_checks import CLIENT_ID, MIN_MASKED_COHORT, check_combinations
 from shared.errors import ConfigError
 from shared.setting_forms import refusal
 from shared.yaml_values import parse_yaml
 
 MIN_CONTRIBUTORS = 2  # a sum of one update is that update
+MOST_CLIENT_IDS = 10**9  # numbers that a name may have
 _MOST_BYTES = 1 << 20  # of a file; all settings with their explanations are some kilobytes
 ClassBalance = Literal["none", "inverse"]
 MLP, FOREST, DENSITY = (
@@ -78,7 +79,9 @@ class Config(BaseModel):
     # Who takes part
     server_address: str = setting("127.0.0.1:8080", "host:port the server listens on and clients connect to")
     num_rounds: int = setting(5, "rounds of training", low=1, high=100_000)
-    num_clients: int = setting(3, "clients the run is made for, and the most that one sum may hold", low=2, high=10_000)
+    num_clients: int = setting(
+        3, "clients that take part at once, and the most that one sum may hold", low=2, high=10_000
+    )
     min_available_clients: int = setting(3, "clients that must be connected before round 1", low=2, high=10_000)
     min_fit_clients: int = setting(2, "clients that a round of training needs", low=2, high=10_000)
     min_evaluate_clients: int = setting(2, "clients that a round of evaluation needs", low=1, high=10_000)
@@ -264,6 +267,24 @@ class Config(BaseModel):
             ConfigError: at the first setting that can't work.
         """
         return Config(**(dict(self) | changes))
+
+    def check_client_id(self, client_id: int) -> None:
+        """Whether there are rows for a client of this number.
+
+        Clients with files or a source of their own may have any number: whoever was revoked is replaced under a new
+        one, and `num_clients` stays, as it is of how many take part at once.
+
+        Raises:
+            ConfigError: it is below 0, or beyond the parts of one data set that all clients share.
+        """
+        own = CLIENT_ID in self.data_path or "." in self.data_source
+        most = (MOST_CLIENT_IDS if own else self.num_clients) - 1
+        if not 0 <= client_id <= most:
+            shared = (
+                f"; num_clients = {self.num_clients} share one data set: for larger numbers give each client files of "
+                f"its own, with {CLIENT_ID} in data_path"
+            )
+            raise ConfigError(f"client_id = {client_id}: expected 0 to {most}{'' if own else shared}")
 
     @property
     def makes_density(self) -> bool:

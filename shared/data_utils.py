@@ -30,13 +30,10 @@ def load_client_data(config: Config, client_id: int) -> ClientData:
     """The raw rows of one client, split by `holdout_fraction` into two parts that are never empty.
 
     Raises:
-        DataError: `client_id` is not from 0 to num_clients - 1, the files are missing or malformed, or they can't be
-            shared out among so many clients.
+        ConfigError: there are no rows for a client of this number, see `Config.check_client_id`.
+        DataError: the files are missing or malformed, or they can't be shared out among so many clients.
     """
-    if not 0 <= client_id < config.num_clients:
-        raise DataError(
-            f"client_id = {client_id}: expected 0 to {config.num_clients - 1}; raise num_clients to have more clients"
-        )
+    config.check_client_id(client_id)
     source = find_source(config)
     rows = source.client_rows(config, client_id)
     if len(rows) < 2:

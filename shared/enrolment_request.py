@@ -136,7 +136,8 @@ class EnrolmentRequest:
             )
         if not today - LIFETIME <= self.made <= today + _SKEW:
             raise EnrolmentError(
-                f"the request was made on {self.made}; expected one of the last {LIFETIME.days} days: have it made anew"
+                f"the request was made on {self.made}; expected one of the last {LIFETIME.days} days; have it made "
+                f"anew: client/enrol.py {'new' if self.of is None else 'renew, or rotate'}, with the same keys"
             )
         listed = roster.clients.get(self.client_id)
         present = None if listed is None else Present(listed.public_key, listed.expires)

@@ -1,7 +1,7 @@
 """The roster as one side goes by it: read anew each time, signed by the one it believes, and never an older one.
 
-What was seen is remembered in `<log_dir>/state/rosters.jsonl`, a line for each roster that was new. The file holds no
-secret. Whoever deletes it forgets which rosters were there, and believes the next one if `roster_signer` is empty.
+What was seen is remembered in `rosters.jsonl`, a line for each roster that was new. The file holds no secret. Whoever
+deletes it forgets which rosters were there, and believes the next one if `roster_signer` is empty.
 """
 
 import logging
@@ -42,9 +42,9 @@ class Roster:
         self._seen: _Seen | None = None
 
     @classmethod
-    def of(cls, config: Config, log: logging.Logger | None = None) -> "Roster":
-        """The one that the settings name."""
-        memory = Path(config.log_dir) / "state" / "rosters.jsonl"
+    def of(cls, config: Config, log: logging.Logger | None = None, state: Path | None = None) -> "Roster":
+        """The one that the settings name; `state` is the folder of this side's memory, None that in `log_dir`."""
+        memory = (state or Path(config.log_dir) / "state") / "rosters.jsonl"
         return cls(config.enrolled_clients, config.roster_signer, memory, log)
 
     def read(self) -> Enrolment:

@@ -16,7 +16,7 @@ from shared.config import Config
 from shared.data_sources import synthetic
 from shared.data_sources.dataset import Dataset
 from shared.data_utils import load_client_data, load_test_data
-from shared.errors import DataError
+from shared.errors import ConfigError
 
 
 def digest(*datasets: Dataset) -> str:
@@ -181,5 +181,5 @@ def test_the_holdout_has_its_share_and_no_row_of_the_training_set(rows: int, fra
 
 @pytest.mark.parametrize("client_id", [-1, 3])
 def test_a_client_id_outside_the_run_is_refused(client_id: int) -> None:
-    with pytest.raises(DataError, match=rf"client_id = {client_id}: expected 0 to 2"):
+    with pytest.raises(ConfigError, match=rf"client_id = {client_id}: expected 0 to 2; .*num_clients = 3"):
         load_client_data(Config(num_clients=3), client_id)

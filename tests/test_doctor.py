@@ -6,6 +6,7 @@ import resource
 import shutil
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -57,6 +58,8 @@ class World:
         for name in ("ca.pem", "server.pem", "server.key"):
             shutil.copy(self.operator / name, self.server / name)
         shutil.copy(self.operator / "ca.pem", self.home / "ca.pem")
+        for number in range(3):
+            shutil.copy(self.operator / f"clients/client-{number}.tls.pem", self.home / f"{number}")
         self.copy_roster()
         key = new_key(self.server / "paillier.json", 512, None)
         for name in ("public", "tenant-2"):
@@ -76,6 +79,8 @@ class World:
             "client": common | {
                 "tls_ca": str(self.home / "ca.pem"), "enrolled_clients": str(self.home / "enrolled.json"),
                 "client_identity": str(self.home / "{client_id}/client-{client_id}.key"),
+                "tls_client_certificate": str(self.home / "{client_id}/client-{client_id}.tls.pem"),
+                "tls_client_key": str(self.home / "{client_id}/client-{client_id}.tls.key"),
                 "log_dir": str(self.home / "logs"),
             },
         }  # fmt: skip
@@ -164,7 +169,7 @@ def test_a_healthy_server_is_green(world: World) -> None:
     report = world.examine("server")
     assert [f.line() for f in report.findings if f.level is not Level.OK] == []
     assert {f.check for f in report.findings} == {
-        "settings", "version", "roster", "certificate", "key", "clock", "port", "data", "disk", "descriptors",
+        "settings", "version", "roster", "certificate", "key", "clock", "port", "data", "disk", "state", "descriptors",
     }  # fmt: skip
 
 
@@ -247,6 +252,43 @@ def two_keys(w: World) -> None:
     shutil.copy(w.folder / "other/server.key", w.server / "server.key")
 
 
+def anothers_certificate(w: World) -> None:
+    """With its key: TLS takes it, and the server, which looks at the name, does not."""
+    for end in ("pem", "key"):
+        shutil.copy(w.home / f"1/client-1.tls.{end}", w.home / f"2/client-2.tls.{end}")
+
+
+def certificate_of_another_request(w: World) -> None:
+    shutil.copy(w.home / "1/client-1.tls.pem", w.home / "2/client-2.tls.pem")
+
+
+def foreign_certificate(w: World) -> None:
+    provision(w.folder / "evil", 3, [])
+    for end in ("pem", "key"):
+        shutil.copy(w.folder / f"evil/clients/client-2.tls.{end}", w.home / f"2/client-2.tls.{end}")
+
+
+def watched_at_a_taken_port(setting: str) -> Callable[[World], None]:
+    def plant(w: World) -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        w.undo = listener.close  # type: ignore[attr-defined]
+        w.settings["server"][setting] = f"127.0.0.1:{listener.getsockname()[1]}"
+
+    return plant
+
+
+def without(side: str, module: str, **settings: Any) -> Callable[[World], None]:
+    """Settings that need a library which is not installed."""
+
+    def plant(w: World) -> None:
+        patch = pytest.MonkeyPatch()
+        patch.setitem(sys.modules, module, None)
+        w.undo = patch.undo  # type: ignore[attr-defined]
+        w.settings[side] |= settings
+
+    return plant
+
+
 def set_to(side: str, **changes: Any) -> Callable[[World], None]:
     def plant(w: World) -> None:
         w.settings[side] |= changes
@@ -290,6 +332,15 @@ def policy(rules: str, mode: int = 0o600) -> Callable[[World], None]:
         w.settings["client"]["tenant_policy"] = str(path)
 
     return plant
+
+
+def unwritable_state(w: World) -> None:
+    policy(f"state_dir: {w.folder / 'public.csv'}")(w)
+
+
+def open_state(w: World) -> None:
+    policy("state_dir: memory")(w)
+    (w.home / "memory").mkdir(mode=0o755)
 
 
 def other_end(**facts: str) -> Callable[[World], None]:
@@ -355,6 +406,37 @@ FAULTS: dict[str, tuple[str, Callable[[World], object], str, str, str]] = {
         "server", set_to("server", he_key_length=1024), "key", "512 bits, he_key_length says 1024", "to the key's",
     ),
     "a port that is taken": ("server", taken, "port", "can't listen on", "another server_address"),
+    "another tenant's certificate": (
+        "client", anothers_certificate, "certificate", "the certificate of client-1, not of client-2", "the operator",
+    ),
+    "a certificate of another key": (
+        "client", certificate_of_another_request, "certificate", "not the key of", "the newest request",
+    ),
+    "a certificate of another federation": (
+        "client", foreign_certificate, "certificate", "not signed by the CA", "one folder",
+    ),
+    "a port for metrics that is taken": (
+        "server", watched_at_a_taken_port("metrics_address"), "port", "can't listen on", "another metrics_address",
+    ),
+    "a port for the live page that is taken": (
+        "server", watched_at_a_taken_port("live_address"), "port", "can't listen on", "another live_address",
+    ),
+    "metrics without their library": (
+        "server", without("server", "prometheus_client", metrics_address=f"127.0.0.1:{free_port()}"), "extras",
+        "prometheus_client, which is not installed", ".[metrics]",
+    ),
+    "event files without their library": (
+        "server", without("server", "tensorboard", tensorboard_dir="events"), "extras", "tensorboard", ".[tensorboard]",
+    ),
+    "MLflow without its library": (
+        "server", without("server", "mlflow", mlflow_tracking_uri="sqlite:///m.db"), "extras", "mlflow", ".[mlflow]",
+    ),
+    "an object store without its library": (
+        "client", without("client", "s3fs", data_path="s3://logs/{client_id}/"), "data", "needs s3fs", ".[s3]",
+    ),
+    "a model of one's own that is not there": (
+        "client", set_to("client", model="no_such_package.module:Model"), "extras", "no_such_package", "",
+    ),
     "nobody at the address": (
         "client", set_to("client", server_address="127.0.0.1:1"), "port", "127.0.0.1:1", "run_server.py",
     ),
@@ -368,6 +450,8 @@ FAULTS: dict[str, tuple[str, Callable[[World], object], str, str, str]] = {
     "a policy against the settings": ("client", policy("local_epochs: 1"), "policy", "local_epochs", "change the"),
     "a policy that others can loosen": ("client", policy("statistics: true", 0o666), "policy", "mode 0666", "chmod"),
     "a policy with a misspelt rule": ("client", policy("local_epoch: 1"), "policy", "local_epoch", "expected"),
+    "a memory that can't be written": ("client", unwritable_state, "state", "can't be written", "state_dir"),
+    "a memory that others can read": ("client", open_state, "state", "open to other users", "chmod 700"),
     "another version on the other end": ("client", other_end(version="9.9"), "version", "9.9", "same version"),
     "another schema on the other end": ("client", other_end(schema="ab" * 32), "schema", "abab", "data_source"),
     "other settings on the other end": ("client", other_end(settings="ab" * 32), "settings", "abab", "both sides"),

@@ -16,10 +16,21 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client import enrol
 from client.enrol import Keys, public_hex
+from client.launch import load_identity
+from client.run_clients import _parse_ids
 from client.tenant import Tenant
 from orchestrator import provision as provisioning
 from orchestrator.coordinator import Coordinator
-from orchestrator.pki import certify, identity_settings, provision, renew_server, revoke_client, sign_request, upgrade
+from orchestrator.pki import (
+    add_clients,
+    certify,
+    identity_settings,
+    provision,
+    renew_server,
+    revoke_client,
+    sign_request,
+    upgrade,
+)
 from shared.config import Config
 from shared.data_utils import load_client_data
 from shared.enrolment import ROSTER_PREFIX, Enrolment, parse_unsigned
@@ -253,6 +264,40 @@ def test_a_request_that_was_held_back_is_refused(tmp_path: Path, pki: Path, age:
         sign_request(pki, EnrolmentRequest.load(tmp_path / "request"))
 
 
+@pytest.mark.parametrize("kind", ["new", "rotate"])
+@pytest.mark.parametrize("earlier", ["late", "lost", "spoilt"])
+def test_a_request_that_came_too_late_is_made_afresh_with_the_same_keys(
+    tmp_path: Path, pki: Path, monkeypatch: pytest.MonkeyPatch, kind: str, earlier: str
+) -> None:
+    keys = enrolled(tmp_path, pki) if kind == "rotate" else at_home(tmp_path)
+    getattr(keys, kind)(roster_of(pki))
+    asked = keys.next if kind == "rotate" else keys.path
+    before = [path.read_bytes() for path in (asked, keys.tls_key)]
+    if earlier == "lost":
+        keys.request.unlink()
+    elif earlier == "spoilt":
+        keys.request.write_text("{}")
+    else:
+        with monkeypatch.context() as later:
+            later.setattr("shared.enrolment_request.LIFETIME", timedelta(days=-1))
+            with pytest.raises(EnrolmentError, match=rf"client/enrol.py .*{kind}.* with the same keys"):
+                sign(pki, keys)
+    getattr(keys, kind)(roster_of(pki))
+    assert [path.read_bytes() for path in (asked, keys.tls_key)] == before
+    sign(pki, keys)
+    assert roster_of(pki).clients["client-2"].public_key == public_hex(load_identity_key(asked, "client-2", ""))
+
+
+def test_a_key_asks_for_a_place_in_one_federation(tmp_path: Path, pki: Path) -> None:
+    provision(tmp_path / "other", 0, [])
+    keys = at_home(tmp_path)
+    keys.new(roster_of(tmp_path / "other"))
+    before = keys.request.read_bytes()
+    with pytest.raises(KeyMaterialError, match="a key is for one of them: choose another --out"):
+        keys.new(roster_of(pki))
+    assert keys.request.read_bytes() == before
+
+
 def test_a_request_for_another_federation_is_refused(tmp_path: Path, pki: Path) -> None:
     provision(tmp_path / "other", 0, [])
     keys = at_home(tmp_path)
@@ -355,6 +400,35 @@ def test_a_passphrase_is_put_on_a_key_of_the_demo(tmp_path: Path, monkeypatch: p
     monkeypatch.delenv(IDENTITY_PASSPHRASE)
     with pytest.raises(PassphraseError):
         keys.load()
+
+
+def test_a_passphrase_is_put_on_every_key_of_the_tenant_and_on_none_if_one_is_spoilt(
+    tmp_path: Path, pki: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next key, made for a rotation, signs as the tenant once it is listed."""
+    keys = enrolled(tmp_path, pki)
+    keys.rotate(roster_of(pki))
+    private = [keys.path, keys.next, keys.tls_key]
+    before = [path.read_bytes() for path in private]
+    monkeypatch.setenv(IDENTITY_PASSPHRASE, "correct horse")
+    overwritten = keys.next.read_bytes()
+    keys.next.write_bytes(b"spoilt")
+    with pytest.raises(KeyMaterialError):
+        keys.protect()
+    keys.next.write_bytes(overwritten)
+    assert [path.read_bytes() for path in private] == before
+    assert keys.protect() == private
+    assert {path.name for path in keys.folder.iterdir() if b"PRIVATE KEY" in path.read_bytes()} == {keys.tls_key.name}
+    assert b"ENCRYPTED" in keys.tls_key.read_bytes()
+    for path in private[:2]:
+        assert json.loads(path.read_bytes())["protection"] is not None
+    sign(pki, keys)
+    monkeypatch.delenv(IDENTITY_PASSPHRASE)
+    with pytest.raises(PassphraseError):
+        keys.activate(roster_of(pki))
+    monkeypatch.setenv(IDENTITY_PASSPHRASE, "correct horse")
+    keys.activate(roster_of(pki))
+    assert keys.protect() == [keys.path, keys.tls_key], "again, where all are encrypted"
 
 
 def test_the_key_that_signs_the_roster_has_a_passphrase_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -644,3 +718,66 @@ def test_a_tenant_with_another_roster_than_the_signed_one_stays_out_and_the_rest
         run.coordinator.run()
     assert run.coordinator.records[0].contributor_ids == ["0", "1", "3", "4"]
     assert "roster: bad signature: its list of enrolled tenants is not signed by whom it goes by" in caplog.text
+
+
+ROWS = "bytes,packets,label\n" + "".join(
+    f"{i * 7 % 50},{i % 9},{'scan' if i % 4 == 0 else 'benign'}\n" for i in range(80)
+)
+
+
+def test_a_revoked_tenant_is_replaced_under_a_new_number_and_num_clients_stays(tmp_path: Path) -> None:
+    """Its number is gone for good, and a larger `num_clients` would be another run, with other settings for all."""
+    for name in ("public", *(f"tenant-{i}" for i in range(4))):
+        (tmp_path / f"{name}.csv").write_text(ROWS)
+    config = masked_settings(
+        tmp_path, 3, data_source="csv", data_path=str(tmp_path / "tenant-{client_id}.csv"), num_features=2,
+        test_path=str(tmp_path / "public.csv"), csv_label_column="label", num_rounds=1, local_epochs=1,
+        min_available_clients=3, min_fit_clients=3, fraction_evaluate=0.0,
+    )  # fmt: skip
+    members = {str(i): Tenant(config, i, load_client_data(config, i), load_identity(config, i)) for i in range(3)}
+    with contextlib.closing(open_in_memory(config, members)) as run:
+        run.coordinator.run()
+    members.pop("1").close()
+    revoke_client(tmp_path / "pki", "client-1")
+    add_clients(tmp_path / "pki", 1)
+    members["3"] = Tenant(config, 3, load_client_data(config, 3), load_identity(config, 3))
+    with contextlib.closing(open_in_memory(config.replace(num_rounds=2), members, resume=run.folder.name)) as again:
+        again.coordinator.run()
+    assert [record.contributor_ids for record in again.coordinator.records] == [["0", "1", "2"], ["0", "2", "3"]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "most"),
+    [
+        ({}, 2),
+        ({"data_source": "csv", "data_path": "common.csv", "csv_label_column": "label"}, 2),
+        (
+            {"data_source": "csv", "data_path": "{client_id}.csv", "test_path": "t", "csv_label_column": "x"},
+            10**9 - 1,
+        ),
+        ({"data_source": "package.module"}, 10**9 - 1),
+    ],
+)
+def test_a_tenant_with_rows_of_its_own_may_have_any_number(settings: dict[str, Any], most: int) -> None:
+    config = Config(num_clients=3, **settings)
+    config.check_client_id(most)
+    for number in (most + 1, -1):
+        with pytest.raises(ConfigError, match=rf"client_id = {number}: expected 0 to {most}"):
+            config.check_client_id(number)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("0,3", "for larger numbers give each client files of its own"),
+        ("1,1", "each number once"),
+        ("01,1", "each number once"),
+        ("1,", "such as 0,2"),
+        ("-1", "such as 0,2"),
+        ("²", "such as 0,2"),
+        ("9" * 20, "such as 0,2"),
+    ],
+)
+def test_numbers_of_clients_that_can_not_be_are_refused(given: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        _parse_ids(given, Config(num_clients=3))

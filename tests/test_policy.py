@@ -3,23 +3,29 @@
 import contextlib
 import json
 import os
+import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from client.policy import Policy, PolicyKeeper, Sum
+from client.policy import Policy
+from client.policy_keeper import PolicyKeeper, Sum
+from client.state import proof_folders, state_folder
 from client.tenant import Tenant
 from shared.config import Config, parse_config
 from shared.data_utils import load_client_data
 from shared.errors import ConfigError, PolicyError
-from shared.exchange import Kind, Refusal
+from shared.exchange import Kind, Refusal, Request
 from shared.identity import ClientIdentity
+from shared.log_head import NAMES
 from shared.refusals import SENTENCES, code_of
 from tests.federations import Tapped, make_tenants, masked_settings, open_in_memory
 
 OTHER_KEY = "ab" * 32
+PRIVATE: dict[str, Any] = {"privacy": "records", "dp_rows": 1000, "fraction_evaluate": 0.0}
 TODAY = datetime.now(UTC).date().isoformat()
 CONFIG = parse_config({"local_epochs": 3, "num_clients": 5})
 SMALL: dict[str, Any] = {
@@ -29,7 +35,7 @@ SMALL: dict[str, Any] = {
 
 
 def keeper(folder: Path, config: Config = CONFIG, **rules: Any) -> PolicyKeeper:
-    return PolicyKeeper(Policy(**rules), config.replace(log_dir=str(folder)), "client-2", 100)
+    return PolicyKeeper(Policy(**rules), config, "client-2", 100, folder / "state")
 
 
 def write(folder: Path, rules: dict[str, Any]) -> Path:
@@ -45,6 +51,10 @@ def write(folder: Path, rules: dict[str, Any]) -> Path:
 RULES: dict[str, tuple[Any, Any, Sum]] = {
     "least_cohort": (6, 5, Sum.STATISTICS),
     "masked_required": (True, False, Sum.TRAINING),
+    "privacy_required": (True, False, Sum.STATISTICS),
+    "dp_target_epsilon": (4.0, None, Sum.TRAINING),
+    "dp_delta": (1e-6, None, Sum.EVALUATION),
+    "audit_required": (True, False, Sum.TRAINING),
     "local_epochs": (2, 3, Sum.TRAINING),
     "model_parameters": (99, 100, Sum.EVALUATION),
     "rounds_a_day": (0, 1, Sum.TRAINING),
@@ -64,8 +74,9 @@ def test_a_rule_refuses_at_its_bound_and_is_named(tmp_path: Path, rule: str) -> 
 
 
 def test_every_rule_has_a_code_that_a_masked_tenant_may_say() -> None:
-    assert {f"policy: {rule}" for rule in Policy.model_fields} == {c for c in SENTENCES if c.startswith("policy: ")}
-    assert set(RULES) | {"pinned_key_fingerprint"} == set(Policy.model_fields), "each rule is tried"
+    rules = set(Policy.model_fields) - {"state_dir"}
+    assert {f"policy: {rule}" for rule in rules} == {c for c in SENTENCES if c.startswith("policy: ")}
+    assert set(RULES) | {"pinned_key_fingerprint", "run_log_required"} == rules, "each rule is tried"
 
 
 def test_a_key_is_pinned(tmp_path: Path) -> None:
@@ -73,6 +84,23 @@ def test_a_key_is_pinned(tmp_path: Path) -> None:
     keeper(tmp_path, pinned_key_fingerprint=OTHER_KEY).check_key(OTHER_KEY)
     with pytest.raises(PolicyError, match="pinned_key_fingerprint"):
         keeper(tmp_path, pinned_key_fingerprint=OTHER_KEY).check_key("cd" * 32)
+
+
+@pytest.mark.parametrize(("rule", "most", "more"), [("dp_target_epsilon", 4.0, 4.5), ("dp_delta", 1e-6, 2e-6)])
+def test_noise_is_as_much_as_the_policy_asks(tmp_path: Path, rule: str, most: float, more: float) -> None:
+    """The common file sets both; without noise there is no epsilon at all, which is more than any."""
+    private = masked_settings(tmp_path, 5, **PRIVATE)
+    bound: dict[str, Any] = {rule: most}
+    keeper(tmp_path, private.replace(**bound), **bound, privacy_required=True).check(Sum.TRAINING, 5)
+    for kind in Sum:
+        with pytest.raises(PolicyError, match=f"the rule {rule} .* is against {more:g}; it allows {most:g}"):
+            keeper(tmp_path, private.replace(**{rule: more}), **bound).check(kind, 5)
+        with pytest.raises(PolicyError, match=f"the rule {rule} .* without noise"):
+            keeper(tmp_path, **bound).check(kind, 5)
+
+
+def test_an_audited_run_is_one_that_audit_required_takes(tmp_path: Path) -> None:
+    keeper(tmp_path, masked_settings(tmp_path, 5, audit=True), audit_required=True).check(Sum.TRAINING, 5)
 
 
 def test_rules_of_training_leave_other_sums_alone(tmp_path: Path) -> None:
@@ -131,6 +159,62 @@ def test_what_can_not_be_counted_is_not_answered(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
+# Where it is remembered
+
+
+def test_what_is_remembered_outlives_another_log_dir(tmp_path: Path) -> None:
+    """`log_dir` is the consortium's to write: counts, ledger, budget, heads and rosters lie where the tenant says."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    common = masked_settings(tmp_path, 5, **(SMALL | {"num_rounds": 1}))
+    for run, expected in (("1", True), ("2", False)):
+        config = common.replace(log_dir=str(tmp_path / run))
+        tenants = with_own_policy(config, folder, {"rounds_a_day": 1})
+        with contextlib.closing(open_in_memory(config, tenants)) as opened:
+            opened.coordinator.run()
+        assert ("2" in (opened.coordinator.records[0].contributor_ids or [])) is expected
+        assert [path.name for path in (tmp_path / run / "state").glob("client-2*") if path.stat().st_size] == []
+        cast(Tenant, tenants["2"].tenant).close()
+    kept = {path.name for path in (folder / "state").iterdir()}
+    assert kept == {"client-2.jsonl", "client-2-policy.jsonl", "client-2-run_log", "rosters.jsonl"}
+
+
+@pytest.mark.parametrize(("given", "expected"), [("", "policy/state"), ("memory", "policy/memory"), ("/m", "/m")])
+def test_the_policy_says_where(tmp_path: Path, given: str, expected: str) -> None:
+    (tmp_path / "policy").mkdir()
+    config = CONFIG.replace(tenant_policy=str(write(tmp_path / "policy", {"state_dir": given})), log_dir=str(tmp_path))
+    assert state_folder(config, 2) == tmp_path / expected
+    assert state_folder(CONFIG.replace(log_dir=str(tmp_path)), 2) == tmp_path / "state", "without a policy"
+
+
+def test_what_was_remembered_in_log_dir_is_not_lost_silently(tmp_path: Path) -> None:
+    """The command that the refusal names takes it over."""
+    folder, state = tmp_path / "my policy", tmp_path / "logs" / "state"
+    folder.mkdir()
+    (state / "client-2-audit").mkdir(parents=True)
+    for name in ("client-2-policy.jsonl", "client-2-budget.json", "rosters.jsonl", "client-21.jsonl"):
+        (state / name).write_text("{}\n")
+    (state / "client-2.jsonl").touch()  # nothing is in it
+    config = CONFIG.replace(tenant_policy=str(write(folder, {})), log_dir=str(tmp_path / "logs"))
+    words = r"client-2-policy\.jsonl, client-2-budget\.json, client-2-audit; stop"
+    with pytest.raises(ConfigError, match=words) as caught:
+        state_folder(config, 2)
+    subprocess.run(["/bin/sh", "-c", str(caught.value).partition("run: ")[2]], check=True)
+    assert state_folder(config, 2) == folder / "state"
+    moved = {"client-2-policy.jsonl", "client-2-budget.json", "client-2-audit", "rosters.jsonl"}
+    assert {path.name for path in (folder / "state").iterdir()} == moved
+    assert {path.name for path in state.iterdir()} == {"client-2.jsonl", "client-21.jsonl", "rosters.jsonl"}
+
+
+def test_proofs_are_found_beside_each_policy_of_the_machine(tmp_path: Path) -> None:
+    for number in (1, 2):
+        folder = tmp_path / f"[{number}]"
+        (folder / "state" / f"client-{number}-audit" / "a run").mkdir(parents=True)
+        write(folder, {}).rename(folder / "policy.yaml")
+    config = CONFIG.replace(tenant_policy=f"{tmp_path}/[{{client_id}}]/policy.yaml", log_dir=str(tmp_path / "logs"))
+    assert [folder.parent.name for folder in proof_folders(config)] == ["client-1-audit", "client-2-audit"]
+
+
 # The file
 
 
@@ -148,6 +232,10 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         ("least_cohort: 1", "least_cohort"),
         ("least_cohort: '5'", "least_cohort"),
         ("local_epochs: -1", "local_epochs"),
+        ("dp_target_epsilon: 0", "dp_target_epsilon"),
+        ("dp_target_epsilon: .inf", "dp_target_epsilon"),
+        ("dp_delta: '1e-6'", "dp_delta"),
+        ("privacy_required: records", "privacy_required"),
         ("masked_required: 1", "masked_required"),
         ("pinned_key_fingerprint: abc", "pinned_key_fingerprint"),
         ("- a", "expected the rules"),
@@ -196,6 +284,11 @@ def test_another_users_file_or_link_is_refused(tmp_path: Path, owner: str) -> No
 def with_policy(folder: Path, rules: dict[str, Any], **settings: Any) -> tuple[Config, dict[str, Tapped]]:
     """Five masked tenants, of which tenant 2 has this policy."""
     config = masked_settings(folder, 5, **(SMALL | settings))
+    return config, with_own_policy(config, folder, rules)
+
+
+def with_own_policy(config: Config, folder: Path, rules: dict[str, Any]) -> dict[str, Tapped]:
+    """All tenants of these settings, of which tenant 2 has this policy."""
     tenants = make_tenants(config)
     tenants["2"].close()
     own = config.replace(tenant_policy=str(write(folder, rules)))
@@ -203,7 +296,7 @@ def with_policy(folder: Path, rules: dict[str, Any], **settings: Any) -> tuple[C
     if own.client_identity:
         identity = ClientIdentity.load(own.client_identity.replace("{client_id}", "2"), "client-2")
     tenants["2"] = Tenant(own, 2, load_client_data(own, 2), identity)
-    return config, {name: Tapped(tenant) for name, tenant in tenants.items()}
+    return {name: Tapped(tenant) for name, tenant in tenants.items()}
 
 
 @pytest.mark.parametrize(
@@ -215,6 +308,9 @@ def with_policy(folder: Path, rules: dict[str, Any], **settings: Any) -> tuple[C
         ({"pinned_key_fingerprint": OTHER_KEY}, "policy: pinned_key_fingerprint"),
         ({"rounds_a_day": 0}, "policy: rounds_a_day"),
         ({"privacy_budget": 0}, "policy: privacy_budget"),
+        ({"privacy_required": True}, "policy: privacy_required"),
+        ({"dp_target_epsilon": 4.0}, "policy: dp_target_epsilon"),
+        ({"audit_required": True}, "policy: audit_required"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -253,6 +349,24 @@ def test_a_budget_ends_in_the_middle_of_a_run(tmp_path: Path) -> None:
     ids = [record.contributor_ids for record in run.coordinator.records]
     assert ["2" in one for one in ids] == [True, False, False]
     assert [len(one) for one in ids] == [5, 4, 4]
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_tenant_trains_by_the_head_of_the_run_log_where_its_policy_asks_for_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, given: bool
+) -> None:
+    config, tenants = with_policy(tmp_path, {"run_log_required": True}, num_rounds=1)
+
+    def without_head(request: Request) -> Request:
+        return replace(request, values={name: value for name, value in request.values.items() if name not in NAMES})
+
+    if not given:
+        tenants["2"].alter = without_head
+    with contextlib.closing(open_in_memory(config, tenants)) as run:
+        run.coordinator.run()
+    ids = run.coordinator.records[0].contributor_ids or []
+    assert ids == ["0", "1", *(["2"] if given else []), "3", "4"]
+    assert (SENTENCES["policy: run_log_required"] in caplog.text) is not given
 
 
 def test_an_unmasked_tenant_that_wants_masks_sends_nothing(tmp_path: Path) -> None:

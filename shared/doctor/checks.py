@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 
 from shared.bounded_files import MAX_CERTIFICATE_BYTES, read_bounded
 from shared.config import Config, load_config
@@ -77,6 +79,33 @@ def check_versions() -> Iterator[Finding]:
     yield Finding("version", Level.OK, f"Python {platform.python_version()}, flwr {version_of('flwr')}")
 
 
+def check_extras(config: Config, extras: Mapping[str, tuple[str, str]]) -> Iterator[Finding]:
+    """Whether what the settings ask for is here: libraries that not everybody needs, and a model of the operator's own.
+
+    The check of the data looks for those of object stores, and for a source of the operator's own.
+
+    Args:
+        config: the settings.
+        extras: setting -> the module that it needs, and the extra of this project that installs it.
+
+    Raises:
+        ConfigError: `model` names a class that can't be used.
+    """
+    for setting, (module, extra) in extras.items():
+        if not getattr(config, setting):
+            continue
+        if importlib.util.find_spec(module) is None:
+            said = f"{setting} = {getattr(config, setting)!r}: needs {module}, which is not installed"
+            yield Finding("extras", Level.FAIL, said, f"run: pip install -e '.[{extra}]', or leave {setting} out")
+        else:
+            yield Finding("extras", Level.OK, f"{module} for {setting}")
+    if ":" in config.model:
+        from shared.model import build_model  # PyTorch is seconds to load
+
+        build_model(config)
+        yield Finding("extras", Level.OK, f"model {config.model}")
+
+
 def version_of(name: str) -> str:
     """Of an installed distribution; empty if it is not installed."""
     try:
@@ -129,20 +158,36 @@ def check_data(rows: Mapping[str, Dataset], config: Config, facts: dict[str, str
             yield Finding("data", Level.OK, said)
 
 
-def check_folder(config: Config) -> Iterator[Finding]:
+def check_folder(log_dir: str) -> Iterator[Finding]:
     """Whether a run can write its files, and has room for them."""
-    folder = Path(config.log_dir)
-    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+    nearest = _nearest(Path(log_dir))
+    if not _writable(nearest):
         yield Finding("files", Level.FAIL, f"{nearest}: can't be written to", "set log_dir to a folder of this user's")
         return
     free = shutil.disk_usage(nearest).free
     level = Level.OK if free >= _ENOUGH_BYTES else Level.WARN if free >= _LEAST_BYTES else Level.FAIL
     remedy = "" if level is Level.OK else "make room, or set log_dir to another disk"
     yield Finding("disk", level, f"{nearest}: {free / (1 << 30):.1f} GiB free", remedy)
-    state = folder / "state"
-    if state.exists() and state.stat().st_mode & 0o077:
-        yield Finding("files", Level.FAIL, f"{state}: open to other users", f"run: chmod 700 {state}")
+
+
+def check_state(folder: Path) -> Iterator[Finding]:
+    """Whether a side's memory can be kept in its folder, by this user alone."""
+    nearest = _nearest(folder)
+    if not _writable(nearest):
+        remedy = "name a folder of this user's: log_dir, or state_dir of the policy of a tenant that has one"
+        yield Finding("state", Level.FAIL, f"{nearest}: can't be written to", remedy)
+    elif folder.exists() and folder.stat().st_mode & 0o077:
+        yield Finding("state", Level.FAIL, f"{folder}: open to other users", f"run: chmod 700 {folder}")
+    else:
+        yield Finding("state", Level.OK, f"{folder}: what must not be forgotten")
+
+
+def _nearest(folder: Path) -> Path:
+    return next(place for place in (folder, *folder.absolute().parents) if place.exists())
+
+
+def _writable(folder: Path) -> bool:
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def check_descriptors(needed: int) -> Iterator[Finding]:
@@ -197,6 +242,27 @@ def read_certificate(path: str) -> x509.Certificate:
         raise NetworkError(f"{path}: {error.strerror}; get it from whoever runs provision.py") from None
     except ValueError:
         raise NetworkError(f"{path}: no certificate in PEM; get it from whoever runs provision.py") from None
+
+
+def check_signed(certificate: x509.Certificate, path: str, ca: x509.Certificate, ca_path: str) -> None:
+    """That a certificate is of a CA.
+
+    Args:
+        certificate: the one.
+        path: of its file.
+        ca: the CA's own.
+        ca_path: of its file.
+
+    Raises:
+        NetworkError: it is not.
+    """
+    try:
+        certificate.verify_directly_issued_by(ca)
+    except (ValueError, TypeError, InvalidSignature):
+        raise NetworkError(
+            f"{path}: not signed by the CA in {ca_path}, which the other side trusts; take both from one folder of "
+            "orchestrator/provision.py"
+        ) from None
 
 
 def check_end(certificate: x509.Certificate, path: str, renew: str) -> Iterator[Finding]:
