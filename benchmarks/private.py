@@ -16,7 +16,6 @@ import argparse
 import json
 import multiprocessing
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -46,6 +45,7 @@ from shared.model import build_model, get_parameters
 from shared.preprocessing import Preprocessing
 
 FEDERATED, LOCAL, CENTRAL, NOISELESS = "federated", "each for itself", "one trainer", "without noise"
+WAYS = (FEDERATED, CENTRAL, LOCAL, NOISELESS)
 EPSILONS, TENANTS, SEEDS = (1.0, 2.0, 4.0, 8.0), (3, 10), (0, 1, 2)
 SELECTION_SEED = 100
 TRAINED_ROWS = 113_000  # of KDDTrain+, less what tenants hold out, about
@@ -160,22 +160,42 @@ def _together(parts: Sequence[ClientData]) -> ClientData:
     return ClientData(parts[0].schema, joined(lambda part: part.train), joined(lambda part: part.holdout))
 
 
+FIGURES: dict[str, Callable[[Result], float]] = {
+    "ROC-AUC on KDDTest+": lambda result: result.roc_auc,
+    "loss on the validation rows": lambda result: result.loss,
+}
+
+
 def sheets(results: Sequence[Result]) -> list[Sheet]:
-    """ROC-AUC by epsilon and way, mean and range over the seeds."""
-    found: dict[tuple[int, float, str], list[float]] = defaultdict(list)
-    for result in results:
-        found[result.tenants, result.epsilon, result.way].append(result.roc_auc)
+    """Each figure by epsilon and way, mean and range over the seeds."""
     made = []
     for tenants in sorted({result.tenants for result in results}):
-        rows = []
-        for epsilon in sorted({result.epsilon for result in results}):
-            cells = []
-            for way in (FEDERATED, CENTRAL, LOCAL, NOISELESS):
-                values = found.get((tenants, epsilon, way)) or found.get((tenants, EPSILONS[0], way), [])
-                cells.append(f"{np.mean(values):.3f} ({min(values):.3f} – {max(values):.3f})" if values else "-")
-            rows.append([f"{epsilon:g}", *cells])
-        made.append(Sheet(f"{tenants} tenants: ROC-AUC", ["epsilon", FEDERATED, CENTRAL, LOCAL, NOISELESS], rows))
+        epsilons = sorted({result.epsilon for result in results})
+        for title, figure in FIGURES.items():
+            cells = [
+                [
+                    _cell(_values(results, tenants, epsilon, way, figure))
+                    for way in (FEDERATED, CENTRAL, LOCAL, NOISELESS)
+                ]
+                for epsilon in epsilons
+            ]
+            rows = [[f"{epsilon:g}", *row] for epsilon, row in zip(epsilons, cells, strict=True)]
+            columns = ["epsilon", *WAYS]
+            made.append(Sheet(f"{tenants} tenants: {title}", columns, rows))
     return made
+
+
+def _values(
+    results: Sequence[Result], tenants: int, epsilon: float, way: str, figure: Callable[[Result], float]
+) -> list[float]:
+    at = EPSILONS[0] if way == NOISELESS else epsilon
+    return [figure(r) for r in results if (r.tenants, r.epsilon, r.way) == (tenants, at, way)]
+
+
+def _cell(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return "".join(f"{value:.3f}" for value in values) or "-"
+    return f"{np.mean(values):.3f} ({min(values):.3f} - {max(values):.3f})"
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
@@ -186,22 +206,24 @@ def draw(results: Sequence[Result], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     sizes = sorted({result.tenants for result in results})
-    figure, axes = plt.subplots(1, len(sizes), figsize=(5.5 * len(sizes), 4), sharey=True, squeeze=False)
-    for axis, tenants in zip(axes[0], sizes, strict=True):
-        for way in (FEDERATED, CENTRAL, LOCAL):
-            of_way = [r for r in results if (r.tenants, r.way) == (tenants, way)]
-            epsilons = sorted({r.epsilon for r in of_way})
-            values = [[r.roc_auc for r in of_way if r.epsilon == epsilon] for epsilon in epsilons]
-            axis.plot(epsilons, [np.mean(v) for v in values], marker="o", label=way)
-            axis.fill_between(epsilons, [min(v) for v in values], [max(v) for v in values], alpha=0.15)
-        plain = [r.roc_auc for r in results if (r.tenants, r.way) == (tenants, NOISELESS)]
-        if plain:
-            axis.axhline(float(np.mean(plain)), color="grey", linestyle=":", label=NOISELESS)
-        axis.set(title=f"{tenants} tenants", xlabel="epsilon, at delta 1e-6", xscale="log")
-        axis.set_xticks(EPSILONS, [f"{epsilon:g}" for epsilon in EPSILONS])
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].set_ylabel("ROC-AUC on KDDTest+")
-    axes[0][0].legend(frameon=False)
+    figure, axes = plt.subplots(len(FIGURES), len(sizes), figsize=(5.5 * len(sizes), 6.5), sharey="row", squeeze=False)
+    for row, (title, of) in zip(axes, FIGURES.items(), strict=True):
+        for axis, tenants in zip(row, sizes, strict=True):
+            for way in (FEDERATED, CENTRAL, LOCAL):
+                found = [(epsilon, _values(results, tenants, epsilon, way, of)) for epsilon in EPSILONS]
+                known = [(epsilon, values) for epsilon, values in found if values]
+                at = [epsilon for epsilon, _ in known]
+                axis.plot(at, [np.mean(v) for _, v in known], marker="o", label=way)
+                axis.fill_between(at, [min(v) for _, v in known], [max(v) for _, v in known], alpha=0.15)
+            plain = _values(results, tenants, EPSILONS[0], NOISELESS, of)
+            if plain:
+                axis.axhline(float(np.mean(plain)), color="grey", linestyle=":", label=NOISELESS)
+            axis.set(title=f"{tenants} tenants", xlabel="epsilon, at delta 1e-6", xscale="log")
+            axis.set_xticks(EPSILONS, [f"{epsilon:g}" for epsilon in EPSILONS])
+            axis.minorticks_off()
+            axis.spines[["top", "right"]].set_visible(False)
+        row[0].set_ylabel(title)
+    axes[1][-1].legend(frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
@@ -243,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for sheet in sheets(results):
         console.print(sheet.as_rich())
     if args.markdown:
-        shown = [f"![ROC-AUC by epsilon]({args.picture.name})\n"] if args.picture else []
+        shown = [f"![ROC-AUC and loss by epsilon]({args.picture.name})\n"] if args.picture else []
         write_figures(args.markdown, [*shown, *(sheet.as_markdown() for sheet in sheets(results))])
     if args.picture:
         draw(results, args.picture)
