@@ -222,7 +222,8 @@ class Config(BaseModel):
     max_examples: int = setting(100_000, "rows that give the full weight under `examples`", low=1, high=10**12)
     groups: int = setting(1, "sums that a round is split into, over tenants drawn by all; 1: one sum", low=1, high=1000)
     group_rule: Literal["validation", "median", "trimmed_mean"] = setting(
-        "validation", "what becomes of the groups' means; validation leaves out those that raise the loss by gate_loss"
+        "validation",
+        "what becomes of the groups' means; validation leaves out those that are gate_loss worse than others",
     )
     regroupings: int = setting(5, "new draws of groups in a session, each after a bad sum", low=0, high=20)
     gate_loss: float = setting(0.0, "rise of the validation loss that undoes a round; 0: off", low=0.0, high=1e6)
