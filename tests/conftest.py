@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import hypothesis
 import pytest
 
 from tests.processes import Running
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 # Before torch and NumPy are loaded: with a thread a core in each of pytest's processes, and in those that tests start,
 # more than half of the suite's time is threads that wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# No test fails because a machine is busy.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 
 # A shell's background job ignores Ctrl-C, and so would every process that the tests start to interrupt it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

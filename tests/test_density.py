@@ -113,7 +113,7 @@ SCHEMES: list[dict[str, Any]] = [{}, {"he_precision_bits": 4, "he_integer_bits":
 
 
 @given(st.integers(1, MOST_ROWS), st.integers(0, 2**32), st.sampled_from(SCHEMES))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_sums_of_as_many_rows_as_a_tenant_may_have_travel_exactly(
     count: int, seed: int, scheme: dict[str, Any]
 ) -> None:

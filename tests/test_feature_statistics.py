@@ -178,7 +178,7 @@ whole = st.integers(-(2**100), 2**100)
 
 
 @given(st.lists(whole, min_size=3, max_size=3), st.integers(1, 30), st.integers(0, 4))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_sums_of_limbs_are_exact(numbers: list[int], precision_bits: int, integer_bits: int) -> None:
     code = LimbCode(Config(he_precision_bits=precision_bits, he_integer_bits=integer_bits))
     vectors = [code.encode([number], 128) for number in numbers]

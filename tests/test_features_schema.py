@@ -96,7 +96,7 @@ def rows(count: int, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).normal(3, 5, (count, 4)).astype(np.float32)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(sizes=st.lists(st.integers(0, 40), min_size=1, max_size=5).filter(lambda sizes: sum(sizes) > 1))
 def test_sums_of_clients_give_the_scaler_of_all_rows(sizes: list[int]) -> None:
     parts = [rows(size, seed) for seed, size in enumerate(sizes)]
@@ -201,7 +201,7 @@ def test_quantiles_of_many_values_have_mean_0_and_variance_1() -> None:
     assert scaled[:, :2].var(axis=0) == pytest.approx([1, 1], abs=0.02)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(sizes=st.lists(st.integers(0, 40), min_size=1, max_size=5).filter(lambda sizes: sum(sizes) > 1))
 def test_counts_of_clients_give_the_quantiles_of_all_rows_exactly(sizes: list[int]) -> None:
     parts = [rows(size, seed) for seed, size in enumerate(sizes)]

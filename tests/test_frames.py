@@ -28,7 +28,7 @@ numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 values = st.dictionaries(st.text(), st.booleans() | numbers | st.text() | st.binary(), max_size=5)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(kind=st.sampled_from(Kind), values=values, shapes=st.lists(st.lists(st.integers(0, 4), max_size=3), max_size=3))
 def test_a_request_arrives_as_it_left(kind: Kind, values: dict[str, Any], shapes: list[list[int]]) -> None:
     model = [np.random.default_rng(1).normal(size=shape).astype(np.float32) for shape in shapes]
@@ -40,7 +40,7 @@ def test_a_request_arrives_as_it_left(kind: Kind, values: dict[str, Any], shapes
     assert all(array.flags.writeable for array in arrived.model)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(values=values, payload=st.binary())
 def test_an_answer_arrives_as_it_left(values: dict[str, Any], payload: bytes) -> None:
     assert decode_answer(*encode_answer(Reply(payload, values))) == Reply(payload, values)

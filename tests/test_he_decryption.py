@@ -38,7 +38,7 @@ def encrypted_sum(layout: PackingLayout, vectors: list[NDArray[np.float64]]) -> 
     return layout.unpack(decrypt_all(PRIVATE, total), len(vectors[0]), len(vectors))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     precision_bits=st.integers(1, 24),
     integer_bits=st.integers(0, 6),

@@ -174,7 +174,7 @@ class TestGaussian:
 
 class TestBitBlocks:
     @given(st.integers(1, 64), st.integers(1, 3), st.randoms(use_true_random=False))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_a_block_is_one_long_number(self, bits: int, groups: int, random: Any) -> None:
         numbers = [random.getrandbits(bits) for _ in range(groups * bit_block.GROUP)]
         block = bit_block.pack(np.array(numbers, dtype=np.uint64), bits)
@@ -191,7 +191,7 @@ VALUES = st.one_of(
 
 class TestTheLaw:
     @pytest.mark.parametrize("num_clients", [3, MOST])
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(data=st.data())
     def test_it_holds_for_extreme_values(self, num_clients: int, data: st.DataObject) -> None:
         """decrypt(sum(encrypt(x_i))) == sum(quantise(x_i))."""

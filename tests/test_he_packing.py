@@ -49,7 +49,7 @@ def law_holds(layout: PackingLayout, vectors: list[Vector]) -> bool:
         return False
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     plaintext_bits=st.sampled_from([127, 511, 2047]),
     precision_bits=st.integers(0, 30),
@@ -90,7 +90,7 @@ def test_every_slot_width_at_every_place_in_a_word(precision_bits: int) -> None:
     assert law_holds(layout, [random.uniform(-1, 1, 2 * layout.slots_per_plaintext)])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     vector=st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=60), precision_bits=st.integers(0, 45)
 )

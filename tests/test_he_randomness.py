@@ -31,7 +31,7 @@ def randomiser() -> Randomiser:
     return Randomiser(generate_keypair(BITS)[0])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(bits=st.integers(1, 300), data=st.data())
 def test_the_comb_is_an_exponentiation(bits: int, data: st.DataObject) -> None:
     modulus = mpz(2**255 - 19)

@@ -50,7 +50,7 @@ def vectors(values: Any) -> Any:
 
 
 class TestSchemeConformance:
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(vectors(st.floats(-6, 6, width=32)))
     def test_the_law(self, keys: PrivateScheme[Any], rows: list[list[float]]) -> None:
         """decrypt(sum(encrypt(x_i))) == sum(quantise(x_i))."""

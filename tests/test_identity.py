@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -400,7 +400,6 @@ def test_a_missing_list_is_refused(tmp_path: Path) -> None:
         Enrolment.load(tmp_path / "enrolled.json")
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_hostile_lists_raise_only_the_typed_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = write(tmp_path_factory.getbasetemp() / "fuzz.json", data)

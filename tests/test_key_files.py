@@ -16,7 +16,7 @@ from typing import Any
 import gmpy2
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from phe.paillier import PaillierPublicKey
 
@@ -367,7 +367,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(field=st.sampled_from(sorted(key_files._HEADER_FIELDS | {"secret"})), value=JSON)
 def test_hostile_fields_raise_only_the_typed_error(
     tmp_path_factory: pytest.TempPathFactory, field: str, value: Any

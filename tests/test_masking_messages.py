@@ -122,7 +122,7 @@ def test_honest_messages_come_back_unchanged(name: str) -> None:
 def test_every_parser_gives_one_form_or_a_typed_error(name: str) -> None:
     start = samples()[name][: 37 if name != "announcement" else 5]
 
-    @settings(max_examples=EXAMPLES, deadline=None, database=None)
+    @settings(max_examples=EXAMPLES, database=None)
     @given(st.one_of(mutations(samples()[name]), st.binary(max_size=200), st.binary(max_size=200).map(start.__add__)))
     def check(payload: bytes) -> None:
         try:
@@ -156,7 +156,7 @@ def test_every_message_is_of_one_round_only(name: str) -> None:
 
 
 def test_state_machines_answer_hostile_bytes_with_typed_errors() -> None:
-    @settings(max_examples=60, deadline=None, database=None)
+    @settings(max_examples=60, database=None)
     @given(st.data())
     def check(data: st.DataObject) -> None:
         simulation = Simulation(3, TERMS)

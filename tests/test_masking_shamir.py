@@ -116,7 +116,7 @@ def test_one_share_is_uniform_whatever_the_secret() -> None:
     assert chi_square < 80  # 15 degrees of freedom: p < 1e-9
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(2, 9), st.data())
 def test_liars_among_enough_honest_holders(threshold: int, data: st.DataObject) -> None:
     honest = data.draw(st.integers(threshold, threshold + 2))

@@ -42,7 +42,7 @@ FULL = {"benign": 6000, "dos": 4000, "probe": 1000, "r2l": 200, "u2r": 52}
 COUNTS = st.fixed_dictionaries({name: st.integers(0, 60) for name in NAMES}).filter(lambda counts: any(counts.values()))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     counts=COUNTS,
     num_clients=st.integers(2, 12),

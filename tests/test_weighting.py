@@ -23,7 +23,7 @@ KEYS = make_keys(CONFIG)
 LIMITS = Limits.of(CONFIG)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(1, 3000), st.floats(-2, 2)), min_size=2, max_size=5))
 def test_the_mean_is_weighted_by_rows(clients: list[tuple[int, float]]) -> None:
     vectors = [weigh(np.full(3, value), rows, CONFIG, KEYS.public) for rows, value in clients]

@@ -222,7 +222,7 @@ def test_an_array_of_any_length_is_unwrapped(length: int) -> None:
     assert unwrap_tensor(npy(payload)) == payload
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_whatever_is_changed_in_an_honest_update_nothing_but_typed_errors_come_out(data: st.DataObject) -> None:
     payload = bytearray(HONEST)
@@ -236,7 +236,7 @@ def test_whatever_is_changed_in_an_honest_update_nothing_but_typed_errors_come_o
     assert [len(b) for b in blobs] == [64] * 5, "what is let through has the right shape"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.sampled_from(list(b"]}(u\x86\x94K\x01e.a\x8c\x00C\x00\x95")), max_size=400))
 def test_sequences_of_allowed_opcodes_cost_no_memory(opcodes: list[int]) -> None:
     body = bytes(opcodes)[: len(HONEST) - 3]
