@@ -5,8 +5,7 @@ A real server's port and seats, real tenants and a real relay, over TLS on loopb
 
 import contextlib
 import shutil
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,6 @@ import pytest
 
 from client import channel as client_channel
 from client.channel import load_client_certificate, open_channel
-from client.connection import run_client
-from client.flower_client import FlowerClient
-from client.launch import load_identity
-from client.tenant import Tenant
 from orchestrator import doors as doors_module
 from orchestrator.admission import Admission
 from orchestrator.doors import Certificates, Doors
@@ -27,10 +22,9 @@ from orchestrator.flower_transport import FlowerTransport
 from orchestrator.pki import identity_settings, provision, renew_server
 from orchestrator.seats import Seats
 from shared.config import Config, parse_config
-from shared.data_utils import load_client_data
-from shared.errors import OrchestratorError
 from shared.roster import Roster
 from tests.federations import mutual_tls_settings
+from tests.living import Living, those_who_live
 from tests.processes import SMALL, free_port
 from tests.test_doors import METHOD
 from tests.test_seats import wait_until
@@ -74,25 +68,15 @@ def port(config: Config) -> Iterator[Port]:
     made.doors.close()
 
 
-class Living:
-    """A tenant's client, at work in a thread.
+Lives = Callable[..., Living]
 
-    Attributes:
-        error: why it ended; empty while it has not.
-    """
 
-    def __init__(self, config: Config, number: int) -> None:
-        tenant = Tenant(config, number, load_client_data(config, number), load_identity(config, number))
-        self.error = ""
-        self.client = FlowerClient(tenant)
-        self.thread = threading.Thread(target=self._live, daemon=True)
-        self.thread.start()
-
-    def _live(self) -> None:
-        try:
-            run_client(self.client)
-        except OrchestratorError as error:
-            self.error = str(error)
+@pytest.fixture
+def lives(monkeypatch: pytest.MonkeyPatch, port: Port) -> Iterator[Lives]:
+    """Begins to run clients. They end once the port is closed."""
+    with those_who_live(monkeypatch, pause=0.5) as begin:
+        yield begin
+        port.doors.close()
 
 
 @contextlib.contextmanager
@@ -121,45 +105,47 @@ def relay(config: Config, tmp_path: Path) -> Iterator[Config]:
     server.stop(0).wait()
 
 
-def test_a_greeting_that_a_relay_passes_on_takes_no_seat(config: Config, port: Port, tmp_path: Path) -> None:
+def test_a_greeting_that_a_relay_passes_on_takes_no_seat(
+    config: Config, port: Port, lives: Lives, tmp_path: Path
+) -> None:
     with relay(config, tmp_path) as by_way_of_the_relay:
-        victim = Living(by_way_of_the_relay, 0)
+        victim = lives(by_way_of_the_relay, 0)
         victim.thread.join(60)
     assert "that nobody between the two ends opens TLS" in victim.error
     assert port.seats.tenants() == {}
 
 
 def test_without_the_binding_a_relay_takes_the_seat(
-    config: Config, port: Port, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Config, port: Port, lives: Lives, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The broken twin: the certificate of another tenant is still one too many, so its name is not looked at either."""
     for module in (client_channel, doors_module):
         monkeypatch.setattr(module, "channel_binding", lambda *_: b"whatever")
     monkeypatch.setattr("orchestrator.seats._check_name", lambda *_: None)
     with relay(config, tmp_path) as by_way_of_the_relay:
-        Living(by_way_of_the_relay, 0)
+        lives(by_way_of_the_relay, 0)
         wait_until(lambda: list(port.seats.tenants()) == ["0"])
 
 
-def test_a_tenant_with_anothers_certificate_takes_no_seat(config: Config, port: Port, pki: Path) -> None:
+def test_a_tenant_with_anothers_certificate_takes_no_seat(config: Config, port: Port, lives: Lives, pki: Path) -> None:
     mixed = config.replace(
         tls_client_certificate=str(pki / "clients/client-2.tls.pem"),
         tls_client_key=str(pki / "clients/client-2.tls.key"),
     )
-    tenant = Living(mixed, 0)
+    tenant = lives(mixed, 0)
     tenant.thread.join(60)
     assert "client 0 came with the certificate of client-2" in tenant.error
     assert port.seats.tenants() == {}
 
 
 def test_a_tenant_whose_seat_another_process_of_its_takes_is_told_and_ends(
-    config: Config, port: Port, tmp_path: Path
+    config: Config, port: Port, lives: Lives, tmp_path: Path
 ) -> None:
     """N4: it hung for ever."""
-    first = Living(config, 0)
+    first = lives(config, 0)
     wait_until(lambda: list(port.seats.tenants()) == ["0"])
     before = port.seats.tenants()["0"]
-    second = Living(config.replace(log_dir=str(tmp_path / "other"), server_wait_timeout=600.0), 0)
+    second = lives(config.replace(log_dir=str(tmp_path / "other"), server_wait_timeout=600.0), 0)
     wait_until(lambda: port.seats.tenants().get("0") not in (None, before))
     wait_until(lambda: "has connected anew, and a client has one connection" in first.error)
     assert second.thread.is_alive()

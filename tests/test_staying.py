@@ -26,6 +26,7 @@ from shared.data_utils import load_client_data
 from shared.errors import ConfigError, KeyMaterialError
 from shared.retention import remove_old_runs
 from tests.conftest import Start
+from tests.living import Stopped
 from tests.processes import SMALL, free_port, write_config
 
 SERVER, CLIENTS = "orchestrator/run_server.py", "client/run_clients.py"
@@ -48,10 +49,6 @@ class Ended(grpc.RpcError):  # type: ignore[misc]
 REFUSAL = Ended(grpc.StatusCode.PERMISSION_DENIED, "client 'client-2' is revoked")
 LOST = Ended(grpc.StatusCode.UNAVAILABLE, "Socket closed")
 OVER = "the run is over"
-
-
-class Stopped(BaseException):
-    """The process is stopped from outside."""
 
 
 @pytest.fixture

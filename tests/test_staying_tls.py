@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from flwr.proto.transport_pb2 import Scalar, ServerMessage
 
 from client.channel import load_ca, look_at_server, open_channel
-from client.connection import Backoff, run_client
+from client.connection import run_client
 from client.flower_client import FlowerClient
 from client.launch import load_identity
 from client.server_key import ServerKey
@@ -32,10 +32,10 @@ from shared.config import Config, parse_config
 from shared.data_utils import load_client_data
 from shared.errors import ConfigError, FrameError, KeyMaterialError, NetworkError
 from tests.federations import mutual_tls_settings
+from tests.living import those_who_live
 from tests.processes import SMALL, free_port
 from tests.test_relay import Port
 from tests.test_seats import wait_until
-from tests.test_staying import Stopped
 
 
 @pytest.fixture
@@ -65,32 +65,9 @@ Stays = Callable[..., FlowerClient]
 
 @pytest.fixture
 def stays(config: Config, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stays]:
-    """Begins to run a tenant that stays, and tries again at once; it is told to end with the test."""
-    over = threading.Event()
-    threads: list[threading.Thread] = []
-
-    def seconds(_self: Backoff, _longest: float) -> float:
-        if over.is_set():
-            raise Stopped
-        return 0.05
-
-    monkeypatch.setattr(Backoff, "seconds", seconds)
-
-    def live(client: FlowerClient, settings: Callable[[], Config] | None) -> None:
-        with contextlib.suppress(Stopped):
-            run_client(client, True, settings)
-
-    def begin(settings: Callable[[], Config] | None = None) -> FlowerClient:
-        client = FlowerClient(Tenant(config, 0, load_client_data(config, 0), load_identity(config, 0)))
-        threads.append(threading.Thread(target=live, args=(client, settings), daemon=True))
-        threads[-1].start()
-        return client
-
-    yield begin
-    over.set()
-    for thread in threads:
-        thread.join(20)
-        assert not thread.is_alive()
+    """Begins to run a tenant that stays, and tries again at once; it ends with the test."""
+    with those_who_live(monkeypatch, pause=0.05) as begin:
+        yield lambda settings=None: begin(config, 0, stay=True, settings=settings).client
 
 
 def renew(pki: Path) -> bytes:
