@@ -42,7 +42,7 @@ peek: $(VENV)/installed  ## play an orchestrator that tries to open one client's
 	@$(PY) benchmarks/peek.py
 
 test: $(VENV)/installed-dev  ## run the tests
-	$(PY) -m pytest -n 2 --dist worksteal -m "not long"
+	$(PY) -m pytest -n 3 --dist worksteal -m "not long"
 
 test_long: $(VENV)/installed-dev  ## run the tests of whole federations that fail, restart and mask; some minutes more
 	$(PY) -m pytest -n 2 -m long

@@ -186,6 +186,7 @@ def test_a_run_of_few_sections_has_their_ratios_alone() -> None:
     assert results.ratios() == {"comb_vs_limit_3072": 1.25}
 
 
+@pytest.mark.long
 def test_both_loops_of_training_are_measured() -> None:
     cost = training_cost(Passes(most=2, limit_seconds=60.0), rows=100)
     assert cost.passes == 2

@@ -292,7 +292,8 @@ def test_a_forest_is_compared_with_those_of_each_client_alone(tmp_path: Path) ->
     assert all(rival.evaluation.loss > comparison.pooled.evaluation.loss for rival in comparison.alone)
 
 
-@pytest.mark.parametrize("alpha", [0.1, pytest.param(0.5, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("alpha", [0.1, 0.5])
 def test_on_real_records_it_is_the_forest_of_all_rows(nsl_kdd_folder: Path, tmp_path: Path, alpha: float) -> None:
     config = parse_config(
         {

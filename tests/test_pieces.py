@@ -193,6 +193,7 @@ def test_half_messages_of_strangers_are_short(hall: Hall) -> None:
     assert bring(hall, PIECE_BYTES, 2.0) == (0, STRANGERS)
 
 
+@pytest.mark.long
 def test_with_grpcs_limit_at_the_longest_message_they_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """The broken twin."""
     monkeypatch.setattr(doors_module, "PIECE_BYTES", LONGEST)

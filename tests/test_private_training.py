@@ -239,6 +239,7 @@ def test_a_damaged_budget_is_refused(tmp_path: Path, content: str) -> None:
         Budget(config, "client-0").pay(np.zeros(len(ORDERS)))
 
 
+@pytest.mark.long
 def test_a_run_of_noise_stops_after_its_first_sums(tmp_path: Path) -> None:
     config = settings(
         tmp_path, num_rounds=6, dp_target_epsilon=0.25, dp_sampling_rate=0.002, dp_force=False, num_hidden_units=6_000,

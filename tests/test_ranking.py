@@ -109,6 +109,7 @@ def test_one_run_beside_forest_density_and_boosting() -> None:
         assert f"<td>{name}</td>" in page
 
 
+@pytest.mark.long
 def test_a_forest_is_compared_with_a_network_of_the_same_federation() -> None:
     folder = simulate(parse_config(RUN | {"model": "forest", "num_rounds": 6})).folder
     assert compare(["--run", str(folder)]) == 0
