@@ -85,7 +85,7 @@ settings: $(VENV)/installed  ## write docs/settings.md and config/schema.json an
 bench: $(VENV)/installed-bench  ## measure against phe, TenSEAL and HEU; refreshes docs/measured, 25 minutes; ONLY=rounds,memory: these alone
 	$(PY) benchmarks/run.py --only "$(ONLY)" --json $(MEASURED).json --markdown $(MEASURED).md --picture $(MEASURED).png
 
-attacks: $(VENV)/installed-bench  ## bad tenants with and without defences, on NSL-KDD; goes on where it was stopped; hours
+attacks: $(VENV)/installed-bench  ## bad tenants with and without defences, on NSL-KDD; goes on where it was stopped; an hour
 	$(PY) benchmarks/poisoning.py --workers 2 --json logs/attacks.json --markdown docs/measured/attacks.md --picture docs/measured/attacks.png
 
 private: $(VENV)/installed-bench  ## what the noise of `privacy: records` costs, on NSL-KDD; goes on where it was stopped; an hour

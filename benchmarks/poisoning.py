@@ -1,6 +1,6 @@
 """Bad tenants against a federation with and without defences, on NSL-KDD.
 
-    python benchmarks/poisoning.py                        # every attack and defence: hours
+    python benchmarks/poisoning.py                        # every attack and defence: an hour
     python benchmarks/poisoning.py --quick                # 12 tenants, a fifth of them bad, some minutes
     python benchmarks/poisoning.py --markdown docs/measured/attacks.md --picture docs/measured/attacks.png
 
