@@ -491,6 +491,25 @@ def test_half_a_letter_is_no_traceback(tmp_path: Path, text: str) -> None:
     assert (broken.lines, broken.broken) == (1, 0)
 
 
+@pytest.mark.parametrize("half", ["\\ud800", "\\udc00"])
+@pytest.mark.parametrize("written", [lambda held: json.dumps(held), str], ids=["as JSON", "as Python's"])
+def test_half_a_letter_in_a_structure_that_is_a_text_is_no_traceback(
+    tmp_path: Path, half: str, written: Callable[[object], str]
+) -> None:
+    """Columns of tables hold structures as texts, which are read by themselves: pandas could not keep the name."""
+    identity = written({**record()["userIdentity"], "arn": "arn:aws:iam::1:user/HALF"}).replace("HALF", half)
+    row = {
+        **record(),
+        "userIdentity": identity,
+        "requestParameters": written({"userName": "HALF"}).replace("HALF", half),
+    }
+    table = io.StringIO()
+    csv_module.DictWriter(table, list(row)).writerows([{key: key for key in row}, row])
+    (tmp_path / "a.csv").write_text(table.getvalue())
+    _, broken = read(tmp_path / "a.csv")
+    assert (broken.lines, broken.broken) == (1, 0)
+
+
 def test_ordinary_records_are_of_no_other_kind() -> None:
     assert {other_kind(item) for item in some_records()} == {""}
 

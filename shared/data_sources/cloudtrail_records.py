@@ -7,13 +7,13 @@ shippers keep the time in `@timestamp`.
 """
 
 import ast
-import json
 import re
 from datetime import UTC, datetime
 from typing import Any
 
 from shared.data_sources import cloudtrail_keys as keys
 from shared.data_sources.cloudtrail_identity import tells_who
+from shared.data_sources.json_values import json_within, whole_letters
 from shared.data_sources.times import epoch_seconds
 
 # Structures in which keys are AWS's own, and not those of an API's parameters.
@@ -144,7 +144,7 @@ def _structure(text: str) -> Any:
     if text[:1] not in ("{", "[", '"'):
         return text
     try:
-        value = json.loads(text)
+        value = json_within(text)
     except (ValueError, RecursionError):
         return _literal(text) if text.startswith(("{'", "[{'")) else _presto(text, 0)
     return _structure(value) if isinstance(value, str) and value[:1] in ("{", "[") else value
@@ -153,7 +153,7 @@ def _structure(text: str) -> Any:
 def _literal(text: str) -> Any:
     """A structure as pandas writes it into a cell; the text itself where it is none."""
     try:
-        return ast.literal_eval(text) if len(text) <= _LONGEST_LITERAL else text
+        return whole_letters(ast.literal_eval(text)) if len(text) <= _LONGEST_LITERAL else text
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text
 

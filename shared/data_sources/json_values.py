@@ -194,7 +194,7 @@ class JsonValues:
                 value, end = _DECODER.raw_decode(self._data, self._at)
                 if end < len(self._data) or self._ended or self._data[end - 1] in '}]"':
                     if _HALF_LETTER.search(self._data, self._at, end):
-                        value = _whole_letters(value)
+                        value = whole_letters(value)
                     self._at = end
                     return value
                 problem, at = "", end
@@ -282,21 +282,31 @@ class JsonValues:
         return line
 
 
-def _whole_letters(value: Any) -> Any:
+def json_within(text: str) -> Any:
+    """What a text is as JSON, which was itself a text of a record.
+
+    Raises:
+        ValueError, RecursionError: it is none.
+    """
+    value = json.loads(text)
+    return whole_letters(value) if _HALF_LETTER.search(text) else value
+
+
+def whole_letters(value: Any) -> Any:
     """The value without halves of letters (surrogates), which no encoding can write."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):
-        return [_whole_letters(item) for item in value]
+        return [whole_letters(item) for item in value]
     if isinstance(value, dict):
-        return {_whole_letters(key): _whole_letters(item) for key, item in value.items()}
+        return {whole_letters(key): whole_letters(item) for key, item in value.items()}
     return value
 
 
 def _text(line: str) -> str:
     """A line that is a text in JSON's quotes, without them; any other as it is."""
     try:
-        value = _DECODER.decode(line.strip().rstrip(","))
+        value = json_within(line.strip().rstrip(","))
     except ValueError:
         value = None
     return value if isinstance(value, str) else line.strip()

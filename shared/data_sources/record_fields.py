@@ -6,7 +6,6 @@ flatten objects.
 """
 
 import fnmatch
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+from shared.data_sources.json_values import json_within
 from shared.data_sources.times import epoch_seconds
 from shared.data_sources.windows import latest_time
 
@@ -74,7 +74,7 @@ def _within(text: str) -> Any:
     if text[:1] not in ("{", "[") or len(text) > _LONGEST_JSON:
         return None
     try:
-        return json.loads(text)
+        return json_within(text)
     except (ValueError, RecursionError):
         return None
 

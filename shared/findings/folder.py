@@ -1,6 +1,5 @@
 """A file or folder of findings, of any of the forms in `formats`, and of several at once."""
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from typing import Any
 
 from shared.data_sources import files as data_files
 from shared.data_sources.files import BrokenLines, opened_json
-from shared.data_sources.json_values import JsonValues, begins_as_json
+from shared.data_sources.json_values import JsonValues, begins_as_json, json_within
 from shared.errors import DataError, OddFileError
 from shared.findings.finding import Finding, FindingSet
 from shared.findings.formats import LeftOutError, finding_of, is_finding
@@ -115,6 +114,6 @@ def _unwrapped(value: Any, level: int = 0) -> Iterator[dict[str, Any] | str]:
 
 def _parsed(text: Any) -> Any:
     try:
-        return json.loads(text) if isinstance(text, str) and text.lstrip()[:1] in ("{", "[") else None
+        return json_within(text) if isinstance(text, str) and text.lstrip()[:1] in ("{", "[") else None
     except (ValueError, RecursionError):
         return None

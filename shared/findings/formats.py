@@ -10,12 +10,12 @@ The API of GuardDuty writes `Service` and the export `service`: keys are compare
 """
 
 import contextlib
-import json
 import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from shared.data_sources.json_values import json_within
 from shared.data_sources.times import epoch_seconds
 from shared.findings.finding import Finding
 
@@ -103,7 +103,7 @@ def _is_sample(service: Plain) -> bool:
     told = more.get("value")
     if isinstance(told, str):  # the API has an object as a text
         with contextlib.suppress(ValueError, TypeError, RecursionError):
-            more = {**more, **_lower(json.loads(told))}
+            more = {**more, **_lower(json_within(told))}
     return more.get("sample") in (True, "true")
 
 
