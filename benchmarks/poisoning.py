@@ -322,8 +322,8 @@ def draw(results: Sequence[Result], path: Path) -> None:
         axis.set_xticks(range(len(ATTACKS)), ATTACKS, rotation=40, ha="right")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("ROC-AUC on KDDTest+")
-    axes[0].legend(frameon=False, fontsize=8, loc="lower left")
-    figure.tight_layout()
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, ncols=len(DEFENCES), loc="upper center")
+    figure.tight_layout(rect=(0.0, 0.0, 1.0, 0.93))
     figure.savefig(path, dpi=110)
 
 
