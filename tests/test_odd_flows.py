@@ -219,3 +219,20 @@ def test_a_packed_log_that_is_damaged_from_its_begin_on_is_not_called_empty(
     assert flows(tmp_path, max_broken_share=0.1)[1].broken == 1
     assert "damaged or cut off" in caplog.text
     assert "empty" not in caplog.text
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\v", "\x1c", "\u2028"])
+@pytest.mark.parametrize("place", ["after a blank", "in place of a blank", "at the end", "in a word"])
+def test_a_line_end_in_a_message_is_no_other_flow(tmp_path: Path, end: str, place: str) -> None:
+    """A JSON text may have one; the table of the lines had a row more than there were lines, and the reader crashed."""
+    whole = vpc.lines_of(vpc.some_flows()[:20])
+    changed = {
+        "after a blank": whole[5].replace(" ", " " + end, 1), "in place of a blank": whole[5].replace(" ", end, 1),
+        "at the end": whole[5] + end, "in a word": whole[5][:6] + end + whole[5][6:],
+    }[place]  # fmt: skip
+    messages = [{"message": line} for line in (*whole[:5], changed, *whole[6:])]
+    found, broken = flows(write_json_lines(tmp_path / "a.json", messages), max_broken_share=0.1)
+    assert (broken.lines, broken.broken) == (20, int(place == "in a word"))
+    if place != "in a word":
+        expected, _ = flows(write_lines(tmp_path / "a.log", vpc.lines_of(vpc.some_flows()[:20])))
+        assert np.array_equal(found, expected)

@@ -281,7 +281,8 @@ def _of_lines(
             if what := _no_record(line, fields):
                 broken.leave_out(what)
                 continue
-        if line.count(" ") + 1 != len(fields) or "\t" in line:
+        # A message may have line ends in it, where pandas would begin another row.
+        if line.count(" ") + 1 != len(fields) or not line.isprintable():
             cells = line.split()
             if len(cells) == len(fields) + 1 and _TIME_BEFORE.fullmatch(cells[0]):
                 cells = cells[1:]
