@@ -26,6 +26,6 @@ def answer(self: MaskedPart, kind: Kind, payload: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    MaskedPart.answer = answer  # type: ignore[method-assign]
+    MaskedPart.answer = answer  # type: ignore[method-assign]  # the attack: the tenant's own code is left as it is
     del sys.argv[0]
     runpy.run_path(sys.argv[0], run_name="__main__")

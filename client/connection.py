@@ -199,5 +199,5 @@ def _quieten_channel_watcher() -> None:
         if "Cannot monitor channel state: Channel closed!" not in str(args.exc_value):
             before(args)
 
-    hook.quiet_about_channels = True  # type: ignore[attr-defined]
+    hook.quiet_about_channels = True  # type: ignore[attr-defined]  # by which the second call knows its own hook
     threading.excepthook = hook

@@ -86,7 +86,7 @@ def export_onnx(bundle: ModelBundle, path: Path) -> None:
     """
     try:
         import onnx  # noqa: F401 (torch's exporter needs both)
-        import onnxscript  # noqa: F401
+        import onnxscript  # noqa: F401 (likewise)
     except ImportError as error:
         raise MissingDependencyError(f'{error.name} is not installed: pip install -e ".[onnx]"') from None
     scorer = RawScorer(bundle.build_detector(), bundle.preprocessing.scaler).eval()

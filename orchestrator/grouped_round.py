@@ -40,13 +40,13 @@ class _Mean:
         group: which one.
         result: its sum.
         delta: the mean of its tenants' deltas.
-        loss: of the model that it alone would lead to, on the validation rows; None where nobody asks for it.
+        loss: of the model that it alone would lead to, on the validation rows; 0 where nobody asks for it.
     """
 
     group: int
     result: Sum
     delta: Vector
-    loss: float | None
+    loss: float
 
 
 class GroupedRounds:
@@ -143,8 +143,21 @@ class GroupedRounds:
             _log.warning("the groups stay as they are: %s", error)
 
     def _combine(self, job: Job, record: RoundRecord, found: Mapping[int, Sum | Exception]) -> Sum:
-        c, before, state = self._config, job.model, self._learner.state()
-        limit = self._model.validation_loss() + c.gate_loss if c.gate_loss else None
+        c = self._config
+        means = self._means(job, record, found)
+        bad = self._note_worse(record, means)
+        if c.group_rule == "validation" and means and len(bad) == len(means):
+            raise RolledBackError("rolled back: each group's sum makes the model worse, by more than gate_loss")
+        count = [mean for mean in means if c.group_rule != "validation" or mean.group not in bad]
+        if not count:
+            raise TooFewContributorsError("no group came to a sum that counts")
+        total = combine(c.group_rule, [mean.delta for mean in count], [len(mean.result.contributors) for mean in count])
+        self._learner.move(total)
+        return _merged(total, [mean.result for mean in count])
+
+    def _means(self, job: Job, record: RoundRecord, found: Mapping[int, Sum | Exception]) -> list[_Mean]:
+        """Of the groups that came to a sum that honest tenants can have."""
+        before, state = job.model, self._learner.state()
         means: list[_Mean] = []
         for group, result in sorted(found.items()):
             try:
@@ -156,22 +169,24 @@ class GroupedRounds:
             except OrchestratorError as error:
                 _log.warning("round %d, group %d: no sum: %s", record.round, group + 1, error)
             else:
-                means.append(_Mean(group, result, delta, self._loss(delta, before, state) if limit else None))
-        if limit is not None and means:
-            limit = min(limit, _lower_median([mean.loss or 0.0 for mean in means]) + c.gate_loss)
-        bad = [mean for mean in means if limit is not None and not (mean.loss or 0.0) <= limit]
-        for mean in bad:
-            self._note_bad(
-                record, mean.group, f"the loss on the validation rows would be {mean.loss:.3f}, more than {limit:.3f}"
-            )
-        if c.group_rule == "validation" and means and len(bad) == len(means):
-            raise RolledBackError("rolled back: each group's sum makes the model worse, by more than gate_loss")
-        count = [mean for mean in means if c.group_rule != "validation" or mean not in bad]
-        if not count:
-            raise TooFewContributorsError("no group came to a sum that counts")
-        total = combine(c.group_rule, [mean.delta for mean in count], [len(mean.result.contributors) for mean in count])
-        self._learner.move(total)
-        return _merged(total, [mean.result for mean in count])
+                loss = self._loss(delta, before, state) if self._config.gate_loss else 0.0
+                means.append(_Mean(group, result, delta, loss))
+        return means
+
+    def _note_worse(self, record: RoundRecord, means: Sequence[_Mean]) -> set[int]:
+        """The groups that `gate_loss` speaks against: beside the model as it is, or beside the better half of them.
+
+        While the model still learns, a group that holds it back lowers the loss all the same.
+        """
+        gate = self._config.gate_loss
+        if not gate or not means:
+            return set()
+        better_half = sorted(mean.loss for mean in means)[(len(means) - 1) // 2]
+        limit = min(self._model.validation_loss(), better_half) + gate
+        worse = {mean.group: mean.loss for mean in means if not mean.loss <= limit}
+        for group, loss in worse.items():
+            self._note_bad(record, group, f"the loss on the validation rows would be {loss:.3f}, more than {limit:.3f}")
+        return set(worse)
 
     def _loss(self, delta: Vector, before: list[np.ndarray], state: State) -> float:
         """Of the model that this group alone would lead to; infinite where it leads to none."""
@@ -186,14 +201,6 @@ class GroupedRounds:
             "round %d: a bad sum of group %d, clients %s: %s",
             record.round, group + 1, ", ".join(record.groups[group]), why,
         )  # fmt: skip
-
-
-def _lower_median(losses: Sequence[float]) -> float:
-    """What the better half of the groups is no worse than.
-
-    While the model still learns, a group that holds it back lowers the loss all the same.
-    """
-    return sorted(losses)[(len(losses) - 1) // 2]
 
 
 def combine(rule: str, means: Sequence[Vector], tenants: Sequence[int]) -> Vector:

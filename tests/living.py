@@ -65,8 +65,10 @@ def those_who_live(monkeypatch: pytest.MonkeyPatch, pause: float) -> Iterator[Ca
 
     monkeypatch.setattr(Backoff, "seconds", seconds)
 
-    def begin(config: Config, number: int, **how: object) -> Living:
-        begun.append(Living(config, number, **how))  # type: ignore[arg-type]
+    def begin(
+        config: Config, number: int, *, stay: bool = False, settings: Callable[[], Config] | None = None
+    ) -> Living:
+        begun.append(Living(config, number, stay=stay, settings=settings))
         return begun[-1]
 
     yield begin
