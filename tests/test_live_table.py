@@ -118,7 +118,8 @@ def test_where_there_is_no_terminal_every_line_is_printed_and_no_table() -> None
 
 @pytest.mark.long
 def test_a_server_on_a_terminal_shows_its_rounds_while_they_run(start: Start, tmp_path: Path) -> None:
-    config = str(write_config(tmp_path, num_rounds=3))
+    # The screen is drawn four times a second: of so many rounds some are seen, however quick the machine.
+    config = str(write_config(tmp_path, num_rounds=40, local_epochs=5))
     server = Terminal([sys.executable, SERVER, "--config", config], 80, ROOT, {"PYTHONPATH": str(ROOT)})
     try:
         server.wait_for("waiting for clients: 0 of 3 connected")
@@ -132,7 +133,7 @@ def test_a_server_on_a_terminal_shows_its_rounds_while_they_run(start: Start, tm
     assert text.count("rounds of the global model") == 1, "the table that grew has gone, the last one stays"
     assert "round 2: loss" not in text
     log = (tmp_path / "logs/latest/server.log").read_text(encoding="utf-8")
-    for line in ("waiting for clients: 0 of 3", "client 2 connected", "round 2 of 3: 3 clients train", "round 2: loss"):
+    for line in ("waiting for clients: 0 of 3", "client 2 connected", "round 2 of 40: 3 clients train", "round 2: loss"):
         assert line in log
 
 
