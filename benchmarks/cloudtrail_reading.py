@@ -29,7 +29,7 @@ from benchmarks.report import Sheet
 from shared.config import load_config
 from shared.console import console
 from shared.data_sources import cloudtrail
-from shared.data_sources.files import BrokenLines
+from shared.data_sources.broken_lines import BrokenLines
 from shared.data_sources.source_types import Inputs
 
 ROOT = Path(__file__).resolve().parent.parent

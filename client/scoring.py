@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from client.alerts import Findings
 from client.explain import Explainer
 from shared.bundle import ModelBundle
-from shared.data_sources.files import BrokenLines
+from shared.data_sources.broken_lines import BrokenLines
 from shared.data_sources.schema import Features
 from shared.data_utils import stream_features
 from shared.errors import ConfigError, DataError

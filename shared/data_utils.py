@@ -19,8 +19,8 @@ from shared.errors import DataError
 if TYPE_CHECKING:  # pandas and pyarrow take a second to load, and not every source needs them
     import pandas as pd
 
+    from shared.data_sources.broken_lines import BrokenLines
     from shared.data_sources.file_source import FileSource
-    from shared.data_sources.files import BrokenLines
     from shared.data_sources.schema import Features, FeatureSchema
     from shared.data_sources.source_types import RecordReader
     from shared.rules.rule import Rules

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from shared.config import Config
-from shared.data_sources.files import BrokenLines
+from shared.data_sources.broken_lines import BrokenLines
 from shared.data_sources.source_types import Chunk, Inputs
 
 

@@ -17,8 +17,8 @@ from client.titles import Headline, kind_in_words, short_principal
 from shared.bundle import ModelBundle
 from shared.config import Config, load_config
 from shared.console import console
+from shared.data_sources.broken_lines import BrokenLines
 from shared.data_sources.dataset import Dataset
-from shared.data_sources.files import BrokenLines
 from shared.data_sources.tables import batches, table_of
 from shared.data_utils import load_test_data
 from shared.errors import BundleError

@@ -16,8 +16,8 @@ import pytest
 
 from shared.config import Config, load_config
 from shared.data_sources import cloudtrail, csv, vpc_flow
+from shared.data_sources.broken_lines import BrokenLines
 from shared.data_sources.file_source import FileSource
-from shared.data_sources.files import BrokenLines
 from shared.data_sources.source_types import Chunk, Inputs
 from shared.data_utils import load_client_data, load_test_data, stream_features
 from shared.errors import DataError

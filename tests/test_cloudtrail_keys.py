@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 
 from shared.data_sources import audit, cloudtrail
+from shared.data_sources.broken_lines import BrokenLines
 from shared.data_sources.cloudtrail_features import fields_of
 from shared.data_sources.cloudtrail_identity import principal_key, principal_name
 from shared.data_sources.cloudtrail_keys import path_of
 from shared.data_sources.cloudtrail_records import canonical
-from shared.data_sources.files import BrokenLines
 from tests.source_files import read_chunks, settings_of, write_json_lines
 from tests.test_cloudtrail_meaning import PRINCIPALS, WITHOUT_ID
 from tests.test_source_cloudtrail import Record, record, settings, some_records, write

@@ -20,8 +20,8 @@ from shared.config import Config, load_config, parse_config
 from shared.data_sources import audit, audit_table, cloudtrail, ocsf, vpc_flow
 from shared.data_sources.audit_rules import load_rules
 from shared.data_sources.audit_table import SERVICES, AuditTable, shipped
+from shared.data_sources.broken_lines import BrokenLines
 from shared.data_sources.file_source import FileSource
-from shared.data_sources.files import BrokenLines
 from shared.data_sources.record_fields import Field, seconds_of
 from shared.data_sources.source_types import Inputs
 from shared.errors import ConfigError, DataError, OrchestratorError

@@ -19,9 +19,9 @@ import pyarrow as pa
 import pytest
 
 from shared.data_sources import cloudtrail, json_values
+from shared.data_sources.broken_lines import BrokenLines
 from shared.data_sources.cloudtrail_records import canonical, other_kind
 from shared.data_sources.envelopes import CONTROL, NOTHING, records
-from shared.data_sources.files import BrokenLines
 from shared.data_sources.json_values import JsonValues
 from shared.data_sources.source_types import Inputs
 from shared.data_sources.times import epoch_seconds

@@ -133,7 +133,12 @@ def test_a_server_on_a_terminal_shows_its_rounds_while_they_run(start: Start, tm
     assert text.count("rounds of the global model") == 1, "the table that grew has gone, the last one stays"
     assert "round 2: loss" not in text
     log = (tmp_path / "logs/latest/server.log").read_text(encoding="utf-8")
-    for line in ("waiting for clients: 0 of 3", "client 2 connected", "round 2 of 40: 3 clients train", "round 2: loss"):
+    for line in (
+        "waiting for clients: 0 of 3",
+        "client 2 connected",
+        "round 2 of 40: 3 clients train",
+        "round 2: loss",
+    ):
         assert line in log
 
 

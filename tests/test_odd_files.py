@@ -1,10 +1,11 @@
 """Tables and flow logs as tools and people leave them: read as they were meant, or refused in a line that says how."""
 
 import gzip
+import io
 import json
 import logging
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import pytest
 
 from shared.config import Config
 from shared.data_sources import csv, flow_records, vpc_flow
+from shared.data_sources.broken_lines import BrokenLines
+from shared.data_sources.compressed import DAMAGE, damage_of, unpacked
 from shared.data_sources.file_names import read_order
 from shared.data_sources.file_source import FileSource
-from shared.data_sources.files import BrokenLines
 from shared.data_sources.flow_checks import NO_FLOWS
 from shared.data_sources.flow_records import BLANK_LINES, DEFAULT_FIELDS
 from shared.data_sources.source_types import Inputs
@@ -207,6 +209,33 @@ def test_an_archive_of_several_files_is_refused_with_what_to_do(tmp_path: Path) 
         archive.writestr("b.csv", "\n".join(PLAIN))
     with pytest.raises(DataError, match="a zip archive of 2 files, expected one; unpack it"):
         table(strict(tmp_path / "a.zip"))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_with_any_byte_changed_is_read_or_refused(method: int) -> None:
+    """Found by fuzz: an empty name in the directory was an IndexError, and damaged bzip2 a RuntimeError."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", method) as archive:
+        archive.writestr("a.csv", "\n".join(PLAIN))
+    outcomes = {_unpack(bytes(changed)) for changed in _changed(packed.getvalue())}
+    assert outcomes == {"whole", "damaged", "refused"}
+
+
+def _changed(content: bytes) -> Iterator[bytes]:
+    for place, byte in enumerate(content):
+        for other in {0, 255, byte ^ 1, byte ^ 128}:
+            yield content[:place] + bytes([other]) + content[place + 1 :]
+
+
+def _unpack(content: bytes) -> str:
+    raw = io.BufferedReader(io.BytesIO(content))
+    try:
+        stream = unpacked(raw)
+        while stream is not raw and stream.read(1000):
+            pass
+    except (OSError, *DAMAGE):
+        return "refused"
+    return "whole" if damage_of(stream) is None else "damaged"
 
 
 @pytest.mark.parametrize("first", ["a.csv", "z.csv"])

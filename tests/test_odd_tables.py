@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from shared.data_sources import csv, vpc_flow
-from shared.data_sources.files import BrokenLines
+from shared.data_sources.broken_lines import BrokenLines
 from shared.data_sources.source_types import Chunk
 from shared.data_sources.tables import BLANK_ROW, COMMENTS, REPEATED_HEADER
 from shared.errors import DataError

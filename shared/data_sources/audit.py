@@ -24,9 +24,9 @@ from shared.data_sources import (
 )
 from shared.data_sources import files as data_files
 from shared.data_sources.audit_table import AuditTable
+from shared.data_sources.broken_lines import BrokenLines
 from shared.data_sources.call_features import Memory
 from shared.data_sources.envelopes import LeftOut
-from shared.data_sources.files import BrokenLines
 from shared.data_sources.json_values import Value, begins_as_json
 from shared.data_sources.labels import ADDRESS, EVENT_ID, TIME, label_origin
 from shared.data_sources.schema import Column, FeatureSchema, Kind, bucket_columns

@@ -13,9 +13,9 @@ import pandas as pd
 
 from shared.config import Config
 from shared.data_sources import files as data_files
+from shared.data_sources.broken_lines import BrokenLines
 from shared.data_sources.call_features import Memory
 from shared.data_sources.envelopes import LeftOut
-from shared.data_sources.files import BrokenLines
 from shared.data_sources.json_values import Value
 from shared.data_sources.label_checks import LabelTally
 from shared.data_sources.labels import (

@@ -12,10 +12,10 @@ from typing import Any
 from shared.config import Config
 from shared.data_sources import calls, cloudtrail_features, record_files
 from shared.data_sources import files as data_files
+from shared.data_sources.broken_lines import BrokenLines
 from shared.data_sources.cloudtrail_identity import tells_who
 from shared.data_sources.cloudtrail_records import canonical, other_kind
 from shared.data_sources.envelopes import LeftOut, is_event
-from shared.data_sources.files import BrokenLines
 from shared.data_sources.json_values import Value, begins_as_json
 from shared.data_sources.labels import ADDRESS, EVENT_ID, TIME, label_origin
 from shared.data_sources.schema import FeatureSchema

@@ -61,6 +61,8 @@ class _Bounded(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        if self.damage is not None:  # bz2 within zip has a RuntimeError for whoever asks again
+            return 0
         read_some = getattr(self._unpacker, "read1", self._unpacker.read)  # before a cut there may be whole records
         try:
             data = read_some(len(buffer))
@@ -96,7 +98,7 @@ def _zip_member(stream: BinaryIO) -> IO[bytes]:
 
 
 def _only_member(archive: zipfile.ZipFile) -> IO[bytes]:
-    members = [member for member in archive.infolist() if not member.is_dir()]
+    members = [one for one in archive.infolist() if not one.filename.endswith("/")]  # `is_dir` fails at an empty name
     if len(members) != 1:
         raise OSError(errno.EINVAL, f"a zip archive of {len(members)} files, expected one; unpack it into the folder")
     if members[0].flag_bits & 1:

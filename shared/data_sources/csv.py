@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from shared.config import Config
 from shared.data_sources import files as data_files
+from shared.data_sources.broken_lines import LOGGED_BROKEN_LINES, BrokenLines
 from shared.data_sources.cells import holds_names, numbers, separated_number, texts
 from shared.data_sources.csv_columns import (
     UNNAMED,
@@ -38,7 +39,6 @@ from shared.data_sources.csv_columns import (
     why_no_number,
 )
 from shared.data_sources.csv_layout import looks_like_data, no_header
-from shared.data_sources.files import BrokenLines
 from shared.data_sources.json_values import begins_as_json
 from shared.data_sources.label_checks import IndexSearch, LabelTally
 from shared.data_sources.schema import (
@@ -238,7 +238,7 @@ def _chunk(
         families, good = _families(config, batch.columns)
         if config.partition_column:
             groups = texts(batch.columns[config.partition_column]).to_numpy(dtype=np.str_)
-    reasons = {int(row): "no label" for row in np.flatnonzero(~good & ~no_record)[: data_files.LOGGED_BROKEN_LINES]}
+    reasons = {int(row): "no label" for row in np.flatnonzero(~good & ~no_record)[:LOGGED_BROKEN_LINES]}
     used = {*_fields(schema), config.csv_label_column, config.csv_family_column} & batch.columns.keys()
     damaged = with_nul([batch.columns[name] for name in used], batch.rows) & good
     reasons |= dict.fromkeys(np.flatnonzero(damaged).tolist(), "NUL characters in it: the file is damaged")
@@ -247,7 +247,7 @@ def _chunk(
         if schema.columns[index].kind == "numeric":
             values, wrong = numbers(batch.columns[column])
             features[:, index] = compressed(values)
-            for row in np.flatnonzero(wrong & good & ~no_record)[: data_files.LOGGED_BROKEN_LINES]:
+            for row in np.flatnonzero(wrong & good & ~no_record)[:LOGGED_BROKEN_LINES]:
                 reasons[int(row)] = why_no_number(column, batch.columns[column].slice(int(row), 1))
             good = good & ~wrong
         else:

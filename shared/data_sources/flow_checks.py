@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from shared.data_sources.broken_lines import BrokenLines
 from shared.data_sources.cells import MISSING, floats, read_hexadecimal
-from shared.data_sources.files import BrokenLines
 from shared.data_sources.times import SECONDS, Unit, plausible, unit_of_most
 from shared.data_sources.windows import latest_time
 

@@ -15,7 +15,8 @@ import pandas as pd
 from shared.config import Config
 from shared.data_sources import files as data_files
 from shared.data_sources import nsl_kdd
-from shared.data_sources.files import BrokenLines, opened_text
+from shared.data_sources.broken_lines import BrokenLines
+from shared.data_sources.files import opened_text
 from shared.data_sources.nsl_kdd_schema import ATTACK_NAME, COLUMNS, NUMERIC, SYMBOLS
 from shared.data_sources.schema import FeatureSchema
 from shared.data_sources.source_types import Chunk, Inputs

@@ -16,10 +16,10 @@ import pandas as pd
 from shared.config import Config
 from shared.data_sources import audit, audit_table, calls, ocsf_parquet, record_files, vpc_flow, vpc_flow_features
 from shared.data_sources import files as data_files
+from shared.data_sources.broken_lines import BrokenLines
 from shared.data_sources.cloudtrail_identity import principal_key
 from shared.data_sources.cloudtrail_outcome import is_denial
 from shared.data_sources.envelopes import LeftOut
-from shared.data_sources.files import BrokenLines
 from shared.data_sources.flow_checks import NEEDED, FlowCheck
 from shared.data_sources.flow_forms import NETWORK_ACTIVITY, ocsf_flow
 from shared.data_sources.json_values import Value, begins_as_json

@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shared.config import Config
+from shared.data_sources.broken_lines import BrokenLines
 from shared.data_sources.dataset import Dataset
-from shared.data_sources.files import BrokenLines
 from shared.data_sources.schema import Features, FeatureSchema
 from shared.findings.finding import FindingSet
 from shared.rules.rule import Rules

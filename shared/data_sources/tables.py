@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from shared.data_sources import files as data_files
+from shared.data_sources.broken_lines import BrokenLines
 from shared.data_sources.cells import texts
 from shared.data_sources.csv_layout import Layout, SplitAtBlanks, layout_of, unique_names
-from shared.data_sources.files import BrokenLines, Utf8Stream, opened_json, opened_text
+from shared.data_sources.files import Utf8Stream, opened_json, opened_text
 from shared.data_sources.json_values import LIST_KEYS, JsonValues, Value, begins_as_json
 from shared.data_sources.quotes import WatchedQuotes
 from shared.errors import DataError, OddFileError

@@ -13,7 +13,7 @@ import pandas as pd
 from shared.config import Config
 from shared.data_sources import files as data_files
 from shared.data_sources import vpc_flow_features
-from shared.data_sources.files import BrokenLines
+from shared.data_sources.broken_lines import BrokenLines
 from shared.data_sources.flow_checks import NEEDED
 from shared.data_sources.flow_records import field_name, flows_of, is_flow_log
 from shared.data_sources.label_checks import LabelTally

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.data_sources import files as data_files
-from shared.data_sources.files import BrokenLines, opened_json
+from shared.data_sources.broken_lines import BrokenLines
+from shared.data_sources.files import opened_json
 from shared.data_sources.json_values import JsonValues, begins_as_json, json_within
 from shared.errors import DataError, OddFileError
 from shared.findings.finding import Finding, FindingSet
