@@ -151,13 +151,12 @@ def _from_zeek(path: Path, head: str, broken: BrokenLines, check: FlowCheck) -> 
 
 
 def _from_json(config: Config, path: Path, broken: BrokenLines, check: FlowCheck) -> Iterator[pd.DataFrame]:
+    """The flows of a JSON file: objects, and lines of text that are carried in JSON."""
     fields = _settings_fields(config)
     found = records(path, lambda value: is_flow_object(value) or is_event(value))
     while part := list(islice(found, CHUNK_LINES)):
-        lines: list[str] = []
-        places: list[int | str] = []
-        rows: list[dict[str, str]] = []
-        row_places: list[int | str] = []
+        lines: list[tuple[str, str]] = []  # where they are, which is no key: several may be in one place
+        flows: list[tuple[str, dict[str, str]]] = []
         for value in part:
             record = value.value
             if value.broken:
@@ -165,35 +164,45 @@ def _from_json(config: Config, path: Path, broken: BrokenLines, check: FlowCheck
             elif isinstance(record, LeftOut):
                 broken.leave_out(record)
             elif isinstance(record, str):
-                lines.append(record)
-                places.append(value.where)
-            elif isinstance(record, dict):
+                lines.append((value.where, record))
+            else:
                 try:
-                    sensed = flow_of(record)
+                    flow = _flow_of(record)
                 except (ValueError, OverflowError, RecursionError) as error:
                     broken.add(path, value.where, str(error))
                     continue
-                if isinstance(sensed, LeftOut):
-                    broken.leave_out(sensed)
-                    continue
-                inner = flat(record) if sensed else record.items()
-                flow = {field_name(key): _cell(cell) for key, cell in inner} | (sensed or {})
-                if flow.get("log-status", "").upper() in NO_DATA:
-                    broken.leave_out(NO_FLOWS)
-                    continue
-                if missing := [name for name in NEEDED if name not in flow]:
-                    broken.add(path, value.where, f"no {', '.join(missing)}")
-                    continue
-                rows.append(flow)
-                row_places.append(value.where)
-            else:
-                broken.add(path, value.where, f"expected a flow record, found {str(record)[:60]!r}")
+                if isinstance(flow, LeftOut):
+                    broken.leave_out(flow)
+                else:
+                    flows.append((value.where, flow))
         if lines:
             _check_fields(path, fields, "by vpc_fields")
-            yield _of_lines(path, fields, lines, places, broken, check)
-        if rows:
-            yield check.checked(pd.DataFrame(rows).fillna(""), row_places)
+            places, carried = zip(*lines, strict=True)
+            yield _of_lines(path, fields, carried, places, broken, check)
+        if flows:
+            places, rows = zip(*flows, strict=True)
+            yield check.checked(pd.DataFrame(list(rows)).fillna(""), places)
         broken.seen(len(part))
+
+
+def _flow_of(record: Any) -> dict[str, str] | LeftOut:
+    """A flow record by the names of its fields.
+
+    Raises:
+        ValueError, OverflowError, RecursionError: it is none, or lacks a field.
+    """
+    if not isinstance(record, dict):
+        raise ValueError(f"expected a flow record, found {str(record)[:60]!r}")
+    sensed = flow_of(record)
+    if isinstance(sensed, LeftOut):
+        return sensed
+    inner = flat(record) if sensed else record.items()
+    flow = {field_name(key): _cell(cell) for key, cell in inner} | (sensed or {})
+    if flow.get("log-status", "").upper() in NO_DATA:
+        return LeftOut(NO_FLOWS)
+    if missing := [name for name in NEEDED if name not in flow]:
+        raise ValueError(f"no {', '.join(missing)}")
+    return flow
 
 
 def _cell(value: Any) -> str:
