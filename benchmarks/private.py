@@ -7,6 +7,7 @@
 The tenants' own code makes each vector (`client/private_training.py`), and the orchestrator's own each step; in between
 they are added as they are, as masks and ciphertexts change no sum. Beside the federation stand
 
+- the federation whose sums need **all of them** (`min_contributors`): shares may be smaller, as none can be missing;
 - **each for itself**: every tenant adds the whole noise to its own vector, as it must where nobody masks;
 - **one trainer** who has all rows, and adds the noise once;
 - the same steps **without noise**, and without cutting gradients.
@@ -44,8 +45,10 @@ from shared.metrics import predict_probabilities, score
 from shared.model import build_model, get_parameters
 from shared.preprocessing import Preprocessing
 
-FEDERATED, LOCAL, CENTRAL, NOISELESS = "federated", "each for itself", "one trainer", "without noise"
-WAYS = (FEDERATED, CENTRAL, LOCAL, NOISELESS)
+FEDERATED, ALL, LOCAL, CENTRAL, NOISELESS = (
+    "federated", "federated, all of them", "each for itself", "one trainer", "without noise",
+)  # fmt: skip
+WAYS = (FEDERATED, ALL, CENTRAL, LOCAL, NOISELESS)
 EPSILONS, TENANTS, SEEDS = (1.0, 2.0, 4.0, 8.0), (3, 10), (0, 1, 2)
 SELECTION_SEED = 100
 TRAINED_ROWS = 113_000  # of KDDTrain+, less what tenants hold out, about
@@ -111,7 +114,7 @@ def run(tenants: int, epsilon: float, way: str, seed: int, **more: Any) -> Resul
     parts = [load_client_data(config, number) for number in range(tenants)]
     if way == CENTRAL:
         parts = [_together(parts)]
-    sharers = {FEDERATED: least_honest(minimum_threshold(tenants), tenants)}.get(way, 1)
+    sharers = sharers_of(tenants, way)
     raw = [ScaledRows(config, part) for part in parts]
     schema = load_schema(config)
     code = StatisticsCode(config, schema)
@@ -145,6 +148,18 @@ def run(tenants: int, epsilon: float, way: str, seed: int, **more: Any) -> Resul
     )  # fmt: skip
 
 
+def sharers_of(tenants: int, way: str) -> int:
+    """Of how many vectors the noise has to be enough."""
+    required = {FEDERATED: minimum_threshold(tenants), ALL: tenants}.get(way)
+    return 1 if required is None else least_honest(required, tenants)
+
+
+def ways_of(tenants: int) -> tuple[str, ...]:
+    """Those that differ: of 3 tenants each sum is over all anyway."""
+    same = sharers_of(tenants, ALL) == sharers_of(tenants, FEDERATED)
+    return tuple(way for way in WAYS if way != ALL or not same)
+
+
 def _noiseless(model: torch.nn.Module, parts: Sequence[Dataset], config: Config) -> Vector:
     return np.asarray(sum(clipped_sum(model, sampled(rows, config.dp_sampling_rate), 1e6) for rows in parts))
 
@@ -170,17 +185,11 @@ def sheets(results: Sequence[Result]) -> list[Sheet]:
     """Each figure by epsilon and way, mean and range over the seeds."""
     made = []
     for tenants in sorted({result.tenants for result in results}):
-        epsilons = sorted({result.epsilon for result in results})
+        epsilons, ways = sorted({result.epsilon for result in results}), ways_of(tenants)
         for title, figure in FIGURES.items():
-            cells = [
-                [
-                    _cell(_values(results, tenants, epsilon, way, figure))
-                    for way in (FEDERATED, CENTRAL, LOCAL, NOISELESS)
-                ]
-                for epsilon in epsilons
-            ]
+            cells = [[_cell(_values(results, tenants, epsilon, way, figure)) for way in ways] for epsilon in epsilons]
             rows = [[f"{epsilon:g}", *row] for epsilon, row in zip(epsilons, cells, strict=True)]
-            columns = ["epsilon", *WAYS]
+            columns = ["epsilon", *ways]
             made.append(Sheet(f"{tenants} tenants: {title}", columns, rows))
     return made
 
@@ -209,12 +218,14 @@ def draw(results: Sequence[Result], path: Path) -> None:
     figure, axes = plt.subplots(len(FIGURES), len(sizes), figsize=(5.5 * len(sizes), 6.5), sharey="row", squeeze=False)
     for row, (title, of) in zip(axes, FIGURES.items(), strict=True):
         for axis, tenants in zip(row, sizes, strict=True):
-            for way in (FEDERATED, CENTRAL, LOCAL):
+            for way in ways_of(tenants)[:-1]:
                 found = [(epsilon, _values(results, tenants, epsilon, way, of)) for epsilon in EPSILONS]
                 known = [(epsilon, values) for epsilon, values in found if values]
                 at = [epsilon for epsilon, _ in known]
-                axis.plot(at, [np.mean(v) for _, v in known], marker="o", label=way)
-                axis.fill_between(at, [min(v) for _, v in known], [max(v) for _, v in known], alpha=0.15)
+                colour = f"C{WAYS.index(way)}"
+                axis.plot(at, [np.mean(v) for _, v in known], marker="o", color=colour, label=way)
+                lowest, highest = [min(v) for _, v in known], [max(v) for _, v in known]
+                axis.fill_between(at, lowest, highest, color=colour, alpha=0.12)
             plain = _values(results, tenants, EPSILONS[0], NOISELESS, of)
             if plain:
                 axis.axhline(float(np.mean(plain)), color="grey", linestyle=":", label=NOISELESS)
@@ -231,8 +242,11 @@ def draw(results: Sequence[Result], path: Path) -> None:
 def plan_of(quick: bool) -> list[tuple[int, float, str, int]]:
     """The runs: tenants, epsilon, way, seed."""
     sizes, epsilons, seeds = ((3,), (1.0, 4.0), (0,)) if quick else (TENANTS, EPSILONS, SEEDS)
-    ways = [(NOISELESS, EPSILONS[0]), *((way, e) for e in epsilons for way in (FEDERATED, CENTRAL, LOCAL))]
-    return [(n, epsilon, way, seed) for seed in seeds for n in sizes for way, epsilon in ways]
+
+    def ways(tenants: int) -> list[tuple[str, float]]:
+        return [(NOISELESS, EPSILONS[0]), *((way, e) for e in epsilons for way in ways_of(tenants)[:-1])]
+
+    return [(n, epsilon, way, seed) for seed in seeds for n in sizes for way, epsilon in ways(n)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -136,6 +136,22 @@ def test_drop_outs_at_any_stage_leave_no_less_noise_than_is_accounted(
         assert variance == pytest.approx(accounted * count / sharers, rel=0.06)
 
 
+def test_where_all_are_needed_each_adds_less_and_a_drop_out_voids_the_sum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(private_training, "clipped_sum", lambda model, _rows, _clip: 0 * flatten(get_parameters(model)))
+    config = settings(tmp_path, num_rounds=2, num_hidden_units=3000, min_contributors=4, min_fit_clients=4)
+    seen = {"adverts": 0}
+
+    def lost(node: str, request: Request) -> bool:  # in the first round the vector of client 2
+        seen["adverts"] += request.kind is Kind.ADVERTISE and node == "0"
+        return seen["adverts"] == 2 and node == "2" and request.kind is Kind.TRAIN
+
+    variances, contributors = variance_of_noise(config, lost)
+    assert contributors == [0, 4]
+    assert variances == [pytest.approx(plan_of(config).gradients.variance * 4 / 3, rel=0.06)]
+
+
 def test_noise_that_is_sized_for_all_is_too_little_where_one_drops_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
