@@ -190,7 +190,8 @@ class Conspiracy:
         def loss(delta: Vector) -> float:
             return _loss(tenant, unflatten(flatten(given) + delta, like=given), rows)
 
-        most = min(loss(np.zeros_like(mean)), loss(mean)) + KNOWN_ROOM * (self._case.config.gate_loss or GATE)
+        gate = DEFENCES[self._case.defence].get("gate_loss", GATE)
+        most = min(loss(np.zeros_like(mean)), loss(mean)) + KNOWN_ROOM * gate
         best = mean
         for gamma in (0.0, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0):
             if loss(((size - 1) * mean - gamma * mean) / size) <= most:

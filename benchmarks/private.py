@@ -48,7 +48,7 @@ from shared.preprocessing import Preprocessing
 FEDERATED, ALL, LOCAL, CENTRAL, NOISELESS = (
     "federated", "federated, all of them", "each for itself", "one trainer", "without noise",
 )  # fmt: skip
-WAYS = (FEDERATED, ALL, CENTRAL, LOCAL, NOISELESS)
+NOISY = (FEDERATED, ALL, CENTRAL, LOCAL)
 EPSILONS, TENANTS, SEEDS = (1.0, 2.0, 4.0, 8.0), (3, 10), (0, 1, 2)
 SELECTION_SEED = 100
 TRAINED_ROWS = 113_000  # of KDDTrain+, less what tenants hold out, about
@@ -154,10 +154,10 @@ def sharers_of(tenants: int, way: str) -> int:
     return 1 if required is None else least_honest(required, tenants)
 
 
-def ways_of(tenants: int) -> tuple[str, ...]:
+def noisy_ways(tenants: int) -> list[str]:
     """Those that differ: of 3 tenants each sum is over all anyway."""
     same = sharers_of(tenants, ALL) == sharers_of(tenants, FEDERATED)
-    return tuple(way for way in WAYS if way != ALL or not same)
+    return [way for way in NOISY if way != ALL or not same]
 
 
 def _noiseless(model: torch.nn.Module, parts: Sequence[Dataset], config: Config) -> Vector:
@@ -185,7 +185,7 @@ def sheets(results: Sequence[Result]) -> list[Sheet]:
     """Each figure by epsilon and way, mean and range over the seeds."""
     made = []
     for tenants in sorted({result.tenants for result in results}):
-        epsilons, ways = sorted({result.epsilon for result in results}), ways_of(tenants)
+        epsilons, ways = sorted({result.epsilon for result in results}), [*noisy_ways(tenants), NOISELESS]
         for title, figure in FIGURES.items():
             cells = [[_cell(_values(results, tenants, epsilon, way, figure)) for way in ways] for epsilon in epsilons]
             rows = [[f"{epsilon:g}", *row] for epsilon, row in zip(epsilons, cells, strict=True)]
@@ -218,11 +218,11 @@ def draw(results: Sequence[Result], path: Path) -> None:
     figure, axes = plt.subplots(len(FIGURES), len(sizes), figsize=(5.5 * len(sizes), 6.5), sharey="row", squeeze=False)
     for row, (title, of) in zip(axes, FIGURES.items(), strict=True):
         for axis, tenants in zip(row, sizes, strict=True):
-            for way in ways_of(tenants)[:-1]:
+            for way in noisy_ways(tenants):
                 found = [(epsilon, _values(results, tenants, epsilon, way, of)) for epsilon in EPSILONS]
                 known = [(epsilon, values) for epsilon, values in found if values]
                 at = [epsilon for epsilon, _ in known]
-                colour = f"C{WAYS.index(way)}"
+                colour = f"C{NOISY.index(way)}"
                 axis.plot(at, [np.mean(v) for _, v in known], marker="o", color=colour, label=way)
                 lowest, highest = [min(v) for _, v in known], [max(v) for _, v in known]
                 axis.fill_between(at, lowest, highest, color=colour, alpha=0.12)
@@ -242,11 +242,12 @@ def draw(results: Sequence[Result], path: Path) -> None:
 def plan_of(quick: bool) -> list[tuple[int, float, str, int]]:
     """The runs: tenants, epsilon, way, seed."""
     sizes, epsilons, seeds = ((3,), (1.0, 4.0), (0,)) if quick else (TENANTS, EPSILONS, SEEDS)
-
-    def ways(tenants: int) -> list[tuple[str, float]]:
-        return [(NOISELESS, EPSILONS[0]), *((way, e) for e in epsilons for way in ways_of(tenants)[:-1])]
-
-    return [(n, epsilon, way, seed) for seed in seeds for n in sizes for way, epsilon in ways(n)]
+    runs = []
+    for seed in seeds:
+        for n in sizes:
+            runs.append((n, EPSILONS[0], NOISELESS, seed))
+            runs += [(n, epsilon, way, seed) for epsilon in epsilons for way in noisy_ways(n)]
+    return runs
 
 
 def main(argv: Sequence[str] | None = None) -> int:

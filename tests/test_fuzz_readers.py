@@ -7,7 +7,8 @@ import pytest
 
 from shared.data_sources.broken_lines import BrokenLines
 from tests import fuzz_readers
-from tests.fuzz_readers import RECORDS, FuzzError, fuzz, shapes, try_file
+from tests.fuzz_readers import FuzzError, fuzz, try_file
+from tests.fuzz_shapes import RECORDS, shapes
 
 INPUTS = 480
 SOURCES = tuple(fuzz_readers.READERS)

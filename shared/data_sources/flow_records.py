@@ -167,7 +167,7 @@ def _from_json(config: Config, path: Path, broken: BrokenLines, check: FlowCheck
                 lines.append((value.where, record))
             else:
                 try:
-                    flow = _flow_of(record)
+                    flow = _by_fields(record)
                 except (ValueError, OverflowError, RecursionError) as error:
                     broken.add(path, value.where, str(error))
                     continue
@@ -185,7 +185,7 @@ def _from_json(config: Config, path: Path, broken: BrokenLines, check: FlowCheck
         broken.seen(len(part))
 
 
-def _flow_of(record: Any) -> dict[str, str] | LeftOut:
+def _by_fields(record: Any) -> dict[str, str] | LeftOut:
     """A flow record by the names of its fields.
 
     Raises:
