@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from client import learning
 from client.tenant import Tenant
+from orchestrator.aggregator import RoundSum
 from orchestrator.cornering import CHANCE, left_out
 from orchestrator.grouped_round import combine
 from orchestrator.run_folder import RoundRecord
@@ -24,6 +26,8 @@ from shared.groups import Draw, Toss, decode_draws, encode_draws, partition
 from shared.masking import WEIGHTS
 from shared.masking.codec import Kind as MessageKind
 from shared.masking.codec import encode_entries, header
+from shared.masking.stream import MaskSum
+from shared.wire import load_update
 from tests.federations import make_tenants, masked_settings, open_in_memory
 from tests.processes import ROOT
 
@@ -188,6 +192,43 @@ class TestRounds:
             records = run.coordinator.records
             assert [record.skipped is not None for record in records] == [skipped] * len(records)
             assert records[-1].left_out == ([] if groups == 1 else ["2"])
+
+    @pytest.mark.parametrize("masked", [True, False], ids=["masks", "the twin whose masks are nothing"])
+    def test_the_private_key_opens_no_update_and_the_sum_of_no_group_over_fewer_than_three(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, masked: bool
+    ) -> None:
+        """The orchestrator decrypts each vector as it comes, as `benchmarks/peek.py` does without groups."""
+        config = settings(tmp_path, num_rounds=1)
+        seen: dict[str, Any] = {}
+        true: dict[str, Any] = {}
+        if not masked:
+            monkeypatch.setattr(MaskSum, "_stream", lambda mask, _key: np.zeros_like(mask._limbs))
+        add, tenants = RoundSum.add, make_tenants(config)
+        for name, tenant in tenants.items():
+            poison(monkeypatch, tenant, partial(true.setdefault, name))
+
+        def peek(vectors: RoundSum, tenant: str, payload: bytes, signature: object = None) -> None:
+            add(vectors, tenant, payload, signature)
+            keys: Any = vectors._keys
+            alone = keys.decrypt_plaintexts(
+                keys.public.from_bytes(*load_update(payload, vectors.header, vectors.layout))
+            )
+            layout = keys.public.encoding
+            slots = [
+                (int(m) >> k * layout.slot_bits) % (1 << layout.slot_bits) - (1 << layout.fixed_point.value_bits)
+                for m in alone
+                for k in range(layout.slots_per_plaintext)
+            ]
+            seen[tenant] = layout.fixed_point.decode(np.array(slots, dtype=np.int64))  # the last one is the update
+
+        monkeypatch.setattr(RoundSum, "add", peek)
+        run = open_in_memory(config, tenants)
+        run.coordinator.run()
+        (record,) = run.coordinator.records
+        assert set(seen) == set(tenants)
+        assert min(map(len, record.groups)) >= 3
+        off = [np.abs(seen[name][: true[name].size] - true[name]).max() for name in tenants]
+        assert (min(off) > 0.5) if masked else (max(off) < 1e-4)
 
     def test_after_a_restart_what_was_found_out_stays(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         config = settings(tmp_path, num_rounds=6)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from client.tenant import Tenant
 from orchestrator.run import OpenRun
 from shared.config import Config
 from shared.data_sources.dataset import Dataset
+from shared.data_utils import load_client_data
 from shared.dp import skellam
 from shared.dp.accountant import ORDERS
 from shared.dp.plan import PrivacyPlan
@@ -294,7 +296,7 @@ def lower_bound(members: np.ndarray, others: np.ndarray, delta: float) -> float:
     from scipy.stats import beta
 
     best = 0.0
-    for threshold in np.quantile(others, [0.5, 0.8, 0.9, 0.95, 0.99]):
+    for threshold in np.quantile(others, [0.5, 0.8, 0.9, 0.95, 0.99, 1.0]):
         hits, alarms = int((members > threshold).sum()), int((others > threshold).sum())
         least = beta.ppf(0.025, hits, len(members) - hits + 1) if hits else 0.0
         most = beta.ppf(0.975, alarms + 1, len(others) - alarms)
@@ -336,3 +338,44 @@ def test_what_an_attack_learns_is_below_the_accountant_s_epsilon(
     members, others = attack(tenant, canary, variance, clip, plan.unit, 2000)
     bound = lower_bound(members, others, config.dp_delta)
     assert (bound <= config.dp_target_epsilon) == (twin == ""), bound
+
+
+def released(folder: Path, canary: bool) -> float:
+    """What a whole masked run of one round shows of the canary to whoever knows the model and all else: the sum, less
+    what all other rows give it, along the canary's gradient.
+    """
+    config = settings(
+        folder, clients=3, num_rounds=1, dp_sampling_rate=1.0, dp_target_epsilon=1.0, num_hidden_units=40,
+        he_scheme="kahe", num_samples_per_client=1000, dp_statistics_share=0.2,
+    )  # fmt: skip
+    rows = {number: load_client_data(config, number) for number in range(3)}
+    own = rows[0].train
+    odd = Dataset(np.full_like(own.features[:1], 50.0), np.array([1]), own.families[:1])
+    both = Dataset(
+        np.concatenate([own.features, odd.features]), np.concatenate([own.labels, odd.labels]),
+        np.concatenate([own.families, odd.families]),
+    )  # fmt: skip
+    with_it = {**rows, 0: replace(rows[0], train=both)}
+    run = open_in_memory(config, make_tenants(config, with_it if canary else rows))
+    sums, model = sums_of(run), build_model(config)
+    run.coordinator.run()
+    preprocessing = run.coordinator.model.preprocessing
+    assert preprocessing is not None
+    known = sum(clipped_sum(model, preprocessing.apply(part.train), config.dp_clip) for part in rows.values())
+    direction = clipped_sum(model, preprocessing.apply(odd), 1.0)
+    return float((sums[0] - known) @ direction / np.linalg.norm(direction))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("twin", ["", "known noise"])
+def test_what_whole_runs_show_of_a_record_is_below_the_accountant_s_epsilon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, twin: str
+) -> None:
+    if twin:
+        monkeypatch.setattr(skellam, "draw", lambda _variance, size: np.zeros(size, dtype=np.int64))
+    members, others = (
+        np.array([released(tmp_path / f"{canary}-{number}", canary) for number in range(20)])
+        for canary in (True, False)
+    )
+    bound = lower_bound(members, others, 1e-6)
+    assert (bound <= 1.0) == (twin == ""), bound
