@@ -42,6 +42,7 @@ DESCRIPTORS = 1024
 DOORS = ("open", "tls", "mtls")
 _OPEN_BYTES = 1 << 20  # of a message that Flower's own server takes at least, with any model
 _READY_SECONDS = 300.0
+_LAST_WORDS = 2000  # characters of the log of a server that did not come up
 _MORE_MB = 200  # that the server may take meanwhile
 _MOST_MB = 2500  # beyond, the point is made, and this machine is needed
 _PATIENCE_SECONDS = 180.0  # that the attack goes on for while the newcomer is not seated
@@ -121,7 +122,8 @@ class Federation:
         deadline = time.monotonic() + _READY_SECONDS
         while len(self.rounds()) < 2:
             if self.server.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"the federation does not work: see {self.folder}")
+                said = (self.folder / "server.log").read_text(errors="replace")[-_LAST_WORDS:]
+                raise SystemExit(f"the federation does not work: see {self.folder}; its server said last:\n{said}")
             time.sleep(0.2)
         return self
 

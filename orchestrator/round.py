@@ -65,8 +65,8 @@ class Sum:
         contributors: whose vectors are in it, ascending.
         said: what each of them sent beside its vector.
         payload_bytes: of the longest of their vectors, as it travelled.
-        wait_seconds: from the request to the last vector.
-        add_seconds: checking and adding them.
+        wait_seconds: from the request to the last vector, `add_seconds` within it.
+        add_seconds: checking and adding them as they arrive.
         decrypt_seconds: of decryption and unmasking.
         opened: what the product of the vectors held, and the proof of it; None where nobody asked for it.
     """

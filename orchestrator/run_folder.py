@@ -44,7 +44,7 @@ class RoundRecord:
         loss, accuracy, attack_rows, benign_rows, roc_auc, pr_auc, fpr, family_recall, recall_at_fpr, fpr_at_threshold,
             class_recall: of the new global model on the common test set; `shared/metrics.py` says what they are.
         validation_loss: of the new global model on the validation set, which early stopping goes by.
-        fit_seconds: from the request to the last update, as the orchestrator saw it.
+        fit_seconds: from the request to the last update, as the orchestrator saw it; `aggregate_seconds` are within it.
         train_seconds, encrypt_seconds: of the slowest contributor, as it says; a masked client says nothing of them.
         aggregate_seconds: checking and adding the encrypted updates.
         decrypt_seconds: decrypting their sum.

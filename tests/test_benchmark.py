@@ -12,6 +12,7 @@ import pytest
 from benchmarks.auditing import AuditCost, audit_cost
 from benchmarks.comb import CombCost, comb_over_limit
 from benchmarks.forest_sums import ForestCost, forest_costs
+from benchmarks.machine import free_port
 from benchmarks.masked_round import MaskedCost, masked_cost
 from benchmarks.masking_growth import STAGES, StageCost, growth
 from benchmarks.measuring import Figures, Measured, Passes, interleave, medians, times_better
@@ -234,6 +235,14 @@ def test_the_comb_needs_one_multiplication_for_8_bits_of_half_the_key() -> None:
     cost = comb_over_limit(512, passes=2)
     assert cost.multiplications == 512 // 2 // 8
     assert cost.over_limit == pytest.approx(cost.randomiser_seconds / (32 * cost.multiplication_seconds))
+
+
+def test_no_connection_that_goes_out_takes_a_port_before_its_server_listens() -> None:
+    given = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    if not given.exists():
+        pytest.skip("this system does not say which ports it gives to connections")
+    lowest = int(given.read_text().split()[0])
+    assert all(free_port() < lowest for _ in range(100))
 
 
 def test_the_parts_of_a_round_are_medians_over_rounds() -> None:

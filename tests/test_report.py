@@ -312,8 +312,12 @@ def test_a_loss_is_told_once_for_all_its_rounds(tmp_path: Path) -> None:
 
 def test_the_time_of_a_round_adds_up() -> None:
     (record,) = example_rounds(1)
-    assert time_parts(record) == [1.75, 4.0 - 2.625, 0.125, 0.5, 0.25]
+    assert time_parts(record) == [1.75 - 0.125, 4.0 - 1.75 - 0.5 - 0.25, 0.125, 0.5, 0.25]
+    record.round_seconds = 2.5 + 0.0625  # updates are added as they arrive: next to nothing is left beside the wait
+    assert time_parts(record) == [1.625, 0.0625, 0.125, 0.5, 0.25]
     record.fit_seconds = 9.0  # whatever a file says, no time is negative
+    assert min(time_parts(record)) == 0
+    record.fit_seconds = 0.0
     assert min(time_parts(record)) == 0
     assert time_parts(RoundRecord(round=1)) == [0.0] * 5
 

@@ -84,12 +84,13 @@ def tiles(run: Run) -> list[Tile]:
 def time_parts(record: RoundRecord) -> list[float]:
     """Seconds of each of `TIME_PARTS` in one round.
 
-    The first is as the orchestrator saw it, from its request to the last update, the transfer included.
+    The first is as the orchestrator saw it, from its request to the last update, the transfer included. Updates are
+    added as they arrive, so within that time: what adding takes of it is counted once, as adding.
     """
     known = [record.fit_seconds, record.aggregate_seconds, record.decrypt_seconds, record.evaluate_seconds]
-    clients, add, decrypt, evaluate = (value or 0.0 for value in known)
-    rest = (record.round_seconds or 0.0) - clients - add - decrypt - evaluate
-    return [clients, max(rest, 0.0), add, decrypt, evaluate]
+    fit, add, decrypt, evaluate = (value or 0.0 for value in known)
+    rest = (record.round_seconds or 0.0) - fit - decrypt - evaluate
+    return [max(fit - add, 0.0), max(rest, 0.0), add, decrypt, evaluate]
 
 
 def losses(run: Run) -> list[Loss]:
