@@ -400,10 +400,11 @@ def test_memory_does_not_grow_with_the_input(
     folder, _ = flows
     lines = list(map(flow, range(60_000)))
     once = write_lines(tmp_path / "once.csv", [HEADER, *lines])
-    often = write_lines(tmp_path / "often.csv", [HEADER, *lines * 8])
+    often = write_lines(tmp_path / "often.csv", [HEADER, *lines * 16])
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, str(folder), str(once), str(often), how],
         env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     first, second = map(int, done.stdout.split())  # KiB
-    assert ((second - first) / 1024 < 40) == bounded, f"{first} KiB, then {second} KiB"
+    # All parts are some 150 MiB; what the allocator does not give back of one part after the other is some 50.
+    assert ((second - first) / 1024 < 100) == bounded, f"{first} KiB, then {second} KiB"

@@ -133,7 +133,9 @@ def test_named_categories_make_codes_categories_and_leave_other_texts_broken(tmp
         table(unsw_settings(write_lines(tmp_path / "b.csv", unsw()), csv_categorical_columns=("state",)))
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le-bom", "cp1252"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le-bom", "utf-16-le", "utf-16-be", "cp1252"]
+)
 def test_encodings(tmp_path: Path, encoding: str) -> None:
     lines = [line.replace("DoS Hulk", "Web Attack – XSS") for line in cic()]
     if encoding == "utf-16-le-bom":

@@ -103,6 +103,7 @@ def test_every_format_gives_the_same_rows(tmp_path: Path) -> None:
     write_lines(tmp_path / "header.log", [" ".join(DEFAULT_FIELDS), *lines_of(flows)])
     write_lines(tmp_path / "crlf.log", [text + "\r" for text in lines_of(flows)])
     write_lines(tmp_path / "utf16.log", lines_of(flows), "utf-16")
+    write_lines(tmp_path / "utf16-without-a-mark.log", lines_of(flows), "utf-16-be")
     write_lines(tmp_path / "other-header.log", [" ".join(custom), *lines_of(flows, custom)])
     write_lines(tmp_path / "custom.txt", lines_of(flows, custom))
     empty = {"srcaddr": "-", "dstaddr": "-", "srcport": "-", "dstport": "-", "protocol": "-", "action": "-"}
@@ -119,6 +120,7 @@ def test_every_format_gives_the_same_rows(tmp_path: Path) -> None:
         "header.log",
         "crlf.log",
         "utf16.log",
+        "utf16-without-a-mark.log",
         "other-header.log",
         "custom.txt",
         "nodata.log",

@@ -81,8 +81,7 @@ def layout_of(path: Path, column_names: Sequence[str] = ()) -> Layout:
             continue
         if "\0" in line:
             raise OddFileError(
-                f"{path}, line {number + 1}: NUL characters where a header was expected; the file is damaged, or "
-                "UTF-16 without a byte order mark: save it as UTF-8"
+                f"{path}, line {number + 1}: NUL characters where a header was expected; the file is damaged or no text"
             )
         cells = _cells(path, line, between)
         if not column_names:

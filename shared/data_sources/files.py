@@ -198,21 +198,28 @@ class _Lines(io.RawIOBase):
 
 @contextmanager
 def opened_text(path: Path) -> Iterator[io.TextIOWrapper]:
-    """UTF-8 text, or UTF-16 or UTF-8 by its byte order mark. A byte that is neither becomes U+FFFD: one odd letter in
-    one name is no reason to lose a record.
+    """UTF-8 text, or UTF-16 by its byte order mark or its first two characters. A byte that is neither becomes U+FFFD:
+    one odd letter in one name is no reason to lose a record.
 
     Raises:
         DataError: as in `opened`, or a line is longer than `LONGEST_LINE_BYTES`.
     """
     with opened(path) as stream:
         buffered = io.BufferedReader(_Lines(stream), _BUFFER_BYTES)
-        start = buffered.peek(3)[:3]
-        if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            encoding = "utf-16"
-        else:
-            encoding = "utf-8-sig" if start == codecs.BOM_UTF8 else "utf-8"
-        with io.TextIOWrapper(buffered, encoding=encoding, errors="replace") as text:
+        with io.TextIOWrapper(buffered, encoding=_encoding(buffered.peek(4)[:4]), errors="replace") as text:
             yield text
+
+
+def _encoding(start: bytes) -> str:
+    """Of a text that begins with these four bytes. Without a mark every second byte of two ASCII letters is NUL."""
+    if start[:3] == codecs.BOM_UTF8:
+        return "utf-8-sig"
+    if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "utf-16"
+    letters = [byte != 0 for byte in start]
+    if letters == [True, False, True, False]:
+        return "utf-16-le"
+    return "utf-16-be" if letters == [False, True, False, True] else "utf-8"
 
 
 @contextmanager
