@@ -28,6 +28,34 @@ def check_combinations(c: "Config") -> None:
     Raises:
         ConfigError: at the first such combination.
     """
+    _check_network(c)
+    _check_cohort(c)
+    _check_encryption(c)
+    if c.masked:
+        _check_masked(c)
+    elif c.audit:  # tenants see each other's ciphertexts: whoever can multiply one could make a sum of it alone
+        raise ConfigError(
+            "audit = True: what tenants are shown of each other is harmless where it is masked alone; set "
+            "secure_aggregation: masked, with enrolled_clients and client_identity, or audit: false"
+        )
+    if bool(c.alerts_per_day) != bool(c.records_per_day) or not 1e-7 <= c.alert_rate <= 0.5:
+        raise ConfigError(
+            f"alerts_per_day = {c.alerts_per_day:g}, records_per_day = {c.records_per_day:g}: give both or none; their "
+            "ratio is the share of records that may alert, expected 1e-07 to 0.5"
+        )
+    if c.model == "forest":
+        _check_forest(c)
+    if c.privacy == "records":
+        _check_privacy(c)
+    if c.makes_density:
+        _check_density(c)
+    if c.groups > 1:
+        _check_groups(c)
+    _check_monitoring(c)
+    _check_data(c)
+
+
+def _check_network(c: "Config") -> None:
     host, _ = split_address(c.server_address)
     if not is_loopback(host) and not c.tls_ca and not c.allow_insecure_network:
         raise ConfigError(
@@ -56,6 +84,9 @@ def check_combinations(c: "Config") -> None:
             f"roster_signer = {c.roster_signer!r}: expected 64 lower-case hex digits, as orchestrator/provision.py "
             "prints them"
         )
+
+
+def _check_cohort(c: "Config") -> None:
     for key in ("min_available_clients", "min_fit_clients", "min_evaluate_clients", "min_contributors"):
         if getattr(c, key) > c.num_clients:
             raise ConfigError(f"{key} = {getattr(c, key)}: at most num_clients, which is {c.num_clients}")
@@ -68,11 +99,16 @@ def check_combinations(c: "Config") -> None:
         raise ConfigError(
             f"min_fit_clients = {c.min_fit_clients}: at most min_available_clients, which is {c.min_available_clients}"
         )
+
+
+def _check_encryption(c: "Config") -> None:
     if c.he_scheme in MASKABLE and c.he_key_length < MIN_SECURE_KEY_BITS and not c.allow_insecure_key:
         raise ConfigError(
             f"he_key_length = {c.he_key_length}: expected at least {MIN_SECURE_KEY_BITS} bits; "
             "a shorter key can be factored (allow_insecure_key: true lifts this, for tests)"
         )
+    if c.he_key_length % 16:
+        raise ConfigError(f"he_key_length = {c.he_key_length}: expected a multiple of 16")
     # The packing's own check, at the start instead of after the first round of training.
     slot_bits = 1 + c.he_integer_bits + c.he_precision_bits + (c.num_clients - 1).bit_length()
     if slot_bits > MAX_SLOT_BITS:
@@ -86,30 +122,6 @@ def check_combinations(c: "Config") -> None:
             raise ConfigError("he_packing = False: he_scheme kahe packs its key always; set it to true")
     if c.weighting == "examples" and c.he_integer_bits < 1:
         raise ConfigError("he_integer_bits = 0: weighting examples sends a weight of up to 1; expected at least 1")
-    if c.masked:
-        _check_masked(c)
-    elif c.audit:  # tenants see each other's ciphertexts: whoever can multiply one could make a sum of it alone
-        raise ConfigError(
-            "audit = True: what tenants are shown of each other is harmless where it is masked alone; set "
-            "secure_aggregation: masked, with enrolled_clients and client_identity, or audit: false"
-        )
-    if c.he_key_length % 16:
-        raise ConfigError(f"he_key_length = {c.he_key_length}: expected a multiple of 16")
-    if bool(c.alerts_per_day) != bool(c.records_per_day) or not 1e-7 <= c.alert_rate <= 0.5:
-        raise ConfigError(
-            f"alerts_per_day = {c.alerts_per_day:g}, records_per_day = {c.records_per_day:g}: give both or none; their "
-            "ratio is the share of records that may alert, expected 1e-07 to 0.5"
-        )
-    if c.model == "forest":
-        _check_forest(c)
-    if c.privacy == "records":
-        _check_privacy(c)
-    if c.makes_density:
-        _check_density(c)
-    if c.groups > 1:
-        _check_groups(c)
-    _check_monitoring(c)
-    _check_data(c)
 
 
 def _check_monitoring(c: "Config") -> None:
@@ -290,6 +302,10 @@ def _check_file_source(c: "Config") -> None:
                 f"label_ignored = {rule!r}: expected field=pattern, or several joined by ' & ', such as "
                 "'userAgent=*HashiCorp*'"
             )
+    _check_labels(c)
+
+
+def _check_labels(c: "Config") -> None:
     if c.data_source == "csv":
         if c.labels != "none" and (not c.csv_label_column or not c.csv_benign_values):
             raise ConfigError(

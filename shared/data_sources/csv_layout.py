@@ -66,6 +66,23 @@ def layout_of(path: Path, column_names: Sequence[str] = ()) -> Layout:
         raise OddFileError(f"{path}: a Parquet file that is packed once more; unpack it")
     if lines and lines[0].startswith("#separator"):
         return _zeek(path, lines)
+    number, delimiter, columns_of_next = _first_line(path, lines)
+    cells = _cells(path, lines[number], delimiter)
+    if not column_names:
+        return Layout(tuple(_header(path, number, cells, columns_of_next)), tuple(cells), delimiter, number + 1)
+    names = unique_names(path, column_names)
+    if [cell.strip() for cell in cells] == [name.strip() for name in column_names]:
+        return Layout(tuple(names), tuple(cells), delimiter, number + 1)
+    if len(cells) != len(names):
+        raise DataError(
+            f"{path}: its first line has {len(cells)} cells, and csv_column_names {len(names)} names; expected a "
+            "name for each"
+        )
+    return Layout(tuple(names), (), delimiter, number)
+
+
+def _first_line(path: Path, lines: Sequence[str]) -> tuple[int, str, int]:
+    """After blank lines, comments and `sep=`: which it is, what separates its cells, and the columns of the next."""
     delimiter = ""
     for number, line in enumerate(lines):
         if not line.strip():
@@ -83,29 +100,23 @@ def layout_of(path: Path, column_names: Sequence[str] = ()) -> Layout:
             raise OddFileError(
                 f"{path}, line {number + 1}: NUL characters where a header was expected; the file is damaged or no text"
             )
-        cells = _cells(path, line, between)
-        if not column_names:
-            if len(cells) == 1 and following.count(after) > 1:
-                raise DataError(
-                    f"{path}: line {number + 1} has 1 column and the next {following.count(after) + 1}; take away what "
-                    "stands before the header line, or begin it with #"
-                )
-            try:
-                return Layout(tuple(unique_names(path, cells)), tuple(cells), between, number + 1)
-            except DataError:
-                if len(cells) <= MOST_COLUMNS and looks_like_data(cells):
-                    raise no_header(path, cells) from None
-                raise
-        names = unique_names(path, column_names)
-        if [cell.strip() for cell in cells] == [name.strip() for name in column_names]:
-            return Layout(tuple(names), tuple(cells), between, number + 1)
-        if len(cells) != len(names):
-            raise DataError(
-                f"{path}: its first line has {len(cells)} cells, and csv_column_names {len(names)} names; expected a "
-                "name for each"
-            )
-        return Layout(tuple(names), (), between, number)
+        return number, between, following.count(after) + 1
     raise OddFileError(f"{path}: empty; expected a header line with the names of the columns")
+
+
+def _header(path: Path, number: int, cells: Sequence[str], columns_of_next: int) -> list[str]:
+    """The names that the first line gives, if it is a header."""
+    if len(cells) == 1 and columns_of_next > 2:
+        raise DataError(
+            f"{path}: line {number + 1} has 1 column and the next {columns_of_next}; take away what stands before the "
+            "header line, or begin it with #"
+        )
+    try:
+        return unique_names(path, cells)
+    except DataError:
+        if len(cells) <= MOST_COLUMNS and looks_like_data(cells):
+            raise no_header(path, cells) from None
+        raise
 
 
 def _zeek(path: Path, lines: Sequence[str]) -> Layout:
