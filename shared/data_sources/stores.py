@@ -32,6 +32,7 @@ _MODULES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "az": ("adlfs", "azure
 # One request for an object, read a little at a time: parts side by side would lie in memory, ten of 50 MB of S3's, and
 # might be of two versions.
 _OPTIONS: dict[str, dict[str, Any]] = {"s3": {"max_concurrency": 1}, "gs": {}, "az": {"max_concurrency": 1}}
+_READING: dict[str, dict[str, Any]] = {"s3": {}, "gs": {"concurrency": 1}, "az": {}}
 _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "LastModified", "last_modified")
 _LONGEST_NAME = 200  # bytes; a file system takes 255, a key of S3 may have 1,024
 _LONGEST_REASON = 300
@@ -68,7 +69,7 @@ class Place(Protocol):
     remote: bool
 
     def listed(self) -> Iterator[Entry]:
-        """All that is there now, in no order; hidden files are left out.
+        """All that is there now, in no order; hidden files are left out, and empty objects of a prefix.
 
         Raises:
             DataError: there is no such folder or file.
@@ -154,7 +155,11 @@ class _Bucket:
     def listed(self) -> Iterator[Entry]:
         try:
             # One flat listing: as few requests as there can be, since they are paid for.
-            found: dict[str, dict[str, Any]] = self._system.find(self._path, detail=True, refresh=True)
+            answer = self._system.find(self._path, detail=True, refresh=True)
+            # Of a path that is one object adlfs gives its name alone.
+            found: dict[str, dict[str, Any]] = (
+                answer if isinstance(answer, dict) else {name: self._system.info(name) for name in answer}
+            )
         except FileNotFoundError:
             found = {}
         except Exception as error:  # of any of three libraries and what they stand on
@@ -165,8 +170,10 @@ class _Bucket:
             info = found.pop(path)
             name = path.removeprefix(self._path).lstrip("/") or path.rpartition("/")[2]
             size = int(info.get("size") or 0)
-            # A name that ends in a slash is how consoles make "folders".
-            if info.get("type") != "file" or path.endswith("/") or name.rpartition("/")[2].startswith("."):
+            # Empty and with a name that ends in a slash is how consoles make "folders"; adlfs takes the slash off.
+            if info.get("type") != "file" or path.endswith("/") or (not size and path != self._path):
+                continue
+            if name.rpartition("/")[2].startswith("."):
                 continue
             known = next((str(info[field]) for field in _VERSIONS if info.get(field)), "")
             key, version = f"{self._scheme}://{path}", f"{known.strip(chr(34))}:{size}"
@@ -174,7 +181,8 @@ class _Bucket:
 
     def put(self, entry: Entry, target: Path) -> None:
         try:
-            self._system.get_file(entry.key.removeprefix(f"{self._scheme}://"), str(target))
+            key = entry.key.removeprefix(f"{self._scheme}://")
+            self._system.get_file(key, str(target), **_READING[self._scheme])
         except FileNotFoundError:
             raise
         except Exception as error:
@@ -192,6 +200,8 @@ class _Bucket:
 
 def _system(scheme: str) -> Any:
     module, extra = _MODULES[scheme]
+    # Else gcsfs asks Google's control service what kind of bucket each is, with other rights than listing takes.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     try:
         # On demand: each is a second to load, and installed by those who need it.
         import fsspec
@@ -202,7 +212,8 @@ def _system(scheme: str) -> Any:
             f"{scheme}:// needs {module}, which can't be imported ({error}); run: pip install -e '.[{extra}]'"
         ) from None
     for name in ("aiobotocore", "botocore", "s3fs", "gcsfs", "adlfs", "azure"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # they tell of every set of credentials they find
+        # They tell of every set of credentials they find, and print tracebacks of what they raise, which is told here.
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         return fsspec.filesystem(scheme, use_listings_cache=False, **_OPTIONS[scheme])
     except Exception as error:
@@ -262,7 +273,7 @@ def _copied(place: Place) -> Path:
             f"{place.root}: {needed} bytes to copy, and {free} are free in {tempfile.gettempdir()}; set TMPDIR to a "
             "larger disk, or name a narrower prefix"
         )
-    root = Path(folder.name) / safe_name(place.root.replace("://", "/"))
+    root, gone = Path(folder.name) / safe_name(place.root.replace("://", "/")), 0
     for number, entry in enumerate(entries):
         target = root / safe_name(entry.name) if entry.key != place.root else root
         try:
@@ -272,6 +283,13 @@ def _copied(place: Place) -> Path:
         if target.exists():
             target = root / f"object-{number}" / safe_name(entry.name)
             target.parent.mkdir(parents=True)
-        place.put(entry, target)
-    _log.info("%s: copied %d objects, %d bytes, for this process", place.root, len(entries), needed)
+        try:
+            place.put(entry, target)
+        except FileNotFoundError:
+            gone += 1
+    if gone:
+        _log.warning("%s: %d of %d objects were gone when they were to be copied", place.root, gone, len(entries))
+    if gone == len(entries):
+        raise DataError(f"{place.root}: no object there any more; expected one, or a prefix of some")
+    _log.info("%s: copied %d objects, %d bytes, for this process", place.root, len(entries) - gone, needed)
     return root
