@@ -184,32 +184,35 @@ def make_other(config: Config, tmp_path: Path) -> Any:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can start a process of another user")
-def test_a_node_s_user_can_read_neither_keys_nor_ledger(
-    config: Config, agents: dict[str, ByAgent], tmp_path: Path
-) -> None:
-    """What a hostile app tries first. Its user gets the socket, and the environment and files of nobody."""
+@pytest.mark.usefixtures("agents")
+def test_a_node_s_user_can_read_neither_keys_nor_ledger(tmp_path: Path) -> None:
+    """What a hostile app tries first, and it knows each name. Its user gets neither the socket nor a file."""
     script = """
-import os, pathlib, socket, sys
-folder, path = sys.argv[1:]
+import os, socket, sys
 os.setgid(65534); os.setuid(65534)
 opened = []
-for file in pathlib.Path(folder).rglob("*"):
+for name in sys.argv[1:]:
     try:
-        if file.is_file() and ("key" in file.name or file.suffix == ".jsonl"):
-            file.read_bytes(); opened.append(str(file))
+        with open(name, "rb") as file:
+            file.read()
+        opened.append(name)
     except OSError:
         pass
 try:
-    socket.socket(socket.AF_UNIX, socket.SOCK_STREAM).connect(path); opened.append(path)
+    socket.socket(socket.AF_UNIX, socket.SOCK_STREAM).connect("0.sock"); opened.append("0.sock")
 except OSError as error:
     print(error.strerror)
 print(opened)
 """
-    for path in (tmp_path, *tmp_path.parents[:-1]):
-        path.chmod(path.stat().st_mode | 0o011)
-    tried = [sys.executable, "-c", script, str(tmp_path), str(agents["0"].path)]
-    said = subprocess.run(tried, capture_output=True, text=True, timeout=60, cwd="/")
-    assert said.stdout.splitlines() == ["Permission denied", "[]"], said.stderr
+    (tmp_path / "for-all.key").touch(0o644)
+    tmp_path.chmod(0o755)
+    names = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
+    secret = [name for name in names if "key" in name or name.endswith(".jsonl")]
+    assert {"pki/clients/client-0.key", "state/client-0.jsonl"} < set(secret)
+    # From within the folder, as what is above it is closed to this user.
+    tried = [sys.executable, "-c", script, *secret]
+    said = subprocess.run(tried, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert said.stdout.splitlines() == ["Permission denied", "['for-all.key']"], said.stderr
 
 
 def test_the_command_line_wants_one_tenant_and_a_socket(tmp_path: Path) -> None:
