@@ -195,6 +195,17 @@ def test_no_two_principals_share_a_row(tmp_path: Path, name: str) -> None:
     assert sum(len(chunk.features) for chunk in chunks) == 2
 
 
+@pytest.mark.parametrize("blank", ["-", "null", " NaN ", "None", "\\N"])
+@pytest.mark.parametrize("service", ["kubernetes", "gcp_audit", "okta", "entra_signin_graph"])
+def test_events_without_an_id_of_their_own_are_no_copies_of_each_other(
+    tmp_path: Path, service: str, blank: str
+) -> None:
+    name = {"kubernetes": "auditID", "gcp_audit": "insertId", "okta": "uuid", "entra_signin_graph": "id"}[service]
+    events = [MAKERS[service](3) | {name: blank} for _ in range(4)]
+    chunks, broken = read(settings(write_json_lines(tmp_path / "a.jsonl", events)))
+    assert (int(chunks[0].meta["events"].sum()), broken.left_out.total()) == (4, 0)
+
+
 def test_keys_that_join_texts_merge_two_principals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The broken twin: what the test above would find."""
 
@@ -235,7 +246,13 @@ def test_times_of_all_forms_are_seconds(text: str) -> None:
     assert seconds_of(text) == START
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "-1", "nan", "inf", "-inf", "9999-01-01T00:00:00Z", "1" * 400])
+NO_TIMES = [
+    *("", "yesterday", "-1", "nan", "inf", "-inf", "9999-01-01T00:00:00Z", "1" * 400),
+    *("0", "0001-01-01T00:00:00Z", "1970-01-01T00:00:00Z", "2026-01-05", "20260105"),
+]
+
+
+@pytest.mark.parametrize("text", NO_TIMES)
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         seconds_of(text)

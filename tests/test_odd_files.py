@@ -476,6 +476,29 @@ def test_times_in_other_units_are_read_and_said(tmp_path: Path, caplog: pytest.L
     assert "times are in" in caplog.text
 
 
+@pytest.mark.parametrize("form", ["2024-05-01T10:00:00Z", "2024-05-01 10:00:00.000 UTC", "s", "ms", "us", "ns", "zone"])
+def test_times_in_words_and_as_parquets_own_are_read(tmp_path: Path, form: str) -> None:
+    """As Athena and Sentinel write them, and with the type that Parquet has for them."""
+    made = pd.DataFrame(vpc.some_flows()[:300]).rename(columns=lambda name: str(name).replace("-", "_"))
+    expected, _ = flows(write_lines(tmp_path / "a.log", LINES))
+    moments = {name: pd.to_datetime(made[name].astype("int64"), unit="s", utc=True) for name in ("start", "end")}
+    if form.startswith("2024"):
+        words = "%Y-%m-%dT%H:%M:%SZ" if form.endswith("Z") else "%Y-%m-%d %H:%M:%S.000 UTC"
+        path = tmp_path / "b.csv"
+        made.assign(**{name: moment.dt.strftime(words) for name, moment in moments.items()}).to_csv(path, index=False)
+    else:
+        unit, zone = ("ms", "Europe/Berlin") if form == "zone" else (form, None)
+        table = pa.Table.from_pandas(made.assign(**moments), preserve_index=False)
+        for name in moments:
+            column = table[name].cast(pa.timestamp("us", "UTC")).cast(pa.timestamp(unit, "UTC"))
+            column = column.cast(pa.timestamp(unit, zone) if zone else pa.timestamp(unit))
+            table = table.set_column(table.schema.get_field_index(name), name, column)
+        path = tmp_path / "b.parquet"
+        pq.write_table(table, path)
+    found, _ = flows(path)
+    assert np.array_equal(found, expected)
+
+
 def test_a_format_without_action_is_read_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fields = tuple(name for name in DEFAULT_FIELDS if name != "action")
     some = vpc.some_flows()[:300]

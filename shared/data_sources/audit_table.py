@@ -160,7 +160,7 @@ class AuditTable:
         told = {name: self._text(record, name) for name in ("time", "action", "service", "address")}
         for name in ("time", "action"):
             if not told[name]:
-                raise ValueError(f"no {name} of a {self.name} record: none of {', '.join(self.fields[name].names)}")
+                raise ValueError(f"no {name} in a record of {self.name}: none of {', '.join(self.fields[name].names)}")
         action = told["action"].casefold() if self.any_case else told["action"]
         address = _PORT.sub(r"\1", told["address"])
         service = told["service"] or self.name

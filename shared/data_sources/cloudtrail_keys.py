@@ -48,7 +48,7 @@ _LONGEST_KEYS = 4_000  # characters of a record's keys together, that are rememb
 _MARKS = re.compile(r"[._/:\s-]+")
 _PREFIX = re.compile(r"(.+[._/:])event[ _]?name", re.IGNORECASE)
 _LONGEST_BLANK = 6  # characters, with blanks around
-_BLANK = frozenset({"", "-", "null", "none", "nan", "\\n"})  # the last is Hive's \N
+_BLANK = frozenset({"", "-", "null", "none", "nan", "n/a", "<na>", "(null)", "\\n"})  # the last is Hive's \N
 
 
 def _squashed(key: str) -> str:
