@@ -2,15 +2,20 @@
 
 import json
 import logging
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from shared.config import Config, load_config
+from shared.data_sources import csv
 from shared.data_sources.dataset import Dataset
+from shared.data_sources.file_source import FileSource
 from shared.data_sources.label_checks import LabelTally, tell_telling_columns
 from shared.data_sources.schema import FeatureSchema, bucket_columns, number_column
 from shared.data_sources.tables import BLANK_ROW
@@ -59,6 +64,42 @@ def test_labels_of_which_none_is_benign_are_refused_and_counted(
     assert there in str(refusal.value)
     assert "'Label'" in str(refusal.value)
     assert "a.csv" in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["nan", "NaN", "null", "None", "-", "?", "N/A", "<NA>", "(null)", "\\N"])
+def test_a_text_that_stands_for_nothing_is_no_attack(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    labels = [text if row % 10 == 3 else ("DoS" if row % 4 == 0 else "BENIGN") for row in range(200)]
+    path = table(tmp_path / "a.csv", labels)
+    with pytest.raises(DataError, match=r"20 of 200 lines.*a.csv, line 5: no label in column 'Label'"):
+        load_test_data(settings(path))
+    rows = FileSource(csv).test_table(settings(path, max_broken_share=0.2, test_fraction=0.9))
+    assert set(rows.families.tolist()) == {"benign", "dos"}
+    assert "if it means benign, name it in csv_benign_values" in caplog.text
+    named = FileSource(csv).test_table(settings(path, csv_benign_values=("benign", text), test_fraction=0.9))
+    assert set(named.families.tolist()) == {"benign", "dos"}
+
+
+def test_a_label_of_a_decimal_column_is_its_number(tmp_path: Path) -> None:
+    values = [Decimal(int(row % 4 == 0)) for row in range(200)]
+    made = {"a": pa.array([row * 7 % 13 for row in range(200)]), "Label": pa.array(values, pa.decimal128(4, 2))}
+    pq.write_table(pa.table(made), tmp_path / "a.parquet")
+    rows = load_test_data(settings(tmp_path / "a.parquet", num_features=1))
+    assert set(rows.labels.tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("name", ["LABEL", "label", "LaBeL"])
+def test_a_label_in_another_case_is_asked_for(tmp_path: Path, name: str) -> None:
+    path = table(tmp_path / "a.csv", SOME)
+    path.write_text(path.read_text().replace("Label", name, 1))
+    with pytest.raises(DataError, match=f"did you mean '{name}'.*csv_label_column"):
+        load_test_data(settings(path))
+
+
+def test_a_table_of_labels_alone_is_refused_with_the_settings(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.csv: no column to make features of.*csv_drop_columns"):
+        load_test_data(settings(table(tmp_path / "a.csv", SOME), csv_drop_columns=("a", "b")))
 
 
 def test_false_in_a_list_of_yaml_is_the_label_false(tmp_path: Path) -> None:

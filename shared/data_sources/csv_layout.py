@@ -85,6 +85,8 @@ def layout_of(path: Path, column_names: Sequence[str] = ()) -> Layout:
                 "UTF-16 without a byte order mark: save it as UTF-8"
             )
         cells = _cells(path, line, between)
+        if not column_names and _ends_in_separator(following, between, len(cells)):
+            cells.append("")
         if not column_names:
             if len(cells) == 1 and following.count(after) > 1:
                 raise DataError(
@@ -98,7 +100,9 @@ def layout_of(path: Path, column_names: Sequence[str] = ()) -> Layout:
                     raise no_header(path, cells) from None
                 raise
         names = unique_names(path, column_names)
-        if [cell.strip() for cell in cells] == [name.strip() for name in column_names]:
+        if len(cells) == len(names) + 1 and not cells[-1].strip():
+            names.append("")  # which unnames the nothing after a separator at the end of each line
+        if [bare(cell) for cell in cells] == [bare(name) for name in (*column_names, "")[: len(names)]]:
             return Layout(tuple(names), tuple(cells), between, number + 1)
         if len(cells) != len(names):
             raise DataError(
@@ -134,6 +138,20 @@ def _cells(path: Path, line: str, delimiter: str) -> list[str]:
         raise OddFileError(f"{path}: its first line is no header: {error}") from None
 
 
+def _ends_in_separator(line: str, delimiter: str, columns: int) -> bool:
+    """Whether a row has one cell more than the header has names, and nothing in it."""
+    try:
+        cells = next(csv.reader(io.StringIO(line), delimiter=delimiter), [])
+    except csv.Error:
+        return False
+    return len(cells) == columns + 1 and not cells[-1].strip()
+
+
+def bare(name: str) -> str:
+    """A column's name without blanks around it, or a byte order mark, of which files that were joined may have two."""
+    return name.strip().strip("\ufeff").strip()
+
+
 def unique_names(path: Path, names: Sequence[str]) -> list[str]:
     """The names without surrounding blanks; a repeated one gets `.1`, `.2`, ...
 
@@ -144,7 +162,7 @@ def unique_names(path: Path, names: Sequence[str]) -> list[str]:
         raise DataError(f"{path}: {len(names)} columns, expected at most {MOST_COLUMNS}; is its first line a header?")
     result: list[str] = []
     counts: dict[str, int] = {}
-    for name in (name.strip() for name in names):
+    for name in map(bare, names):
         counts[name] = counts.get(name, -1) + 1
         result.append(f"{name}.{counts[name]}" if counts[name] else name)
     if len(set(result)) < len(result):
