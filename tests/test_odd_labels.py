@@ -144,7 +144,7 @@ def test_a_tenant_without_one_class_is_told_and_those_with_both_are_not(
 ) -> None:
     table(tmp_path / "tenant-0.csv", SOME)
     table(tmp_path / "tenant-1.csv", ["BENIGN"] * 50)
-    table(tmp_path / "test.csv", SOME)
+    table(tmp_path / "test.csv", SOME[::-1])
     config = settings(tmp_path / "tenant-{client_id}.csv", test_path=str(tmp_path / "test.csv"))
     load_client_data(config, 0)
     load_test_data(config)
@@ -227,6 +227,70 @@ def test_an_index_is_named_whatever_odd_rows_are_in_the_file(
     assert "nr counts the rows" in caplog.text
     assert " b counts" not in caplog.text
     assert "a, nr" not in caplog.text
+
+
+TIMES: dict[str, list[object]] = {
+    "seconds": [1_499_350_000 + row * 7 % 400 for row in range(200)],
+    "milliseconds": [1_499_350_000_123 + row * 7919 % 400_000 for row in range(200)],
+    "with a fraction and gaps": ["" if row % 50 == 0 else f"{1_499_350_000 + row * 7 % 400}.5" for row in range(200)],
+    "some broken": [0 if row % 40 == 0 else 1_499_350_000 + row * 7 % 400 for row in range(200)],
+}
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_a_column_of_times_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    path = table(tmp_path / "a.csv", SOME, "Stime", TIMES[name])
+    load_client_data(settings(path, num_features=3), 0)
+    assert "a.csv: A TIME IS A FEATURE: Stime reads like seconds since 1970" in caplog.text
+    assert "csv_drop_columns" in caplog.text
+
+
+@pytest.mark.parametrize("values", [[""] * 200, ["x", "y"] * 100, list(range(10**9, 10**12, 4_995_000_000))])
+def test_columns_of_nothing_names_and_large_numbers_are_no_times(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, values: list[object]
+) -> None:
+    width = 18 if values[0] == "x" else 3
+    load_client_data(settings(table(tmp_path / "a.csv", SOME, "c", values), num_features=width), 0)
+    assert "A TIME" not in caplog.text
+
+
+def test_a_column_that_tells_the_label_by_its_middle_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Attacks in the middle of a day have neither the lowest nor the highest numbers."""
+    labels = ["DoS" if 250 <= row < 500 else "BENIGN" for row in range(800)]
+    path = table(tmp_path / "a.csv", labels, "minute", list(range(800)))
+    load_client_data(settings(path, num_features=3, num_clients=2, min_available_clients=2), 0)
+    assert "EACH OF THESE COLUMNS ALONE TELLS THE LABEL" in caplog.text
+    assert "minute (" in caplog.text
+    assert " b (" not in caplog.text
+
+
+@pytest.mark.parametrize("cell", ["", "1", "nan", "1e300"])
+def test_a_table_in_which_nothing_varies_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, cell: str) -> None:
+    path = write_lines(tmp_path / "a.csv", ["a,b,Label", *(f"{cell},{cell},{label}" for label in SOME)])
+    load_client_data(settings(path), 0)
+    load_test_data(settings(path))
+    for whose in ("client 0", "test set"):
+        assert f"{whose}: NO FEATURE VARIES" in caplog.text
+
+
+@pytest.mark.parametrize("form", ["one path", "in the folder", "a copy", "each tenant's own"])
+def test_a_test_set_that_is_learned_from_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, form: str) -> None:
+    """Its figures would be those of what was learned by heart."""
+    train, test = tmp_path / "0", tmp_path / "test.csv"
+    train.mkdir()
+    table(train / "a.csv", SOME)
+    table(test, SOME[::-1])
+    load_client_data(settings(train, test_path=str(test)), 0)
+    assert "TESTED ON WHAT IS LEARNED" not in caplog.text
+    if form == "in the folder":
+        test = test.rename(train / "test.csv")
+    elif form == "one path":
+        test = train / "a.csv"
+    else:
+        test.write_bytes((train / "a.csv").read_bytes())
+    own = tmp_path / "{client_id}" if form == "each tenant's own" else train
+    load_client_data(settings(own, test_path=str(test)), 0)
+    assert "TESTED ON WHAT IS LEARNED" in caplog.text
 
 
 def test_files_of_one_row_each_have_no_index(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
