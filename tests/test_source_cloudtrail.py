@@ -360,6 +360,35 @@ def test_what_programs_write_for_no_time_and_a_date_alone_are_no_time(tmp_path: 
     assert np.array_equal(found.features, good.features)
 
 
+def test_the_table_of_sentinel_is_read(tmp_path: Path) -> None:
+    """Its columns are those of AWSCloudTrail: no eventTime, an id by another name, and who called in columns."""
+    records = some_records()
+    rows = [
+        {
+            "TimeGenerated": item["eventTime"], "AwsEventId": item["eventID"], "EventSource": item["eventSource"],
+            "EventName": item["eventName"], "UserIdentityType": "IAMUser", "AWSRegion": item["awsRegion"],
+            "UserIdentityPrincipalid": item["userIdentity"]["principalId"], "SourceIpAddress": item["sourceIPAddress"],
+            "UserIdentityArn": item["userIdentity"]["arn"], "ReadOnly": item["readOnly"], "ErrorCode": "",
+            "UserAgent": item["userAgent"], "RecipientAccountId": item["recipientAccountId"],
+        }
+        for item in records
+    ]  # fmt: skip
+    expected = read(settings(write(tmp_path / "a.json", records)))
+    assert np.array_equal(read(settings(write(tmp_path / "b.json", [*rows, *rows[:9]]))).features, expected.features)
+    pd.DataFrame(rows).to_csv(tmp_path / "c.csv", index=False)
+    assert np.array_equal(read(settings(tmp_path / "c.csv")).features, expected.features)
+
+
+def test_what_s3_says_of_objects_is_no_call(tmp_path: Path) -> None:
+    said = {
+        "eventVersion": "2.1", "eventSource": "aws:s3", "awsRegion": "eu-west-1", "eventTime": "2024-05-01T10:00:00Z",
+        "eventName": "ObjectCreated:Put", "userIdentity": {"principalId": "AWS:AROAX:tool"}, "s3": {"object": {}},
+    }  # fmt: skip
+    expected = read(settings(write(tmp_path / "a.json", some_records())))
+    path = write(tmp_path / "b.json", [said, *some_records()])
+    assert np.array_equal(read(settings(path, max_broken_share=0.0)).features, expected.features)
+
+
 def test_milliseconds_as_text_are_no_day_of_another_century(tmp_path: Path) -> None:
     """1772120912159 is the 9th of December 1772 to a parser of ISO 8601, and the 26th of February 2026."""
     path = write(tmp_path / "a.json", [record(0, eventTime="1772120912159")])

@@ -93,7 +93,8 @@ def fields_of(record: Any) -> dict[str, Any]:
         raise ValueError(f"expected a CloudTrail record, found {str(record)[:60]!r}")
     for name in ("eventTime", "eventName", "eventSource"):
         if not isinstance(record.get(name), str):
-            raise ValueError(f"no {name}, which every CloudTrail record has")
+            there = ", ".join(map(str, list(record)[:6]))
+            raise ValueError(f"no {name}, which every CloudTrail record has; it has {there[:120]}")
     identity = record.get("userIdentity")
     identity = identity if isinstance(identity, dict) else {}
     kind = str(identity.get("type") or "other")
