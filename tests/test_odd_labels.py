@@ -18,8 +18,9 @@ from shared.data_sources.dataset import Dataset
 from shared.data_sources.file_source import FileSource
 from shared.data_sources.label_checks import LabelTally, tell_telling_columns
 from shared.data_sources.schema import FeatureSchema, bucket_columns, number_column
+from shared.data_sources.source_types import Inputs
 from shared.data_sources.tables import BLANK_ROW
-from shared.data_utils import load_client_data, load_test_data, load_validation_data
+from shared.data_utils import load_client_data, load_test_data, load_validation_data, stream_features
 from shared.errors import DataError
 from tests import test_source_vpc_flow as vpc
 from tests.source_files import settings_of, write_lines
@@ -366,6 +367,15 @@ def test_numbers_with_separators_are_refused_with_column_file_and_setting(tmp_pa
         load_test_data(settings(path, csv_categorical_columns=("a",)))
     named = settings(path, csv_categorical_columns=("n",), num_features=17)
     assert len(load_test_data(named))  # whoever says that they are names is believed
+
+
+def test_new_records_with_separators_in_numbers_are_refused_with_what_they_are(tmp_path: Path) -> None:
+    """A model's numeric column can't become one of names, and which columns a model lacks helps nobody here."""
+    config = settings(table(tmp_path / "a.csv", SOME))
+    schema = csv.schema(config, Inputs(tmp_path / "a.csv"))
+    new = write_lines(tmp_path / "new.csv", ["a;b", *("0,5;3" for _ in SOME)])
+    with pytest.raises(DataError, match=r"new\.csv: column 'a' holds numbers such as '0,5'.*1234\.5$"):
+        list(stream_features(config, new, schema))
 
 
 WRITTEN = {

@@ -104,12 +104,8 @@ def schema(config: Config, inputs: Inputs) -> FeatureSchema:
     for name in used:
         if first is None or name in config.csv_categorical_columns:
             continue
-        if example := separated_number(first.columns[name]):
-            raise DataError(
-                f"{table.path}: column {name!r} holds numbers such as {example!r}, and nobody can tell a thousands "
-                "separator from a decimal comma; write them as 1234.5, or name the column in csv_drop_columns, or in "
-                "csv_categorical_columns if they are names"
-            )
+        otherwise = ", or name the column in csv_drop_columns, or in csv_categorical_columns if they are names"
+        _refuse_separated(table.path, name, first, otherwise)
         if not config.csv_categorical_columns and holds_names(first.columns[name]):
             named.append(name)
             tell_written_numbers(table.path, name, first.columns[name])
@@ -121,6 +117,19 @@ def schema(config: Config, inputs: Inputs) -> FeatureSchema:
     columns = [number_column(name) for name in used if name not in named]
     columns += [column for name in named for column in bucket_columns(name, config.hash_width)]
     return FeatureSchema("csv", tuple(columns), config.hash_width, excluded=tuple(sorted(special)))
+
+
+def _refuse_separated(path: Path, name: str, rows: Batch, otherwise: str = "") -> None:
+    """Numbers with a separator are no names, which they would become.
+
+    Raises:
+        DataError: most texts of a column are such; `otherwise` says what else to do than to write them plainly.
+    """
+    if example := separated_number(rows.columns[name]):
+        raise DataError(
+            f"{path}: column {name!r} holds numbers such as {example!r}, and nobody can tell a thousands separator from "
+            f"a decimal comma; write them as 1234.5{otherwise}"
+        )
 
 
 def _first_table(config: Config, path: Path) -> Table:
@@ -158,6 +167,8 @@ def schema_like(config: Config, path: Path, learned: FeatureSchema) -> FeatureSc
     rows = _first_batch(table, used)
     found: list[Column] = []
     for field in used:
+        if kinds[field] == "numeric" and rows is not None:
+            _refuse_separated(table.path, field, rows)
         if kinds[field] == "category" or (rows is not None and holds_names(rows.columns[field])):
             found += bucket_columns(field, learned.hash_width)
         else:
