@@ -127,8 +127,8 @@ def _refuse_separated(path: Path, name: str, rows: Batch, otherwise: str = "") -
     """
     if example := separated_number(rows.columns[name]):
         raise DataError(
-            f"{path}: column {name!r} holds numbers such as {example!r}, and nobody can tell a thousands separator from "
-            f"a decimal comma; write them as 1234.5{otherwise}"
+            f"{path}: column {name!r} holds numbers such as {example!r}, and nobody can tell a thousands separator "
+            f"from a decimal comma; write them as 1234.5{otherwise}"
         )
 
 
