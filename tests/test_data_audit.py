@@ -220,6 +220,30 @@ def test_keys_that_join_texts_merge_two_principals(monkeypatch: pytest.MonkeyPat
     assert sum(len(chunk.features) for chunk in chunks) == 1
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (make.entra(0, properties__userId="AB-1"), make.entra(1, properties__userId="ab-1")),
+        (make.entra(0, tenantId="T-1"), make.entra(1)),
+        (
+            make.entra(0, properties__userId="", properties__userPrincipalName="Jane@example.com"),
+            make.entra(1, properties__userId="", properties__userPrincipalName="jane@example.com"),
+        ),
+        (make.entra_graph(0, userId="U-1"), make.entra_graph(1)),
+        (make.azure(0, identity={}, caller="Jane@example.com"), make.azure(1, identity={}, caller="jane@example.com")),
+    ],
+)
+def test_a_principal_of_microsofts_is_one_in_any_case(tmp_path: Path, one: Event, other: Event) -> None:
+    chunks, _ = read(settings(write_json_lines(tmp_path / "a.jsonl", [one, other])))
+    assert sum(len(chunk.features) for chunk in chunks) == 1
+
+
+def test_a_user_of_kubernetes_is_another_in_another_case(tmp_path: Path) -> None:
+    events = [make.kubernetes(n, user={"username": name}) for n, name in enumerate(("Jane", "jane"))]
+    chunks, _ = read(settings(write_json_lines(tmp_path / "a.jsonl", events)))
+    assert sum(len(chunk.features) for chunk in chunks) == 2
+
+
 def test_one_principal_is_one_row_from_wherever_it_acts(tmp_path: Path) -> None:
     events = [make.okta(second, client__ipAddress=f"198.51.100.{second}") for second in range(5)]
     (row,) = features_of(settings(write_json_lines(tmp_path / "a.jsonl", events))).to_dict("records")
