@@ -379,6 +379,19 @@ def test_the_table_of_sentinel_is_read(tmp_path: Path) -> None:
     assert np.array_equal(read(settings(tmp_path / "c.csv")).features, expected.features)
 
 
+@pytest.mark.parametrize("field", ["recipientAccountId", "accountId", "principalId"])
+def test_a_number_of_an_account_that_was_rounded_is_a_broken_record(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, field: str
+) -> None:
+    """All accounts whose numbers begin alike would be one, and so would their roots."""
+    odd = record(7)
+    (odd if field == "recipientAccountId" else odd["userIdentity"])[field] = "1.11122E+11"
+    expected = read(settings(write(tmp_path / "a.json", some_records())))
+    found = read(settings(write(tmp_path / "b.json", [*some_records(), odd]), max_broken_share=0.1))
+    assert np.array_equal(found.features, expected.features)
+    assert f"{field} = '1.11122E+11': a spreadsheet has rounded" in caplog.text
+
+
 def test_what_s3_says_of_objects_is_no_call(tmp_path: Path) -> None:
     said = {
         "eventVersion": "2.1", "eventSource": "aws:s3", "awsRegion": "eu-west-1", "eventTime": "2024-05-01T10:00:00Z",

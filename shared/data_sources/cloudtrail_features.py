@@ -4,6 +4,7 @@ No feature is made from a name that an account's owner or an attacker's tool cho
 request parameters. Records are grouped by principal (`cloudtrail_identity`).
 """
 
+import re
 from typing import Any
 
 import pandas as pd
@@ -29,6 +30,9 @@ TAMPERING = frozenset(
     """.split()  # noqa: SIM905 (one value per line would fill a screen)
 )
 
+# Where an account's number stands, which Excel saves as 1.11122E+11: one text for many accounts.
+_NUMBERED, _OWNER = ("principalId", "accountId"), "recipientAccountId"
+_ROUNDED = re.compile(r"\d([.,]\d+)?E\+\d+")
 _SUMS = ("iam", "sts", "kms", "secret", "tampering")
 
 _SERVICE = frozenset({"eventSource"})
@@ -87,7 +91,8 @@ def fields_of(record: Any) -> dict[str, Any]:
     """What features, labels and a reader's eye need of one record.
 
     Raises:
-        ValueError: the record has no event time, name or source, one of the future, or is no record at all.
+        ValueError: the record has no event time, name or source, one of the future, a rounded number of an account, or
+            is no record at all.
     """
     if not isinstance(record, dict):
         raise ValueError(f"expected a CloudTrail record, found {str(record)[:60]!r}")
@@ -97,6 +102,9 @@ def fields_of(record: Any) -> dict[str, Any]:
             raise ValueError(f"no {name}, which every CloudTrail record has; it has {there[:120]}")
     identity = record.get("userIdentity")
     identity = identity if isinstance(identity, dict) else {}
+    for name, text in (*((name, identity.get(name)) for name in _NUMBERED), (_OWNER, record.get(_OWNER))):
+        if isinstance(text, str) and "E+" in text and _ROUNDED.fullmatch(text):
+            raise ValueError(f"{name} = {text!r}: a spreadsheet has rounded the account's number; save it as a text")
     kind = str(identity.get("type") or "other")
     session = identity.get("sessionContext")
     attributes = session.get("attributes") if isinstance(session, dict) else None
