@@ -135,8 +135,8 @@ class FileSource:
             return
         for file, same in found:
             tell_once(
-                f"{file}: TESTED ON WHAT IS LEARNED: it is in data_path, and {same} of test_path is the same; figures of "
-                "such a run mean nothing; take it out of one of both"
+                f"{file}: TESTED ON WHAT IS LEARNED: it is in data_path, and {same} of test_path is the same; figures "
+                "of such a run mean nothing; take it out of one of both"
             )
 
     def _common(self, config: Config) -> tuple[Table, Table]:
