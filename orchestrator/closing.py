@@ -21,6 +21,7 @@ from shared.console import console
 from shared.errors import NoSumError
 from shared.metrics import too_few_rows
 
+_CHANCE = 0.55  # ROC-AUC: half is chance, and figures of some hundred rows are not more exact
 _JOINT = " \\\n  "  # a command on two lines, as a shell takes it
 
 
@@ -97,7 +98,19 @@ def _result(records: list[RoundRecord], kept: int) -> str:
         return f"a model {after}; {few}"
     named = (("ROC-AUC", record.roc_auc), ("accuracy", record.accuracy))
     figures = ", ".join(f"{name} {value:.3f}" for name, value in named if value is not None)
-    return f"{figures} on the test set, {after}"
+    return f"{figures} on the test set, {after}{_by_chance(record)}"
+
+
+def _by_chance(record: RoundRecord) -> str:
+    """That a model tells no attack from a benign record, which a high accuracy hides where attacks are few."""
+    if record.roc_auc is None or record.roc_auc >= _CHANCE:
+        return ""
+    attacks, benign = record.attack_rows or 0, record.benign_rows or 0
+    return (
+        f"; NO BETTER THAN CHANCE: calling all records {'benign' if benign >= attacks else 'attacks'} is right for "
+        f"{max(benign, attacks) / max(benign + attacks, 1):.3f} of them; look at features, labels and the lines in "
+        "capitals"
+    )
 
 
 def _next(config: Config, folder: Path) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from shared.config import Config
 from shared.config_checks import CLIENT_ID, FILE_SOURCES
 from shared.data_sources.dataset import ClientData, Dataset, DataSource
-from shared.data_sources.label_checks import tell_classes, tell_telling_columns
+from shared.data_sources.label_checks import tell_classes, tell_constant_columns, tell_telling_columns
 from shared.data_sources.streams import Stream, generator
 from shared.errors import DataError
 
@@ -57,6 +57,7 @@ def load_client_data(config: Config, client_id: int) -> ClientData:
             else "look at what the labels were made from"
         )
         tell_telling_columns(f"client {client_id}", data.schema, data.train, what)
+        tell_constant_columns(f"client {client_id}", data.train)
     return data
 
 
@@ -68,6 +69,8 @@ def load_test_data(config: Config) -> Dataset:
     """
     rows = find_source(config).test_rows(config)
     _tell_odd_rows(config, "test set", rows)
+    if config.data_source in FILE_SOURCES:
+        tell_constant_columns("test set", rows)
     return rows
 
 

@@ -56,6 +56,12 @@ PRINCIPALS: dict[str, dict[str, Any]] = {
     "account": {"type": "AWSAccount", "accountId": "777788889999", "principalId": "AIDAOTHER"},
     "anonymous": {"type": "AWSAccount", "principalId": "", "accountId": "ANONYMOUS_PRINCIPAL"},
     "directory": {"type": "Directory", "principalId": "d-1:x"},
+    "a domain in capitals": {"type": "Directory", "principalId": "CORP:jane"},
+    "another of the domain": {"type": "Directory", "principalId": "CORP:eve"},
+    "of a provider in capitals": {"type": "Unknown", "principalId": "GOOGLE:jane"},
+    "another of the provider": {"type": "Unknown", "principalId": "GOOGLE:eve"},
+    "of no type": {"principalId": "GOOGLE:jane"},
+    "another of no type": {"principalId": "GOOGLE:eve"},
     "sign-in without an id": {"type": "IAMUser", "accountId": "1", "userName": "alice"},
     "another without an id": {"type": "IAMUser", "accountId": "1", "userName": "bob"},
 }  # fmt: skip
@@ -76,6 +82,7 @@ def test_no_key_is_a_part_that_many_share(name: str) -> None:
     [
         ({"type": "AssumedRole", "principalId": "AROAX:laptop"}, {"type": "AssumedRole", "principalId": "AROAX:tool"}),
         ({"type": "AssumedRole", "principalId": "AROAX:s"}, {"type": "AWSAccount", "principalId": "AROAX:s"}),
+        ({"type": "AssumedRole", "principalId": "AROAX:s"}, {"principalId": "AROAX:another"}),
         (PRINCIPALS["role by its issuer"], {"type": "AssumedRole", "principalId": "AROAISSUER:session"}),
         (
             PRINCIPALS["user"] | {"sessionContext": {"attributes": {"mfaAuthenticated": "true"}}},
@@ -188,6 +195,6 @@ def test_a_denial_is_known_by_its_code(code: str) -> None:
     assert is_denial(code)
 
 
-@pytest.mark.parametrize("code", ["", "-", "null", "None", None])
-def test_what_an_export_writes_for_no_error_is_none(code: str | None) -> None:
+@pytest.mark.parametrize("code", ["", "-", "null", "None", "N/A", "(null)", "\\N", float("nan"), None])
+def test_what_an_export_writes_for_no_error_is_none(code: str | float | None) -> None:
     assert not failed({"errorCode": code})

@@ -195,6 +195,17 @@ def test_no_two_principals_share_a_row(tmp_path: Path, name: str) -> None:
     assert sum(len(chunk.features) for chunk in chunks) == 2
 
 
+@pytest.mark.parametrize("blank", ["-", "null", " NaN ", "None", "\\N"])
+@pytest.mark.parametrize("service", ["kubernetes", "gcp_audit", "okta", "entra_signin_graph"])
+def test_events_without_an_id_of_their_own_are_no_copies_of_each_other(
+    tmp_path: Path, service: str, blank: str
+) -> None:
+    name = {"kubernetes": "auditID", "gcp_audit": "insertId", "okta": "uuid", "entra_signin_graph": "id"}[service]
+    events = [MAKERS[service](3) | {name: blank} for _ in range(4)]
+    chunks, broken = read(settings(write_json_lines(tmp_path / "a.jsonl", events)))
+    assert (int(chunks[0].meta["events"].sum()), broken.left_out.total()) == (4, 0)
+
+
 def test_keys_that_join_texts_merge_two_principals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The broken twin: what the test above would find."""
 
@@ -207,6 +218,30 @@ def test_keys_that_join_texts_merge_two_principals(monkeypatch: pytest.MonkeyPat
     path = write_json_lines(tmp_path / "a.jsonl", list(PRINCIPALS["letters that might separate"]))
     chunks, _ = read(settings(path))
     assert sum(len(chunk.features) for chunk in chunks) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (make.entra(0, properties__userId="AB-1"), make.entra(1, properties__userId="ab-1")),
+        (make.entra(0, tenantId="T-1"), make.entra(1)),
+        (
+            make.entra(0, properties__userId="", properties__userPrincipalName="Jane@example.com"),
+            make.entra(1, properties__userId="", properties__userPrincipalName="jane@example.com"),
+        ),
+        (make.entra_graph(0, userId="U-1"), make.entra_graph(1)),
+        (make.azure(0, identity={}, caller="Jane@example.com"), make.azure(1, identity={}, caller="jane@example.com")),
+    ],
+)
+def test_a_principal_of_microsofts_is_one_in_any_case(tmp_path: Path, one: Event, other: Event) -> None:
+    chunks, _ = read(settings(write_json_lines(tmp_path / "a.jsonl", [one, other])))
+    assert sum(len(chunk.features) for chunk in chunks) == 1
+
+
+def test_a_user_of_kubernetes_is_another_in_another_case(tmp_path: Path) -> None:
+    events = [make.kubernetes(n, user={"username": name}) for n, name in enumerate(("Jane", "jane"))]
+    chunks, _ = read(settings(write_json_lines(tmp_path / "a.jsonl", events)))
+    assert sum(len(chunk.features) for chunk in chunks) == 2
 
 
 def test_one_principal_is_one_row_from_wherever_it_acts(tmp_path: Path) -> None:
@@ -235,7 +270,13 @@ def test_times_of_all_forms_are_seconds(text: str) -> None:
     assert seconds_of(text) == START
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "-1", "nan", "inf", "-inf", "9999-01-01T00:00:00Z", "1" * 400])
+NO_TIMES = [
+    *("", "yesterday", "-1", "nan", "inf", "-inf", "9999-01-01T00:00:00Z", "1" * 400),
+    *("0", "0001-01-01T00:00:00Z", "1970-01-01T00:00:00Z", "2026-01-05", "20260105"),
+]
+
+
+@pytest.mark.parametrize("text", NO_TIMES)
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         seconds_of(text)

@@ -81,7 +81,7 @@ def test_services_side_by_side_are_read_and_all_records_counted(
     assert broken.broken == 3
     assert broken.lines == len(events) + 5
     assert "of no service that there is a table for: it has no; see audit_map" in caplog.text
-    assert "no time of a okta record: none of published" in caplog.text
+    assert "no time in a record of okta: none of published" in caplog.text
 
 
 @pytest.mark.parametrize("column", ["@message", "_raw"])

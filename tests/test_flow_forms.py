@@ -244,7 +244,7 @@ def test_suricatas_other_events_are_counted_by_their_type(tmp_path: Path, expect
         (suricata, {"flow": []}, "no flow"),
         (suricata, {"src_ip": None}, "no src_ip"),
         (suricata, {"flow": {"start": "soon"}}, "soon"),
-        (suricata, {"flow": {"start": "9999-01-01T00:00:00Z"}}, "expected one from 1970"),
+        (suricata, {"flow": {"start": "9999-01-01T00:00:00Z"}}, "from 1990 to a day from now"),
         (suricata, {"src_port": 1.5}, "srcport = '1.5'"),
     ],
 )

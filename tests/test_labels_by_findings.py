@@ -116,12 +116,29 @@ def test_a_role_is_found_by_its_sessions(tmp_path: Path) -> None:
     assert attacks(SOURCE.test_table(config)) == [(0, "defense-evasion")]
 
 
+@pytest.mark.parametrize("severity", ["HIGH", "5.0", "5", None])
+def test_a_severity_in_words_is_no_informational_one(tmp_path: Path, severity: str | None) -> None:
+    found = load_findings(write_json_lines(tmp_path / "f.jsonl", [guardduty() | {"severity": severity}]), 0.0)
+    assert (len(found.findings), found.left_out) == (1, ())
+
+
+def test_what_exports_write_for_none_names_nobody_in_a_finding(tmp_path: Path) -> None:
+    plain, exported = guardduty(), guardduty() | {"accountId": 111111111111.0}
+    exported["resource"] = {"accessKeyDetails": {"accessKeyId": "-", "principalId": "null", "userName": "AIDABOB"}}
+    (one,) = load_findings(write_json_lines(tmp_path / "a.jsonl", [plain]), 0.0).findings
+    (other,) = load_findings(write_json_lines(tmp_path / "b.jsonl", [exported]), 0.0).findings
+    assert other.principals == {"aidabob"}
+    assert other.account == one.account
+
+
 def test_what_is_no_detection_is_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     others = [
         guardduty(additionalInfo={"sample": True}),
         as_api(guardduty(user="AIDAX", additionalInfo={"type": "default", "value": '{"sample": true}'})),
         asff(Compliance={"Status": "FAILED"}),
         asff(user="AIDAY", Severity={"Label": "INFORMATIONAL"}),
+        asff(user="AIDAZ", Severity={"Normalized": 0}),
+        guardduty(user="AIDAQ") | {"severity": "0.5"},
         ocsf(class_uid=2003),
         ocsf(metadata={"product": {"name": "Autonomous Cloud Security Orchestrator"}}),
     ]
@@ -131,7 +148,7 @@ def test_what_is_no_detection_is_left_out_and_told(tmp_path: Path, caplog: pytes
     assert dict(found.left_out) == {
         "sample findings of GuardDuty": 2,
         "checks of configurations, which are no detections": 1,
-        "findings of severity informational": 1,
+        "findings of severity informational": 3,
         "OCSF records of class 2003; detections are 2004": 1,
         "this project's own alerts, from which a model would learn its own word: give verdicts": 1,
     }
@@ -146,7 +163,9 @@ def test_what_is_no_detection_is_left_out_and_told(tmp_path: Path, caplog: pytes
         ('{"eventName": "x", "eventSource": "y"}', "expected a finding, found an object with eventName"),
         ("[1]", "expected a finding, found 1"),
         (json.dumps(guardduty() | {"id": ""}), "no id, which every finding has"),
-        (json.dumps(guardduty(first="yesterday")), "Invalid isoformat"),
+        (json.dumps(guardduty(first="yesterday")), "time 'yesterday': expected ISO 8601"),
+        (json.dumps(guardduty(first="0001-01-01T00:00:00Z")), "from 1990 to a day from now"),
+        (json.dumps(guardduty(first="1970-01-01T00:00:00Z")), "from 1990 to a day from now"),
         ('{"Findings": [', "broken"),
     ],
 )

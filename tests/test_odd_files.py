@@ -68,6 +68,9 @@ SHAPES: dict[str, list[str]] = {
     "a comment first": ["# exported by a tool", "#", *PLAIN],
     "Excel's sep": ["sep=;", *(line.replace(",", ";") for line in PLAIN)],
     "sep and a blank": ["", "SEP=,", *PLAIN],
+    "a separator after each row": [HEADER, *(f"{row}," for row in ROWS)],
+    "a separator after each line": [f"{line}," for line in PLAIN],
+    "two byte order marks": ["\ufeff\ufeff" + HEADER, *ROWS],
     "blanks after the last cell": [line + "  " for line in PLAIN],
     "blanks around all cells": [line.replace(",", " , ") for line in PLAIN],
     "tabs": [line.replace(",", "\t") for line in PLAIN],
@@ -308,6 +311,43 @@ def test_ports_in_hexadecimal_are_numbers(tmp_path: Path, text: str, number: int
 NAMES = ("dur", "bytes", "proto", "Label")
 
 
+def test_a_separator_after_each_row_is_no_cell_to_name(tmp_path: Path) -> None:
+    expected = table(strict(write_lines(tmp_path / "a.csv", PLAIN))).features
+    bare = write_lines(tmp_path / "b.csv", [f"{row}," for row in ROWS])
+    named = strict(bare, csv_column_names=tuple(HEADER.split(",")))
+    assert np.array_equal(table(named).features, expected)
+
+
+def test_addresses_that_end_in_zero_stay_what_they_are(tmp_path: Path) -> None:
+    """10.1.2.0 was 10.1.2 in CSV, Parquet and Zeek, which no label, finding or person knows."""
+    made = [vpc.some_flows()[0] | {"srcaddr": "10.1.2.0", "dstaddr": "203.0.113.0"}]
+    text = vpc.lines_of(made)
+    names = " ".join(DEFAULT_FIELDS)
+    write_lines(tmp_path / "a.log", text)
+    write_lines(tmp_path / "b.csv", [line.replace(" ", ",") for line in [names, *text]])
+    pq.write_table(pa.Table.from_pylist([{k: str(v) for k, v in made[0].items()}]), tmp_path / "c.parquet")
+    for path in ("a.log", "b.csv", "c.parquet"):
+        config = vpc.settings(tmp_path / path)
+        ((meta, _),) = stream_features(config, tmp_path / path, vpc_flow.schema(config, Inputs(tmp_path / path)))
+        assert meta["source"].tolist() == ["10.1.2.0"]
+        assert meta["destinations"][0][0].split()[0] == "203.0.113.0"
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_parquets_times_are_seconds_whatever_their_unit(tmp_path: Path, unit: str) -> None:
+    """One tenant's milliseconds are no other feature than another's microseconds."""
+    labels = pa.array(["BENIGN", "DoS", "BENIGN"] * 20)
+    of = {"when": [1_772_359_200 + 7 * row for row in range(60)], "took": list(range(60))}
+    plain = pa.table({name: pa.array(values, pa.float64()) for name, values in of.items()} | {"Label": labels})
+    kinds = {"when": pa.timestamp("s", "UTC"), "took": pa.duration("s")}
+    finer = {"when": pa.timestamp(unit, "UTC"), "took": pa.duration(unit)}
+    timed = {name: pa.array(values, pa.int64()).cast(kinds[name]).cast(finer[name]) for name, values in of.items()}
+    pq.write_table(plain, tmp_path / "a.parquet")
+    pq.write_table(pa.table(timed | {"Label": labels}), tmp_path / "b.parquet")
+    expected = table(strict(tmp_path / "a.parquet", num_features=2)).features
+    assert np.array_equal(table(strict(tmp_path / "b.parquet", num_features=2)).features, expected)
+
+
 def test_a_file_without_a_header_line_needs_names(tmp_path: Path) -> None:
     addresses = [f"192.0.2.{row % 9},{line}" for row, line in enumerate(ROWS)]
     path = write_lines(tmp_path / "a.csv", addresses)
@@ -474,6 +514,29 @@ def test_times_in_other_units_are_read_and_said(tmp_path: Path, caplog: pytest.L
     found, _ = flows(write_lines(tmp_path / f"b{unit}.log", changed))
     assert np.array_equal(found, expected)
     assert "times are in" in caplog.text
+
+
+@pytest.mark.parametrize("form", ["2024-05-01T10:00:00Z", "2024-05-01 10:00:00.000 UTC", "s", "ms", "us", "ns", "zone"])
+def test_times_in_words_and_as_parquets_own_are_read(tmp_path: Path, form: str) -> None:
+    """As Athena and Sentinel write them, and with the type that Parquet has for them."""
+    made = pd.DataFrame(vpc.some_flows()[:300]).rename(columns=lambda name: str(name).replace("-", "_"))
+    expected, _ = flows(write_lines(tmp_path / "a.log", LINES))
+    moments = {name: pd.to_datetime(made[name].astype("int64"), unit="s", utc=True) for name in ("start", "end")}
+    if form.startswith("2024"):
+        words = "%Y-%m-%dT%H:%M:%SZ" if form.endswith("Z") else "%Y-%m-%d %H:%M:%S.000 UTC"
+        path = tmp_path / "b.csv"
+        made.assign(**{name: moment.dt.strftime(words) for name, moment in moments.items()}).to_csv(path, index=False)
+    else:
+        unit, zone = ("ms", "Europe/Berlin") if form == "zone" else (form, None)
+        table = pa.Table.from_pandas(made.assign(**moments), preserve_index=False)
+        for name in moments:
+            column = table[name].cast(pa.timestamp("us", "UTC")).cast(pa.timestamp(unit, "UTC"))
+            column = column.cast(pa.timestamp(unit, zone) if zone else pa.timestamp(unit))
+            table = table.set_column(table.schema.get_field_index(name), name, column)
+        path = tmp_path / "b.parquet"
+        pq.write_table(table, path)
+    found, _ = flows(path)
+    assert np.array_equal(found, expected)
 
 
 def test_a_format_without_action_is_read_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

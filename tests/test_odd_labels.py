@@ -2,19 +2,25 @@
 
 import json
 import logging
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from shared.config import Config, load_config
+from shared.data_sources import csv
 from shared.data_sources.dataset import Dataset
+from shared.data_sources.file_source import FileSource
 from shared.data_sources.label_checks import LabelTally, tell_telling_columns
 from shared.data_sources.schema import FeatureSchema, bucket_columns, number_column
+from shared.data_sources.source_types import Inputs
 from shared.data_sources.tables import BLANK_ROW
-from shared.data_utils import load_client_data, load_test_data, load_validation_data
+from shared.data_utils import load_client_data, load_test_data, load_validation_data, stream_features
 from shared.errors import DataError
 from tests import test_source_vpc_flow as vpc
 from tests.source_files import settings_of, write_lines
@@ -61,6 +67,42 @@ def test_labels_of_which_none_is_benign_are_refused_and_counted(
     assert "a.csv" in str(refusal.value)
 
 
+@pytest.mark.parametrize("text", ["nan", "NaN", "null", "None", "-", "?", "N/A", "<NA>", "(null)", "\\N"])
+def test_a_text_that_stands_for_nothing_is_no_attack(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    labels = [text if row % 10 == 3 else ("DoS" if row % 4 == 0 else "BENIGN") for row in range(200)]
+    path = table(tmp_path / "a.csv", labels)
+    with pytest.raises(DataError, match=r"20 of 200 lines.*a.csv, line 5: no label in column 'Label'"):
+        load_test_data(settings(path))
+    rows = FileSource(csv).test_table(settings(path, max_broken_share=0.2, test_fraction=0.9))
+    assert set(rows.families.tolist()) == {"benign", "dos"}
+    assert "if it means benign, name it in csv_benign_values" in caplog.text
+    named = FileSource(csv).test_table(settings(path, csv_benign_values=("benign", text), test_fraction=0.9))
+    assert set(named.families.tolist()) == {"benign", "dos"}
+
+
+def test_a_label_of_a_decimal_column_is_its_number(tmp_path: Path) -> None:
+    values = [Decimal(int(row % 4 == 0)) for row in range(200)]
+    made = {"a": pa.array([row * 7 % 13 for row in range(200)]), "Label": pa.array(values, pa.decimal128(4, 2))}
+    pq.write_table(pa.table(made), tmp_path / "a.parquet")
+    rows = load_test_data(settings(tmp_path / "a.parquet", num_features=1))
+    assert set(rows.labels.tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("name", ["LABEL", "label", "LaBeL"])
+def test_a_label_in_another_case_is_asked_for(tmp_path: Path, name: str) -> None:
+    path = table(tmp_path / "a.csv", SOME)
+    path.write_text(path.read_text().replace("Label", name, 1))
+    with pytest.raises(DataError, match=f"did you mean '{name}'.*csv_label_column"):
+        load_test_data(settings(path))
+
+
+def test_a_table_of_labels_alone_is_refused_with_the_settings(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.csv: no column to make features of.*csv_drop_columns"):
+        load_test_data(settings(table(tmp_path / "a.csv", SOME), csv_drop_columns=("a", "b")))
+
+
 def test_false_in_a_list_of_yaml_is_the_label_false(tmp_path: Path) -> None:
     data = table(tmp_path / "a.csv", ["True", "False", "False"] * 50)
     (tmp_path / "c.yaml").write_text(
@@ -103,7 +145,7 @@ def test_a_tenant_without_one_class_is_told_and_those_with_both_are_not(
 ) -> None:
     table(tmp_path / "tenant-0.csv", SOME)
     table(tmp_path / "tenant-1.csv", ["BENIGN"] * 50)
-    table(tmp_path / "test.csv", SOME)
+    table(tmp_path / "test.csv", SOME[::-1])
     config = settings(tmp_path / "tenant-{client_id}.csv", test_path=str(tmp_path / "test.csv"))
     load_client_data(config, 0)
     load_test_data(config)
@@ -188,6 +230,70 @@ def test_an_index_is_named_whatever_odd_rows_are_in_the_file(
     assert "a, nr" not in caplog.text
 
 
+TIMES: dict[str, list[object]] = {
+    "seconds": [1_499_350_000 + row * 7 % 400 for row in range(200)],
+    "milliseconds": [1_499_350_000_123 + row * 7919 % 400_000 for row in range(200)],
+    "with a fraction and gaps": ["" if row % 50 == 0 else f"{1_499_350_000 + row * 7 % 400}.5" for row in range(200)],
+    "some broken": [0 if row % 40 == 0 else 1_499_350_000 + row * 7 % 400 for row in range(200)],
+}
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_a_column_of_times_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    path = table(tmp_path / "a.csv", SOME, "Stime", TIMES[name])
+    load_client_data(settings(path, num_features=3), 0)
+    assert "a.csv: A TIME IS A FEATURE: Stime reads like seconds since 1970" in caplog.text
+    assert "csv_drop_columns" in caplog.text
+
+
+@pytest.mark.parametrize("values", [[""] * 200, ["x", "y"] * 100, list(range(10**9, 10**12, 4_995_000_000))])
+def test_columns_of_nothing_names_and_large_numbers_are_no_times(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, values: list[object]
+) -> None:
+    width = 18 if values[0] == "x" else 3
+    load_client_data(settings(table(tmp_path / "a.csv", SOME, "c", values), num_features=width), 0)
+    assert "A TIME" not in caplog.text
+
+
+def test_a_column_that_tells_the_label_by_its_middle_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Attacks in the middle of a day have neither the lowest nor the highest numbers."""
+    labels = ["DoS" if 250 <= row < 500 else "BENIGN" for row in range(800)]
+    path = table(tmp_path / "a.csv", labels, "minute", list(range(800)))
+    load_client_data(settings(path, num_features=3, num_clients=2, min_available_clients=2), 0)
+    assert "EACH OF THESE COLUMNS ALONE TELLS THE LABEL" in caplog.text
+    assert "minute (" in caplog.text
+    assert " b (" not in caplog.text
+
+
+@pytest.mark.parametrize("cell", ["", "1", "nan", "1e300"])
+def test_a_table_in_which_nothing_varies_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, cell: str) -> None:
+    path = write_lines(tmp_path / "a.csv", ["a,b,Label", *(f"{cell},{cell},{label}" for label in SOME)])
+    load_client_data(settings(path), 0)
+    load_test_data(settings(path))
+    for whose in ("client 0", "test set"):
+        assert f"{whose}: NO FEATURE VARIES" in caplog.text
+
+
+@pytest.mark.parametrize("form", ["one path", "in the folder", "a copy", "each tenant's own"])
+def test_a_test_set_that_is_learned_from_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, form: str) -> None:
+    """Its figures would be those of what was learned by heart."""
+    train, test = tmp_path / "0", tmp_path / "test.csv"
+    train.mkdir()
+    table(train / "a.csv", SOME)
+    table(test, SOME[::-1])
+    load_client_data(settings(train, test_path=str(test)), 0)
+    assert "TESTED ON WHAT IS LEARNED" not in caplog.text
+    if form == "in the folder":
+        test = test.rename(train / "test.csv")
+    elif form == "one path":
+        test = train / "a.csv"
+    else:
+        test.write_bytes((train / "a.csv").read_bytes())
+    own = tmp_path / "{client_id}" if form == "each tenant's own" else train
+    load_client_data(settings(own, test_path=str(test)), 0)
+    assert "TESTED ON WHAT IS LEARNED" in caplog.text
+
+
 def test_files_of_one_row_each_have_no_index(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number, label in enumerate(SOME[:60]):
         table(tmp_path / f"{number:02}.csv", [label])
@@ -261,6 +367,15 @@ def test_numbers_with_separators_are_refused_with_column_file_and_setting(tmp_pa
         load_test_data(settings(path, csv_categorical_columns=("a",)))
     named = settings(path, csv_categorical_columns=("n",), num_features=17)
     assert len(load_test_data(named))  # whoever says that they are names is believed
+
+
+def test_new_records_with_separators_in_numbers_are_refused_with_what_they_are(tmp_path: Path) -> None:
+    """A model's numeric column can't become one of names, and which columns a model lacks helps nobody here."""
+    config = settings(table(tmp_path / "a.csv", SOME))
+    schema = csv.schema(config, Inputs(tmp_path / "a.csv"))
+    new = write_lines(tmp_path / "new.csv", ["a;b", *("0,5;3" for _ in SOME)])
+    with pytest.raises(DataError, match=r"new\.csv: column 'a' holds numbers such as '0,5'.*1234\.5$"):
+        list(stream_features(config, new, schema))
 
 
 WRITTEN = {

@@ -426,6 +426,11 @@ def test_a_test_set_of_a_few_rows_gives_no_percentages(tmp_path: Path) -> None:
     rounds[0].roc_auc = 0.95
     console.print(closing(config, rounds, tmp_path, None, boxed=False))
     assert "result: ROC-AUC 0.950, accuracy 0.900" in screen.getvalue()
+    assert "CHANCE" not in screen.getvalue()
+    rounds[0].attack_rows, rounds[0].benign_rows, rounds[0].roc_auc = 100, 900, 0.51
+    console.print(closing(config, rounds, tmp_path, None, boxed=False))
+    told = "NO BETTER THAN CHANCE: calling all records benign is right for 0.900 of them"
+    assert told in " ".join(screen.getvalue().split())
 
 
 def test_an_evaluation_of_one_class_has_no_curves() -> None:

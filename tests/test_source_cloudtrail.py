@@ -343,6 +343,73 @@ def test_an_event_that_was_delivered_twice_counts_once(tmp_path: Path) -> None:
     assert np.array_equal(found.features, expected.features)
 
 
+@pytest.mark.parametrize("blank", ["-", "null", "NaN", "None", "N/A", "\\N", float("nan"), "0000-00"])
+def test_events_without_an_id_of_their_own_are_no_copies_of_each_other(tmp_path: Path, blank: object) -> None:
+    """All but the first of a file were left out, for one text that stands in all."""
+    records = some_records()
+    expected = read(settings(write(tmp_path / "a.json", records)))
+    found = read(settings(write(tmp_path / "b.json", [item | {"eventID": blank} for item in records])))
+    assert np.array_equal(found.features, expected.features)
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00Z", "1970-01-01T00:00:00Z", "20240501", "2024-05-01"])
+def test_what_programs_write_for_no_time_and_a_date_alone_are_no_time(tmp_path: Path, time: str) -> None:
+    good = read(settings(write(tmp_path / "a.json", some_records())))
+    records = [*some_records(), record(7, eventTime=time)]
+    found = read(settings(write(tmp_path / "b.json", records), max_broken_share=0.1))
+    assert np.array_equal(found.features, good.features)
+
+
+def test_the_table_of_sentinel_is_read(tmp_path: Path) -> None:
+    """Its columns are those of AWSCloudTrail: no eventTime, an id by another name, and who called in columns."""
+    records = some_records()
+    rows = [
+        {
+            "TimeGenerated": item["eventTime"], "AwsEventId": item["eventID"], "EventSource": item["eventSource"],
+            "EventName": item["eventName"], "UserIdentityType": "IAMUser", "AWSRegion": item["awsRegion"],
+            "UserIdentityPrincipalid": item["userIdentity"]["principalId"], "SourceIpAddress": item["sourceIPAddress"],
+            "UserIdentityArn": item["userIdentity"]["arn"], "ReadOnly": item["readOnly"], "ErrorCode": "",
+            "UserAgent": item["userAgent"], "RecipientAccountId": item["recipientAccountId"],
+        }
+        for item in records
+    ]  # fmt: skip
+    expected = read(settings(write(tmp_path / "a.json", records)))
+    assert np.array_equal(read(settings(write(tmp_path / "b.json", [*rows, *rows[:9]]))).features, expected.features)
+    pd.DataFrame(rows).to_csv(tmp_path / "c.csv", index=False)
+    assert np.array_equal(read(settings(tmp_path / "c.csv")).features, expected.features)
+
+
+@pytest.mark.parametrize("field", ["recipientAccountId", "accountId", "principalId"])
+def test_a_number_of_an_account_that_was_rounded_is_a_broken_record(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, field: str
+) -> None:
+    """All accounts whose numbers begin alike would be one, and so would their roots."""
+    odd = record(7)
+    (odd if field == "recipientAccountId" else odd["userIdentity"])[field] = "1.11122E+11"
+    expected = read(settings(write(tmp_path / "a.json", some_records())))
+    found = read(settings(write(tmp_path / "b.json", [*some_records(), odd]), max_broken_share=0.1))
+    assert np.array_equal(found.features, expected.features)
+    assert f"{field} = '1.11122E+11': a spreadsheet has rounded" in caplog.text
+
+
+def test_what_s3_says_of_objects_is_no_call(tmp_path: Path) -> None:
+    said = {
+        "eventVersion": "2.1", "eventSource": "aws:s3", "awsRegion": "eu-west-1", "eventTime": "2024-05-01T10:00:00Z",
+        "eventName": "ObjectCreated:Put", "userIdentity": {"principalId": "AWS:AROAX:tool"}, "s3": {"object": {}},
+    }  # fmt: skip
+    expected = read(settings(write(tmp_path / "a.json", some_records())))
+    path = write(tmp_path / "b.json", [said, *some_records()])
+    assert np.array_equal(read(settings(path, max_broken_share=0.0)).features, expected.features)
+
+
+def test_milliseconds_as_text_are_no_day_of_another_century(tmp_path: Path) -> None:
+    """1772120912159 is the 9th of December 1772 to a parser of ISO 8601, and the 26th of February 2026."""
+    path = write(tmp_path / "a.json", [record(0, eventTime="1772120912159")])
+    config = settings(path, labels="none", label_field="", label_patterns=())
+    (chunk,) = SOURCE.reader.stream(config, Inputs(path, labelled=False), SOURCE.schema(config, None))
+    assert chunk.meta["start"].to_list() == [1772120912 // 300 * 300]
+
+
 def test_a_record_beyond_all_patience_makes_a_second_row(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path / "1.json", [record(0), record(3000)])
     write(tmp_path / "2.json", [record(10), record(3001)])

@@ -128,7 +128,7 @@ def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: Broken
         DataError: a file is damaged, or too many records are broken.
     """
     reader = _Reader(audit_table.tables_of(config.audit_map))
-    form = calls.Form(files, reader.records, reader.prepared, reader.call, rows, ("event_id", "time", "key", "name"))
+    form = calls.Form(files, reader.records, reader.prepared, reader.call, rows)
     return calls.stream(form, config, inputs, schema, broken)
 
 

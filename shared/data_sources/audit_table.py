@@ -70,6 +70,7 @@ class _Form(BaseModel):
     machines: Tests = {}
     action: Texts
     any_case: bool = False
+    any_case_principal: bool = False
     service: Texts | None = None
     account: Texts | None = None
     address: Texts | None = None
@@ -128,6 +129,7 @@ class AuditTable:
         tests: what each of `_TESTS` asks of a record.
         absent: texts, case-folded, that stand for no value.
         any_case: whether actions that differ in case alone are one.
+        any_case_principal: whether principals, and their scopes, that differ in case alone are one.
         sigma: how Sigma rules call the service; None where none are written for it.
     """
 
@@ -136,6 +138,7 @@ class AuditTable:
     tests: Mapping[str, Conditions]
     absent: frozenset[str]
     any_case: bool = False
+    any_case_principal: bool = False
     sigma: SigmaSource | None = None
 
     def fits(self, record: Any) -> bool:
@@ -160,7 +163,7 @@ class AuditTable:
         told = {name: self._text(record, name) for name in ("time", "action", "service", "address")}
         for name in ("time", "action"):
             if not told[name]:
-                raise ValueError(f"no {name} of a {self.name} record: none of {', '.join(self.fields[name].names)}")
+                raise ValueError(f"no {name} in a record of {self.name}: none of {', '.join(self.fields[name].names)}")
         action = told["action"].casefold() if self.any_case else told["action"]
         address = _PORT.sub(r"\1", told["address"])
         service = told["service"] or self.name
@@ -170,6 +173,8 @@ class AuditTable:
         if not parts:
             named_by, parts = "address", (address,)
             shown = shown or (f"unknown at {address}" if address else "unknown")
+        if self.any_case_principal:
+            scope, parts = (tuple(part.casefold() for part in texts) for texts in (scope, parts))
         denied = self.tests["denied"].any(record)
         return {
             "time": seconds_of(told["time"]),
@@ -253,6 +258,7 @@ def read_table(path: Path, _changed: int) -> AuditTable:
         {name: Conditions.of(getattr(form, name)) for name in _TESTS},
         frozenset(text.casefold() for text in form.absent or ()),
         form.any_case,
+        form.any_case_principal,
         _sigma(form.sigma) if form.sigma else None,
     )
 

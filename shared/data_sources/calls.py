@@ -34,6 +34,8 @@ from shared.rules.rule import LABEL_LEVEL, label_of
 
 _log = logging.getLogger("data")
 FRAME_RECORDS = 20_000
+# By which an event that was delivered twice is known again: an export may have one id for many events.
+_SAME = ("event_id", "time", "key", "name")
 
 
 class Rows(Protocol):
@@ -51,10 +53,9 @@ class Form:
         files: at or below a path, in the order in which they are read.
         records: what is in one file, of whatever form.
         prepared: a record in the form that rules and labels are written for, or why it is no event.
-        call: of a prepared record what `rows` needs: `time`, `key`, `principal`, `account`, `event_id`, `api`,
+        call: of a prepared record what `rows` needs: `time`, `key`, `principal`, `account`, `event_id`, `name`, `api`,
             `address`, and the columns that the source's features are made from.
         rows: of records.
-        same: columns by which an event that was delivered twice is known again; the first is its id.
     """
 
     files: Callable[[Path], list[Path]]
@@ -62,7 +63,6 @@ class Form:
     prepared: Callable[[Any], Any]
     call: Callable[[Any], dict[str, Any]]
     rows: Rows
-    same: tuple[str, ...] = ("event_id",)
 
 
 def stream(
@@ -87,7 +87,7 @@ def stream(
     tally = LabelTally()
     for events in closed_windows(frames, schema.window_minutes, None if inputs.labelled else LATENESS):
         # A service may deliver an event twice, and exports overlap.
-        again = events.duplicated(list(form.same)) & (events[form.same[0]] != "")
+        again = events.duplicated(list(_SAME)) & (events["event_id"] != "")
         broken.leave_out("events that were there already", int(again.sum()))
         events = events[~again].reset_index(drop=True)
         families = given.families(events) if given else np.full(len(events), BENIGN, dtype=object)

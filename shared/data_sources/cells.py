@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-MISSING = ("", "-", "?", "nan", "null", "none", "na", "n/a", "(empty)")
+MISSING = ("", "-", "?", "nan", "nat", "null", "(null)", "none", "na", "n/a", "<na>", "(empty)", "\\n")  # Hive's is \N
 # Below this share of numbers a column is one of names. Not 1: a damaged cell must not change the features.
 NUMERIC_SHARE = 0.5
+_WHOLE = r"^([-+]?\d+)\.0+$"  # a whole number that was a fraction on its way
 _HEXADECIMAL = "0x[0-9a-f]+"  # UNSW-NB15, Bot-IoT and CTU-13 have ICMP's type and code so, in a column of ports
 _SEPARATED = r"[-+]?(\d{1,3}([,' \u00a0\u202f]\d{3})+(\.\d+)?|\d+,\d+|\d{1,3}(\.\d{3})+,\d+|\d{1,3}(\.\d{3}){2})"
 
@@ -31,7 +32,7 @@ _WRITTEN_NUMBERS = {
 
 def texts(values: pa.Array) -> pd.Series:
     """Each cell as a text without surrounding blanks or a byte order mark, as files that were joined have it within;
-    empty where there is none. 80.0 and 80 are one name.
+    empty where there is none. 80.0, 80.00 and 80 are one name; 10.1.2.0 and HTTP/1.0 are what they are.
     """
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
@@ -42,16 +43,22 @@ def texts(values: pa.Array) -> pd.Series:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         cast = pa.array([None if cell is None else str(cell) for cell in values.to_pylist()], pa.string())
     trimmed = pc.utf8_trim_whitespace(pc.utf8_ltrim(pc.fill_null(cast, ""), characters="\ufeff"))
-    return pd.Series(trimmed.to_numpy(zero_copy_only=False), dtype="str").str.removesuffix(".0")
+    whole = pc.replace_substring_regex(trimmed, pattern=_WHOLE, replacement=r"\1")
+    return pd.Series(whole.to_numpy(zero_copy_only=False), dtype="str")
 
 
 def numbers(values: pa.Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Each cell as a number, NaN where there is none, and which cells hold something else, (rows,) each."""
+    """Each cell as a number, NaN where there is none, and which cells hold something else, (rows,) each.
+
+    Parquet's times and lengths of time are seconds, whatever unit a file has them in.
+    """
     kind = values.type
     if pa.types.is_boolean(kind):
         values = pc.cast(values, pa.int8())
-    if pa.types.is_timestamp(kind) or pa.types.is_date64(kind):
-        values = pc.cast(values, pa.int64())
+    if pa.types.is_timestamp(kind) or pa.types.is_duration(kind):
+        # Microseconds, which hold the times of all units but those of thousands of years.
+        whole = pa.timestamp("us", kind.tz) if pa.types.is_timestamp(kind) else pa.duration("us")
+        values = pc.divide(pc.cast(pc.cast(pc.cast(values, whole, safe=False), pa.int64()), pa.float64()), 1e6)
     if not any(is_kind(kind) for is_kind in _AS_TEXTS):
         try:
             found = pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False)

@@ -4,7 +4,7 @@ No feature is made from a name that an account's owner or an attacker's tool cho
 request parameters. Records are grouped by principal (`cloudtrail_identity`).
 """
 
-from datetime import UTC, datetime
+import re
 from typing import Any
 
 import pandas as pd
@@ -12,10 +12,11 @@ import pandas as pd
 from shared.data_sources import call_features
 from shared.data_sources.call_features import Memory
 from shared.data_sources.cloudtrail_identity import principal_key, principal_name
+from shared.data_sources.cloudtrail_keys import is_blank
 from shared.data_sources.cloudtrail_outcome import failed, is_denial
+from shared.data_sources.record_fields import seconds_of
 from shared.data_sources.schema import Column, FeatureSchema, Kind, bucket_columns
 from shared.data_sources.source_types import Chunk
-from shared.data_sources.windows import latest_time
 
 IDENTITY_TYPES = ("Root", "IAMUser", "AssumedRole", "FederatedUser", "AWSAccount", "AWSService")
 # Calls that switch off or blind the watching (MITRE ATT&CK T1562.008, T1070), whatever the service.
@@ -29,6 +30,9 @@ TAMPERING = frozenset(
     """.split()  # noqa: SIM905 (one value per line would fill a screen)
 )
 
+# Where an account's number stands, which Excel saves as 1.11122E+11: one text for many accounts.
+_NUMBERED, _OWNER = ("principalId", "accountId"), "recipientAccountId"
+_ROUNDED = re.compile(r"\d([.,]\d+)?E\+\d+")
 _SUMS = ("iam", "sts", "kms", "secret", "tampering")
 
 _SERVICE = frozenset({"eventSource"})
@@ -87,15 +91,20 @@ def fields_of(record: Any) -> dict[str, Any]:
     """What features, labels and a reader's eye need of one record.
 
     Raises:
-        ValueError: the record has no event time, name or source, one of the future, or is no record at all.
+        ValueError: the record has no event time, name or source, one of the future, a rounded number of an account, or
+            is no record at all.
     """
     if not isinstance(record, dict):
         raise ValueError(f"expected a CloudTrail record, found {str(record)[:60]!r}")
     for name in ("eventTime", "eventName", "eventSource"):
         if not isinstance(record.get(name), str):
-            raise ValueError(f"no {name}, which every CloudTrail record has")
+            there = ", ".join(map(str, list(record)[:6]))
+            raise ValueError(f"no {name}, which every CloudTrail record has; it has {there[:120]}")
     identity = record.get("userIdentity")
     identity = identity if isinstance(identity, dict) else {}
+    for name, text in (*((name, identity.get(name)) for name in _NUMBERED), (_OWNER, record.get(_OWNER))):
+        if isinstance(text, str) and "E+" in text and _ROUNDED.fullmatch(text):
+            raise ValueError(f"{name} = {text!r}: a spreadsheet has rounded the account's number; save it as a text")
     kind = str(identity.get("type") or "other")
     session = identity.get("sessionContext")
     attributes = session.get("attributes") if isinstance(session, dict) else None
@@ -103,18 +112,22 @@ def fields_of(record: Any) -> dict[str, Any]:
     extra = record.get("additionalEventData")
     login = extra.get("MFAUsed") if isinstance(extra, dict) else None
     name, service = record["eventName"], record["eventSource"]
+    try:
+        time = seconds_of(record["eventTime"])
+    except ValueError as error:
+        raise ValueError(f"eventTime = {str(error).removeprefix('time ')}") from None
     return {
-        "time": _seconds(record["eventTime"]),
+        "time": time,
         "key": principal_key(identity),
         "principal": principal_name(identity) or kind,
-        "account": str(record.get("recipientAccountId") or identity.get("accountId") or ""),
-        "event_id": str(record.get("eventID") or ""),
+        "account": _text(record.get("recipientAccountId")) or _text(identity.get("accountId")),
+        "event_id": _text(record.get("eventID")),
         "kind": kind if kind in IDENTITY_TYPES else "other",
         "name": name,
         "service": service,
         "api": f"{service}:{name}",
-        "region": str(record.get("awsRegion") or ""),
-        "address": str(record.get("sourceIPAddress") or ""),
+        "region": _text(record.get("awsRegion")),
+        "address": _text(record.get("sourceIPAddress")),
         "error": failed(record),
         "denied": is_denial(str(record.get("errorCode") or "")),
         "write": _is_false(record.get("readOnly")),
@@ -122,20 +135,14 @@ def fields_of(record: Any) -> dict[str, Any]:
     }
 
 
+def _text(value: Any) -> str:
+    """A value as text; empty for what exports write where there is none, which would be one id of many events."""
+    return "" if is_blank(value) else str(value)
+
+
 def _is_false(value: Any) -> bool:
     """Whether a value says no, as JSON has it or as a table does: FALSE in Excel, False in pandas."""
     return value is False or (isinstance(value, str) and value.casefold() == "false")
-
-
-def _seconds(text: str) -> int:
-    try:
-        moment = datetime.fromisoformat(text.removesuffix(" UTC"))  # which Athena writes
-    except ValueError:
-        raise ValueError(f"eventTime = {text!r:.60}: expected ISO 8601, or seconds since 1970") from None
-    seconds = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-    if seconds > latest_time():
-        raise ValueError(f"eventTime = {text!r:.60} is more than a day from now")
-    return seconds
 
 
 def chunk(records: pd.DataFrame, schema: FeatureSchema, memory: Memory, *, labelled: bool) -> Chunk:

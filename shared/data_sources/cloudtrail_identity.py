@@ -6,7 +6,7 @@ By https://docs.aws.amazon.com/awscloudtrail/latest/userguide/cloudtrail-event-r
 |---|---|
 | IAMUser, Role, AssumedRole, AWSAccount | `principalId` before the colon, AIDA... or AROA...; a session follows |
 | AssumedRole without it | the session issuer's `principalId`, else its `arn`, else account and name |
-| Root, FederatedUser, SAMLUser, WebIdentityUser, others | type, `identityProvider` and all of `principalId` |
+| Root, FederatedUser, SAMLUser, WebIdentityUser, Directory, others | type, `identityProvider`, all of `principalId` |
 | IdentityCenterUser | `onBehalfOf`: identity store and user id |
 | AWSService, and who has no `principalId` | type, account, `invokedBy`, and whatever else says who it is |
 
@@ -23,6 +23,10 @@ from shared.data_sources.cloudtrail_keys import is_blank
 _WHO = ("principalId", "arn", "userName", "accessKeyId", "invokedBy", "identityProvider", "credentialId")
 # AIDA... of a user, AROA... of a role, and others that AWS makes up; those of accounts are digits alone.
 _UNIQUE_ID = re.compile("[A-Z][A-Z0-9]{3,127}")
+_WITH_UNIQUE_ID = ("IAMUser", "Role", "AssumedRole", "AWSAccount")
+# Of other types, or none, what stands before a colon may be a domain or a provider, whose users are many: CORP:jane.
+_USER_OR_ROLE = re.compile("A(IDA|ROA)[A-Z0-9]{1,124}")
+_WITHOUT_UNIQUE_ID = ("FederatedUser", "SAMLUser", "WebIdentityUser", "Directory")
 
 
 def principal_key(identity: dict[str, Any]) -> str:
@@ -41,7 +45,8 @@ def principal_key(identity: dict[str, Any]) -> str:
         issuer = _issuer(identity)
         if issuer:
             return issuer
-    if kind not in ("FederatedUser", "SAMLUser", "WebIdentityUser") and _UNIQUE_ID.fullmatch(first):
+    unique = _UNIQUE_ID if kind in _WITH_UNIQUE_ID else _USER_OR_ROLE
+    if kind not in _WITHOUT_UNIQUE_ID and unique.fullmatch(first):
         return first
     if kind == "AWSService" or not principal:
         return _without_id(identity)

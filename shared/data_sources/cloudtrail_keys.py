@@ -5,6 +5,7 @@ or underscores, and flat, where the fields of a structure became columns.
 |---|---|
 | pandas.json_normalize, Elastic, Splunk | `userIdentity.sessionContext.sessionIssuer.arn` |
 | views of Athena, dbt | `useridentity_sessioncontext_sessionissuer_arn`, `user_identity__session_context__...` |
+| Sentinel | `SessionIssuerArn`, `AwsEventId` for `eventID`, and `UserIdentityArn` |
 | Spark, Power BI | `userIdentity/sessionContext/sessionIssuer/arn`, the same with colons |
 | Athena, of `SELECT useridentity.sessioncontext.sessionissuer.arn` | `arn`, the end of the path alone |
 """
@@ -48,7 +49,7 @@ _LONGEST_KEYS = 4_000  # characters of a record's keys together, that are rememb
 _MARKS = re.compile(r"[._/:\s-]+")
 _PREFIX = re.compile(r"(.+[._/:])event[ _]?name", re.IGNORECASE)
 _LONGEST_BLANK = 6  # characters, with blanks around
-_BLANK = frozenset({"", "-", "null", "none", "nan", "\\n"})  # the last is Hive's \N
+_BLANK = frozenset({"", "-", "null", "none", "nan", "n/a", "<na>", "(null)", "\\n"})  # the last is Hive's \N
 
 
 def _squashed(key: str) -> str:
@@ -63,9 +64,11 @@ IDENTITY_NAMES = frozenset(path[0] for path in _LEAVES)
 _FIELDS = frozenset(_RECORD.split())
 _NAMES = {_squashed(name): name for name in f"{_RECORD} {_ANSWERS} {_IDENTITY}".replace(".", " ").split()}
 _ANSWER = {_squashed(name): name for name in _ANSWERS.split()}
-_PATHS: dict[str, Path] = {_squashed(name): (name,) for name in _FIELDS} | {
-    _squashed(IDENTITY + "".join(path)): (IDENTITY, *path) for path in _IDENTITY_PATHS
-}
+_PATHS: dict[str, Path] = (
+    {_squashed(name): (name,) for name in _FIELDS}
+    | {"awseventid": ("eventID",)}
+    | {_squashed(IDENTITY + "".join(path)): (IDENTITY, *path) for path in _IDENTITY_PATHS}
+)
 
 
 def _ends() -> dict[str, Path]:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from shared.data_sources.cloudtrail_keys import is_blank
+
 # Codes by which services refuse for want of a permission: in lower case, of a dotted code the last part, and without a
 # trailing "Exception", "Fault" or "Error". From the lists of errors in the API references: IAM's common errors, EC2,
 # S3, SNS, SQS and Kinesis (KMS's refusals), IoT, Cognito, API Gateway, Organizations, Elastic Beanstalk, Security Hub,
@@ -15,12 +17,9 @@ DENIALS = frozenset(
 )
 
 
-_NO_CODE = frozenset({"", "-", "null", "none", "nan"})  # what exports write where a record has no error
-
-
 def failed(record: dict[str, Any]) -> bool:
     """Whether the call failed. Sign-in events have no error code: they say so in a message, or in what they answer."""
-    if any(str(record.get(name) or "").strip().casefold() not in _NO_CODE for name in ("errorCode", "errorMessage")):
+    if not all(is_blank(record.get(name)) for name in ("errorCode", "errorMessage")):
         return True
     for name in ("responseElements", "serviceEventDetails"):
         answer = record.get(name)

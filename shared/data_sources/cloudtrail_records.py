@@ -19,7 +19,7 @@ from shared.data_sources.times import epoch_seconds
 # Structures in which keys are AWS's own, and not those of an API's parameters.
 _KNOWN = (keys.IDENTITY, "additionalEventData", "responseElements")
 _STRUCTURES = (*_KNOWN, "requestParameters", "resources", "serviceEventDetails", "tlsDetails", "insightDetails")
-_TIMES = ("@timestamp", "_time")  # of the event, in Elastic and in Splunk
+_TIMES = ("@timestamp", "_time", "TimeGenerated")  # of the event, in Elastic, Splunk and Sentinel
 _SINCE_1970 = re.compile(r"\d{9,}(\.\d*)?")
 _LONGEST_LITERAL = 1 << 20  # characters that are parsed as Python's
 MOST_LEVELS = 20  # of structures in each other
@@ -105,7 +105,7 @@ def other_kind(record: dict[str, Any]) -> str:
     """What a record with the reference's keys is that is no event of a principal, in words; empty for events.
 
     AWS keeps them in folders of their own, and flat exports do not: findings about many events, sums of many events,
-    and signatures of log files.
+    signatures of log files, and what S3 says of objects, which has the fields of a call.
     """
     if record.get("digestS3Object"):
         return "CloudTrail digest"
@@ -115,6 +115,8 @@ def other_kind(record: dict[str, Any]) -> str:
         return "CloudTrail Insights event"
     if category == "Aggregated" or ("summaries" in record and not record.get("eventName")):
         return "aggregated CloudTrail event"
+    if str(record.get("eventSource")).startswith("aws:"):  # of a call it is s3.amazonaws.com
+        return "notification of S3"
     return ""
 
 

@@ -7,9 +7,10 @@ partition. A column without a name, as pandas writes its index, is no feature. N
 logarithm. A column of names becomes `hash_width` columns of 0 and 1: no client needs to know which names occur at
 another.
 
-A row is broken, and skipped, where it has too few or too many cells, no label, or a text in a numeric column. An empty
-cell counts as 0; an infinite one, as CIC-IDS has for rates over no time, as a very large number. A header line that is
-repeated and a row of separators alone are no records.
+A row is broken, and skipped, where it has too few or too many cells, no label, or a text in a numeric column. `nan`,
+`-` and other texts that stand for nothing are no label, unless `csv_benign_values` names them. An empty cell counts
+as 0; an infinite one, as CIC-IDS has for rates over no time, as a very large number. A header line that is repeated and
+a row of separators alone are no records.
 """
 
 import logging
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from shared.config import Config
 from shared.data_sources import files as data_files
 from shared.data_sources.broken_lines import LOGGED_BROKEN_LINES, BrokenLines
-from shared.data_sources.cells import holds_names, numbers, separated_number, texts
+from shared.data_sources.cells import MISSING, holds_names, numbers, separated_number, texts
 from shared.data_sources.csv_columns import (
     UNNAMED,
     check_dropped,
@@ -103,18 +104,32 @@ def schema(config: Config, inputs: Inputs) -> FeatureSchema:
     for name in used:
         if first is None or name in config.csv_categorical_columns:
             continue
-        if example := separated_number(first.columns[name]):
-            raise DataError(
-                f"{table.path}: column {name!r} holds numbers such as {example!r}, and nobody can tell a thousands "
-                "separator from a decimal comma; write them as 1234.5, or name the column in csv_drop_columns, or in "
-                "csv_categorical_columns if they are names"
-            )
+        otherwise = ", or name the column in csv_drop_columns, or in csv_categorical_columns if they are names"
+        _refuse_separated(table.path, name, first, otherwise)
         if not config.csv_categorical_columns and holds_names(first.columns[name]):
             named.append(name)
             tell_written_numbers(table.path, name, first.columns[name])
+    if not used:
+        raise DataError(
+            f"{table.path}: no column to make features of: all {len(table.names)} are named by csv_label_column, "
+            "csv_family_column or csv_drop_columns, or have no name"
+        )
     columns = [number_column(name) for name in used if name not in named]
     columns += [column for name in named for column in bucket_columns(name, config.hash_width)]
     return FeatureSchema("csv", tuple(columns), config.hash_width, excluded=tuple(sorted(special)))
+
+
+def _refuse_separated(path: Path, name: str, rows: Batch, otherwise: str = "") -> None:
+    """Numbers with a separator are no names, which they would become.
+
+    Raises:
+        DataError: most texts of a column are such; `otherwise` says what else to do than to write them plainly.
+    """
+    if example := separated_number(rows.columns[name]):
+        raise DataError(
+            f"{path}: column {name!r} holds numbers such as {example!r}, and nobody can tell a thousands separator "
+            f"from a decimal comma; write them as 1234.5{otherwise}"
+        )
 
 
 def _first_table(config: Config, path: Path) -> Table:
@@ -146,12 +161,14 @@ def schema_like(config: Config, path: Path, learned: FeatureSchema) -> FeatureSc
     kinds = {field: learned.columns[index].kind for field, index in _fields(learned).items()}
     used = [column for column in kinds if column in set(table.names)]
     if not used:
-        if looks_like_data(table.names):
+        if table.layout is not None and looks_like_data(table.names):
             raise no_header(table.path, table.names)
         raise DataError(f"{table.path}: none of the columns that the model learned from, such as {next(iter(kinds))!r}")
     rows = _first_batch(table, used)
     found: list[Column] = []
     for field in used:
+        if kinds[field] == "numeric" and rows is not None:
+            _refuse_separated(table.path, field, rows)
         if kinds[field] == "category" or (rows is not None and holds_names(rows.columns[field])):
             found += bucket_columns(field, learned.hash_width)
         else:
@@ -238,7 +255,8 @@ def _chunk(
         families, good = _families(config, batch.columns)
         if config.partition_column:
             groups = texts(batch.columns[config.partition_column]).to_numpy(dtype=np.str_)
-    reasons = {int(row): "no label" for row in np.flatnonzero(~good & ~no_record)[:LOGGED_BROKEN_LINES]}
+    unlabelled = np.flatnonzero(~good & ~no_record)[:LOGGED_BROKEN_LINES]
+    reasons = {int(row): _why_no_label(config, batch.columns, int(row)) for row in unlabelled}
     used = {*_fields(schema), config.csv_label_column, config.csv_family_column} & batch.columns.keys()
     damaged = with_nul([batch.columns[name] for name in used], batch.rows) & good
     reasons |= dict.fromkeys(np.flatnonzero(damaged).tolist(), "NUL characters in it: the file is damaged")
@@ -270,6 +288,7 @@ def _chunk(
 def _families(config: Config, columns: dict[str, pa.Array]) -> tuple[NDArray[np.str_], NDArray[np.bool_]]:
     """The family of each row in lower case, and which rows have a label at all, (rows,) each."""
     labels = texts(columns[config.csv_label_column]).str.casefold()
+    absent = labels.isin(MISSING).to_numpy(dtype=np.bool_)
     codes, unique = pd.factorize(labels)
     pattern = _benign(config.csv_benign_values)
     of_unique = np.array([pattern.match(label) is not None for label in unique], dtype=np.bool_)
@@ -278,8 +297,18 @@ def _families(config: Config, columns: dict[str, pa.Array]) -> tuple[NDArray[np.
     if config.csv_family_column:
         families = texts(columns[config.csv_family_column]).str.casefold()
     # A label of 1 names no family, nor does an empty cell, nor "benign" on a row that the label calls an attack.
-    families = families.mask(families.isin(["", "1", "true", "benign", "normal"]), "attack")
-    return families.mask(benign, "benign").to_numpy(dtype=np.str_), (labels != "").to_numpy(dtype=np.bool_)
+    families = families.mask(families.isin([*MISSING, "1", "true", "benign", "normal"]), "attack")
+    return families.mask(benign, "benign").to_numpy(dtype=np.str_), (labels != "").to_numpy(np.bool_) & (
+        benign | ~absent
+    )
+
+
+def _why_no_label(config: Config, columns: dict[str, pa.Array], row: int) -> str:
+    """Why a row has no label, for a person; a text for none may mean benign, which only the settings can say."""
+    name = config.csv_label_column
+    text = texts(columns[name].slice(row, 1)).iloc[0]
+    advice = f": {text!r}; if it means benign, name it in csv_benign_values" if text else ""
+    return f"no label in column {name!r}{advice}"
 
 
 @lru_cache(maxsize=8)

@@ -30,9 +30,10 @@ def require(table: Table, wanted: Sequence[str], config: Config) -> None:
     there = set(table.names)
     for name in wanted:
         if name not in there:
-            if looks_like_data(table.names):
+            if table.layout is not None and looks_like_data(table.names):
                 raise no_header(table.path, table.names)
-            near = difflib.get_close_matches(name, table.names, n=1)
+            same = [other for other in table.names if other.casefold() == name.casefold()]
+            near = same or difflib.get_close_matches(name, table.names, n=1)
             advice = f"did you mean {near[0]!r}?" if near else "none has a name like it"
             if not near and table.layout is not None:  # whose first line may be a record, which is nobody's to read
                 advice += "; if its first line is no header, name its columns in csv_column_names"

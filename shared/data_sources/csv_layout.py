@@ -66,23 +66,43 @@ def layout_of(path: Path, column_names: Sequence[str] = ()) -> Layout:
         raise OddFileError(f"{path}: a Parquet file that is packed once more; unpack it")
     if lines and lines[0].startswith("#separator"):
         return _zeek(path, lines)
-    number, delimiter, columns_of_next = _first_line(path, lines)
-    cells = _cells(path, lines[number], delimiter)
+    first = _first_line(path, lines)
+    cells = _cells(path, lines[first.number], first.delimiter)
     if not column_names:
-        return Layout(tuple(_header(path, number, cells, columns_of_next)), tuple(cells), delimiter, number + 1)
+        if _ends_in_separator(first, len(cells)):
+            cells.append("")
+        return Layout(tuple(_header(path, first, cells)), tuple(cells), first.delimiter, first.number + 1)
     names = unique_names(path, column_names)
-    if [cell.strip() for cell in cells] == [name.strip() for name in column_names]:
-        return Layout(tuple(names), tuple(cells), delimiter, number + 1)
+    if len(cells) == len(names) + 1 and not cells[-1].strip():
+        names.append("")  # which unnames the nothing after a separator at the end of each line
+    if [bare(cell) for cell in cells] == [bare(name) for name in (*column_names, "")[: len(names)]]:
+        return Layout(tuple(names), tuple(cells), first.delimiter, first.number + 1)
     if len(cells) != len(names):
         raise DataError(
             f"{path}: its first line has {len(cells)} cells, and csv_column_names {len(names)} names; expected a "
             "name for each"
         )
-    return Layout(tuple(names), (), delimiter, number)
+    return Layout(tuple(names), (), first.delimiter, first.number)
 
 
-def _first_line(path: Path, lines: Sequence[str]) -> tuple[int, str, int]:
-    """After blank lines, comments and `sep=`: which it is, what separates its cells, and the columns of the next."""
+@dataclass(frozen=True)
+class _First:
+    """The first line that is no blank one, no comment and no `sep=`.
+
+    Attributes:
+        number: which it is, from 0.
+        delimiter: between its cells.
+        following: the next line that is not blank; empty where there is none.
+        columns_of_next: of that line.
+    """
+
+    number: int
+    delimiter: str
+    following: str
+    columns_of_next: int
+
+
+def _first_line(path: Path, lines: Sequence[str]) -> _First:
     delimiter = ""
     for number, line in enumerate(lines):
         if not line.strip():
@@ -100,16 +120,16 @@ def _first_line(path: Path, lines: Sequence[str]) -> tuple[int, str, int]:
             raise OddFileError(
                 f"{path}, line {number + 1}: NUL characters where a header was expected; the file is damaged or no text"
             )
-        return number, between, following.count(after) + 1
+        return _First(number, between, following, following.count(after) + 1)
     raise OddFileError(f"{path}: empty; expected a header line with the names of the columns")
 
 
-def _header(path: Path, number: int, cells: Sequence[str], columns_of_next: int) -> list[str]:
+def _header(path: Path, first: _First, cells: Sequence[str]) -> list[str]:
     """The names that the first line gives, if it is a header."""
-    if len(cells) == 1 and columns_of_next > 2:
+    if len(cells) == 1 and first.columns_of_next > 2:
         raise DataError(
-            f"{path}: line {number + 1} has 1 column and the next {columns_of_next}; take away what stands before the "
-            "header line, or begin it with #"
+            f"{path}: line {first.number + 1} has 1 column and the next {first.columns_of_next}; take away what stands "
+            "before the header line, or begin it with #"
         )
     try:
         return unique_names(path, cells)
@@ -144,6 +164,20 @@ def _cells(path: Path, line: str, delimiter: str) -> list[str]:
         raise OddFileError(f"{path}: its first line is no header: {error}") from None
 
 
+def _ends_in_separator(first: _First, columns: int) -> bool:
+    """Whether the next line has one cell more than the first has names, and nothing in it."""
+    try:
+        cells = next(csv.reader(io.StringIO(first.following), delimiter=first.delimiter), [])
+    except csv.Error:
+        return False
+    return len(cells) == columns + 1 and not cells[-1].strip()
+
+
+def bare(name: str) -> str:
+    """A column's name without blanks around it, or a byte order mark, of which files that were joined may have two."""
+    return name.strip().strip("\ufeff").strip()
+
+
 def unique_names(path: Path, names: Sequence[str]) -> list[str]:
     """The names without surrounding blanks; a repeated one gets `.1`, `.2`, ...
 
@@ -154,7 +188,7 @@ def unique_names(path: Path, names: Sequence[str]) -> list[str]:
         raise DataError(f"{path}: {len(names)} columns, expected at most {MOST_COLUMNS}; is its first line a header?")
     result: list[str] = []
     counts: dict[str, int] = {}
-    for name in (name.strip() for name in names):
+    for name in map(bare, names):
         counts[name] = counts.get(name, -1) + 1
         result.append(f"{name}.{counts[name]}" if counts[name] else name)
     if len(set(result)) < len(result):

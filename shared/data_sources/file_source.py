@@ -4,6 +4,7 @@ A reader (`csv`, `cloudtrail`, `vpc_flow`) turns files into raw features and kno
 makes a `DataSource` of it.
 """
 
+import filecmp
 import logging
 import threading
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from shared.errors import DataError
 from shared.feedback import load_feedback
 
 _LOCK = threading.Lock()
+_COMPARED_BYTES = 1 << 10  # of a file, kept in memory
 _log = logging.getLogger("labels")
 
 
@@ -75,6 +77,7 @@ class FileSource:
 
     def client_table(self, config: Config, client_id: int) -> Table:
         """The raw rows of one client: its own files, or its share of the common ones without the test set."""
+        self._tell_tested_on(config, str(client_id))
         if CLIENT_ID in config.data_path:
             return self._table(config, config.data_path, str(client_id))
         if config.test_path:
@@ -97,6 +100,7 @@ class FileSource:
     def test_table(self, config: Config) -> Table:
         """The raw rows that no client has: those to validate with and those to test with."""
         if config.test_path:
+            self._tell_tested_on(config, "0")
             return self._table(config, config.test_path, "test")
         return self._common(config)[1]
 
@@ -107,6 +111,33 @@ class FileSource:
         if client_id is None and config.test_path:
             return self.reader.schema(config, _inputs(config, config.test_path, "test"))
         return self.reader.schema(config, _inputs(config, config.data_path, "0"))
+
+    def _tell_tested_on(self, config: Config, owner: str) -> None:
+        """Say so where a tenant learns from a file of the test set, whose figures then show what was learned by heart.
+        Where the one or the other is not on this machine nothing is said.
+        """
+        own, test = Path(config.data_path.replace(CLIENT_ID, owner)), Path(config.test_path)
+        if not config.test_path or not own.exists() or not test.exists():
+            return
+        sizes: dict[int, list[Path]] = {}
+        for file in self.reader.files(own):
+            sizes.setdefault(_state(file)[1], []).append(file)
+        sizes.pop(0, None)  # empty ones say nothing, and a pipe would be waited for
+        try:
+            tested = {_begin(file): file for file in self.reader.files(test) if _state(file)[1] in sizes}
+            found = [
+                (file, tested[_begin(file)])
+                for _, alike in sorted(sizes.items() if tested else ())
+                for file in alike
+                if _begin(file) in tested and _is_same(file, tested[_begin(file)])
+            ]
+        except OSError:  # what can't be read is said where it is to be read
+            return
+        for file, same in found:
+            tell_once(
+                f"{file}: TESTED ON WHAT IS LEARNED: it is in data_path, and {same} of test_path is the same; figures "
+                "of such a run mean nothing; take it out of one of both"
+            )
 
     def _common(self, config: Config) -> tuple[Table, Table]:
         """The rows to share out and the test set, of a common `data_path` alone."""
@@ -142,6 +173,23 @@ def _inputs(config: Config, path: str, owner: str) -> Inputs:
     # Labels that a CSV file has all the same tell what the test set's alerts are worth.
     labelled = config.labels != "none" or bool(config.csv_label_column)
     return Inputs(local_path(path.replace(CLIENT_ID, owner)), label_path, labelled, feedback_path=feedback_path)
+
+
+def _begin(file: Path) -> tuple[int, bytes]:
+    """A file's size and the begin of what it holds, by which it is looked up among thousands."""
+    with file.open("rb") as stream:
+        return file.stat().st_size, stream.read(_COMPARED_BYTES)
+
+
+def _is_same(file: Path, other: Path) -> bool:
+    """Whether two files hold the same, under whatever names."""
+    return file.samefile(other) or filecmp.cmp(file, other, shallow=False)
+
+
+@lru_cache(maxsize=64)  # both sides of a simulation ask, for each tenant
+def tell_once(text: str) -> None:
+    """A warning, once for each text."""
+    _log.warning("%s", text)
 
 
 def _state(file: Path) -> tuple[int, int]:

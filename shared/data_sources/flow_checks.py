@@ -1,5 +1,6 @@
 """Which flow records are well-formed, and what the others are: numbers become int64, times seconds since 1970."""
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from functools import lru_cache
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from shared.data_sources.broken_lines import BrokenLines
 from shared.data_sources.cells import MISSING, floats, read_hexadecimal
+from shared.data_sources.record_fields import seconds_of
 from shared.data_sources.times import SECONDS, Unit, plausible, unit_of_most
 from shared.data_sources.windows import latest_time
 
@@ -46,8 +48,8 @@ def _has_nul(column: pd.Series) -> NDArray[np.bool_]:
 class FlowCheck:
     """The check of one file's flows.
 
-    The unit of its times is that of most among the first, for each of the two columns. A time that is not plausible in
-    it, before 1990 or more than a day from now, makes its record a broken one.
+    The unit of its times is that of most among the first, for each of the two columns; ISO 8601 says its own. A time
+    that is not plausible in it, before 1990 or more than a day from now, makes its record a broken one.
 
     Args:
         path: of the file.
@@ -104,15 +106,18 @@ class FlowCheck:
         """A column of numbers, which of them are right, and what was expected, for a person."""
         values = floats(column)
         if name in _TIMES:
-            return self._times(name, values)
+            return self._times(name, values, column)
         if name in _PORTS and np.isnan(values).any():
             values[_absent(column)] = 0
             read_hexadecimal(column.astype(str).str.lower(), values)
         return values, (values >= 0) & (values < 2**53) & (values == np.floor(values)), "a whole number"
 
-    def _times(self, name: str, numbers: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_], str]:
+    def _times(
+        self, name: str, numbers: NDArray[np.float64], column: pd.Series
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], str]:
         """A column in whole seconds, which of them are times, and what was expected, for a person."""
         latest = latest_time()
+        dated = _dated(numbers, column)
         if name not in self._units and (found := unit_of_most(numbers, latest)):
             self._units[name] = found
             if found != SECONDS:
@@ -120,4 +125,17 @@ class FlowCheck:
         unit = self._units.get(name, SECONDS)
         right = plausible(numbers, unit, latest) & ((numbers == np.floor(numbers)) | (unit != SECONDS))
         like = "" if unit == SECONDS else ", as most of the file are"
-        return np.floor(numbers / unit.per_second), right, f"{unit.name} since 1970{like}, from 1990 to a day from now"
+        seconds = np.where(np.isnan(dated), np.floor(numbers / unit.per_second), dated)
+        expected = f"{unit.name} since 1970{like}, from 1990 to a day from now, or ISO 8601 with a time of day"
+        return seconds, right | ~np.isnan(dated), expected
+
+
+def _dated(numbers: NDArray[np.float64], column: pd.Series) -> NDArray[np.float64]:
+    """Of cells that are no `numbers` the seconds since 1970 where they are ISO 8601, as Athena and Sentinel write times
+    and Parquet may hold them; NaN for all others, (rows,).
+    """
+    found = np.full(len(numbers), np.nan)
+    for row in np.flatnonzero(np.isnan(numbers)):
+        with contextlib.suppress(ValueError, OverflowError):
+            found[row] = seconds_of(str(column.iloc[row]))
+    return found

@@ -9,7 +9,7 @@
 
 Names may have underscores for hyphens. NODATA and SKIPDATA records tell of no flow and are left out, and counted, as
 are blank lines, comments and headers that are repeated. A port of `-` is none, such as that of GRE, and counts as 0;
-one in hexadecimal is its number. Times may be in milliseconds; `flow_checks` has what is refused.
+one in hexadecimal is its number. Times may be in milliseconds or ISO 8601; `flow_checks` has what is refused.
 """
 
 import csv

@@ -5,6 +5,7 @@ a wrong setting is refused.
 """
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.data_sources.dataset import Dataset
+from shared.data_sources.times import plausible, unit_of_most
 from shared.errors import DataError
 
 if TYPE_CHECKING:  # it loads pandas, which not every source needs
@@ -27,6 +29,9 @@ TELLING_AUC = 0.98  # of one column alone: attacks are not that easy, and a copy
 FEWEST_OF_A_CLASS = 10  # with fewer of either class some column of many is as good by chance
 _FEWEST_STEPS_OF_AN_INDEX = 19  # fewer may count up by chance
 MOST_ROWS = 20_000  # that are looked at
+_TIMES_SHARE = 0.95  # of a column's numbers: some are broken, and counters and addresses as numbers are rarely so alike
+_PARTS = 16  # of equally many rows, by which a column tells the label whose attacks are in the middle of its values
+_FEWEST_ROWS_OF_PARTS = 200  # with fewer the parts tell labels of noise, too
 _MOST_VALUES = 1_000  # distinct ones that are counted of either class
 _LONGEST_VALUE = 60  # characters of each that are kept
 _NAMED = 8
@@ -101,15 +106,23 @@ def _tell_values(text: str) -> None:
 
 
 class IndexSearch:
-    """Which columns count the rows of the files, by one from row to row: an index, and no fact about a record.
+    """Which columns count the rows of the files, by one from row to row, and which say when a record was made: an index
+    and a time, by which attacks are known that were recorded together, and none of tomorrow.
 
     Args:
         names: of all columns.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        self.candidates = set(names)
+        self._indexes = set(names)
+        self._times = set(self._indexes)
+        self._timed: set[str] = set()  # that have a number at all
         self._steps = 0
+
+    @property
+    def candidates(self) -> set[str]:
+        """The columns that `add` needs."""
+        return self._indexes | self._times
 
     def add(self, values: Mapping[str, NDArray[np.float64]], lines: NDArray[np.int64]) -> None:
         """Good rows in the order of their file: the numbers in each column of `candidates`, (rows,), and their lines.
@@ -121,13 +134,33 @@ class IndexSearch:
         for name, column in values.items():
             steps = np.diff(column) if np.isfinite(column).all() else None
             if steps is None or ((steps < 1) | (steps > most) | (steps % 1 != 0)).any():
-                self.candidates.discard(name)
+                self._indexes.discard(name)
+            given = column[np.isfinite(column) & (column != 0)]
+            if name in self._times and len(given):
+                self._timed.add(name)
+                if not _are_times(given):
+                    self._times.discard(name)
 
     def tell(self, path: Path) -> None:
         """Name them."""
-        if self.candidates and self._steps >= _FEWEST_STEPS_OF_AN_INDEX:
-            names = ", ".join(sorted(self.candidates))
+        if self._steps < _FEWEST_STEPS_OF_AN_INDEX:
+            return
+        if self._indexes:
+            names = ", ".join(sorted(self._indexes))
             _log.warning("%s: AN INDEX IS A FEATURE: %s counts the rows; name it in csv_drop_columns", path, names)
+        if times := self._times & self._timed:
+            _log.warning(
+                "%s: A TIME IS A FEATURE: %s reads like seconds since 1970, or parts of them; a model that knows when "
+                "attacks were recorded finds those and no other; name it in csv_drop_columns",
+                path, ", ".join(sorted(times)),
+            )  # fmt: skip
+
+
+def _are_times(numbers: NDArray[np.float64]) -> bool:
+    """Whether nearly all numbers, (numbers,), are times from 1990 to now in one unit."""
+    latest = time.time()
+    unit = unit_of_most(numbers, latest)
+    return unit is not None and bool(plausible(numbers, unit, latest).mean() > _TIMES_SHARE)
 
 
 def tell_classes(whose: str, rows: Dataset) -> None:
@@ -166,13 +199,42 @@ def tell_telling_columns(whose: str, schema: "FeatureSchema", rows: Dataset, adv
         # Of a category, how often each of its values is an attack.
         score = values[:, 0] if len(columns) == 1 else _attack_share(values.argmax(axis=1), attacks)
         area = _roc_auc(score, attacks)
-        if max(area, 1 - area) > TELLING_AUC:
-            found.append(f"{name} ({max(area, 1 - area):.3f})")
+        area = max(area, 1 - area)
+        if len(columns) == 1 and len(values) >= _FEWEST_ROWS_OF_PARTS:
+            area = max(area, _roc_auc(_attack_share(_part(score), attacks), attacks))
+        if area > TELLING_AUC:
+            found.append(f"{name} ({area:.3f})")
     if found:
         _log.warning(
             "%s: EACH OF THESE COLUMNS ALONE TELLS THE LABEL, with a ROC-AUC above %g: %s; %s",
             whose, TELLING_AUC, ", ".join(found), advice,
         )  # fmt: skip
+
+
+def tell_constant_columns(whose: str, rows: Dataset) -> None:
+    """Say so where all rows are the same: there is nothing by which one is told from another.
+
+    Args:
+        whose: the rows are, for a person.
+        rows: of raw features.
+    """
+    if len(rows) < 2:
+        return
+    parts = (
+        rows.features[start : start + MOST_ROWS] for start in range(0, len(rows), MOST_ROWS)
+    )  # mostly one is asked
+    if all((part == rows.features[0]).all() for part in parts):
+        _log.warning(
+            "%s: NO FEATURE VARIES: all %d rows have the same values in all %d columns, so nothing can be learned from "
+            "them; are the columns empty, or is everything else in csv_drop_columns?",
+            whose, len(rows), rows.features.shape[1],
+        )  # fmt: skip
+
+
+def _part(values: NDArray[np.floating]) -> NDArray[np.int64]:
+    """In which of `_PARTS` parts of equally many rows each value is, (rows,); equal values are in one part."""
+    bounds = np.quantile(values, np.linspace(0, 1, _PARTS + 1)[1:-1])
+    return np.asarray(np.searchsorted(np.unique(bounds), values, side="right"))
 
 
 def _attack_share(values: NDArray[np.int64], attacks: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -88,7 +88,7 @@ def stream(config: Config, inputs: Inputs, schema: FeatureSchema, broken: Broken
     broken = broken or BrokenLines(inputs.path, config.max_broken_share)
     if config.ocsf_events == _FLOWS:
         return vpc_flow.windows_of(_flow_frames(config, inputs, broken), config, inputs, schema, broken)
-    form = calls.Form(files, _records, _prepared, _call, audit.rows, ("event_id", "time", "key", "name"))
+    form = calls.Form(files, _records, _prepared, _call, audit.rows)
     return calls.stream(form, config, inputs, schema, broken)
 
 

@@ -5,6 +5,7 @@ Azure has whole records in one. A key is found in any case, and with dots in it:
 flatten objects.
 """
 
+import contextlib
 import fnmatch
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,14 +14,16 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+from shared.data_sources.cloudtrail_keys import is_blank
 from shared.data_sources.json_values import json_within
-from shared.data_sources.times import epoch_seconds
+from shared.data_sources.times import EARLIEST, epoch_seconds
 from shared.data_sources.windows import latest_time
 
 Path = tuple[str, ...]
 _TOGETHER = " + "  # between paths that make one value together
 _CONSTANT = "="  # before a text that stands for itself
 MOST_LEVELS = 50
+_LONGEST_DATE = 10  # characters of a date without a time: of all events of a day it would make one moment
 _LONGEST_JSON = 1 << 22  # characters of a text that is looked into
 
 
@@ -143,7 +146,7 @@ def _first(record: Any, path: Path | str, absent: frozenset[str]) -> str:
     if isinstance(path, str):
         return path
     found = (text_of(value) for value in values_at(record, path))
-    return next((text for text in found if text and text.casefold() not in absent), "")
+    return next((text for text in found if not is_blank(text) and text.casefold() not in absent), "")
 
 
 @dataclass(frozen=True)
@@ -196,13 +199,26 @@ def seconds_of(text: str) -> int:
     it names no zone, or seconds, milli-, micro- or nanoseconds since 1970.
 
     Raises:
-        ValueError: it is no such time, before 1970, or more than a day from now.
+        ValueError: it is no such time, a date alone, before 1990, or more than a day from now. What programs write for
+            no time, such as the years 1 and 1970, is no time of an event.
     """
     try:
-        seconds = epoch_seconds(float(text))
+        seconds = _seconds(text.strip())
     except ValueError:
-        moment = datetime.fromisoformat(text.removesuffix(" UTC"))
-        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    if not 0 <= seconds <= latest_time():
-        raise ValueError(f"time {text!r:.60}: expected one from 1970 to a day from now")
+        seconds = 0.0
+    if not EARLIEST <= seconds <= latest_time():
+        raise ValueError(
+            f"time {text!r:.60}: expected ISO 8601 with a time of day, or seconds since 1970, from 1990 to a "
+            "day from now"
+        )
     return int(seconds)
+
+
+def _seconds(text: str) -> float:
+    if text[4:5] != "-":  # most have it, and to fail at a number takes as long as all the rest
+        with contextlib.suppress(ValueError):
+            return epoch_seconds(float(text))  # first: 1772120912159 is no day of the year 1772
+    if len(text) <= _LONGEST_DATE:
+        raise ValueError("a date alone")
+    moment = datetime.fromisoformat(text.removesuffix(" UTC"))
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from shared.errors import DataError
 
 # Raised when the meaning of a column changes although its name does not, so that old models are told apart.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 # In a numeric column: counts and amounts span many orders of magnitude, so they are compressed by sign(x) log(1 + |x|).
 # After it no raw feature exceeds 28, which a sum in fixed point can rely on.
 MAX_NUMBER = 1e12

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from shared.data_sources import files as data_files
 from shared.data_sources.broken_lines import BrokenLines
 from shared.data_sources.cells import texts
-from shared.data_sources.csv_layout import Layout, SplitAtBlanks, layout_of, unique_names
+from shared.data_sources.csv_layout import Layout, SplitAtBlanks, bare, layout_of, unique_names
 from shared.data_sources.files import Utf8Stream, opened_json, opened_text
 from shared.data_sources.json_values import LIST_KEYS, JsonValues, Value, begins_as_json
 from shared.data_sources.quotes import WatchedQuotes
@@ -193,7 +193,7 @@ def _csv_batches(path: Path, layout: Layout, needed: Sequence[str], broken: Brok
 
 def _other_header(layout: Layout, batch: Batch) -> int | None:
     """The first row that has names of columns alone, and not those of its own; None where there is none."""
-    names = {cell.strip().casefold() for cell in layout.header}
+    names = {_as_a_cell(cell) for cell in layout.header}
     own = dict(zip(layout.names, layout.header, strict=False))
     rows = np.arange(batch.rows if len(batch.columns) > 1 else 0)
     for column in batch.columns.values():
@@ -202,9 +202,14 @@ def _other_header(layout: Layout, batch: Batch) -> int | None:
         rows = rows[texts(column.take(rows)).str.casefold().isin(names).to_numpy(dtype=np.bool_)]
     for row in rows.tolist():
         cells = [texts(column[row : row + 1]).iloc[0].casefold() for column in batch.columns.values()]
-        if len(set(cells)) == len(cells) and cells != [own[name].strip().casefold() for name in batch.columns]:
+        if len(set(cells)) == len(cells) and cells != [_as_a_cell(own[name]) for name in batch.columns]:
             return int(row)
     return None
+
+
+def _as_a_cell(name: str) -> str:
+    """The name of a column as a row has it that is the header once more, in lower case."""
+    return str(texts(pa.array([bare(name)])).iloc[0]).casefold()
 
 
 def with_nul(columns: Iterable[pa.Array], rows: int) -> NDArray[np.bool_]:
@@ -232,7 +237,7 @@ def no_records(table: Table, batch: Batch, broken: BrokenLines) -> NDArray[np.bo
         cells = texts(column)
         # After a byte order mark a quote is no quote any more.
         written = cells[again].str.strip('"').str.casefold()
-        again[again] = (written == header.get(name, "").strip().removesuffix(".0").casefold()).to_numpy(dtype=np.bool_)
+        again[again] = (written == _as_a_cell(header.get(name, ""))).to_numpy(dtype=np.bool_)
         blank &= (cells == "").to_numpy(dtype=np.bool_)
     if len(batch.columns) == 1:
         blank[:] = False  # a table of one column: an empty cell is a value that is missing

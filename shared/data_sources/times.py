@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-EARLIEST = 631_152_000  # 1990-01-01: no log of flows is older
+EARLIEST = 631_152_000  # 1990-01-01: no log is older
 # A time in seconds is below 1e11 until the year 5138, and one in milliseconds above it since 1973.
 
 

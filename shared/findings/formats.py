@@ -12,11 +12,11 @@ The API of GuardDuty writes `Service` and the export `service`: keys are compare
 import contextlib
 import re
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 
+from shared.data_sources.cloudtrail_keys import is_blank
 from shared.data_sources.json_values import json_within
-from shared.data_sources.times import epoch_seconds
+from shared.data_sources.record_fields import seconds_of, text_of
 from shared.findings.finding import Finding
 
 Plain = dict[str, Any]
@@ -70,7 +70,7 @@ def _of_guardduty(f: Plain) -> Finding:
     service, resource = _dict(f.get("service")), _dict(f.get("resource"))
     if _is_sample(service):
         raise LeftOutError("sample findings of GuardDuty")
-    if _number(f.get("severity")) < 1:
+    if _is_informational(f.get("severity")):
         raise LeftOutError("findings of severity informational")
     kind = _text(f, "type")
     key, action = _dict(resource.get("accesskeydetails")), _dict(service.get("action"))
@@ -86,7 +86,7 @@ def _of_guardduty(f: Plain) -> Finding:
         attack=str(service.get("userfeedback", "")).casefold() != "not_useful",
         start=start,
         end=max(start, end),
-        account=str(f.get("accountid", "")),
+        account=text_of(f.get("accountid")),
         principals=_folded(key.get(name) for name in ("accesskeyid", "principalid", "username")),
         apis=apis,
         remote=remote,
@@ -108,13 +108,13 @@ def _is_sample(service: Plain) -> bool:
 
 
 def _of_asff(f: Plain) -> Finding:
-    if f.get("sample") is True:
+    if f.get("sample") in (True, "true"):
         raise LeftOutError("sample findings of Security Hub")
     types = [kind for kind in f.get("types") or [] if isinstance(kind, str)]
     if "compliance" in f or (types and all(kind.startswith("Software and Configuration") for kind in types)):
         raise LeftOutError("checks of configurations, which are no detections")
     severity = _dict(f.get("severity"))
-    if str(severity.get("label", "")).upper() == "INFORMATIONAL":
+    if _is_informational(severity.get("label") or severity.get("normalized")):
         raise LeftOutError("findings of severity informational")
     if not types:
         raise ValueError("no Types, which say what it found")
@@ -151,7 +151,7 @@ def _of_asff(f: Plain) -> Finding:
         attack=verification not in ("FALSE_POSITIVE", "BENIGN_POSITIVE") and workflow != "SUPPRESSED",
         start=start,
         end=max(start, end),
-        account=str(f.get("awsaccountid", "")),
+        account=text_of(f.get("awsaccountid")),
         principals=_folded(principals),
         apis=apis,
         remote=remote,
@@ -177,7 +177,7 @@ def _action(action: Plain) -> tuple[frozenset[str], frozenset[str], bool | None,
 
 
 def _of_ocsf(f: Plain) -> Finding:
-    if f.get("class_uid") != DETECTION_FINDING:
+    if text_of(f.get("class_uid")) != str(DETECTION_FINDING):
         raise LeftOutError(f"OCSF records of class {f.get('class_uid')!r:.40}; detections are {DETECTION_FINDING}")
     if _dict(_dict(f.get("metadata")).get("product")).get("name") == OWN_PRODUCT:
         raise LeftOutError("this project's own alerts, from which a model would learn its own word: give verdicts")
@@ -204,7 +204,7 @@ def _of_ocsf(f: Plain) -> Finding:
         attack=f.get("verdict_id") not in _BENIGN_VERDICTS and f.get("status_id") != 3,
         start=start,
         end=max(start, end),
-        account=str(_dict(_dict(f.get("cloud")).get("account")).get("uid", "")),
+        account=text_of(_dict(_dict(f.get("cloud")).get("account")).get("uid")),
         principals=_folded(
             [u.get(name) for u in users for name in ("name", "uid", "uid_alt", "credential_uid")]
             + [o.get("value") for o in seen if o.get("type_id") == _USER_NAME]
@@ -235,12 +235,10 @@ def _first(f: Plain, info: Plain, *names: str) -> Any:
 
 
 def _time(value: Any) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return epoch_seconds(value)
-    if not isinstance(value, str):
+    """Seconds since 1970; a year 1 would make attacks of all that a principal ever did."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("no time of what it found")
-    moment = datetime.fromisoformat(value)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return float(seconds_of(str(value)))
 
 
 def _lower(value: Any, level: int = 0) -> Any:
@@ -278,9 +276,14 @@ def _addresses(parts: Any, names: Iterable[str]) -> Iterator[str]:
             yield from (item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str))
 
 
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+def _is_informational(severity: Any) -> bool:
+    """Whether a severity, as a number or a word, is that of what is no detection."""
+    text = text_of(severity)
+    try:
+        return float(text) < 1
+    except ValueError:
+        return text.casefold() == "informational"
 
 
 def _folded(values: Iterable[Any]) -> frozenset[str]:
-    return frozenset(value.strip().casefold() for value in values if isinstance(value, str) and value.strip())
+    return frozenset(value.strip().casefold() for value in values if isinstance(value, str) and not is_blank(value))
