@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from shared.atomic import replace_file
+from shared.atomic import naming, replace_file
 from shared.bounded_files import open_regular
 from shared.bundle import MODEL_FILE
 from shared.config import Config
@@ -284,7 +284,7 @@ class RunFolder:
             The SHA-256 of the line, in hex.
         """
         line = json.dumps(asdict(record), allow_nan=False).encode() + b"\n"
-        with self.metrics.open("ab") as file:
+        with naming(self.metrics), self.metrics.open("ab") as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())

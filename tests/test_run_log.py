@@ -24,6 +24,7 @@ from shared.errors import KeyMaterialError, ResumeError, RunLogError
 from shared.exchange import Kind, Refusal, Request
 from shared.log_head import Head, read_heads
 from tests.federations import Tapped, make_tenants, masked_settings, open_in_memory
+from tests.full_disks import no_file_beyond
 from tests.processes import SMALL
 
 NAME = "20261127-101112-0a1b2c"
@@ -268,6 +269,12 @@ def test_half_a_head_is_cut_off_and_a_damaged_file_is_refused(key: Ed25519Privat
     path.write_bytes(whole + whole[:50])
     LogHeads(config, 0, LOG).take(NAME, head_of(key, 2))
     assert [head.entries for head in read_heads(path)] == [1, 2]
+    two = path.read_bytes()
+    heads = LogHeads(config, 0, LOG)
+    with no_file_beyond(len(two) + 50), pytest.raises(RunLogError, match="can't be written"):
+        heads.take(NAME, head_of(key, 3))
+    assert path.read_bytes() == two
+    heads.take(NAME, head_of(key, 3))
     path.write_bytes(b"{}\n" + whole)
     with pytest.raises(RunLogError, match="expected a head"):
         LogHeads(config, 0, LOG).take(NAME, head_of(key, 3))
