@@ -1,8 +1,9 @@
-"""Look for what would keep a tenant out of a run, and say what to do about it, a line each.
+r"""Look for what would keep a tenant out of a run, and say what to do about it, a line each.
 
 python client/doctor.py --config config/secure.yaml --client_id 2
 python client/doctor.py --config config/secure.yaml --client_id 2 --json
-ssh SERVER python orchestrator/doctor.py --json | python client/doctor.py --client_id 2 --against -   # both ends
+ssh SERVER python orchestrator/doctor.py --config FILE --json | python client/doctor.py --config FILE --client_id 2 \
+    --against -
 
 It reads, connects to the server, and changes nothing but its notes of rosters. The exit code is 1
 if a line says FAIL.

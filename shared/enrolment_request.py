@@ -134,7 +134,12 @@ class EnrolmentRequest:
                 f"the request is for the federation whose roster {self.federation[:16]}… signs, this one is signed "
                 f"by {roster.signer[:16]}…; the tenant has to make it with this federation's enrolled.json"
             )
-        if not today - LIFETIME <= self.made <= today + _SKEW:
+        if self.made > today + _SKEW:
+            raise EnrolmentError(
+                f"the request was made on {self.made}, and it is {today} here; set the clock that is wrong by NTP: "
+                "this one, or the tenant's, who then makes it anew"
+            )
+        if self.made < today - LIFETIME:
             raise EnrolmentError(
                 f"the request was made on {self.made}; expected one of the last {LIFETIME.days} days; have it made "
                 f"anew: client/enrol.py {'new' if self.of is None else 'renew, or rotate'}, with the same keys"

@@ -205,6 +205,8 @@ def test_a_log_that_was_cut_off_is_found_by_a_head(twice: Twice, capsys: pytest.
     lines = twice.folder.run_log.read_bytes().splitlines(keepends=True)
     twice.folder.run_log.write_bytes(b"".join(lines[:-1]))
     assert audit_log(["verify", str(twice.path)]) == 0
+    assert "metrics.jsonl has the records of these rounds, and " in (said := capsys.readouterr().out)
+    assert "bytes after them that the log does not cover" in said
     assert audit_log(["verify", str(twice.path), "--head", last]) == 1
     assert last in capsys.readouterr().err
 
