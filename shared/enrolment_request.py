@@ -145,11 +145,17 @@ class EnrolmentRequest:
                 f"anew: client/enrol.py {'new' if self.of is None else 'renew, or rotate'}, with the same keys"
             )
         listed = roster.clients.get(self.client_id)
+        if self.of is None and listed is not None and listed.public_key == self.public_key and not listed.revoked:
+            raise EnrolmentError(
+                f"the request was signed before, and the roster lists {self.client_id} with its key; if its "
+                "certificate is missing: orchestrator/provision.py --certify"
+            )
         present = None if listed is None else Present(listed.public_key, listed.expires)
         if self.of is not None and self.of != present:
             raise EnrolmentError(
                 f"the request is of an earlier state of {self.client_id}: it was signed before, or the roster has "
-                "changed since; have it made anew with the present enrolled.json"
+                "changed since; have it made anew with the present enrolled.json; if its certificate alone is missing: "
+                "orchestrator/provision.py --certify"
             )
 
     @classmethod
