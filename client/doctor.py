@@ -10,6 +10,7 @@ if a line says FAIL.
 """
 
 import socket
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, time
@@ -125,6 +126,10 @@ def _policy(config: Config, client_id: int) -> Iterator[Finding]:
 
 def _certificate(config: Config, signed: list[datetime]) -> Iterator[Finding]:
     certificate = checks.read_certificate(config.tls_ca)
+    mode = stat.S_IMODE(Path(config.tls_ca).stat().st_mode)
+    if mode & 0o022:
+        said = f"{config.tls_ca}: mode {mode:04o} lets other users say which server is believed"
+        yield Finding("certificate", Level.WARN, said, f"run: chmod go-w {config.tls_ca}")
     signed.append(certificate.not_valid_before_utc)
     yield from checks.check_end(certificate, config.tls_ca, "get the ca.pem of a federation that was made anew")
 
