@@ -16,7 +16,7 @@ from pathlib import Path
 from client.auditing import Accepted, AuditError, Fault, Place, Verified, verify
 from client.request_values import data, integer
 from client.state import state_folder
-from shared.atomic import replace_file
+from shared.atomic import naming, replace_file
 from shared.bounded_files import read_bounded
 from shared.config import Config
 from shared.enrolment import Enrolment
@@ -125,7 +125,7 @@ class Audits:
         make_private_folder(self._folder / run)
         path = self._folder / run / proof_name(number)
         part = path.with_name(path.name + ".arriving")
-        with part.open("wb" if offset == 0 else "ab") as file:
+        with naming(part), part.open("wb" if offset == 0 else "ab") as file:
             if file.tell() != offset or not 0 < len(content) <= total - offset:
                 raise AuditError(Fault.FORM, f"a piece for byte {offset}; expected the one for byte {file.tell()}")
             file.write(content)

@@ -12,12 +12,14 @@ import socket
 import ssl
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
@@ -33,6 +35,7 @@ from shared.private_files import read_private_file
 MAX_MESSAGE_BYTES: Final = 2**31 - 1  # gRPC's own limit
 _PROBE_SECONDS = 5.0
 _AGAIN_SECONDS = 0.5
+_OUT_OF_TIME: Final = {9: "has not begun", 10: "has ended"}  # X509_V_ERR_CERT_NOT_YET_VALID, ..._HAS_EXPIRED
 _SPARED = "no_grpc_proxy"  # gRPC's own; it stands in place of `no_proxy`
 _OPTIONS: Final = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -82,14 +85,26 @@ def load_client_certificate(config: Config, client_id: int) -> ClientCertificate
         ) from None
     data = read_private_file(key_path, "make it with client/enrol.py new, renew or rotate")
     try:
-        certificate = x509.load_pem_x509_certificate(pem)
-        passphrase = passphrase_in(IDENTITY_PASSPHRASE) if b"ENCRYPTED" in data else None
-        if b"ENCRYPTED" in data and passphrase is None:
-            raise PassphraseError(f"{key_path}: is encrypted; set the environment variable {IDENTITY_PASSPHRASE}")
+        public = x509.load_pem_x509_certificate(pem).public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise KeyMaterialError(
+            f"{path}: no certificate in PEM; get it anew from the operator, who makes it of a request"
+        ) from None
+    passphrase = passphrase_in(IDENTITY_PASSPHRASE) if b"ENCRYPTED" in data else None
+    if b"ENCRYPTED" in data and passphrase is None:
+        raise PassphraseError(f"{key_path}: is encrypted; set the environment variable {IDENTITY_PASSPHRASE}")
+    try:
         key = load_pem_private_key(data, passphrase.encode() if passphrase else None)
-    except ValueError as error:
-        raise KeyMaterialError(f"{path} or {key_path}: can't be used: {error}; is it the right passphrase?") from None
-    if certificate.public_key() != key.public_key():
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        if passphrase is not None:
+            raise PassphraseError(
+                f"{key_path}: the passphrase does not open this file, or the file was changed; check "
+                f"{IDENTITY_PASSPHRASE}"
+            ) from None
+        raise KeyMaterialError(
+            f"{key_path}: no private key in PEM; restore it, or remove it and run: client/enrol.py renew"
+        ) from None
+    if public != key.public_key():
         raise KeyMaterialError(
             f"{key_path}: not the key of {path}; get the certificate of the newest request from the operator"
         )
@@ -112,8 +127,10 @@ def load_ca(config: Config) -> str:
         raise ConfigError(
             f"tls_ca = {config.tls_ca!r}: {error.strerror}; get ca.pem from whoever runs the server"
         ) from None
-    except ValueError as error:
-        raise KeyMaterialError(f"{config.tls_ca}: can't be used: {error}; get ca.pem anew") from None
+    except ValueError:
+        raise KeyMaterialError(
+            f"{config.tls_ca}: no certificate in PEM; get ca.pem anew from whoever runs the server"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -222,6 +239,12 @@ def look_at_server(config: Config, own: ClientCertificate | None) -> bytes:
             raise NetworkError(
                 f"the server's certificate is not for {host!r} ({error.verify_message}); connect to a name that it "
                 "has, or make it with orchestrator/provision.py --host"
+            ) from None
+        if error.verify_code in _OUT_OF_TIME:
+            raise NetworkError(
+                f"the server's certificate, or its CA's, {_OUT_OF_TIME[error.verify_code]} by this machine's clock, "
+                f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC; set a wrong clock by NTP; else whoever runs the server makes "
+                "its certificate anew: orchestrator/provision.py --renew_server"
             ) from None
         raise NetworkError(
             f"the server's certificate is not signed by the CA in {config.tls_ca} ({error.verify_message}); get ca.pem "

@@ -1,14 +1,16 @@
-"""Look for what would keep a tenant out of a run, and say what to do about it, a line each.
+r"""Look for what would keep a tenant out of a run, and say what to do about it, a line each.
 
 python client/doctor.py --config config/secure.yaml --client_id 2
 python client/doctor.py --config config/secure.yaml --client_id 2 --json
-ssh SERVER python orchestrator/doctor.py --json | python client/doctor.py --client_id 2 --against -   # both ends
+ssh SERVER python orchestrator/doctor.py --config FILE --json | python client/doctor.py --config FILE --client_id 2 \
+    --against -
 
 It reads, connects to the server, and changes nothing but its notes of rosters. The exit code is 1
 if a line says FAIL.
 """
 
 import socket
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, time
@@ -124,6 +126,10 @@ def _policy(config: Config, client_id: int) -> Iterator[Finding]:
 
 def _certificate(config: Config, signed: list[datetime]) -> Iterator[Finding]:
     certificate = checks.read_certificate(config.tls_ca)
+    mode = stat.S_IMODE(Path(config.tls_ca).stat().st_mode)
+    if mode & 0o022:
+        said = f"{config.tls_ca}: mode {mode:04o} lets other users say which server is believed"
+        yield Finding("certificate", Level.WARN, said, f"run: chmod go-w {config.tls_ca}")
     signed.append(certificate.not_valid_before_utc)
     yield from checks.check_end(certificate, config.tls_ca, "get the ca.pem of a federation that was made anew")
 

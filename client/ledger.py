@@ -10,7 +10,7 @@ import json
 import os
 from pathlib import Path
 
-from shared.atomic import sync_folder
+from shared.atomic import append_whole, sync_folder
 from shared.bounded_files import read_bounded
 from shared.masking.errors import BrokenRuleError, Rule
 from shared.masking.memory import Record, RoundMemory
@@ -114,15 +114,7 @@ class Ledger(RoundMemory):
 
     def _append(self, data: bytes) -> None:
         try:
-            size = os.fstat(self._file).st_size
-            try:
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(self._file, view) :]
-                os.fdatasync(self._file)
-            except OSError:
-                os.ftruncate(self._file, size)  # half a line must not spoil the next one
-                raise
+            append_whole(self._file, data)
         except OSError as error:
             raise self._unusable("written", error) from None
 

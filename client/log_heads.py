@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from client.state import state_folder
+from shared.atomic import append_whole
 from shared.config import Config
 from shared.errors import RunLogError
 from shared.exchange import Values
@@ -75,8 +76,7 @@ class LogHeads:
             make_private_folder(path.parent)
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
-                os.write(file, json.dumps(head.plain(), separators=(",", ":")).encode() + b"\n")
-                os.fdatasync(file)
+                append_whole(file, json.dumps(head.plain(), separators=(",", ":")).encode() + b"\n")
             finally:
                 os.close(file)
         except OSError as error:

@@ -69,7 +69,10 @@ class Policy(BaseModel):
             _check_owner(path, path.lstat())
             with open_regular(path) as file:
                 _check_owner(path, os.fstat(file.fileno()))
-                raw: Any = parse_yaml(read_at_most(file, _MOST_BYTES, str(path)).decode())
+                text = read_at_most(file, _MOST_BYTES, str(path)).decode()
+            if not text.strip():  # as a full disk or a copy that broke off leaves it
+                raise ConfigError(f"{path}: empty; write the rules again, or {{}} for a policy without any")
+            raw: Any = parse_yaml(text)
             return cls.model_validate({} if raw is None else raw)
         except OSError as error:
             raise ConfigError(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from client.alerts import Findings
 from client.explain import Explainer
+from shared.atomic import naming
 from shared.bundle import ModelBundle
 from shared.data_sources.broken_lines import BrokenLines
 from shared.data_sources.schema import Features
@@ -122,7 +123,7 @@ def score_files(
     except OSError as error:
         raise ConfigError(f"--output {output}: {error.strerror}; expected a file that can be written") from None
     scorer = Scorer(bundle, threshold, top, rules, rule_level, suppressions)
-    with stream:
+    with naming(part), stream:
         writer = _Lines(stream)
         for path in inputs:
             scorer.score(path, writer)

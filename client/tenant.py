@@ -158,6 +158,10 @@ class Tenant:
             reason = error.coded
             self.log.error("%s", reason)
             code = code_of(error)
+        except OSError as error:  # such as a full disk; the next round may go well
+            reason = type(error).__name__
+            self.log.error("%s; make room, or mend what it names: until then this tenant is left out", error)
+            code = code_of(error)
         except Exception as error:  # a bug or bad data; the next round may go well
             reason = type(error).__name__
             self.log.exception("unexpected error, this round goes on without me")

@@ -19,6 +19,7 @@ from shared.errors import ConfigError, RunLogError
 from shared.log_head import from_hex, read_heads
 
 _UNKNOWN_SIGNER = "; whether that is the orchestrator, --signer or --heads tell"
+_BEYOND = ", and {:,} bytes after them that the log does not cover: the end of the log is missing, or they were added"
 RUN_LOG, METRICS = "run_log.jsonl", "metrics.jsonl"  # as in `orchestrator/run_folder.py`, which loads PyTorch
 
 
@@ -51,11 +52,11 @@ def _verify(args: argparse.Namespace) -> list[str]:
     folder: Path = args.run.resolve()  # `latest` is a link
     heads = [_sha256(text, "--head") for text in args.head]
     log = check_log(folder / RUN_LOG, _sha256(args.signer, "--signer") if args.signer else None)
-    log.check_records(folder / METRICS)
+    beyond = log.check_records(folder / METRICS)
     said = [
         f"run {log.run}: {len(log.entries)} entries of {len(log.rounds)} rounds, each after the one that it names",
         f"all signed by {log.signer.hex()}{'' if args.signer or args.heads else _UNKNOWN_SIGNER}",
-        f"{METRICS} has the records of these rounds",
+        f"{METRICS} has the records of these rounds{_BEYOND.format(beyond) if beyond else ''}",
         *(f"head {head.hex()} is that of entry {log.place_of(head)}" for head in heads),
     ]
     for path in args.heads:

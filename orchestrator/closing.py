@@ -29,11 +29,16 @@ def conclude(config: Config, run: OpenRun[Any], failure: NoSumError | None = Non
     """Print the table of the rounds, write the report, and print the last words.
 
     Raises:
-        NoSumError: the run's failure, where it has one; there is no report then.
+        NoSumError: the run's failure, where it has one, or no round changed the model; there is no report then.
     """
     records, model = run.coordinator.records, run.coordinator.model
     run.observers.close()
     console.print(round_table(records))
+    if failure is None and records and all(record.skipped for record in records):
+        failure = NoSumError(
+            f"no round changed the model, the last because of: {records[-1].why_skipped()}; mend that, then start "
+            "anew, or go on with --resume and a larger num_rounds"
+        )
     if failure is not None:
         raise failure
     report = run.write_report()

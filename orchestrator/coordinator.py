@@ -306,10 +306,9 @@ class Coordinator:
         last = self.records[first - 1 :][-ROUNDS_WITHOUT_SUM:]
         if len(last) < ROUNDS_WITHOUT_SUM or not all(record.skipped for record in last):
             return
-        reasons = "; ".join(f"client {tenant}: {why}" for tenant, why in sorted(last[-1].failed.items()))
         raise NoSumError(
-            f"{ROUNDS_WITHOUT_SUM} rounds in a row came to no sum, the last because of: {last[-1].skipped}"
-            f"{f' ({reasons})' if reasons else ''}; mend that, then go on with --resume"
+            f"{ROUNDS_WITHOUT_SUM} rounds in a row came to no sum, the last because of: {last[-1].why_skipped()}; mend "
+            "that, then go on with --resume"
         )
 
     def _skip(self, error: OrchestratorError, failures: int) -> None:

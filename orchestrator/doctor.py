@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from orchestrator.doors import RENEW, Certificates
 from orchestrator.ports import check_port_free
 from shared import cli
 from shared.addresses import split_address
@@ -29,7 +29,6 @@ from shared.doctor.command_line import tell
 from shared.doctor.findings import Finding, Level, Report, compare, read_facts
 from shared.errors import KeyMaterialError
 from shared.key_files import load_key, passphrase_from_environment
-from shared.private_files import read_private_file
 from shared.roster import Roster
 
 _LISTENING: Final = ("server_address", "metrics_address", "live_address")
@@ -38,7 +37,6 @@ _EXTRAS: Final = {
     "tensorboard_dir": ("tensorboard", "tensorboard"),
     "mlflow_tracking_uri": ("mlflow", "mlflow"),
 }  # setting -> what it imports, and the extra that installs it
-_RENEW = "run where ca.key is: orchestrator/provision.py --renew_server --out FOLDER"
 
 
 def examine(path: str, overrides: Sequence[str], against: str = "") -> Report:
@@ -89,18 +87,9 @@ def _certificates(config: Config, signed: list[datetime]) -> Iterator[Finding]:
     ca, own = checks.read_certificate(config.tls_ca), checks.read_certificate(config.tls_certificate)
     signed.append(own.not_valid_before_utc)
     yield from checks.check_end(ca, config.tls_ca, "make the federation anew, with a CA of its own")
-    yield from checks.check_end(own, config.tls_certificate, _RENEW)
+    yield from checks.check_end(own, config.tls_certificate, RENEW)
     checks.check_signed(own, config.tls_certificate, ca, config.tls_ca)
-    try:
-        pem = read_private_file(Path(config.tls_key), "make it with orchestrator/provision.py")
-        key = load_pem_private_key(pem, None)
-    except (ValueError, TypeError):
-        raise KeyMaterialError(f"{config.tls_key}: no private key in PEM; take server.key of provision.py") from None
-    if key.public_key() != own.public_key():
-        raise KeyMaterialError(
-            f"{config.tls_key}: not the key of {config.tls_certificate}; take both from one folder of "
-            "orchestrator/provision.py"
-        )
+    Certificates.load(config)
     host, _ = split_address(config.server_address)
     if host not in ("0.0.0.0", "::") and not _is_for(own, host):  # noqa: S104 (no address to bind to here)
         remedy = "make the federation with --host, or have server_address name one of them"

@@ -14,10 +14,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from orchestrator.seats import MAX_UNGREETED, Channel
 from orchestrator.sockets import RESERVE, Doorkeeper, raise_descriptor_limit
@@ -31,6 +35,7 @@ from shared.identity import channel_binding
 from shared.pieces import PIECE_BYTES
 from shared.printable import printable
 from shared.private_files import read_private_file
+from shared.roster import SOON_DAYS
 
 _SERVICE: Final = "flwr.proto.FlowerService"  # Flower's name for the stream of a client
 _METHOD: Final = "Join"
@@ -42,6 +47,8 @@ _STUCK_SECONDS: Final = 2.0  # that the end of a stream may wait for a client th
 _LEEWAY: Final = 8  # streams of one address beside its tenants'
 _LOOK_SECONDS: Final = 0.25  # between two looks at who is here
 _LONGEST_REASON: Final = 1_000  # letters; HTTP/2 takes some thousand bytes of them
+
+RENEW: Final = "run where ca.key is: orchestrator/provision.py --renew_server --out FOLDER"
 
 _log = logging.getLogger("orchestrator")
 
@@ -80,8 +87,22 @@ class Certificates:
             )
         except OSError as error:
             raise ConfigError(f"{error.filename}: {error.strerror}; make it with orchestrator/provision.py") from None
-        key = read_private_file(Path(config.tls_key), "make it with orchestrator/provision.py")
+        key = read_private_file(Path(config.tls_key), f"bring it here, or {RENEW}")
+        _check_pair(certificate, key, config)
         return cls(ca, certificate, key, config.asks_client_certificates)
+
+    def tell_end(self) -> None:
+        """Say in the log that the server's certificate has ended or soon does: it is clients that refuse it."""
+        own, now = x509.load_pem_x509_certificate(self.certificate), datetime.now(UTC)
+        if own.not_valid_before_utc > now:
+            said = f"begins on {own.not_valid_before_utc:%Y-%m-%d %H:%M} UTC: no client takes it; set the clock by NTP"
+        elif own.not_valid_after_utc < now:
+            said = f"ended on {own.not_valid_after_utc:%Y-%m-%d}: no client takes it; {RENEW}"
+        elif (days := (own.not_valid_after_utc - now).days) < SOON_DAYS:
+            said = f"ends in {days} days; {RENEW}"
+        else:
+            return
+        _log.warning("the certificate of this server %s", said)
 
 
 class Doors:
@@ -288,6 +309,27 @@ def _handler(join: Callable[[Iterator[bytes], Any], Iterator[bytes]]) -> Any:
 def _read(stream: Stream, messages: Iterator[bytes]) -> None:
     with contextlib.suppress(grpc.RpcError):  # the connection has ended, and gRPC says so to `_told_of_end`
         stream.read(messages)
+
+
+def _check_pair(certificate: bytes, key: bytes, config: Config) -> None:
+    """gRPC would take the port for taken, whatever is wrong with these.
+
+    Raises:
+        KeyMaterialError: one of them is none, or they do not belong together.
+    """
+    try:
+        public = x509.load_pem_x509_certificate(certificate).public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise KeyMaterialError(f"{config.tls_certificate}: no certificate in PEM; restore it, or {RENEW}") from None
+    try:
+        own = load_pem_private_key(key, None).public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise KeyMaterialError(f"{config.tls_key}: no private key in PEM; restore it, or {RENEW}") from None
+    if own != public:
+        raise KeyMaterialError(
+            f"{config.tls_key}: not the key of {config.tls_certificate}; take both from one folder of "
+            "orchestrator/provision.py"
+        )
 
 
 def _der(pem: bytes) -> bytes:

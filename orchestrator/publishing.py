@@ -14,6 +14,7 @@ from pathlib import Path
 
 from orchestrator.run_folder import RunFolder
 from orchestrator.seats import Seats
+from shared.atomic import naming
 from shared.exchange import OFF, VERIFIED, Exchange, Kind, Lost, Outcome, Refusal, Request, Steps, Value
 from shared.identity import identity_name
 from shared.refusals import spelt_out
@@ -71,7 +72,7 @@ class Publisher:
     def note(self, tenant: str, payload: bytes, nonce: bytes, signature: object) -> None:
         """Keep a vector that was added."""
         if isinstance(signature, bytes):
-            with self._part.open("ab") as file:
+            with naming(self._part), self._part.open("ab") as file:
                 append_contribution(file, Contribution(identity_name(tenant), payload, nonce, signature))
 
     def finish(self, proof: SumProof) -> None:
@@ -154,7 +155,7 @@ class Publisher:
 
     def _tell(self, verdicts: Verdicts) -> None:
         auditors = len(verdicts.verified) + len(verdicts.failed)
-        with self._folder.verdicts.open("a", encoding="utf-8") as file:
+        with naming(self._folder.verdicts), self._folder.verdicts.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(verdicts)) + "\n")
         for tenant, why in sorted(verdicts.failed.items()):
             _log.error("round %d: client %s does not verify the sum: %s", verdicts.round, tenant, why)

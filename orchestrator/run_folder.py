@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from shared.atomic import replace_file
+from shared.atomic import naming, replace_file
 from shared.bounded_files import open_regular
 from shared.bundle import MODEL_FILE
 from shared.config import Config
@@ -29,6 +29,8 @@ from shared.strict_json import parse_strict_json
 _LONGEST_LINE_BYTES = 1 << 26  # 10,000 clients with a reason of 300 characters each, at 12 bytes a character
 _FIGURES_BY_NAME = ("family_recall", "recall_at_fpr", "fpr_at_threshold", "class_recall")
 _LISTS = ("contributor_ids", "left_out", "groups", "bad_groups")
+
+_LATER_SECONDS = 86_400.0  # no change of the time zone names a run as much ahead
 
 _log = logging.getLogger("orchestrator")
 
@@ -101,6 +103,11 @@ class RoundRecord:
     groups: list[list[str]] = field(default_factory=list)
     bad_groups: list[int] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+
+    def why_skipped(self) -> str:
+        """Why the round left the model as it was, and what became of each client in it."""
+        reasons = "; ".join(f"client {tenant}: {why}" for tenant, why in sorted(self.failed.items()))
+        return f"{self.skipped}{f' ({reasons})' if reasons else ''}"
 
 
 def read_record(raw: object, number: int) -> RoundRecord:
@@ -240,7 +247,13 @@ class RunFolder:
         """Point `latest` at the newest run, which is this one unless it goes on with an older. Twice is fine."""
         link = self.path.with_name(f".latest-{self.name}")
         link.unlink(missing_ok=True)
-        link.symlink_to((self._newest(self.path.parent) or self).name)
+        newest = self._newest(self.path.parent) or self
+        if newest.name > time.strftime("%Y%m%d-%H%M%S", time.localtime(time.time() + _LATER_SECONDS)):
+            _log.warning(
+                "%s began at a time that is still to come: `latest` and --resume go by it; set the clock by NTP if it "
+                "is behind, else move that folder away", newest.path,
+            )  # fmt: skip
+        link.symlink_to(newest.name)
         link.replace(self.path.with_name("latest"))  # atomic: `latest` never points nowhere
 
     def lock(self) -> None:
@@ -284,7 +297,7 @@ class RunFolder:
             The SHA-256 of the line, in hex.
         """
         line = json.dumps(asdict(record), allow_nan=False).encode() + b"\n"
-        with self.metrics.open("ab") as file:
+        with naming(self.metrics), self.metrics.open("ab") as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())

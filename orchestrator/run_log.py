@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from orchestrator.run_folder import RoundRecord, RunFolder
 from orchestrator.run_log_check import ENTRY_PREFIX, NOTHING, ROUND, START, CheckedLog, canonical, check_log
-from shared.atomic import sync_folder
+from shared.atomic import naming, sync_folder
 from shared.errors import ResumeError, RunLogError
 from shared.exchange import Exchange, Kind, Outcome, Reply, Request, Steps
 from shared.he.scheme import Vector
@@ -136,7 +136,7 @@ class RunLog:
         }  # fmt: skip
         signature = self._key.sign(ENTRY_PREFIX + canonical(entry))
         line = canonical({**entry, "signature": signature.hex()}) + b"\n"
-        with self._folder.run_log.open("ab") as file:
+        with naming(self._folder.run_log), self._folder.run_log.open("ab") as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +76,10 @@ class CheckedLog:
             if self.place_of(head.sha256) != head.entries:
                 raise RunLogError(f"{self.path}: the head of entry {head.entries} is at another place of the chain")
 
-    def check_records(self, metrics: Path) -> None:
-        """The lines of `metrics.jsonl` are the ones that were logged.
+    def check_records(self, metrics: Path) -> int:
+        """The lines of `metrics.jsonl` are the ones that were logged. Returns the bytes after them, without cover.
+
+        A server that was killed between the two files leaves a line there; so does whoever cuts off the log's end.
 
         Raises:
             RunLogError: one is not, or is missing.
@@ -88,6 +91,7 @@ class CheckedLog:
                     if hashlib.sha256(line).hexdigest() != entry.get("record_sha256"):
                         where = f"{metrics}, line {entry['round']}"
                         raise RunLogError(f"{where}: not the record that was logged; restore it from a backup")
+                return os.fstat(file.fileno()).st_size - file.tell()
         except OSError as error:
             raise RunLogError(f"{metrics}: can't be read: {error.strerror}; restore it from a backup") from None
 

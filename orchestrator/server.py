@@ -75,6 +75,8 @@ def _serve(config: Config, server: Server, run: OpenRun[FlowerTransport], certif
     doors = Doors(config, certificates, longest, transport.come, transport.gone, transport.seats.why_not)
     doors.open()
     _log.info("listening on %s, TLS %s", config.server_address, _protection(certificates))
+    if certificates is not None:
+        certificates.tell_end()
     try:
         run_fl(server, ServerConfig(num_rounds=config.num_rounds, round_timeout=config.round_timeout))
     finally:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -54,10 +54,26 @@ class _LogFile(logging.handlers.RotatingFileHandler):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, maxBytes=LOG_FILE_BYTES, backupCount=LOG_FILES, encoding="utf-8")
+        self._told = False
 
     def _open(self) -> io.TextIOWrapper:
         Path(self.baseFilename).touch(mode=0o600)
         return super()._open()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (of `logging`)
+        """A full disk costs lines of the file, which is said once: `logging` would print a traceback for each line."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._told:
+            self._told = True  # before the line is printed, and not through the logger, which would come back here
+            why = f"{self.baseFilename}: can't be written: {error.strerror}; make room: lines may be missing in it"
+            console.print(why, style="yellow", markup=False)
+
+    def close(self) -> None:
+        """What can't be written any more is lost; whoever closes the file goes on."""
+        with suppress(OSError):
+            super().close()
 
 
 def fit_characters(stream: object) -> None:

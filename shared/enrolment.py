@@ -72,7 +72,10 @@ class Enrolment:
                 _check_owner(path, os.fstat(file.fileno()))
                 data = read_at_most(file, MAX_ENROLMENT_BYTES, str(path))
         except FileNotFoundError:
-            raise EnrolmentError(f"{path}: no such file; make it with orchestrator/provision.py --clients N") from None
+            raise EnrolmentError(
+                f"{path}: no such file; get it from whoever runs the federation, who makes it with "
+                "orchestrator/provision.py"
+            ) from None
         except OSError as error:
             raise EnrolmentError(f"{path}: can't be read: {error.strerror}; check the path and its mode") from None
         try:

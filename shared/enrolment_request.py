@@ -134,17 +134,28 @@ class EnrolmentRequest:
                 f"the request is for the federation whose roster {self.federation[:16]}… signs, this one is signed "
                 f"by {roster.signer[:16]}…; the tenant has to make it with this federation's enrolled.json"
             )
-        if not today - LIFETIME <= self.made <= today + _SKEW:
+        if self.made > today + _SKEW:
+            raise EnrolmentError(
+                f"the request was made on {self.made}, and it is {today} here; set the clock that is wrong by NTP: "
+                "this one, or the tenant's, who then makes it anew"
+            )
+        if self.made < today - LIFETIME:
             raise EnrolmentError(
                 f"the request was made on {self.made}; expected one of the last {LIFETIME.days} days; have it made "
                 f"anew: client/enrol.py {'new' if self.of is None else 'renew, or rotate'}, with the same keys"
             )
         listed = roster.clients.get(self.client_id)
+        if self.of is None and listed is not None and listed.public_key == self.public_key and not listed.revoked:
+            raise EnrolmentError(
+                f"the request was signed before, and the roster lists {self.client_id} with its key; if its "
+                "certificate is missing: orchestrator/provision.py --certify"
+            )
         present = None if listed is None else Present(listed.public_key, listed.expires)
         if self.of is not None and self.of != present:
             raise EnrolmentError(
                 f"the request is of an earlier state of {self.client_id}: it was signed before, or the roster has "
-                "changed since; have it made anew with the present enrolled.json"
+                "changed since; have it made anew with the present enrolled.json; if its certificate alone is missing: "
+                "orchestrator/provision.py --certify"
             )
 
     @classmethod

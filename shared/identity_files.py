@@ -61,8 +61,8 @@ def load_identity_key(path: Path, name: str, advice: str, variable: str = IDENTI
         key = load_pem_private_key(data, password=None)
     if not isinstance(key, Ed25519PrivateKey):
         raise KeyMaterialError(
-            f"{path}: expected an unencrypted Ed25519 private key in PEM (PKCS8), or a file of client/enrol.py, which "
-            "may be encrypted; found something else"
+            f"{path}: not a key file: neither one of client/enrol.py nor an unencrypted Ed25519 private key in PEM "
+            "(PKCS8); restore it from a backup"
         )
     return key
 
@@ -73,7 +73,7 @@ def _decode(data: bytes, name: str, variable: str) -> Ed25519PrivateKey:
     except ValueError as error:
         raise KeyMaterialError(f"not a key file: {error}; restore it from a backup") from None
     if not isinstance(raw, dict) or raw.keys() != _FIELDS or (raw["format"], raw["version"]) != (FORMAT, 1):
-        raise KeyMaterialError(f"not a key file; expected the fields of format {FORMAT!r}, version 1")
+        raise KeyMaterialError(f"not a key file of format {FORMAT!r}, version 1; restore it from a backup")
     if raw["name"] != name:
         raise KeyMaterialError(f"the key of {raw['name']!r:.70}, expected that of {name!r}; give the right file")
     secret = raw["secret"] if raw["protection"] is None else opened(raw, passphrase_in(variable), variable).decode()

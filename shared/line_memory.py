@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from shared.atomic import append_whole
 from shared.bounded_files import read_bounded
 from shared.private_files import make_private_folder
 
@@ -33,8 +34,7 @@ class Lines:
         Raises:
             OSError: it can't be written.
         """
-        os.write(self._file, json.dumps(record, separators=(",", ":")).encode() + b"\n")
-        os.fdatasync(self._file)
+        append_whole(self._file, json.dumps(record, separators=(",", ":")).encode() + b"\n")
 
 
 @contextlib.contextmanager

@@ -107,4 +107,6 @@ def _refusals(path: Path) -> Iterator[None]:
         reason = error.strerror
         if error.errno in (errno.EPERM, errno.EOPNOTSUPP):
             reason = f"{reason} (a file system without hard links or file modes can't hold keys)"
-        raise KeyMaterialError(f"{path}: can't be written: {reason}; choose a folder you may write to") from None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = "make room, and repeat" if full else "choose a folder you may write to"
+        raise KeyMaterialError(f"{path}: can't be written: {reason}; {remedy}") from None

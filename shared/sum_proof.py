@@ -16,6 +16,7 @@ from typing import BinaryIO
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from shared.atomic import naming
 from shared.bounded_files import open_regular
 from shared.errors import FrameError
 from shared.exchange import Kind, Model, Reply, Request, Value
@@ -116,7 +117,7 @@ def write_proof(path: Path, proof: SumProof, contributions: Path) -> None:
     }  # fmt: skip
     opening = b"".join(number.to_bytes(width) for number in (*proof.plaintexts, *proof.roots))
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
+    with naming(path), part.open("wb") as file:
         send_frame(_File(file), encode_request(Request(Kind.AUDIT, values, proof.before)))
         for data in (save(proof.state), proof.masks, opening):
             send_frame(_File(file), encode_answer(Reply(data)))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,10 +24,11 @@ from shared.config import Config
 from shared.data_utils import load_schema
 from shared.enrolment import Enrolment
 from shared.errors import ConfigError
-from shared.exchange import Kind, Request
+from shared.exchange import Kind, Refusal, Request
 from shared.he_utils import public_scheme
 from shared.sum_proof import open_proof, proof_name
 from tests.federations import make_tenants, masked_settings, open_in_memory
+from tests.full_disks import no_file_beyond
 from tests.processes import ROOT
 
 LOSE_1 = (Kind.TRAIN, "1", 2)  # what is asked, of whom, in which round
@@ -306,6 +308,19 @@ def test_pieces_out_of_order_are_refused(tmp_path: Path, piece: dict[str, Any]) 
     tenant.answer(Request(Kind.GREET, {"run": "20260101-000000-abcdef", "session": "ab" * 16, "nonce": bytes(32)}))
     answer = tenant.answer(Request(Kind.AUDIT, {"round": 1, "previous": 0, **piece}))
     assert answer.reason in ("audit: no proof", "RoundRefusedError")  # type: ignore[union-attr]
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tenant = make_tenants(settings(tmp_path))["0"]
+    tenant.answer(Request(Kind.GREET, {"run": "20260101-000000-abcdef", "session": "ab" * 16, "nonce": bytes(32)}))
+    piece: dict[str, Any] = {"round": 1, "previous": 0, "offset": 0, "total": 2000, "content": b"x" * 1000}
+    with no_file_beyond(10):
+        answer = tenant.answer(Request(Kind.AUDIT, piece))
+    assert isinstance(answer, Refusal)
+    record = caplog.records[-1]
+    assert record.exc_info is None
+    assert re.search(r"File too large: '.*round-0001\.proof\.arriving'; make room", record.getMessage())
+    assert not isinstance(tenant.answer(Request(Kind.AUDIT, piece)), Refusal), "there is room again"
 
 
 def test_the_memory_of_an_audit_is_refused_where_it_is_damaged(tmp_path: Path) -> None:

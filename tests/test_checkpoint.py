@@ -291,6 +291,17 @@ def test_the_newest_run_with_a_checkpoint_is_resumed_wherever_the_link_points(tm
         assert (tmp_path / "logs" / "latest").resolve().name == names[1]
 
 
+def test_a_run_from_a_clock_that_was_ahead_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By its name it is the newest for years, and --resume goes on with it."""
+    config = load_config(write_config(tmp_path))
+    for name in (RunFolder.create(config).name, "20990101-000000-abcdef"):
+        assert "still to come" not in caplog.text
+        (tmp_path / "logs" / name).mkdir(exist_ok=True)
+        save_checkpoint(tmp_path / "logs" / name / "checkpoint.safetensors", example())
+        RunFolder(tmp_path / "logs" / name).publish()
+    assert "logs/20990101-000000-abcdef began at a time that is still to come" in caplog.text
+
+
 @pytest.mark.long
 def test_two_servers_cannot_write_one_run(start: Start, tmp_path: Path) -> None:
     config = write_config(tmp_path)

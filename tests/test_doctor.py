@@ -24,8 +24,10 @@ from client.enrol import Keys
 from orchestrator import certificates
 from orchestrator import doctor as server_doctor
 from orchestrator.certificates import ca_certificate, server_certificate, subject_alternative_names
+from orchestrator.doors import Certificates
 from orchestrator.keys import new_key
 from orchestrator.pki import provision, revoke_client, sign_request
+from shared.config import parse_config
 from shared.doctor import checks
 from shared.doctor.findings import Level, Report, read_facts
 from shared.enrolment import Enrolment
@@ -85,6 +87,7 @@ class World:
             },
         }  # fmt: skip
         self.against = ""
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # of whoever listens at the server's address
 
     @property
     def roster(self) -> Enrolment:
@@ -111,6 +114,11 @@ class World:
         assert isinstance(own, ec.EllipticCurvePrivateKey)
         made = server_certificate(own.public_key(), subject_alternative_names(["127.0.0.1"]), signer, ca_key, begin)
         (self.server / name).write_bytes(made.public_bytes(Encoding.PEM))
+
+    def show(self, begin: datetime) -> None:
+        """Have whoever listens show a certificate that begins then."""
+        self.certify("server.pem", begin)
+        self.context.load_cert_chain(self.server / "server.pem", self.server / "server.key")
 
     def report_of_the_server(self, **changes: str) -> None:
         """What the server's doctor printed, altered, for the tenant's to compare."""
@@ -140,7 +148,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 @pytest.fixture
 def listening(world: World) -> Iterator[None]:
     """Somebody who speaks TLS with the server's certificate at its address."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = world.context
     context.load_cert_chain(world.server / "server.pem", world.server / "server.key")
     host, port = world.settings["client"]["server_address"].split(":")
     listener = socket.create_server((host, int(port)))
@@ -241,6 +249,19 @@ def foreign_roster(w: World) -> None:
 
 def other_ca(w: World) -> None:
     w.certify("ca.pem", datetime.now(UTC), ca=True)
+
+
+def half(side: str, name: str) -> Callable[[World], object]:
+    def cut(w: World) -> None:
+        path: Path = getattr(w, side) / name
+        path.write_bytes(path.read_bytes()[:100])
+
+    return cut
+
+
+def other_report(w: World) -> None:
+    w.against = str(w.folder / "server.json")
+    Path(w.against).write_text("{}")
 
 
 def one_class(w: World) -> None:
@@ -382,6 +403,9 @@ FAULTS: dict[str, tuple[str, Callable[[World], object], str, str, str]] = {
         "client", lambda w: w.certify("ca.pem", datetime(2010, 1, 1, tzinfo=UTC), ca=True), "certificate", "ended on",
         "made anew",
     ),
+    "a CA that others may exchange": (
+        "client", lambda w: (w.home / "ca.pem").chmod(0o664), "certificate", "mode 0664", "chmod go-w",
+    ),
     "another CA": ("client", other_ca, "port", "not signed by the CA", "somebody else"),
     "a server's certificate that has ended": (
         "server", lambda w: w.certify("server.pem", LONG_AGO), "certificate", "ended on", "--renew_server",
@@ -393,6 +417,34 @@ FAULTS: dict[str, tuple[str, Callable[[World], object], str, str, str]] = {
         "server", lambda w: w.certify("server.pem", TOMORROW), "clock", "it is behind", "NTP",
     ),
     "a certificate and another key": ("server", two_keys, "certificate", "not the key of", "one folder"),
+    "half a certificate of the server": (
+        "server", half("server", "server.pem"), "certificate", "no certificate in PEM", "provision.py",
+    ),
+    "half a key of the server": (
+        "server", half("server", "server.key"), "certificate", "no private key in PEM", "--renew_server",
+    ),
+    "no key of the server": (
+        "server", lambda w: (w.server / "server.key").unlink(), "certificate", "no such file", "--renew_server",
+    ),
+    "half a certificate of the tenant": (
+        "client", half("home", "2/client-2.tls.pem"), "certificate", "client-2.tls.pem: no certificate in PEM",
+        "from the operator",
+    ),
+    "half a key of the tenant's certificate": (
+        "client", half("home", "2/client-2.tls.key"), "certificate", "client-2.tls.key: no private key in PEM",
+        "client/enrol.py renew",
+    ),
+    "an empty identity": (
+        "client", lambda w: w.keys.path.write_bytes(b""), "identity", "not a key file", "restore it from a backup",
+    ),
+    "a server whose certificate has ended": ("client", lambda w: w.show(LONG_AGO), "port", "has ended by", "NTP"),
+    "a server whose certificate has not begun": (
+        "client", lambda w: w.show(TOMORROW), "port", "has not begun by", "NTP",
+    ),
+    "no roster": (
+        "client", lambda w: (w.home / "enrolled.json").unlink(), "identity", "no such file", "get it from whoever",
+    ),
+    "what is no report": ("client", other_report, "against", "no facts in it", "--json"),
     "a certificate for another name": (
         "server", set_to("server", server_address="127.0.0.2:8443"), "certificate", "not for", "--host",
     ),
@@ -461,7 +513,7 @@ FAULTS: dict[str, tuple[str, Callable[[World], object], str, str, str]] = {
 }  # fmt: skip
 LATER = {  # what a run survives, for now
     "an enrolment that ends", "no signer named", "a server's certificate that ends", "a signing key on the server",
-    "data of one class", "a report of long ago",
+    "data of one class", "a report of long ago", "a CA that others may exchange",
 }  # fmt: skip
 
 
@@ -484,6 +536,21 @@ def test_a_planted_fault_is_found_and_its_remedy_named(world: World, name: str) 
     for finding in report.findings:
         assert finding.line().isprintable()
         assert finding.level is Level.OK or finding.remedy or name == "no data", finding
+
+
+@pytest.mark.parametrize(
+    ("begin", "said"), [(LONG_AGO, "ended on"), (SOON, "ends in 8 days"), (TOMORROW, "begins on"), (None, "")]
+)
+def test_the_server_says_at_its_start_that_no_client_takes_its_certificate(
+    world: World, caplog: pytest.LogCaptureFixture, begin: datetime | None, said: str
+) -> None:
+    """It waited for tenants that all had ended, without a word."""
+    if begin is not None:
+        world.certify("server.pem", begin)
+    found = Certificates.load(parse_config(world.settings["server"]))
+    assert found is not None
+    found.tell_end()
+    assert [said in line for line in caplog.messages] == ([True] if said else [])
 
 
 def test_the_clock_that_nothing_keeps_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

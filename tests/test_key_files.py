@@ -181,7 +181,7 @@ def test_a_failed_write_leaves_nothing_behind(path: Path, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(KeyMaterialError, match="No space left on device"):
+    with pytest.raises(KeyMaterialError, match="No space left on device; make room"):
         save_key(path, key(), None)
     assert list(path.parent.iterdir()) == []
 

@@ -23,6 +23,7 @@ from shared.identity import ClientIdentity
 from shared.log_head import NAMES
 from shared.refusals import SENTENCES, code_of
 from tests.federations import Tapped, make_tenants, masked_settings, open_in_memory
+from tests.full_disks import no_file_beyond
 
 OTHER_KEY = "ab" * 32
 PRIVATE: dict[str, Any] = {"privacy": "records", "dp_rows": 1000, "fraction_evaluate": 0.0}
@@ -159,6 +160,21 @@ def test_what_can_not_be_counted_is_not_answered(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_a_count_that_a_full_disk_takes_in_part_is_none(tmp_path: Path) -> None:
+    """Half a line would be dropped with the next start, and the answer that it counts would be free."""
+    first = keeper(tmp_path, privacy_budget=3)
+    first.count(Sum.TRAINING)
+    path = tmp_path / "state" / "client-2-policy.jsonl"
+    whole = path.read_bytes()
+    with no_file_beyond(len(whole) + 10), pytest.raises(PolicyError, match="can't be counted"):
+        first.count(Sum.TRAINING)
+    assert path.read_bytes() == whole
+    first.count(Sum.TRAINING)
+    keeper(tmp_path, privacy_budget=3).count(Sum.TRAINING)
+    with pytest.raises(PolicyError, match="privacy_budget"):
+        keeper(tmp_path, privacy_budget=3).count(Sum.TRAINING)
+
+
 # Where it is remembered
 
 
@@ -223,6 +239,10 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     assert Policy.load(write(tmp_path, rules)) == Policy(**rules)
     (tmp_path / "policy-2.yaml").write_text("# no rules\n")
     assert Policy.load(tmp_path / "policy-2.yaml") == Policy()
+    for left in ("", "\n"):  # by a full disk, or a copy that broke off
+        (tmp_path / "policy-2.yaml").write_text(left)
+        with pytest.raises(ConfigError, match="empty; write the rules again"):
+            Policy.load(tmp_path / "policy-2.yaml")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from shared.errors import DataError
 from shared.exchange import Refusal
 from shared.printable import LONGEST_ERROR, LONGEST_LINE, printable
 from shared.refusals import spelt_out
+from tests.full_disks import no_file_beyond
 from tests.test_seats import Ends
 
 FORGED = "2026-01-01 00:00:00,000 INFO    client 7 connected"
@@ -93,6 +94,31 @@ def test_a_log_file_and_the_screen_hold_one_line_for_each_record(
         assert len(lines[1]) <= LONGEST_LINE
         assert [line[:1] for line in lines[3:]] == [" "] * (len(lines) - 3), "a traceback is indented"
         assert any("test_printable.py" in line for line in lines[3:])
+
+
+def test_a_full_disk_costs_lines_of_the_file_and_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(console_module, "console", Console(file=screen, width=200, soft_wrap=True))
+    log, path = logging.getLogger("test-printable"), tmp_path / "a.log"
+    add_log_file(log, path)
+    try:
+        log.warning("the first")
+        with no_file_beyond(path.stat().st_size + 20):
+            for number in range(3):
+                log.warning("line %d", number)
+        log.warning("the last")
+        with no_file_beyond(0):
+            log.warning("lost")
+            add_log_file(log, tmp_path / "b.log")  # which closes the first
+    finally:
+        for handler in list(log.handlers):
+            log.removeHandler(handler)
+            handler.close()
+    assert "Traceback" not in capsys.readouterr().err
+    assert screen.getvalue().count("can't be written: File too large; make room") == 1
+    assert "the last" in path.read_text(encoding="utf-8")
 
 
 def test_a_log_without_the_formatter_is_forged(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from shared.errors import KeyMaterialError, ResumeError, RunLogError
 from shared.exchange import Kind, Refusal, Request
 from shared.log_head import Head, read_heads
 from tests.federations import Tapped, make_tenants, masked_settings, open_in_memory
+from tests.full_disks import no_file_beyond
 from tests.processes import SMALL
 
 NAME = "20261127-101112-0a1b2c"
@@ -204,6 +205,8 @@ def test_a_log_that_was_cut_off_is_found_by_a_head(twice: Twice, capsys: pytest.
     lines = twice.folder.run_log.read_bytes().splitlines(keepends=True)
     twice.folder.run_log.write_bytes(b"".join(lines[:-1]))
     assert audit_log(["verify", str(twice.path)]) == 0
+    assert "metrics.jsonl has the records of these rounds, and " in (said := capsys.readouterr().out)
+    assert "bytes after them that the log does not cover" in said
     assert audit_log(["verify", str(twice.path), "--head", last]) == 1
     assert last in capsys.readouterr().err
 
@@ -268,6 +271,12 @@ def test_half_a_head_is_cut_off_and_a_damaged_file_is_refused(key: Ed25519Privat
     path.write_bytes(whole + whole[:50])
     LogHeads(config, 0, LOG).take(NAME, head_of(key, 2))
     assert [head.entries for head in read_heads(path)] == [1, 2]
+    two = path.read_bytes()
+    heads = LogHeads(config, 0, LOG)
+    with no_file_beyond(len(two) + 50), pytest.raises(RunLogError, match="can't be written"):
+        heads.take(NAME, head_of(key, 3))
+    assert path.read_bytes() == two
+    heads.take(NAME, head_of(key, 3))
     path.write_bytes(b"{}\n" + whole)
     with pytest.raises(RunLogError, match="expected a head"):
         LogHeads(config, 0, LOG).take(NAME, head_of(key, 3))

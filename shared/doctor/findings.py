@@ -96,12 +96,13 @@ def read_facts(path: str) -> Facts:
     try:
         data = read_at_most(sys.stdin.buffer, _MOST_BYTES, path) if path == "-" else read_bounded(path, _MOST_BYTES)
         raw: Any = parse_strict_json(data)
-        facts = raw["facts"]
+        facts = raw.get("facts") if isinstance(raw, dict) else None
         if not isinstance(facts, dict) or not all(isinstance(value, str) for value in facts.values()):
             raise ValueError("no facts in it")
         return {str(name): printable(value) for name, value in facts.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"--against {path}: {error}; give what the other side's doctor prints with --json") from None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"--against {path}: {why}; give what the other side's doctor prints with --json") from None
 
 
 _REMEDIES: Final = {
