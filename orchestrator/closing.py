@@ -28,13 +28,14 @@ def conclude(config: Config, run: OpenRun[Any], failure: NoSumError | None = Non
     """Print the table of the rounds, write the report, and print the last words.
 
     Raises:
-        NoSumError: the run's failure, where it has one; there is no report then.
+        NoSumError: the run's failure, where it has one, or no round came to a sum; there is no report then.
     """
     records, model = run.coordinator.records, run.coordinator.model
     run.observers.close()
     console.print(round_table(records))
     if failure is not None:
         raise failure
+    run.coordinator.check_trained()
     report = run.write_report()
     boxed, folder = console.is_terminal, run.folder.path
     verdicts = read_verdicts(run.folder)

@@ -306,11 +306,27 @@ class Coordinator:
         last = self.records[first - 1 :][-ROUNDS_WITHOUT_SUM:]
         if len(last) < ROUNDS_WITHOUT_SUM or not all(record.skipped for record in last):
             return
-        reasons = "; ".join(f"client {tenant}: {why}" for tenant, why in sorted(last[-1].failed.items()))
         raise NoSumError(
-            f"{ROUNDS_WITHOUT_SUM} rounds in a row came to no sum, the last because of: {last[-1].skipped}"
-            f"{f' ({reasons})' if reasons else ''}; mend that, then go on with --resume"
+            f"{ROUNDS_WITHOUT_SUM} rounds in a row came to no sum, the last because of: {self._last_reason()}; mend "
+            "that, then go on with --resume"
         )
+
+    def check_trained(self) -> None:
+        """Look whether the run has come to anything, at its end.
+
+        Raises:
+            NoSumError: not one of its rounds came to a sum, so the model is the one that it began with.
+        """
+        if self.records and all(record.skipped for record in self.records):
+            raise NoSumError(
+                f"no round came to a sum, so the model is untrained; the last because of: {self._last_reason()}; mend "
+                "that, then go on with --resume and a larger num_rounds"
+            )
+
+    def _last_reason(self) -> str:
+        last = self.records[-1]
+        reasons = "; ".join(f"client {tenant}: {why}" for tenant, why in sorted(last.failed.items()))
+        return f"{last.skipped}{f' ({reasons})' if reasons else ''}"
 
     def _skip(self, error: OrchestratorError, failures: int) -> None:
         """End the round without a new global model."""
