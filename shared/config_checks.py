@@ -226,6 +226,12 @@ def _check_density(c: "Config") -> None:
 
 
 def _check_data(c: "Config") -> None:
+    files = ("data_path", "test_path", "csv_label_column", "label_path", "label_field")
+    if c.data_source == "synthetic" and (given := [name for name in files if getattr(c, name)]):
+        raise ConfigError(
+            f"{given[0]} = {getattr(c, given[0])!r}: data_source synthetic makes its rows up and reads no file; set "
+            f"data_source to one of nsl_kdd, {', '.join(FILE_SOURCES)}, or leave {', '.join(given)} out"
+        )
     if c.data_source == "nsl_kdd":
         if not c.data_path:
             raise ConfigError(
