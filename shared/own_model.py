@@ -32,6 +32,21 @@ def make_own_model(name: str, num_features: int, num_classes: int) -> nn.Module:
     return model.train()
 
 
+def check_all_trained(name: str, model: nn.Module) -> None:
+    """For `privacy: records`, whose noise is in each value of an update: what is not trained would drift by it.
+
+    Raises:
+        ConfigError: the `state_dict` holds something else than parameters that are trained, each by one name.
+    """
+    trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
+    if others := [key for key in model.state_dict() if key not in trained]:
+        raise ConfigError(
+            f"model = {name!r}: {', '.join(others[:5])} in its state_dict is not trained, or is there by another name "
+            "too; expected with privacy: records parameters alone, as noise is added to all of it: leave buffers out "
+            "by register_buffer(..., persistent=False), freeze and share nothing"
+        )
+
+
 class _Trial:
     """What a model of this class has to do in a run, done once on a few rows.
 

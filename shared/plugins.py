@@ -9,6 +9,7 @@ import traceback
 from types import ModuleType
 
 from shared.errors import ConfigError
+from shared.printable import printable
 
 OWN_FAILURES = (Exception, SystemExit)  # a person's own code may raise anything, and a script of theirs may leave
 
@@ -39,7 +40,7 @@ def failure(error: BaseException, module: ModuleType | None = None) -> str:
     path = getattr(module, "__file__", None)
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if path and frame.filename == path]
     where = f", line {lines[-1]} of {module.__name__}" if module and lines else ""
-    return f"{type(error).__name__}: {error}{where}"
+    return f"{type(error).__name__}: {printable(str(error))}{where}"
 
 
 def check_named(setting: str, named: str, option: str, given: str) -> None:

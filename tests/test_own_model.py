@@ -74,6 +74,7 @@ def test_its_first_weights_follow_from_the_seed_and_leave_torchs_generator_alone
         ("class Net: pass", r"Net is a class of another kind in own\.net; expected a subclass"),
         (net(made="widths"), r"Net\(6, 3\) failed \(TypeError: .*made with \(num_features, num_classes\)"),
         (net(body="raise OSError('no\\nweights')"), r"Net\(6, 3\) failed \(OSError: no weights, line 8 of own\.net\)"),
+        (net(body="raise ValueError('x' * 5000)"), r"ValueError: x{250,300} … \(cut\), line 8 of own\.net\)"),
         (net(forward="self.outer(features[:, :2])"), r"its forward failed \(RuntimeError: .*logits \(3, 3\)"),
         (net(forward="[self.outer(features)]"), r"its forward gave a list; expected float32 logits \(3, 3\)"),
         (net(forward="self.outer(features)[:, 0]"), r"gave float32 \(3,\); expected float32 logits \(3, 3\)"),
