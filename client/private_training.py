@@ -29,10 +29,12 @@ from shared.config import Config
 from shared.data_sources.dataset import Dataset
 from shared.dp import skellam
 from shared.dp.plan import PrivacyPlan
+from shared.errors import ConfigError
 from shared.exchange import Model
 from shared.he.scheme import PublicScheme, Vector
 from shared.masking import WEIGHTS
 from shared.model import get_parameters
+from shared.plugins import OWN_FAILURES, failure
 
 _NUMBERS = 1 << 21  # of gradients that are in memory at once: fewer rows of a larger model
 _SEED_BITS = 256
@@ -47,6 +49,9 @@ class NoisyGradients:
         rows: its own.
         budget: of the tenant.
         sharers: of the sum that is under way, how many honest tenants are sure to be in it.
+
+    Raises:
+        ConfigError: the gradients of single rows can't be taken of this model.
     """
 
     def __init__(
@@ -55,6 +60,21 @@ class NoisyGradients:
         self._config, self._model, self._rows, self._budget, self._sharers = config, model, rows, budget, sharers
         self._size = sum(p.size for p in get_parameters(model))
         self._plan = PrivacyPlan.of(config, self._size, len(rows.schema))
+        if ":" in config.model:  # of a person's own
+            self._try()
+
+    def _try(self) -> None:
+        """Once, on rows that are nobody's: in a round a tenant whose rows fail sends noise alone, and tells nobody."""
+        width = self._config.num_features
+        nobodys = Dataset(np.zeros((2, width), np.float32), np.zeros(2, np.int64), np.full(2, "benign"))
+        try:
+            clipped_sum(self._model, nobodys, self._plan.clip)
+        except OWN_FAILURES as error:
+            raise ConfigError(
+                f"model = {self._config.model!r}: the gradients of single rows can't be taken ({failure(error)}); "
+                "expected with privacy: records a forward that torch.func.vmap works on: no sparse layers, no branches "
+                "by values, nothing in place"
+            ) from error
 
     @property
     def sizes(self) -> Mapping[str, int]:

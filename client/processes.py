@@ -6,8 +6,10 @@ them is at work there, since threads and gRPC's sockets do not survive a fork; w
 
 import logging
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -47,8 +49,17 @@ def run_processes(
 
 def _process_main(config: Config, client_id: int, stay: bool, settings: Callable[[], Config] | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher too, and it ends its children
+    threading.Thread(target=_end_with_launcher, daemon=True).start()
     setup_logging(bars=False)
     set_log_format(config.log_format)
     from client.launch import run_alone
 
     sys.exit(0 if run_alone(config, client_id, stay, settings) else 1)
+
+
+def _end_with_launcher() -> None:
+    """Be no client that nobody knows of: one that was interrupted while it started has no id to be ended by."""
+    launcher = multiprocessing.parent_process()
+    assert launcher is not None  # noqa: S101 - this is a process of its own
+    launcher.join()
+    os.kill(os.getpid(), signal.SIGTERM)

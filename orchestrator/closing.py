@@ -34,13 +34,9 @@ def conclude(config: Config, run: OpenRun[Any], failure: NoSumError | None = Non
     records, model = run.coordinator.records, run.coordinator.model
     run.observers.close()
     console.print(round_table(records))
-    if failure is None and records and all(record.skipped for record in records):
-        failure = NoSumError(
-            f"no round changed the model, the last because of: {records[-1].why_skipped()}; mend that, then start "
-            "anew, or go on with --resume and a larger num_rounds"
-        )
     if failure is not None:
         raise failure
+    run.coordinator.check_trained()
     report = run.write_report()
     boxed, folder = console.is_terminal, run.folder.path
     verdicts = read_verdicts(run.folder)

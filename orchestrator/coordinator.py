@@ -311,6 +311,18 @@ class Coordinator:
             "that, then go on with --resume"
         )
 
+    def check_trained(self) -> None:
+        """Look whether the run has come to anything, at its end.
+
+        Raises:
+            NoSumError: each of its rounds was skipped or rolled back, so the model is the one that it began with.
+        """
+        if self.records and all(record.skipped for record in self.records):
+            raise NoSumError(
+                f"no round changed the model, the last because of: {self.records[-1].why_skipped()}; mend that, then "
+                "start anew, or go on with --resume and a larger num_rounds"
+            )
+
     def _skip(self, error: OrchestratorError, failures: int) -> None:
         """End the round without a new global model."""
         self.record.skipped, self.record.failures = str(error), failures

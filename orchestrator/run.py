@@ -26,10 +26,11 @@ from orchestrator.run_log import RunLog
 from orchestrator.scaling import PrivateScaling
 from orchestrator.seats import Seats
 from orchestrator.transport import Transport
-from shared.config import Config
+from shared.config import FOREST, Config
 from shared.console import add_log_file, announce_protection, set_log_format
 from shared.data_utils import load_schema, load_test_data, load_validation_data
 from shared.errors import ConfigError
+from shared.forest.plan import ForestPlan
 from shared.he.scheme import MaskablePublic, PrivateScheme
 from shared.he_utils import make_keys
 from shared.model import flatten
@@ -134,6 +135,12 @@ def _assemble(
     run_log = RunLog.open(folder, config.log_dir, checkpoint.finished.count if checkpoint else None)
     if admission is None:
         _log.warning("anyone who reaches %s can take part (enrolled_clients is not set)", config.server_address)
+    if config.model == FOREST and config.num_rounds < (whole := ForestPlan.of(config).sums):
+        _log.warning(
+            "num_rounds = %d: the forest stays unfinished, as it takes %d rounds (forest_trees / forest_parallel * "
+            "forest_depth)",
+            config.num_rounds, whole,
+        )  # fmt: skip
     model = GlobalModel(config, load_validation_data(config), load_test_data(config))
     keys = _keys(config)
     enrolled = admission.public_keys() if admission else ()

@@ -68,7 +68,7 @@ def simulate(config: Config, rows: Mapping[int, ClientData] | None = None, *, re
         report: whether to make the page.
 
     Raises:
-        OrchestratorError: as `run_server` does.
+        OrchestratorError: as `run_server` does, if no round changed the model for example.
     """
     torch.set_num_threads(1)
     tenants = make_tenants(config, rows)
@@ -76,6 +76,7 @@ def simulate(config: Config, rows: Mapping[int, ClientData] | None = None, *, re
     try:
         run.transport.connect()
         run.coordinator.run()
+        run.coordinator.check_trained()
         page = run.write_report() if report else None
     finally:
         run.close()

@@ -17,7 +17,7 @@ from shared.bounded_files import read_bounded
 from shared.config_checks import CLIENT_ID, MIN_MASKED_COHORT, check_combinations
 from shared.errors import ConfigError
 from shared.setting_forms import refusal
-from shared.yaml_values import parse_yaml
+from shared.yaml_values import found, parse_yaml
 
 MIN_CONTRIBUTORS = 2  # a sum of one update is that update
 MOST_CLIENT_IDS = 10**9  # numbers that a name may have
@@ -337,7 +337,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     try:
         raw = parse_yaml(read_bounded(path, _MOST_BYTES).decode("utf-8"))
         if not isinstance(raw, dict):
-            raise ValueError(f"expected 'key: value' lines, found {type(raw).__name__}; see config/config.yaml")
+            raise ValueError(f"expected 'key: value' lines, found {found(raw, 'mapping')}; see config/config.yaml")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give --config a YAML file such as config/config.yaml") from None
     except OSError as error:
@@ -359,7 +359,7 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         key, equals, value = override.partition("=")
         try:
-            if not equals or key in changes:
+            if not key or not equals or key in changes:
                 raise ValueError("expected key=value, and no key twice, such as --set num_rounds=3")
             changes[key] = parse_yaml(value)
         except ValueError as error:

@@ -160,11 +160,13 @@ def _check_forest(c: "Config") -> None:
             f"scaling = {c.scaling!r}, num_classes = {c.num_classes}: model forest takes its bins from quantile "
             "scaling, and knows 2 classes, benign and attack"
         )
-    if c.weighting != "uniform" or c.class_balance != "none" or c.server_momentum:
-        raise ConfigError(
-            f"weighting = {c.weighting!r}, class_balance = {c.class_balance!r}, server_momentum = "
-            f"{c.server_momentum:g}: model forest has no deltas to weigh and no steps to carry on; leave all three out"
-        )
+    if useless := _set(c, weighting="uniform", class_balance="none", server_momentum=0):
+        raise ConfigError(f"{useless}: model forest has no deltas to weigh and no steps to carry on; leave that out")
+
+
+def _set(c: "Config", **unset: object) -> str:
+    """Those of some settings that are not what is given here, with their values, for a message; empty: none."""
+    return ", ".join(f"{name} = {getattr(c, name)!r}" for name, value in unset.items() if getattr(c, name) != value)
 
 
 def _check_groups(c: "Config") -> None:
@@ -230,14 +232,19 @@ def _check_density(c: "Config") -> None:
             f"{asked}: num_features = {c.num_features}, expected at most {MAX_DENSITY_FEATURES}; the sum grows with "
             "its square"
         )
-    if c.density_alone and (c.audit or c.model not in ("mlp", "density") or c.early_stopping_rounds):
-        raise ConfigError(
-            f"labels = {c.labels!r}, model = {c.model!r}: nothing is trained, the density is the detector; leave out "
-            "other models, audit and early_stopping_rounds"
-        )
+    model = "density" if c.model == "density" else "mlp"  # the latter is the default
+    if c.density_alone and (useless := _set(c, model=model, audit=False, early_stopping_rounds=0)):
+        why = "labels: none" if c.labels == "none" else "model: density"
+        raise ConfigError(f"{useless}: with {why} nothing is trained, the density is the detector; leave that out")
 
 
 def _check_data(c: "Config") -> None:
+    files = ("data_path", "test_path", "csv_label_column", "label_path", "label_field")
+    if c.data_source == "synthetic" and (given := [name for name in files if getattr(c, name)]):
+        raise ConfigError(
+            f"{given[0]} = {getattr(c, given[0])!r}: data_source synthetic makes its rows up and reads no file; set "
+            f"data_source to one of nsl_kdd, {', '.join(FILE_SOURCES)}, or leave {', '.join(given)} out"
+        )
     if c.data_source == "nsl_kdd":
         if not c.data_path:
             raise ConfigError(

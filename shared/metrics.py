@@ -18,6 +18,7 @@ from sklearn.metrics import (
 from torch import nn
 
 from shared.data_sources.dataset import Dataset
+from shared.errors import OrchestratorError
 
 FALSE_POSITIVE_RATES = (0.001, 0.01)  # of every thousand and hundred benign rows, one alarm: what a person can look at
 # Of each kind in a test set: below it one row moves a recall by more than a point, and 95 % bounds are 10 points wide.
@@ -70,14 +71,25 @@ def too_few_rows(attacks: int, benign: int) -> str:
 
 
 def predict_probabilities(model: nn.Module, features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Class probabilities, (rows, num_classes), that sum to 1 in float64."""
+    """Class probabilities, (rows, num_classes), that sum to 1 in float64.
+
+    Raises:
+        OrchestratorError: the model gives NaN for a row, which no figure and no alert could be made of.
+    """
     model.eval()
     with torch.no_grad():
         batches = [
             torch.softmax(model(torch.from_numpy(features[start : start + _BATCH_ROWS])).double(), dim=1).numpy()
             for start in range(0, len(features), _BATCH_ROWS)
         ]
-    return np.concatenate(batches)
+    probabilities = np.concatenate(batches)
+    if unusable := int(np.isnan(probabilities).any(axis=1).sum()):
+        raise OrchestratorError(
+            f"the model gives NaN for {unusable} of {len(features)} rows; expected a number for each class: lower "
+            "learning_rate or he_integer_bits if training diverged, and in a model of your own look for a division, a "
+            "logarithm or a root"
+        )
+    return probabilities
 
 
 def attack_scores(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from shared.config import FOREST, MLP, Config
 from shared.density import Density
 from shared.forest.model import ThreatForest
-from shared.own_model import make_own_model
+from shared.own_model import check_all_trained, make_own_model
 
 
 class ThreatDetector(nn.Module):
@@ -42,7 +42,10 @@ def build_model(config: Config) -> nn.Module:
         if config.model == FOREST:
             return ThreatForest(config.forest_trees, config.forest_depth)
         if config.model != MLP:
-            return make_own_model(config.model, config.num_features, config.num_classes)
+            model = make_own_model(config.model, config.num_features, config.num_classes)
+            if config.privacy == "records":
+                check_all_trained(config.model, model)
+            return model
         return ThreatDetector(config.num_features, config.num_hidden_units, config.num_classes)
 
 

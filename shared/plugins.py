@@ -5,9 +5,13 @@ What the other side sends, and what a bundle or a run's folder says, is compared
 """
 
 import importlib
+import traceback
 from types import ModuleType
 
 from shared.errors import ConfigError
+from shared.printable import printable
+
+OWN_FAILURES = (Exception, SystemExit)  # a person's own code may raise anything, and a script of theirs may leave
 
 
 def import_own(setting: str, name: str) -> ModuleType:
@@ -23,12 +27,20 @@ def import_own(setting: str, name: str) -> ModuleType:
     module = name.partition(":")[0]
     try:
         return importlib.import_module(module)
-    except Exception as error:  # a person's own code may raise anything
+    except OWN_FAILURES as error:
         raise ConfigError(
-            f"{setting} = {name!r}: {module} can't be imported ({type(error).__name__}: {error}); expected a module of "
+            f"{setting} = {name!r}: {module} can't be imported ({failure(error)}); expected a module of "
             f"this machine: put the folder that holds {module.partition('.')[0]} on PYTHONPATH, and see that "
             f"`python -c 'import {module}'` works"
         ) from error
+
+
+def failure(error: BaseException, module: ModuleType | None = None) -> str:
+    """What a person's own code raised, for a message: the kind, the text, and the last line of `module` it came by."""
+    path = getattr(module, "__file__", None)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if path and frame.filename == path]
+    where = f", line {lines[-1]} of {module.__name__}" if module and lines else ""
+    return f"{type(error).__name__}: {printable(str(error))}{where}"
 
 
 def check_named(setting: str, named: str, option: str, given: str) -> None:

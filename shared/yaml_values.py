@@ -56,7 +56,7 @@ def parse_yaml(text: str) -> Any:
     try:
         return yaml.load(text, Loader=UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(_in_one_line(error)) from None
 
 
 def parse_yaml_documents(text: str) -> list[Any]:
@@ -68,7 +68,12 @@ def parse_yaml_documents(text: str) -> list[Any]:
     try:
         return list(yaml.load_all(text, Loader=UniqueKeyLoader))
     except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(_in_one_line(error)) from None
+
+
+def _in_one_line(error: yaml.YAMLError) -> str:
+    text = " ".join(str(error).split()).replace(' in "<unicode string>",', ",")  # what was read is named beside it
+    return f"not valid YAML: {text}"
 
 
 def found(value: Any, wanted: str) -> str:

@@ -97,6 +97,11 @@ ALL_FOUR = ("num_clients", "min_available_clients", "min_fit_clients", "min_cont
         ),
         ({"csv_benign_values": [1.5]}, "expected a text or a list of them, such as benign or [benign, '0']"),
         ({"csv_drop_columns": True}, "expected a text or a list of them"),
+        (
+            {"data_path": "flows.csv"},
+            "data_path = 'flows.csv': data_source synthetic makes its rows up and reads no file",
+        ),
+        ({"csv_label_column": "Label", "label_field": "x"}, "ocsf, or leave csv_label_column, label_field out"),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused_in_one_line(raw: dict[Any, Any], message: str) -> None:
@@ -109,9 +114,10 @@ def test_a_setting_that_cannot_work_is_refused_in_one_line(raw: dict[Any, Any], 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- 1\n- 2\n", "expected 'key: value' lines, found list"),
-        ("", "expected 'key: value' lines, found NoneType"),
+        ("- 1\n- 2\n", "expected 'key: value' lines, found a list"),
+        ("", "expected 'key: value' lines, found nothing"),
         ("a: [1", "not valid YAML"),
+        ("num_rounds: 5\n seed: 2\n", "not valid YAML: mapping values are not allowed here, line 2, column 6"),
         ("num_rounds: 1\nnum_rounds: 2\n", "key 'num_rounds' is given twice"),
         ("seed: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
     ],
@@ -199,6 +205,7 @@ def test_updates_are_masked_wherever_identities_exist(raw: dict[str, Any], maske
         (["num_clients=2"], "--set num_clients=2: min_available_clients = 3: at most num_clients, which is 2"),
         (["log_dir="], "--set log_dir=: log_dir = None: expected a text, found nothing"),
         (["num_rounds"], "--set num_rounds: expected key=value, and no key twice, such as --set num_rounds=3"),
+        (["=3"], "--set =3: expected key=value, and no key twice"),
         (["seed=1", "seed=2"], "--set seed=2: expected key=value, and no key twice"),
         (["num_hidden_units=[1"], "--set num_hidden_units=[1: not valid YAML"),
         (["seed=!!python/object/apply:os.getpid []"], "not valid YAML"),

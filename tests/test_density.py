@@ -244,9 +244,15 @@ def test_while_the_gate_is_shut_the_model_is_the_detector() -> None:
         ({"density": True, "scaling": "zscore"}, "takes scaling: quantile"),
         ({"density": True, "num_classes": 3}, "num_classes: 2"),
         ({"density": True, "num_features": 1001}, "at most 1000"),
-        ({"labels": "none", "model": "forest"}, "nothing is trained"),
-        ({"model": "density", "early_stopping_rounds": 2}, "nothing is trained"),
-        ({"labels": "none", "early_stopping_rounds": 2}, "nothing is trained"),
+        (
+            {"labels": "none", "model": "forest"},
+            "^model = 'forest': with labels: none nothing is trained, .* leave that",
+        ),
+        (
+            {"model": "density", "early_stopping_rounds": 2},
+            "^early_stopping_rounds = 2: with model: density nothing is",
+        ),
+        ({"labels": "none", "early_stopping_rounds": 2}, "^early_stopping_rounds = 2: with labels: none nothing is"),
         ({"labels": "none", "data_source": "vpc_flow", "data_path": "x", "label_path": "y"}, "for where there are no"),
         ({"data_source": "csv", "data_path": "x"}, "or labels: none"),
     ],

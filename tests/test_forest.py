@@ -155,8 +155,11 @@ def test_sums_of_no_rows_and_of_too_many_are_refused() -> None:
         ({"forest_trees": 7}, "forest_trees = 7: expected a multiple of forest_parallel, which is 6"),
         ({"scaling": "zscore"}, "model forest takes its bins from quantile scaling"),
         ({"num_classes": 3}, "knows 2 classes"),
-        ({"weighting": "examples"}, "weighting = 'examples', class_balance = 'none', server_momentum = 0"),
-        ({"class_balance": "inverse"}, "no deltas to weigh"),
+        ({"weighting": "examples"}, "weighting = 'examples': model forest has no deltas to weigh"),
+        (
+            {"class_balance": "inverse", "server_momentum": 0.5},
+            "class_balance = 'inverse', server_momentum = 0.5: model",
+        ),
         ({"server_momentum": 0.5}, "no steps to carry on"),
     ],
 )

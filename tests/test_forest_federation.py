@@ -177,6 +177,15 @@ def test_the_run_ends_with_the_last_tree(tmp_path: Path) -> None:
     assert_same(forest, pooled(config))
 
 
+@pytest.mark.parametrize("num_rounds", [5, 6])
+def test_a_run_of_too_few_rounds_for_its_forest_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, num_rounds: int
+) -> None:
+    federated(Config(**SMALL | {"num_rounds": num_rounds}, **PLAIN, log_dir=str(tmp_path)))
+    said = "num_rounds = 5: the forest stays unfinished, as it takes 6 rounds (forest_trees / forest_parallel * "
+    assert (said in caplog.text) == (num_rounds == 5)
+
+
 def test_early_stopping_keeps_the_best_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     note, losses = EarlyStopping.note, [0.9, 0.5, 0.6, 0.7, 0.1, 0.0]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.eyes.terminal import LiveTable
+from orchestrator.eyes.terminal import LiveTable, round_table
 from orchestrator.observers import Asked
 from shared.config import Config
 from shared.console import close_display, open_display
@@ -80,6 +80,28 @@ def test_a_long_run_shows_the_rounds_that_the_screen_has_room_for(monkeypatch: p
     lines = drawn(table)
     assert [line.split()[1] for line in lines if re.match(r"│ +\d", line)] == [str(n) for n in range(93, 101)]
     assert len(lines) < 20
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [
+        (130, ["round", "clients", "loss", "accuracy", "ROC-AUC", "PR-AUC", "FPR", "clients s", "add s", "decrypt s",
+               "round s", "KB/client"]),
+        (80, ["round", "clients", "loss", "accuracy", "ROC-AUC", "PR-AUC", "FPR", "round s"]),
+        (60, ["round", "clients", "loss", "accuracy", "ROC-AUC", "round s"]),
+        (40, ["round", "loss", "accuracy", "ROC-AUC"]),
+    ],
+)  # fmt: skip
+def test_a_narrow_terminal_has_fewer_columns_and_each_figure_whole(
+    monkeypatch: pytest.MonkeyPatch, width: int, shown: list[str]
+) -> None:
+    console = Console(width=width, file=io.StringIO())
+    monkeypatch.setattr("orchestrator.eyes.terminal.console", console)
+    with console.capture() as capture:
+        console.print(round_table(example_rounds(12)))
+    header = next(line for line in capture.get().splitlines() if line.startswith("┃"))
+    assert [name.strip() for name in header.strip("┃").split("┃")] == shown
+    assert "…" not in capture.get()
 
 
 def test_where_nothing_is_drawn_there_is_no_display() -> None:

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from shared.config import Config
 from shared.data_sources.dataset import Dataset
-from shared.metrics import attack_thresholds, evaluate, score, too_few_rows
+from shared.errors import OrchestratorError
+from shared.metrics import attack_thresholds, evaluate, predict_probabilities, score, too_few_rows
 from shared.model import build_model
 
 
@@ -96,3 +98,18 @@ def test_a_model_is_scored_by_its_probabilities() -> None:
     metrics = evaluate(build_model(config), rows)
     assert (metrics.attack_rows, metrics.benign_rows, metrics.roc_auc) == (1, 1, None)
     assert metrics.recall_at_fpr == {}
+
+
+def test_a_model_that_gives_nan_is_refused_with_the_rows_counted() -> None:
+    """What a model of a person's own may give where its trial had none: scikit-learn would end in a traceback."""
+
+    class Logarithm(torch.nn.Module):
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            return features.log()
+
+    rows = np.array([[1.0, 2.0], [-1.0, 2.0], [3.0, -2.0], [np.inf, np.inf]], np.float32)
+    with pytest.raises(
+        OrchestratorError, match=r"^the model gives NaN for 3 of 4 rows; expected a number for each class"
+    ):
+        predict_probabilities(Logarithm(), rows)
+    assert np.allclose(predict_probabilities(Logarithm(), rows[:1]), [[1 / 3, 2 / 3]])

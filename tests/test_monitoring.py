@@ -196,7 +196,13 @@ def test_mlflows_own_client_finds_the_run(tmp_path: Path) -> None:
     from orchestrator.eyes.mlflow import EXPERIMENT, MLflowRun
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    config = Config(mlflow_tracking_uri=uri, data_path="/secret/place", he_key_file="/secret/key")
+    config = Config(
+        mlflow_tracking_uri=uri,
+        data_source="nsl_kdd",
+        num_features=122,
+        data_path="/secret/place",
+        he_key_file="/secret/key",
+    )
     records = example_rounds(3)
     for before, rounds, ends in ((0, records[:2], False), (2, records[2:], True)):
         told = MLflowRun(config, "a-run")

@@ -21,7 +21,7 @@ from orchestrator.make_report import main as make_report
 from shared.bundle import ModelBundle
 from shared.config import Config, load_config
 from shared.data_utils import stream_features
-from shared.errors import BundleError, ConfigError, DataError
+from shared.errors import BundleError, ConfigError, DataError, NoSumError
 from tests.conftest import OwnCode
 from tests.processes import ROOT, write_config
 from tests.test_own_model import NET
@@ -188,3 +188,18 @@ def test_records_of_a_source_of_ones_own_come_in_no_files(own_code: OwnCode, tmp
     with pytest.raises(DataError, match="its records come in no files that this could read"):
         list(stream_features(bundle.config, folder, bundle.schema))
     assert "own.flows" not in sys.modules
+
+
+def test_a_run_whose_every_round_comes_to_nothing_is_no_success(own_code: OwnCode, tmp_path: Path) -> None:
+    """Of fewer rounds than make a run stop by itself. What fails on the tenants' rows alone no trial has seen."""
+    own_code("net", NET.replace("return self", "assert len(features) != 20 or not self.training; return self"))
+    settings: dict[str, Any] = {
+        **SMALL_KEY, "model": "own.net:Net", "num_samples_per_client": 100, "batch_size": 20, "local_epochs": 1,
+        "log_dir": str(tmp_path / "logs"), "num_rounds": 2,
+    }  # fmt: skip
+    with pytest.raises(NoSumError, match=r"^no round changed the model, .*client 0: AssertionError"):
+        simulate(Config(**settings))
+    (metrics,) = (tmp_path / "logs").glob("2*/metrics.jsonl")
+    assert len(metrics.read_text(encoding="utf-8").splitlines()) == 2
+    assert not (metrics.parent / "report.html").exists()
+    assert simulate(Config(**settings | {"batch_size": 19})).report

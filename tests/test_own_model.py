@@ -1,6 +1,8 @@
 """A model class of a person's own: what is made of it, and the one line that says why another can't work."""
 
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,12 @@ class Net(nn.Module):
 """
 
 
+LAST = """(
+            logits := self.outer(features) + (self.last if self.training else 0), setattr(self, 'last', logits.sum())
+        )[0]"""
+NORM = "self.norm = nn.BatchNorm1d(6, track_running_stats=False)"
+
+
 def test_its_first_weights_follow_from_the_seed_and_leave_torchs_generator_alone(own_code: OwnCode) -> None:
     own_code("net", NET)
     state = torch.random.get_rng_state()
@@ -65,7 +73,8 @@ def test_its_first_weights_follow_from_the_seed_and_leave_torchs_generator_alone
         ("Net = 3", r"Net is a int in own\.net; expected a subclass"),
         ("class Net: pass", r"Net is a class of another kind in own\.net; expected a subclass"),
         (net(made="widths"), r"Net\(6, 3\) failed \(TypeError: .*made with \(num_features, num_classes\)"),
-        (net(body="raise OSError('no\\nweights')"), r"Net\(6, 3\) failed \(OSError: no.*weights\)"),
+        (net(body="raise OSError('no\\nweights')"), r"Net\(6, 3\) failed \(OSError: no weights, line 8 of own\.net\)"),
+        (net(body="raise ValueError('x' * 5000)"), r"ValueError: x{250,300} … \(cut\), line 8 of own\.net\)"),
         (net(forward="self.outer(features[:, :2])"), r"its forward failed \(RuntimeError: .*logits \(3, 3\)"),
         (net(forward="[self.outer(features)]"), r"its forward gave a list; expected float32 logits \(3, 3\)"),
         (net(forward="self.outer(features)[:, 0]"), r"gave float32 \(3,\); expected float32 logits \(3, 3\)"),
@@ -76,6 +85,33 @@ def test_its_first_weights_follow_from_the_seed_and_leave_torchs_generator_alone
         (net(body="self.w = nn.Parameter(torch.zeros(2).half())"), r"w in its state_dict is float16; expected float32"),
         (net(body="self.parts = nn.ModuleDict({'a/b': nn.Linear(1, 1)})"), r"parts\.a/b.*expected no slash"),
         (net(body="del self.outer", forward="torch.zeros(len(features), 3)"), "its state_dict is empty"),
+        ("import sys; sys.exit('no arguments')", r"can't be imported \(SystemExit: no arguments\)"),
+        (net(body="raise SystemExit(4)"), r"Net\(6, 3\) failed \(SystemExit: 4, line 8 of own\.net\)"),
+        (net(body="self.lazy = nn.LazyLinear(3)"), r"lazy\.weight has no shape after a forward; .*take it out"),
+        (net(body="self.outer.requires_grad_(False)"), "no parameter has requires_grad; expected parameters to train"),
+        (net(forward="self.outer(features).detach()"), r"in training its loss has no gradient .*without detach\(\)"),
+        (net(body="self.last = 0", forward=LAST), r"in training its loss has no gradient .*an earlier call has"),
+        (net(forward="self.outer(features if self.training else 1 / 0)"), "its forward failed .ZeroDivisionError: "),
+        (net(forward="self.outer(features) if not self.training else 1 / 0"), "in training its forward failed .ZeroD"),
+        (
+            net(forward="self.outer(features[:1] if self.training else features)"),
+            r"in training .* gave float32 \(1, 3\)",
+        ),
+        (net(forward="self.outer(features).squeeze()"), r"gave float32 \(3,\); expected .*\(1, 3\).* may be one row"),
+        (net(body=NORM, forward="self.outer(self.norm(features))"), r"more than 1 value per channel.* take LayerNorm"),
+        (net(forward="self.outer(features - features.mean(0))"), "the logits of a row depend on the rows beside it"),
+        (net(forward="self.outer(nn.functional.dropout(features))"), "or change from call to call; .*self.training"),
+        (
+            net(forward="self.outer(features).softmax(1)"),
+            "shares that sum to 1; expected logits, .*leave out the softm",
+        ),
+        (net(forward="self.outer(features.sub_(1))"), r"its forward changed the features .*no operation in place"),
+        (net(forward="self.outer(features) / 0"), "its forward gave NaN or infinity for features between 0 and 1"),
+        (net(body="self.outer.bias.data[1] = torch.inf"), "its initial weights are not all finite"),
+        (
+            net(forward="self.outer(features) + (0 * self.outer.weight).sqrt().sum()"),
+            "its gradients are NaN or infinite",
+        ),
     ],
 )
 def test_what_can_not_work_is_refused_in_one_line(own_code: OwnCode, source: str | None, message: str) -> None:
@@ -84,6 +120,21 @@ def test_what_can_not_work_is_refused_in_one_line(own_code: OwnCode, source: str
     with pytest.raises(ConfigError, match=f"^model = 'own.net:Net': .*{message}") as refusal:
         build_model(OWN)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad])
+def test_what_is_trained_was_never_tried(own_code: OwnCode, mode: Callable[[], AbstractContextManager[None]]) -> None:
+    """A trial leaves gradients and moves running means; those of a new model are none, and its weights the first."""
+    moving = "self.outer(features + self.seen.add_(features.sum() * self.training).mul(0))"
+    body = "self.register_buffer('seen', torch.zeros(1)); self.lazy = nn.LazyLinear(3)"
+    own_code("net", net(body=body, forward=f"self.lazy({moving})"))
+    with mode():
+        model = build_model(OWN)
+    assert model.state_dict()["seen"] == 0
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert [tuple(tensor.shape) for tensor in model.state_dict().values()] == [(1,), (3, 6), (3,), (3, 3), (3,)]
+    torch.manual_seed(OWN.seed)
+    assert torch.equal(model.state_dict()["outer.weight"], torch.nn.Linear(6, 3).weight)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """A data source of a person's own: what it gives is checked, and said in one line where it can't be learned from."""
 
+import re
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -72,7 +75,10 @@ def test_a_module_that_is_no_source_is_refused(own_code: OwnCode, source: str | 
     ("spoiled", "message"),
     [
         ("return features", "a ndarray; expected a Dataset of three NumPy arrays"),
-        ("features = features.tolist()", "a Dataset; expected a Dataset of three NumPy arrays"),
+        (
+            "features = features.tolist()",
+            "a Dataset whose features are a list; expected a Dataset of three NumPy arrays",
+        ),
         (
             "features = features.astype(float)",
             r"features float64 \(9, 2\); expected float32 \(9, 2\): \(rows, num_feat",
@@ -111,6 +117,12 @@ def test_rows_that_can_not_be_learned_from_are_refused(own_code: OwnCode, spoile
         ("source = 'csv'", "schema gave source 'csv'; expected source 'own.flows': pass config.data_source"),
         ("names = ('a', 'b', 'c')", "num_features = 2: this data has 3 features; set num_features: 3"),
         ("names = ('a', 'a')", "no name twice"),
+        ("names = (1, 2)", r"columns = \(Column\(name=1, .*; expected a tuple of columns whose names are texts"),
+        ("return FeatureSchema(source, names)", r"columns = \('a', 'b'\); expected a tuple of columns"),
+        (
+            "return FeatureSchema(source, (number_column(n) for n in names))",
+            "columns = <generator .*; expected a tuple",
+        ),
     ],
 )
 def test_a_schema_that_does_not_fit_is_refused(own_code: OwnCode, spoiled: str, message: str) -> None:
@@ -118,6 +130,66 @@ def test_a_schema_that_does_not_fit_is_refused(own_code: OwnCode, spoiled: str, 
     for load in (load_schema, lambda config: load_client_data(config, 0).schema):
         with pytest.raises(DataError, match=message):
             load(CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("function", "load"),
+    [
+        ("schema(config, client_id)", load_schema),
+        ("client_rows(config, client_id)", lambda config: load_client_data(config, 0)),
+        ("validation_rows(config)", load_validation_data),
+        ("test_rows(config)", load_test_data),
+    ],
+)
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("open('/nowhere/flows.csv')", r"FileNotFoundError: .*'/nowhere/flows\.csv', line 18 of own\.flows"),
+        ("return {}['bytes']", r"KeyError: 'bytes', line 18 of own\.flows"),
+        ("raise SystemExit('no\\nrows')", r"SystemExit: no rows, line 18 of own\.flows"),
+    ],
+)
+def test_a_function_that_fails_is_one_line_with_its_place(
+    own_code: OwnCode, function: str, load: Callable[[Config], object], body: str, message: str
+) -> None:
+    source = flows().rstrip("\n") + f"\n\ndef {function}:\n    {body}\n"
+    line = source[: source.index(body)].count("\n") + 1
+    own_code("flows", source)
+    expected = message.replace("18", str(line))
+    with pytest.raises(
+        DataError, match=rf"^data_source = 'own\.flows': {re.escape(function)} failed \({expected}\); expected a "
+    ) as refusal:
+        load(CONFIG)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_function_with_other_arguments_is_told_which_it_is_called_with(own_code: OwnCode) -> None:
+    own_code("flows", flows(more="def client_rows(config): return rows(10)"))
+    with pytest.raises(
+        DataError, match=r"client_rows\(config, client_id\) failed \(TypeError: client_rows\(\) takes 1 "
+    ):
+        load_client_data(CONFIG, 0)
+
+
+def test_an_error_of_this_project_says_what_its_author_wrote(own_code: OwnCode) -> None:
+    own_code("flows", "from shared.errors import DataError\n" + flows(rows="raise DataError('the feed is away')"))
+    with pytest.raises(DataError, match=r"^the feed is away$"):
+        load_test_data(CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [("labels[:] = 0", "NO ATTACK among 10 rows"), ("labels[:] = 2", "NOTHING BENIGN among 10 rows")],
+)
+def test_rows_of_one_class_are_said_in_capitals(
+    own_code: OwnCode, caplog: pytest.LogCaptureFixture, labels: str, said: str
+) -> None:
+    own_code("flows", flows(rows=labels))
+    load_client_data(CONFIG, 0)
+    load_test_data(CONFIG)
+    load_validation_data(CONFIG)
+    for line in (f"client 0: {said}", "test set: N", "validation rows: N"):
+        assert line in caplog.text
 
 
 def test_the_check_passes_on_the_rows_themselves(own_code: OwnCode) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from shared.errors import ConfigError, PrivacyBudgetError
 from shared.exchange import Kind, Request
 from shared.masking import ClientRound
 from shared.model import build_model, flatten, get_parameters
+from tests.conftest import OwnCode
 from tests.federations import make_tenants, masked_settings, open_in_memory
 
 
@@ -175,6 +177,64 @@ def test_a_tenant_whose_rows_fail_sends_its_noise_all_the_same(tmp_path: Path, m
     config = settings(tmp_path, num_rounds=2, num_hidden_units=3000)
     variances, _ = variance_of_noise(config)
     assert min(variances) > plan_of(config).gradients.variance
+
+
+OWN_NET = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, num_features, num_classes):
+        super().__init__()
+        self.outer = nn.Linear(num_features, num_classes)
+        {body}
+    def forward(self, features):
+        return {forward}
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "forward", "said"),
+    [
+        ("pass", "self.outer(features)", ""),
+        ("self.register_buffer('seen', torch.ones(2), persistent=False)", "self.outer(features)", ""),
+        (
+            "self.register_buffer('seen', torch.ones(2))",
+            "self.outer(features)",
+            "seen in its state_dict is not trained",
+        ),
+        (
+            "self.outer.bias.requires_grad_(False)",
+            "self.outer(features)",
+            "outer.bias in its state_dict is not trained",
+        ),
+        (
+            "self.again = self.outer",
+            "self.outer(features)",
+            "again.weight, again.bias in its state_dict is not trained",
+        ),
+        (
+            "self.rare = nn.Embedding(2, num_classes, sparse=True)",
+            "self.outer(features) + self.rare(torch.zeros(len(features), dtype=torch.int64))",
+            "the gradients of single rows can't be taken (",
+        ),
+        (
+            "pass",
+            "self.outer(features) if features.sum() > -1 else features[:, :2]",
+            "torch.func.vmap works on: no sparse",
+        ),
+    ],
+)
+def test_a_model_of_ones_own_that_noise_would_spoil_is_refused_at_the_start(
+    own_code: OwnCode, tmp_path: Path, body: str, forward: str, said: str
+) -> None:
+    """Without it noise moves what is not trained, and a tenant whose gradients fail sends nothing but noise."""
+    own_code("net", OWN_NET.format(body=body, forward=forward))
+    config = settings(tmp_path, model="own.net:Net")
+    if not said:
+        assert len(make_tenants(config)) == 4
+        return
+    with pytest.raises(ConfigError, match=rf"^model = 'own.net:Net': .*{re.escape(said)}"):
+        make_tenants(config)
 
 
 def test_no_run_process_seed_or_split_gives_the_same_records_a_new_budget(tmp_path: Path) -> None:

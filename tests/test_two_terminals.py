@@ -13,6 +13,7 @@ from client import run_clients
 from orchestrator import run_server
 from shared.config import load_config
 from tests.conftest import Start
+from tests.grids import until
 from tests.processes import read_metrics, write_config
 
 SERVER, CLIENTS, FAULTY = "orchestrator/run_server.py", "client/run_clients.py", "tests/faulty_client.py"
@@ -183,6 +184,20 @@ def test_ctrl_c_ends_server_and_clients_at_once(start: Start, tmp_path: Path, ex
         assert end.code == 130, end.output
         assert "interrupted" in end.output
         assert "Traceback" not in end.output
+
+
+@pytest.mark.long
+def test_ctrl_c_while_the_first_client_starts_leaves_none_behind(start: Start, tmp_path: Path) -> None:
+    """It is forked after the launcher has ended, and looked for the server as a tenant that nobody knew of."""
+    config = str(write_config(tmp_path, server_wait_timeout=3600))
+    clients = start(CLIENTS, "--config", config, "--executor", "process")
+    clients.wait_for_line("waiting for PyTorch and Flower")
+    launcher = psutil.Process(clients.pid)
+    until(lambda: any("forkserver" in argument for child in launcher.children() for argument in child.cmdline()))
+    time.sleep(0.3)  # it loads PyTorch for seconds, and the first client is asked for
+    clients.interrupt()
+    end = clients.finish(timeout=90.0)  # to the end of all output, and so of each process that may write some
+    assert end.code == 130, end.output
 
 
 def of_process(pid: int, name: str) -> str:

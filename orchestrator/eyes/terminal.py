@@ -13,7 +13,8 @@ from shared.config import Config
 from shared.console import close_display, console, open_display
 from shared.printable import printable
 
-_WIDE_COLUMNS = 130  # of a terminal that shows the whole table of the rounds
+# Columns of the table of the rounds that a terminal has no room for, the first to go first.
+_FIRST_TO_GO = ("clients s", "add s", "decrypt s", "KB/client", "FPR", "PR-AUC", "round s", "clients", "accuracy")
 _BAR_COLUMNS = 12
 _OTHER_LINES = (
     12  # of a terminal that are not rounds: the table's head, what goes on, bars, and some of what was before
@@ -75,10 +76,16 @@ def round_table(records: list[RoundRecord]) -> Table:
             _cell(r.round_seconds, 2),
             "-" if r.upload_bytes_per_client is None else f"{r.upload_bytes_per_client / 1000:,.1f}",
         )  # fmt: skip
-    if console.width < _WIDE_COLUMNS:  # what a narrow terminal has no room for is in metrics.jsonl
-        table.columns[7:10] = []
-        del table.columns[-1]
+    for name in _FIRST_TO_GO:  # what a narrow terminal has no room for is in metrics.jsonl
+        if _width(table) <= console.width:
+            break
+        table.columns[:] = [column for column in table.columns if column.header != name]
     return table
+
+
+def _width(table: Table) -> int:
+    """Of the table with every cell whole: two blanks beside each, and lines between them."""
+    return 1 + sum(3 + max(len(str(cell)) for cell in (column.header, *column.cells)) for column in table.columns)
 
 
 def _cell(value: float | None, digits: int = 3) -> str:

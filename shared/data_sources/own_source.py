@@ -1,6 +1,8 @@
 """A data source of a person's own: a module with the functions of `DataSource`, and a check of all that it gives."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import cast
 
 import numpy as np
@@ -9,8 +11,8 @@ from shared.config import Config
 from shared.data_sources.dataset import Dataset, DataSource
 from shared.data_sources.schema import MAX_NUMBER, FeatureSchema
 from shared.data_sources.widths import check_width
-from shared.errors import ConfigError, DataError
-from shared.plugins import import_own
+from shared.errors import ConfigError, DataError, OrchestratorError
+from shared.plugins import OWN_FAILURES, failure, import_own
 
 FUNCTIONS = ("schema", "client_rows", "validation_rows", "test_rows")
 
@@ -46,9 +48,9 @@ class OwnSource:
         """The columns.
 
         Raises:
-            DataError: no schema, or not of this source and `num_features` features.
+            DataError: the function fails, or gives no schema, or not one of this source and `num_features` features.
         """
-        found = self.module.schema(config, client_id)
+        found = self._call(lambda: self.module.schema(config, client_id), "schema(config, client_id)", "FeatureSchema")
         if not isinstance(found, FeatureSchema):
             raise self._wrong("schema", f"a {type(found).__name__}", "a FeatureSchema")
         if found.source != self.name:
@@ -60,9 +62,12 @@ class OwnSource:
         """All rows of one client.
 
         Raises:
-            DataError: not rows that a model can learn from, see `_checked`.
+            DataError: the function fails, or gives no rows that a model can learn from, see `_checked`.
         """
-        return self._checked(config, "client_rows", self.module.client_rows(config, client_id))
+        rows = self._call(
+            lambda: self.module.client_rows(config, client_id), "client_rows(config, client_id)", "Dataset"
+        )
+        return self._checked(config, "client_rows", rows)
 
     def test_rows(self, config: Config) -> Dataset:
         """The common test set.
@@ -70,7 +75,8 @@ class OwnSource:
         Raises:
             DataError: as in `client_rows`, or there are none.
         """
-        return self._checked(config, "test_rows", self.module.test_rows(config))
+        rows = self._call(lambda: self.module.test_rows(config), "test_rows(config)", "Dataset")
+        return self._checked(config, "test_rows", rows)
 
     def validation_rows(self, config: Config) -> Dataset:
         """Rows of the orchestrator's to choose by.
@@ -78,11 +84,28 @@ class OwnSource:
         Raises:
             DataError: as in `client_rows`, or there are none.
         """
-        return self._checked(config, "validation_rows", self.module.validation_rows(config))
+        rows = self._call(lambda: self.module.validation_rows(config), "validation_rows(config)", "Dataset")
+        return self._checked(config, "validation_rows", rows)
+
+    def _call(self, function: Callable[[], object], called: str, wanted: str) -> object:
+        try:
+            return function()
+        except OrchestratorError:  # its author speaks as this project does
+            raise
+        except OWN_FAILURES as error:
+            raise DataError(
+                f"data_source = {self.name!r}: {called} failed ({failure(error, cast(ModuleType, self.module))}); "
+                f"expected a {wanted}: mend that function"
+            ) from error
 
     def _checked(self, config: Config, function: str, rows: object) -> Dataset:
-        if not isinstance(rows, Dataset) or not all(isinstance(array, np.ndarray) for array in vars(rows).values()):
-            raise self._wrong(function, f"a {type(rows).__name__}", "a Dataset of three NumPy arrays")
+        expected = "a Dataset of three NumPy arrays"
+        if not isinstance(rows, Dataset):
+            raise self._wrong(function, f"a {type(rows).__name__}", expected)
+        for name, array in vars(rows).items():
+            # Of a masked array the mask would be overlooked, and what it hides would be learned from.
+            if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+                raise self._wrong(function, f"a Dataset whose {name} are a {type(array).__name__}", expected)
         features, labels, families = rows.features, rows.labels, rows.families
         if labels.dtype != np.int64 or labels.ndim != 1 or not len(labels):
             raise self._wrong(function, f"labels {labels.dtype} {labels.shape}", "int64 (rows,), of at least one row")

@@ -76,6 +76,11 @@ class FeatureSchema:
     version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
+        if not isinstance(self.columns, tuple) or not all(map(_is_column, self.columns)):
+            raise DataError(
+                f"feature schema: columns = {self.columns!s:.80}; expected a tuple of columns whose names are texts, "
+                "such as (number_column('bytes'), number_column('packets'))"
+            )
         if not self.columns or len(set(self.names)) != len(self.columns):
             raise DataError(
                 f"feature schema: {len(self.columns)} columns of {len(set(self.names))} names; expected some, and no "
@@ -155,9 +160,15 @@ class FeatureSchema:
 def _read_column(raw: Any) -> Column:
     """One column from parsed JSON; of another form it is a TypeError or a KeyError."""
     column = Column(**raw)
-    if not (type(column.name) is type(column.field) is type(column.kind) is str and type(column.log) is bool):
+    if not _is_column(column):
         raise TypeError(f"column {raw!r:.80}")
     return column
+
+
+def _is_column(value: object) -> bool:
+    if not isinstance(value, Column):
+        return False
+    return type(value.name) is type(value.field) is type(value.kind) is str and type(value.log) is bool
 
 
 def _shown(value: object, most: int = 5) -> str:

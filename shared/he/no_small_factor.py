@@ -85,7 +85,9 @@ class Sizes:
         hiding = min(128, n_bits // 4 - challenge)
         if hiding < _LEAST_HIDING_BITS:
             shortest = 4 * (80 + _LEAST_HIDING_BITS)
-            raise KeyMaterialError(f"key proof: n has {n_bits} bits; expected at least {shortest} for a proof about it")
+            raise KeyMaterialError(
+                f"key proof: n has {n_bits} bits; expected at least {shortest} for a proof about it (he_key_length)"
+            )
         return cls(n_bits, challenge, hiding)
 
     @property
