@@ -10,7 +10,7 @@ from tests import fuzz_readers
 from tests.fuzz_readers import FuzzError, fuzz, try_file
 from tests.fuzz_shapes import RECORDS, shapes
 
-INPUTS = 480
+INPUTS = 320
 SOURCES = tuple(fuzz_readers.READERS)
 
 
@@ -18,8 +18,8 @@ def test_mutated_files_give_rows_or_typed_errors_and_each_record_is_told(tmp_pat
     outcomes = fuzz(INPUTS, 5, tmp_path)
     assert outcomes.total() == INPUTS
     for source in SOURCES:
-        assert outcomes[f"{source} rows"] >= 10
-    assert sum(outcomes[f"{source} DataError"] for source in SOURCES) >= 20
+        assert outcomes[f"{source} rows"] >= 5
+    assert sum(outcomes[f"{source} DataError"] for source in SOURCES) >= 10
     assert list(tmp_path.iterdir()) == []
 
 

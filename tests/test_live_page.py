@@ -143,8 +143,15 @@ WIDE = """[...document.querySelectorAll("body *")].filter((e) => !e.closest(".sc
   && e.getBoundingClientRect().right > innerWidth + 0.5).map((e) => e.tagName + "." + e.className)"""
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+@pytest.mark.parametrize(
+    ("width", "dark"),
+    [
+        pytest.param(PHONE, True, id="phone-dark"),
+        pytest.param(DESKTOP, False, id="desktop-light"),
+        pytest.param(PHONE, False, id="phone-light", marks=pytest.mark.long),
+        pytest.param(DESKTOP, True, id="desktop-dark", marks=pytest.mark.long),
+    ],
+)
 def test_in_a_browser(width: int, dark: bool, browser: Browser, tmp_path: Path) -> None:
     config = settings(tmp_path, num_rounds=9)
     page = page_of(tmp_path, config)

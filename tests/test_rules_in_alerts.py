@@ -175,7 +175,7 @@ def test_the_script_reads_a_folder_of_rules(
     assert "expected a folder with Sigma rules" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), pytest.param('{"a":', "}", marks=pytest.mark.long)])
 def test_a_record_of_any_depth_is_read_or_broken_and_stops_nothing(opening: str, closing: str, tmp_path: Path) -> None:
     """Whoever writes the logs chooses how deep a value is nested. Just below where it can't be parsed any more are the
     few depths at which it can be parsed and not be walked."""

@@ -382,6 +382,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, name: str, content: bytes, me
         load_test_data(settings(tmp_path / name))
 
 
+@pytest.mark.long
 def test_as_many_columns_as_are_allowed_are_read_before_the_test_is_ended(tmp_path: Path) -> None:
     """Looking each up in a list of all took 90 s for 50,000."""
     names = [f"c{number}" for number in range(csv_layout.MOST_COLUMNS - 1)]
