@@ -109,7 +109,7 @@ def test_a_report_needs_nothing_but_itself(name: str, tmp_path: Path) -> None:
     assert "None" not in re.sub(r"<[^>]+>", "", page)
 
 
-@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+@pytest.mark.parametrize("width", [PHONE, pytest.param(DESKTOP, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_in_a_browser(name: str, width: int, tmp_path: Path) -> None:
     browser = find_browser()
