@@ -35,13 +35,13 @@ from shared.data_sources.csv_columns import (
     refuse_repeated,
     require,
     tell_new_columns,
-    tell_once,
     tell_written_numbers,
     why_no_number,
 )
 from shared.data_sources.csv_layout import looks_like_data, no_header
 from shared.data_sources.json_values import begins_as_json
 from shared.data_sources.label_checks import IndexSearch, LabelTally
+from shared.data_sources.once import tell_once
 from shared.data_sources.schema import (
     SCHEMA_VERSION,
     Column,

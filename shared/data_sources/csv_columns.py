@@ -1,10 +1,8 @@
 """The columns that the settings of `csv` name, and whether a file has them."""
 
 import difflib
-import logging
 import re
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,10 +10,10 @@ import pyarrow as pa
 from shared.config import Config
 from shared.data_sources.cells import is_separated, texts, written_numbers
 from shared.data_sources.csv_layout import looks_like_data, no_header
+from shared.data_sources.once import tell_once
 from shared.data_sources.tables import Table, table_of
 from shared.errors import DataError, OddFileError
 
-_log = logging.getLogger("data")
 _MISSPELT = 0.9  # of difflib's ratio: two letters in the wrong order, and not Dst IP for Src IP
 # What pandas calls an index that it wrote without a name: https://pandas.pydata.org/docs/user_guide/io.html
 UNNAMED = re.compile(r"(Unnamed: \d+(_level_\d+)?|__index_level_\d+__|)(\.\d+)?")
@@ -58,12 +56,6 @@ def refuse_repeated(table: Table, special: Iterable[str]) -> None:
             raise DataError(
                 f"{table.path}: two columns are called {name!r}, and the settings name it; rename or remove one of them"
             )
-
-
-@lru_cache(maxsize=256)  # a schema is asked for some times
-def tell_once(text: str) -> None:
-    """A warning, once for each text."""
-    _log.warning("%s", text)
 
 
 def check_dropped(config: Config, path: Path, table: Table, files: Sequence[Path]) -> None:

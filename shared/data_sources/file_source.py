@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from shared.config import Config
 from shared.config_checks import CLIENT_ID
 from shared.data_sources.dataset import Dataset
+from shared.data_sources.once import tell_once
 from shared.data_sources.partition import partition_rows
 from shared.data_sources.schema import FeatureSchema
 from shared.data_sources.source_types import Chunk, Inputs, Reader, Table
@@ -184,12 +185,6 @@ def _begin(file: Path) -> tuple[int, bytes]:
 def _is_same(file: Path, other: Path) -> bool:
     """Whether two files hold the same, under whatever names."""
     return file.samefile(other) or filecmp.cmp(file, other, shallow=False)
-
-
-@lru_cache(maxsize=64)  # both sides of a simulation ask, for each tenant
-def tell_once(text: str) -> None:
-    """A warning, once for each text."""
-    _log.warning("%s", text)
 
 
 def _state(file: Path) -> tuple[int, int]:

@@ -8,13 +8,13 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
 from shared.bounded_files import open_regular
 from shared.data_sources import compressed
 from shared.data_sources.file_names import bare_name, may_be_a_log, read_order
+from shared.data_sources.once import tell_once
 from shared.errors import DataError, NoLogError, OddFileError
 
 _log = logging.getLogger("data")
@@ -59,7 +59,10 @@ def list_files(
             f"{path}: expected a file, or a folder with files that end in {', '.join(suffixes)} (also packed){there}"
         )
     if others:
-        _tell_left_out(path, len(others), _names(others), suffixes[0])
+        tell_once(
+            f"{path}: left out {len(others)} that are no such logs by name and first characters: {_names(others)}; let "
+            f"the name of one that is end in {suffixes[0]}"
+        )
     return sorted(found, key=read_order)
 
 
@@ -78,14 +81,6 @@ def _kind(path: Path) -> str:
 def _names(files: list[Path]) -> str:
     more = f" and {len(files) - 5} more" if len(files) > 5 else ""
     return ", ".join(file.name for file in files[:5]) + more
-
-
-@lru_cache(maxsize=64)  # the same folder is listed some times
-def _tell_left_out(path: Path, number: int, names: str, suffix: str) -> None:
-    _log.warning(
-        "%s: left out %d that are no such logs by name and first characters: %s; let the name of one that is end in %s",
-        path, number, names, suffix,
-    )  # fmt: skip
 
 
 def head(path: Path) -> str:

@@ -1,9 +1,7 @@
 """Which flow records are well-formed, and what the others are: numbers become int64, times seconds since 1970."""
 
 import contextlib
-import logging
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +10,11 @@ from numpy.typing import NDArray
 
 from shared.data_sources.broken_lines import BrokenLines
 from shared.data_sources.cells import MISSING, floats, read_hexadecimal
+from shared.data_sources.once import tell_once
 from shared.data_sources.record_fields import seconds_of
 from shared.data_sources.times import SECONDS, Unit, plausible, unit_of_most
 from shared.data_sources.windows import latest_time
 
-_log = logging.getLogger("data")
 _PORTS = ("srcport", "dstport")
 _TIMES = ("start", "end")
 NUMBERS = (*_PORTS, "protocol", "packets", "bytes", *_TIMES)
@@ -25,12 +23,6 @@ _ACTIONS = ("ACCEPT", "REJECT", "", "-")  # a Transit Gateway has none
 NO_DATA = ("NODATA", "SKIPDATA")
 NO_FLOWS = "NODATA and SKIPDATA records"
 Places = Sequence[int | str]  # where each record is in its file: a line's number, or words
-
-
-@lru_cache(maxsize=64)  # for each file once
-def tell_once(text: str) -> None:
-    """A warning, once for each text."""
-    _log.warning("%s", text)
 
 
 def _absent(column: pd.Series) -> NDArray[np.bool_]:

@@ -28,9 +28,10 @@ from shared.data_sources.broken_lines import BrokenLines
 from shared.data_sources.cells import texts
 from shared.data_sources.envelopes import LeftOut, is_event, records
 from shared.data_sources.files import opened_text
-from shared.data_sources.flow_checks import NEEDED, NO_DATA, NO_FLOWS, NUMBERS, FlowCheck, Places, tell_once
+from shared.data_sources.flow_checks import NEEDED, NO_DATA, NO_FLOWS, NUMBERS, FlowCheck, Places
 from shared.data_sources.flow_forms import ZEEK_NEEDS, flow_of, is_flow_object, zeek_flow
 from shared.data_sources.json_values import begins_as_json
+from shared.data_sources.once import tell_once
 from shared.data_sources.tables import COMMENTS, REPEATED_HEADER, batches, flat, no_records, table_of
 from shared.errors import DataError, OddFileError
 

@@ -8,7 +8,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.data_sources.dataset import Dataset
+from shared.data_sources.once import tell_once
 from shared.data_sources.times import plausible, unit_of_most
 from shared.errors import DataError
 
@@ -62,7 +62,9 @@ class LabelTally:
         return _counted(self._benign + self._attacks)
 
     def _tell_values(self, path: Path, origin: str) -> None:
-        _tell_values(f"{path}: by {origin} benign: {_counted(self._benign)}; attacks: {_counted(self._attacks)}")
+        tell_once(
+            f"{path}: by {origin} benign: {_counted(self._benign)}; attacks: {_counted(self._attacks)}", logging.INFO
+        )
 
     def check_table(self, path: Path, column: str, benign: Sequence[str]) -> None:
         """For a column whose values mean benign or an attack.
@@ -98,11 +100,6 @@ class LabelTally:
 def _counted(values: Counter[str]) -> str:
     more = f" and {len(values) - _NAMED} more" if len(values) > _NAMED else ""
     return ", ".join(f"{value!r} {count}" for value, count in values.most_common(_NAMED)) + more
-
-
-@lru_cache(maxsize=64)  # the same files are read some times
-def _tell_values(text: str) -> None:
-    _log.info("%s", text)
 
 
 class IndexSearch:
