@@ -77,10 +77,15 @@ class Outcome:
     note: str = ""
 
     @property
-    def held(self) -> bool:
-        """Whether the tenants felt nothing of it."""
+    def went_on(self) -> bool:
+        """Whether the tenants that were there felt nothing of it."""
         at_work = self.server_ended is None and self.rounds > 0 and not self.missed
-        return at_work and self.newcomer_seconds is not None and self.rss_peak < self.rss_before + _MORE_MB
+        return at_work and self.rss_peak < self.rss_before + _MORE_MB
+
+    @property
+    def held(self) -> bool:
+        """Whether a tenant that came back felt nothing of it either."""
+        return self.went_on and self.newcomer_seconds is not None
 
 
 class Federation:
