@@ -1,11 +1,16 @@
-"""A real S3 server on loopback: moto's."""
+"""A real S3 server on loopback, moto's, and what copying the objects of any store takes."""
 
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.processes import ROOT
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "of-the-test",
@@ -54,3 +59,21 @@ def bucket() -> Iterator[Bucket]:
         client.close()
     finally:
         server.stop()
+
+
+_COPY = """
+import sys
+from pathlib import Path
+from shared.data_sources.stores import place_of
+place = place_of(sys.argv[1])
+for entry in sorted(place.listed(), key=lambda entry: entry.size):
+    place.put(entry, Path(sys.argv[2]) / entry.name)
+    status = Path("/proc/self/status").read_text()
+    print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+"""
+
+
+def peaks_of_copying(url: str, folder: Path) -> list[int]:
+    """Of a process that copies all objects of a URL to a folder, the smallest first: its peak after each, kB."""
+    command = [sys.executable, "-c", _COPY, url, str(folder)]
+    return list(map(int, subprocess.check_output(command, cwd=ROOT).split()))

@@ -1,7 +1,5 @@
 """Google's and Azure's object stores: their own clients against servers on loopback."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +14,7 @@ from shared.errors import DataError, StoreError
 from tests.fake_stores import Store, store
 from tests.flow_tables import table
 from tests.followed import Following
-from tests.processes import ROOT
+from tests.object_store import peaks_of_copying
 
 
 @pytest.fixture(params=[("gs", "gcsfs", "gcs"), ("az", "adlfs", "azure")], ids=["gs", "az"])
@@ -115,23 +113,10 @@ def test_objects_are_followed(logs: Store, flows: tuple[Path, ModelBundle], tmp_
     assert alerts() == 20
 
 
-COPY = """
-import sys
-from pathlib import Path
-from shared.data_sources.stores import place_of
-place = place_of(sys.argv[2])
-for entry in sorted(place.listed(), key=lambda entry: entry.size):
-    place.put(entry, Path(sys.argv[1]) / entry.name)
-    status = Path("/proc/self/status").read_text()
-    print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
-"""
-
-
 @pytest.mark.long
 def test_an_object_of_any_size_takes_bounded_memory(logs: Store, tmp_path: Path) -> None:
     for megabytes in (1, 400):
         logs.put(f"large/{megabytes}", bytes(megabytes << 20))
-    command = [sys.executable, "-c", COPY, str(tmp_path), f"{logs.scheme}://logs/large"]
-    small, large = map(int, subprocess.check_output(command, cwd=ROOT).split())  # kB
+    small, large = peaks_of_copying(f"{logs.scheme}://logs/large", tmp_path)
     assert (tmp_path / "400").stat().st_size == 400 << 20
     assert large - small < 100_000

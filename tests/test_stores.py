@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +21,7 @@ from shared.data_utils import load_client_data
 from shared.errors import ConfigError, DataError, MissingDependencyError, StoreError
 from tests.flow_tables import table
 from tests.followed import Following
-from tests.object_store import Bucket, bucket
-from tests.processes import ROOT
+from tests.object_store import Bucket, bucket, peaks_of_copying
 
 pytest.importorskip("s3fs", reason="s3fs is of the extra s3")
 
@@ -173,24 +171,11 @@ def test_a_store_that_goes_away_holds_up_no_other_place(
     assert rows_of(found) == list(range(0, 60, 4))
 
 
-COPY = """
-import sys
-from pathlib import Path
-from shared.data_sources.stores import place_of
-place = place_of("s3://logs/large")
-for entry in sorted(place.listed(), key=lambda entry: entry.size):
-    place.put(entry, Path(sys.argv[1]) / entry.name)
-    status = Path("/proc/self/status").read_text()
-    print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
-"""
-
-
 @pytest.mark.long
 def test_a_large_object_takes_no_more_memory_than_a_small_one(logs: Bucket, tmp_path: Path) -> None:
     for megabytes in (1, 150):
         logs.put(f"large/{megabytes}", bytes(megabytes << 20))
-    command = [sys.executable, "-c", COPY, str(tmp_path)]
-    small, large = map(int, subprocess.check_output(command, cwd=ROOT).split())  # kB
+    small, large = peaks_of_copying("s3://logs/large", tmp_path)
     assert (tmp_path / "150").stat().st_size == 150 << 20
     assert large - small < 30_000
 
